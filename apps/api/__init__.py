@@ -1,0 +1,1 @@
+"""Floor 3: HTTP. The only floor that knows FastAPI."""

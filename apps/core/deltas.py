@@ -1,0 +1,85 @@
+"""The words of an answer: the deltas of a stream, its usage, and the answer collected from them."""
+
+from collections.abc import AsyncIterable
+from dataclasses import dataclass, field
+
+from apps.core.errors import UpstreamError
+from apps.core.messages import ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. ``cached_tokens`` of the prompt's were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: ``id`` and ``name`` come with the first piece of each ``index``."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One step of an answer. The last one of a whole answer, and only that, has a ``finish_reason``.
+
+    ``model`` names who really answers and comes with the last delta at the latest, as ``usage`` does
+    where the model counts tokens at all.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """A stream, collected."""
+
+    text: str
+    finish_reason: str
+    model: str | None = None
+    usage: Usage | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+
+async def collect(deltas: AsyncIterable[Delta]) -> Answer:
+    """Read a stream to its end.
+
+    Raises UpstreamError where it ends without a ``finish_reason``: it was cut.
+    """
+    texts: list[str] = []
+    calls: dict[int, ToolCallDelta] = {}
+    finish = model = usage = None
+    async for delta in deltas:
+        texts.append(delta.text)
+        for piece in delta.tool_calls:
+            calls[piece.index] = _joined(calls.get(piece.index), piece)
+        finish = delta.finish_reason or finish
+        model = delta.model or model
+        usage = delta.usage or usage
+    if finish is None:
+        raise UpstreamError("The model's answer was cut off before its end")
+    tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
+    return Answer("".join(texts), finish, model, usage, tool_calls)
+
+
+def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:
+    if so_far is None:
+        return piece
+    return ToolCallDelta(
+        piece.index, so_far.id or piece.id, so_far.name or piece.name, so_far.arguments + piece.arguments
+    )

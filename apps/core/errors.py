@@ -1,0 +1,123 @@
+"""The error tree: every error that a client can see is one of these classes.
+
+``code`` and ``status`` belong to the class; message, field and details to the case. The OpenAPI page and the
+README's table are made from this file.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+
+class AppError(Exception):
+    """The root. Neither ``message`` nor ``details`` may hold a secret, an upstream's URL or a stack trace."""
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    summary: ClassVar[str] = "The server failed"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.details = dict(details or {})
+        self.headers = dict(headers or {})
+        self.retry_after = retry_after
+
+    def envelope(self) -> dict[str, Any]:
+        """The one body that every error has."""
+        return {
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "status": self.status,
+                "field": self.field,
+                "details": self.details,
+            }
+        }
+
+
+class InternalError(AppError):
+    code, status, summary = "INTERNAL_ERROR", 500, "A crash, or the retries ran out"
+
+
+class UpstreamUnavailable(InternalError):
+    """The upstream could not be reached, or failed by itself (5xx): worth another attempt."""
+
+    summary = "The upstream failed and the retries ran out"
+    retryable = True
+
+
+class InvalidJson(AppError):
+    code, status, summary = "INVALID_JSON", 422, "The body is not JSON"
+
+
+class MissingRequiredField(AppError):
+    code, status, summary = "MISSING_REQUIRED_FIELD", 422, "A required field is missing"
+
+
+class InvalidType(AppError):
+    code, status, summary = "INVALID_TYPE", 422, "A field has the wrong type"
+
+
+class InvalidValue(AppError):
+    code, status, summary = "INVALID_VALUE", 422, "A field's value is out of its range"
+
+
+class NotFound(AppError):
+    code, status, summary = "NOT_FOUND", 404, "No such route or resource"
+
+
+class MethodNotAllowed(AppError):
+    code, status, summary = "METHOD_NOT_ALLOWED", 405, "The route has other methods: see Allow"
+
+
+class PayloadTooLarge(AppError):
+    code, status, summary = "PAYLOAD_TOO_LARGE", 413, "The body is over the limit"
+
+
+class UnsupportedMediaType(AppError):
+    code, status, summary = "UNSUPPORTED_MEDIA_TYPE", 415, "Content-Type is not application/json"
+
+
+class RateLimitExceeded(AppError):
+    code, status, summary = "RATE_LIMIT_EXCEEDED", 429, "Too many requests, here or at the upstream"
+
+
+class UpstreamError(AppError):
+    code, status, summary = "UPSTREAM_ERROR", 502, "The upstream refused the call, or answered nonsense"
+
+
+class ModelUnavailable(AppError):
+    code, status, summary = "MODEL_UNAVAILABLE", 503, "The model is not configured, loading, or failed to load"
+
+
+class Overloaded(AppError):
+    code, status, summary = "OVERLOADED", 503, "The queue is full"
+
+
+class Timeout(AppError):
+    code, status, summary = "TIMEOUT", 504, "The time ran out"
+
+
+class UpstreamTimeout(Timeout):
+    """The upstream let a timeout pass: worth another attempt."""
+
+    retryable = True
+
+
+def error_classes() -> Iterator[type[AppError]]:
+    """One class a code, in the order of the table above."""
+    seen: set[str] = set()
+    for cls in AppError.__subclasses__():
+        if cls.code not in seen:
+            seen.add(cls.code)
+            yield cls

@@ -1,0 +1,52 @@
+"""The words of a conversation: messages, the tool calls in them, and the request that carries both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+JsonObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asked for; ``arguments`` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``content`` is text, or content parts in the shape of OpenAI's chat API."""
+
+    role: Role
+    content: str | Sequence[JsonObject]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a caller asks of a chat model; every limit has been checked before it is made.
+
+    ``temperature`` 0 means greedy. ``model`` None means the model's own default.
+    ``tools`` are function schemas in the shape of OpenAI's chat API. ``top_p``, ``temperature`` and
+    ``max_tokens`` left at None are not sent: the model's own default counts.
+    """
+
+    messages: tuple[Message, ...]
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[JsonObject, ...] = ()
+    tool_choice: str | JsonObject | None = None
+
+
+def user_message(text: str) -> tuple[Message, ...]:
+    """The conversation that holds one prompt and nothing else."""
+    return (Message("user", text),)

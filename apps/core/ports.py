@@ -1,0 +1,48 @@
+"""The ports: what the floors above may ask of whatever answers."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from apps.core.deltas import Delta
+from apps.core.messages import ChatRequest, JsonObject
+
+State = Literal["ready", "loading", "failed", "not_configured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a model can answer now, in words an operator can act on."""
+
+    name: str
+    state: State
+    reason: str
+    details: JsonObject = field(default_factory=dict)
+
+
+class ChatModel(Protocol):
+    """A chat request goes in, an async stream of deltas comes out.
+
+    ``stream`` raises errors of ``apps.core.errors`` and nothing else. Closing or cancelling the generator
+    ends the work behind it: the upstream's connection is closed, the local slot is freed. A stream that
+    ends without an error has had exactly one delta with a ``finish_reason``.
+    """
+
+    def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]: ...
+
+    def readiness(self) -> Readiness: ...
+
+    async def start(self) -> None:
+        """Begin whatever must run before the first call; returns at once."""
+
+    async def aclose(self) -> None:
+        """End everything that ``start`` and the calls began."""
+
+
+class Embedder(Protocol):
+    """Texts go in, one vector of ``dimensions`` float32 values each comes out, L2-normalised."""
+
+    name: str
+    dimensions: int
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]: ...

@@ -1,0 +1,129 @@
+"""The settings: one field each, read from the environment or a `.env` file in the working folder.
+
+`.env.example` documents the same names (a test compares them); the field's description is its documentation.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+RATE = re.compile(r"[1-9]\d*\s*(?:/|per)\s*(?:[1-9]\d*\s*)?(?:second|minute|hour|day|month|year)s?")
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one line that names it and says what would be right."""
+
+
+def _rate(value: str) -> str:
+    if not RATE.fullmatch(value.strip().lower()):
+        raise ValueError("must look like 10/minute")
+    return value.strip().lower()
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _origins(value: list[str]) -> list[str]:
+    for origin in value:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise ValueError("each must look like https://example.com, without a path")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if value and not re.match(r"https?://[^/\s]+", value):
+        raise ValueError("must start with http:// or https://")
+    return value
+
+
+Rate = Annotated[str, AfterValidator(_rate)]
+Listed = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Everything an operator can turn. Tests make their own; nothing reads a global."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    api_host: str = Field("0.0.0.0", description="Address to listen on")  # noqa: S104 - the seed's default
+    api_port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+    env: Literal["development", "production", "test"] = Field(
+        "development", description="development opens CORS to all origins"
+    )
+    debug: bool = Field(True, description="Tracebacks of crashes go to the log; answers never hold one")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        "info", description="debug, info, warning, error or critical"
+    )
+
+    openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the cloud model; empty turns it off")
+    openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
+    )
+    default_model: str = Field("gpt-4o-mini", min_length=1, description="Model of /generate")
+    default_temperature: float = Field(0.0, ge=0, le=2, description="Temperature of /generate")
+    default_max_tokens: int = Field(500, ge=1, le=16384, description="max_tokens of /generate")
+    connect_timeout: Seconds = Field(10, description="Seconds to connect to the upstream")
+    read_timeout: Seconds = Field(20, description="Seconds of silence from the upstream, between bytes")
+    write_timeout: Seconds = Field(10, description="Seconds to send to the upstream")
+    retry_attempts: int = Field(3, ge=1, le=10, description="Attempts in all, the first one included")
+    retry_backoff: float = Field(
+        1, ge=0, le=60, allow_inf_nan=False, description="First wait in seconds; it doubles, up to 8"
+    )
+
+    rate_limit_enabled: bool = Field(True, description="Limits a client address on every route below")
+    rate_limit_generate: Rate = Field("10/minute", description="POST /generate")
+    rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
+    rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
+    rate_limit_storage: str = Field(
+        "memory://",
+        pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",
+        description="memory:// or redis://host:port",
+    )
+    max_prompt_chars: int = Field(1000, ge=1, le=1_000_000, description="Longest prompt in Unicode code points")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")
+
+    local_model: str = Field(
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"
+    )
+    local_fallback: Literal["packaged", "none"] = Field(
+        "packaged", description="packaged serves SmolLM2-135M-Instruct where LOCAL_MODEL cannot be had; none does not"
+    )
+    local_precision: Literal["auto", "bf16", "fp32", "int8", "int4"] = Field(
+        "auto", description="auto, bf16, fp32, int8 or int4"
+    )
+    local_slots: int = Field(4, ge=1, le=64, description="Answers that the local model writes at the same time")
+    local_queue_size: int = Field(16, ge=0, le=10_000, description="Calls that may wait for a slot; more get 503")
+    local_queue_timeout: Seconds = Field(30, description="Seconds a call may wait for a slot")
+    model_cache_dir: Path = Field(
+        Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
+    )
+
+    allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(
+        [], description="CORS origins outside development, separated by commas"
+    )
+    forwarded_allow_ips: Listed = Field(
+        [], description="Proxies (addresses or networks, separated by commas) whose X-Forwarded-For counts; * is all"
+    )
+    shutdown_grace: float = Field(
+        20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
+    )
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env`.
+
+    Raises SettingsError with one line for the first wrong value; the value itself is not repeated, since it
+    may be a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"Wrong setting {name}: {reason}") from None

@@ -16,7 +16,7 @@ from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavail
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
-from apps.models.local.admission import Admission
+from apps.models.admission import Admission
 from apps.models.local.checkpoint import looks_like_folder
 from apps.models.local.engine import Piece, Sampling
 from apps.models.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local

@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 
 from apps.core.errors import Overloaded
-from apps.models.local.admission import Admission
+from apps.models.admission import Admission
 
 
 async def hold(admission: Admission, gate: asyncio.Event, order: list[int] | None = None, name: int = 0) -> None:

@@ -15,7 +15,6 @@ MISSING = object()
 ENVELOPE = {
     "type": "object",
     "required": ["error"],
-    "additionalProperties": False,
     "properties": {
         "error": {
             "type": "object",
@@ -89,6 +88,8 @@ def _json(expect: Expect, exchange: Exchange) -> Iterator[str]:
 
 def _error(expected: ErrorCheck, data: Any, status: int | None) -> Iterator[str]:
     wrong = list(_schema("the envelope", ENVELOPE, data))
+    if beside := set(data) - {"error", *expected.beside} if isinstance(data, dict) else set():
+        wrong.append(f"beside the error stands {sorted(beside)}")
     yield from wrong
     if wrong:
         return
@@ -118,11 +119,20 @@ def _stream(expected: StreamCheck, exchange: Exchange) -> Iterator[str]:
         kinds = [event.kind for event in events[-3:]]
         yield f"the stream ends with {kinds}, not with one {expected.terminal} event"
         return
-    deltas = [event.data for event in events if event.kind == "message"]
+    deltas = list(_deltas(events))
     if len(deltas) < expected.min_deltas:
         yield f"{len(deltas)} deltas, not {expected.min_deltas} or more"
     yield from _check("the stream's text", expected.text, "".join(deltas))
     yield from _terminal(expected, terminals[0])
+
+
+def _deltas(events: list[Event]) -> Iterator[str]:
+    """The deltas' texts: a line of data cannot hold a CR, so one that has it comes as JSON in a ``delta`` event."""
+    for event in events:
+        if event.kind == "delta":
+            yield json.loads(event.data)["text"]
+        elif event.kind == "message":
+            yield event.data
 
 
 def _terminal(expected: StreamCheck, event: Event) -> Iterator[str]:

@@ -98,12 +98,13 @@ class Check(Strict):
 
 
 class ErrorCheck(Strict):
-    """The envelope. ``details`` are the ones that must be there with these values; others may be."""
+    """The envelope. Of ``details`` these must be there with these values; ``beside`` may stand next to the error."""
 
     code: str
     field: str | None = None
     message: Check = Check()
     details: dict[str, Any] = {}
+    beside: list[str] = []
 
 
 class StreamCheck(Strict):

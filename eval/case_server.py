@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -103,3 +104,10 @@ def local_state(base_url: str) -> tuple[str, str]:
             return state, reason
         time.sleep(0.25)
     raise TimeoutError(f"the local model was still loading after {LOCAL_SECONDS} s")
+
+
+def _local_readiness(body: dict[str, Any]) -> tuple[str, str]:
+    for model in body["models"]:
+        if model["route"] == "/local/generate":
+            return model["status"], model["reason"]
+    raise ServerError("/ready does not list the local model")

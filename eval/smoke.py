@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
             f"--rootdir={ROOT}",
             "--config-file=pyproject.toml",
             "--verbose",
+            "--continue-on-collection-errors",
             "-p",
             "eval.case_plugin",
             "-p",

@@ -38,10 +38,11 @@ class OpenAITransport:
         )
         # an upstream that redirects would carry prompts to wherever it likes
         http_client = openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)
+        # the SDK insists on a key; an upstream that needs none is sent none
+        self._headers = {} if api_key else {"Authorization": openai.Omit()}
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "unused",
-            default_headers=None if api_key else {"Authorization": openai.Omit()},  # type: ignore[dict-item]
             max_retries=0,
             timeout=timeout,
             http_client=http_client,
@@ -54,8 +55,9 @@ class OpenAITransport:
         answer was whole is for the caller to judge.
         """
         create = self._client.chat.completions.with_streaming_response.create
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
         with translated_errors():
-            async with create(**body, stream=True, stream_options={"include_usage": True}) as response:
+            async with create(**streamed, extra_headers=self._headers) as response:
                 http_response = response.http_response
                 if "event-stream" not in http_response.headers.get("content-type", ""):
                     yield _parsed(await http_response.aread())

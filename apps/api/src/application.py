@@ -16,6 +16,7 @@ from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.routes.v1_routes import v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
@@ -51,6 +52,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.services = services
     app.state.shutdown = shutdown
     exceptions.install(app)
     _add_middleware(app, settings, shutdown, server_rewrites_client)
@@ -59,6 +61,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.include_router(ready_router(services))
     app.include_router(openai_router(services, settings, limits))
     app.include_router(local_router(services, settings, limits))
+    app.include_router(v1_router(services, settings, limits))
     return app
 
 

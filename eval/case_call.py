@@ -11,6 +11,11 @@ import httpx2
 from eval.case_schema import Case, Request
 
 TIMEOUT = httpx2.Timeout(90, connect=5)
+FREE_AFTER = 1.0
+
+
+class CallError(Exception):
+    """A case could not be put to the server; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +71,31 @@ def _in_chunks(content: bytes) -> Iterator[bytes]:
 def kept_streaming(base_url: str, request: Request) -> Iterator[None]:
     """Have a streamed answer under way, from its first bytes on, for the time of a ``with`` block.
 
-    Raises RuntimeError where it does not begin with status 200.
+    When the block is over, what the answer held is free again: the contract gives the server a second for that.
+    Raises CallError where it does not begin with status 200.
     """
     headers = {"Content-Type": "application/json", **request.headers}
+    enough = threading.Event()
     with (
         httpx2.Client(base_url=base_url, timeout=TIMEOUT) as client,
         client.stream(request.method, request.path, headers=headers, content=request.content()) as response,
     ):
         if response.status_code != 200:
             response.read()
-            raise RuntimeError(f"the call to keep streaming got {response.status_code}: {response.text}")
+            raise CallError(f"the call to keep streaming got {response.status_code}: {response.text}")
         chunks = response.iter_raw()
         next(chunks)
-        reader = threading.Thread(target=_drain, args=(chunks,), daemon=True)
+        reader = threading.Thread(target=_drain, args=(chunks, enough))
         reader.start()
-        yield
-        response.close()
+        try:
+            yield
+        finally:
+            enough.set()
+            reader.join()
+    time.sleep(FREE_AFTER)
 
 
-def _drain(chunks: Iterator[bytes]) -> None:
-    try:
-        for _ in chunks:
-            pass
-    except (httpx2.StreamError, httpx2.TransportError, ValueError):
-        return  # the block ended and closed it
+def _drain(chunks: Iterator[bytes], enough: threading.Event) -> None:
+    for _ in chunks:
+        if enough.is_set():
+            return

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from eval import case_call, case_judge, case_server
@@ -121,8 +122,10 @@ class CaseItem(pytest.Item):
         return "\n".join([*lines, "", exchange.text[:SHOWN_CHARACTERS]])[: 2 * SHOWN_CHARACTERS]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, CaseFailed | case_server.ServerError):
+        if isinstance(excinfo.value, CaseFailed | case_call.CallError | case_server.ServerError):
             return str(excinfo.value)
+        if isinstance(excinfo.value, httpx2.TransportError):
+            return f"no answer: {excinfo.value!r}"
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:

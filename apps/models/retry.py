@@ -41,12 +41,15 @@ class RetryingModel(WrapperModel):
                 async for delta in deltas:
                     yield delta
             except UpstreamUnavailable as error:
-                raise UpstreamError("The upstream's answer was cut off", details=error.details) from error
+                details = {"upstream_status": 200, **error.details}
+                raise UpstreamError("The upstream's answer was cut off", details=details) from error
 
     async def _open(self, request: ChatRequest) -> tuple[Delta, AsyncGenerator[Delta, None]]:
         deltas = self.inner.stream(request)
         try:
             return await anext(deltas), deltas
+        except StopAsyncIteration:
+            raise UpstreamError("The model's answer was cut off before its end") from None
         except BaseException:
             await deltas.aclose()
             raise

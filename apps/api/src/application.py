@@ -16,7 +16,7 @@ from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
-from apps.api.src.routes.v1_routes import v1_router
+from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
@@ -57,16 +57,17 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     exceptions.install(app)
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     limits = RateLimits(settings)
-    # the gateway's routes first: they have the most traffic. The lists are joined, since a nested router is matched
-    # anew for every request
-    for router in (
+    # The gateway's routes come first: they have the most traffic. The lists are joined, since a nested router is
+    # matched anew for every request.
+    routers = (
         v1_router(services, settings, limits),
+        v1_lookup_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
-    ):
-        app.router.routes.extend(router.routes)
+    )
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
     return app
 
 

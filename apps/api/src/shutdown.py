@@ -16,6 +16,7 @@ from apps.core.errors import ModelUnavailable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FORCED_AFTER = 2.0
+ABANDONED_AFTER = 3.5
 
 
 class ShuttingDown(ModelUnavailable):
@@ -87,10 +88,16 @@ class Shutdown:
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace, self._expire)
         loop.call_later(self._grace + FORCED_AFTER, _cancel_all, self._requests)
+        loop.call_later(self._grace + ABANDONED_AFTER, _abandon)
 
     def _expire(self) -> None:
         self.expired = True
         _cancel_all(self._answers)
+
+
+def _abandon() -> None:
+    """Leave the connections of clients that do not read: uvicorn's second signal, which is what ends its wait."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:

@@ -29,7 +29,8 @@ async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, strea
     shutdown: Shutdown = request.app.state.shutdown
     deltas = model.stream(chat)
     if stream:
-        return StreamedAnswer(deltas, framing_for(request.headers.get("accept", "")), shutdown)
+        framing = framing_for(request.headers.get("accept", ""))
+        return StreamedAnswer(deltas, framing, shutdown, tracebacks=request.app.state.settings.debug)
     async with aclosing(deltas):
         whole = await guarded(collect(deltas), request.receive, shutdown)
     return JSONResponse({"response": whole.text}, headers=_model_header(whole.model))
@@ -48,7 +49,9 @@ class StreamedAnswer(Response):
     the generator is closed before the response is over.
     """
 
-    def __init__(self, deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: Shutdown) -> None:
+    def __init__(
+        self, deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: Shutdown, tracebacks: bool = False
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.media_type = framing.media_type
@@ -56,8 +59,10 @@ class StreamedAnswer(Response):
         self._deltas = deltas
         self._framing = framing
         self._shutdown = shutdown
+        self._tracebacks = tracebacks
         self._started = False
         self._sending = False
+        self._ended = False
         self._active_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,11 +75,13 @@ class StreamedAnswer(Response):
         except Exception as error:
             if not self._started:
                 raise
-            await self._end_with(_as_app_error(error))
+            await self._end_with(self._as_app_error(error))
 
     async def _stream(self) -> None:
         async with aclosing(self._deltas) as deltas:
-            first = await anext(deltas)
+            first = await anext(deltas, None)
+            if first is None:
+                raise UpstreamError("The model's answer was cut off before its end")
             await self._start(first)
             finish, model, usage = first.finish_reason, first.model, first.usage
             await self._write(first.text)
@@ -97,13 +104,14 @@ class StreamedAnswer(Response):
 
     async def _body(self, data: bytes, *, more: bool = True) -> None:
         self._sending = True
+        self._ended = not more
         self._active_at = asyncio.get_running_loop().time()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._sending = False
 
     async def _tick(self) -> None:
         """Keep a silent stream alive; give up on a client that has stopped reading."""
-        if not self._started:
+        if not self._started or self._ended:
             return
         silence = asyncio.get_running_loop().time() - self._active_at
         if self._sending and silence > STALLED_AFTER:
@@ -117,12 +125,11 @@ class StreamedAnswer(Response):
             await self._body(frame, more=False)
         # else: returning without the end of the body makes the server cut the connection
 
-
-def _as_app_error(error: Exception) -> AppError:
-    if isinstance(error, AppError):
-        return error
-    log.error("Crash in a stream", exc_info=error)
-    return InternalError("Internal server error")
+    def _as_app_error(self, error: Exception) -> AppError:
+        if isinstance(error, AppError):
+            return error
+        log.error("Crash in a stream: %s", type(error).__name__, exc_info=error if self._tracebacks else None)
+        return InternalError("Internal server error")
 
 
 def _model_header(model: str | None) -> dict[str, str]:

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 
 from apps.api.src import exceptions
 from apps.api.src.limits import RateLimits
 from apps.api.src.middleware.body_limit import BodyLimit
 from apps.api.src.middleware.client_address import ClientAddress
+from apps.api.src.middleware.cors import Cors
 from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.routes.health_routes import health_router, ready_router
@@ -70,7 +70,7 @@ def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
     if origins:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=origins,
             allow_credentials="*" not in origins,
             allow_methods=["GET", "POST"],

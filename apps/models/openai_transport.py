@@ -38,6 +38,8 @@ class OpenAITransport:
         )
         # an upstream that redirects would carry prompts to wherever it likes
         http_client = openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)
+        # the SDK insists on a key; an upstream that needs none is sent none
+        self._headers = {} if api_key else {"Authorization": openai.Omit()}
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "unused",

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from apps.core.deltas import Delta
+from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError, UpstreamError, UpstreamUnavailable
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
@@ -38,26 +38,18 @@ class RetryingModel(WrapperModel):
             retry=retry_if_exception(_retryable),
             retry_error_callback=_raise_last,
         )
-        opened: tuple[Delta, AsyncGenerator[Delta, None]] = await retrying(self._open, request)
-        first, deltas = opened
-        async with aclosing(deltas):
-            yield first
+        begun: Begun = await retrying(self._begin, request)
+        async with aclosing(begun.rest) as rest:
+            yield begun.first
             try:
-                async for delta in deltas:
+                async for delta in rest:
                     yield delta
             except UpstreamUnavailable as error:
                 details = {"upstream_status": 200, **error.details}
                 raise UpstreamError("The upstream's answer was cut off", details=details) from error
 
-    async def _open(self, request: ChatRequest) -> tuple[Delta, AsyncGenerator[Delta, None]]:
-        deltas = self.inner.stream(request)
-        try:
-            return await anext(deltas), deltas
-        except StopAsyncIteration:
-            raise UpstreamError("The model's answer was cut off before its end") from None
-        except BaseException:
-            await deltas.aclose()
-            raise
+    async def _begin(self, request: ChatRequest) -> Begun:
+        return await begin(self.inner.stream(request))
 
     def _wait(self, state: "RetryCallState") -> float:
         error = state.outcome.exception() if state.outcome else None

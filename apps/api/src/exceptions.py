@@ -29,6 +29,14 @@ BY_STATUS: dict[int, tuple[type[AppError], str]] = {
     415: (UnsupportedMediaType, "Content-Type must be application/json"),
 }
 
+OPENAI_PATHS = "/v1/"
+OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    **dict.fromkeys((400, 404, 405, 409, 413, 415, 422), "invalid_request_error"),
+}
+
 
 def install(app: FastAPI) -> None:
     """Register the envelope for every error that Starlette, FastAPI or our own code raises."""
@@ -40,27 +48,38 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crash)
 
 
-def render(error: AppError, beside: Mapping[str, Any] | None = None) -> JSONResponse:
+def render(error: AppError, path: str, beside: Mapping[str, Any] | None = None) -> JSONResponse:
     """The envelope, with Retry-After in whole seconds where the error knows a time; ``beside`` stands next to it."""
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    return JSONResponse({**(beside or {}), **error.envelope()}, error.status, headers)
+    if path.startswith(OPENAI_PATHS):
+        # OpenAI's clients retry 5xx by themselves; the retries have been made here
+        headers["x-should-retry"] = "false"
+    return JSONResponse({**(beside or {}), **envelope(error, path)}, error.status, headers)
+
+
+def envelope(error: AppError, path: str) -> dict[str, Any]:
+    """The contract's envelope; on OpenAI's paths with OpenAI's own fields beside ours."""
+    body = error.envelope()
+    if path.startswith(OPENAI_PATHS):
+        body["error"] |= {"type": OPENAI_TYPES.get(error.status, "server_error"), "param": error.field}
+    return body
 
 
 async def _app_error(request: Request, error: Any) -> Response:
-    return render(error)
+    return render(error, request.url.path)
 
 
 async def _validation(request: Request, error: Any) -> Response:
-    return render(as_app_error(error.errors()))
+    return render(as_app_error(error.errors()), request.url.path)
 
 
 async def _http(request: Request, error: Any) -> Response:
     kind, message = BY_STATUS.get(error.status_code, (InvalidValue, "The request could not be read"))
     if error.status_code >= 500:
         kind, message = InternalError, "Internal server error"
-    return render(kind(message, headers=error.headers))
+    return render(kind(message, headers=error.headers), request.url.path)
 
 
 async def _client_gone(request: Request, error: Any) -> Response:
@@ -69,4 +88,4 @@ async def _client_gone(request: Request, error: Any) -> Response:
 
 
 async def _crash(request: Request, error: Exception) -> Response:
-    return render(InternalError("Internal server error"))
+    return render(InternalError("Internal server error"), request.url.path)

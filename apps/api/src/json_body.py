@@ -32,7 +32,7 @@ class JsonRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             if takes_body:
-                request = await _parsed(request)
+                request = ParsedRequest(request, *await read_json(request))
             try:
                 return await handler(request)
             except RequestValidationError as error:
@@ -56,12 +56,13 @@ class ParsedRequest(Request):
         return self._parsed
 
 
-async def _parsed(request: Request) -> ParsedRequest:
+async def read_json(request: Request) -> tuple[bytes, Any]:
+    """The body as it came, and parsed. Raises UnsupportedMediaType and InvalidJson."""
     content_type = request.headers.get("content-type", "")
-    if not JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()):
+    if content_type != "application/json" and not JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()):
         raise UnsupportedMediaType("Content-Type must be application/json")
     body = await request.body()
-    return ParsedRequest(request, body, parse_json(body))
+    return body, parse_json(body)
 
 
 def parse_json(body: bytes) -> Any:

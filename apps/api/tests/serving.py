@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services
+from apps.api.src.wiring import Services, build_gateway
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
@@ -45,5 +45,6 @@ def serving_models(cloud: ChatModel | None = None, local: ChatModel | None = Non
     """The base URL of an app with these models behind its routes."""
     quiet = ScriptedModel(saying("hello"))
     configured = settings(**changes)
-    with serving(create_app(configured, Services(cloud=cloud or quiet, local=local or quiet))) as url:
+    services = Services(cloud or quiet, local or quiet, build_gateway(configured, local or quiet))
+    with serving(create_app(configured, services)) as url:
         yield url

@@ -1,6 +1,7 @@
 """Whose budget a request takes: the socket's, whatever it claims, unless a trusted proxy says otherwise."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -56,7 +57,11 @@ def test_another_proxy_than_the_trusted_one_says_nothing(kind: str, tmp_path: Pa
 
 
 def test_a_trusted_network_counts(http: httpx2.Client) -> None:
-    changes = {"rate_limit_enabled": True, "rate_limit_health": "1/minute", "forwarded_allow_ips": ["127.0.0.0/8"]}
+    changes: dict[str, Any] = {
+        "rate_limit_enabled": True,
+        "rate_limit_health": "1/minute",
+        "forwarded_allow_ips": ["127.0.0.0/8"],
+    }
     with serving_models(**changes) as url:
         statuses = [
             http.get(f"{url}/health", headers={"X-Forwarded-For": client}).status_code

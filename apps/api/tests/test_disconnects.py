@@ -38,7 +38,8 @@ def dripping(request: ChatRequest) -> list[Step]:
     prompt = request.messages[0].content
     if prompt == "warm":
         return [Delta(finish_reason="stop")]
-    return [10.0] if prompt == "quiet" else [*([Delta("word "), 0.02] * 200), Delta(finish_reason="stop")]
+    words: list[Step] = [Delta("word "), 0.02]
+    return [10.0] if prompt == "quiet" else [*words * 200, Delta(finish_reason="stop")]
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def call_and_leave(url: str, request: bytes) -> None:
     leave(connection)
 
 
-def requests() -> list[bytes]:
+def calls() -> list[bytes]:
     """Every kind of call, a quarter each: both models, streamed and not."""
     kinds = [
         ask("/generate?stream=true", model="slow-200"),
@@ -104,7 +105,7 @@ def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
     mock.reset()
     tasks = len(asyncio.all_tasks(model.loop))
     before = descriptors(), threading.active_count()
-    clients = [threading.Thread(target=call_and_leave, args=(url, request)) for request in requests()]
+    clients = [threading.Thread(target=call_and_leave, args=(url, request)) for request in calls()]
     for client in clients:
         client.start()
     for client in clients:

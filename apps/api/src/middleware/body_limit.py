@@ -18,7 +18,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         if _content_length(scope) > self._max_bytes:
-            await render(self._too_large())(scope, receive, send)
+            await render(self._too_large(), scope["path"])(scope, receive, send)
             return
         received = 0
 

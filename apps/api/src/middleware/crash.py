@@ -32,4 +32,4 @@ class CrashGuard:
                 raise
             log.error("Crash: %s", type(error).__name__, exc_info=error if self._tracebacks else None)
             if not started:
-                await render(InternalError("Internal server error"))(scope, receive, send)
+                await render(InternalError("Internal server error"), scope["path"])(scope, receive, send)

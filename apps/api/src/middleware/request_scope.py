@@ -48,10 +48,10 @@ class RequestScope:
             with self._shutdown.request():
                 await self._app(scope, receive, send_with_headers)
         except asyncio.CancelledError:
-            if not self._shutdown.expired:
+            if not self._shutdown.forced:
                 raise
             if status == 499:
-                await render(ShuttingDown())(scope, receive, send_with_headers)
+                await render(ShuttingDown(), scope["path"])(scope, receive, send_with_headers)
         finally:
             path = scope.get("raw_path", b"").decode("ascii", "replace")
             access_log.info("%s %s %d %.1fms", scope["method"], path, status, _milliseconds(started))

@@ -63,7 +63,7 @@ def ready_router(services: Services) -> APIRouter:
         if configured and all(status == "ready" for status in configured):
             return JSONResponse(Ready(status="ready", models=models).model_dump())
         error = ModelUnavailable(_what_is_missing(models), retry_after=5)
-        return render(error, beside=Ready(status="not_ready", models=models).model_dump())
+        return render(error, "/ready", beside=Ready(status="not_ready", models=models).model_dump())
 
     return router
 

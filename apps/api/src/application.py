@@ -25,7 +25,8 @@ DESCRIPTION = """One HTTP contract in front of cloud models and a local model on
 
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
 """
-EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"]
+EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
+EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:

@@ -26,6 +26,7 @@ class ErrorEnvelope(BaseModel):
 
 
 Responses = dict[int | str, dict[str, Any]]
+ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
 
 EXAMPLES: list[AppError] = [
     errors.InvalidJson("Malformed JSON: Expecting value", details={"position": 10, "line": 1, "column": 11}),
@@ -52,14 +53,16 @@ EXAMPLES: list[AppError] = [
 
 
 def error_responses(*kinds: type[AppError]) -> Responses:
-    """The ``responses`` of a route that can end in these errors: one entry a status, one example a code."""
+    """The ``responses`` of a route that can end in these errors, or crash: one entry a status, one example a code."""
     responses: Responses = {}
-    for example in _examples(kinds):
-        entry = responses.setdefault(example.status, {"model": ErrorEnvelope, "description": example.summary})
+    for example in _examples((*kinds, errors.InternalError, errors.MethodNotAllowed)):
+        entry = responses.setdefault(example.status, {"description": example.summary})
         if example.summary not in entry["description"]:
             entry["description"] += f"; {example.summary[0].lower()}{example.summary[1:]}"
-        content = entry.setdefault("content", {"application/json": {"examples": {}}})
+        content = entry.setdefault("content", {"application/json": {"schema": ENVELOPE, "examples": {}}})
         content["application/json"]["examples"][example.code] = {"value": example.envelope()}
+    # one model a route puts the schema onto the page; FastAPI builds each anew, which costs at import
+    responses[errors.InternalError.status]["model"] = ErrorEnvelope
     return responses
 
 
@@ -73,6 +76,7 @@ BODY_ERRORS = (
     errors.MissingRequiredField,
     errors.InvalidType,
     errors.InvalidValue,
+    errors.NotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
 )

@@ -13,11 +13,13 @@ from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
 from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.request_scope import RequestScope
+from apps.api.src.reload import reloading
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
+from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
 
@@ -38,7 +40,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening():
+        with shutdown.listening(), reloading(services.gateway):
             await services.start()
             try:
                 yield
@@ -55,6 +57,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.settings = settings
     app.state.services = services
     app.state.shutdown = shutdown
+    app.state.recordings = Recordings()
     exceptions.install(app)
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     limits = RateLimits(settings)

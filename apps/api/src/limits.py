@@ -6,11 +6,13 @@ import time
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from limits import parse
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded as SlowapiExceeded
 from slowapi.util import get_remote_address
 from starlette.responses import Response
 
+from apps.api.src import rate_windows
 from apps.api.src.json_body import Handler, JsonRoute
 from apps.core.errors import AppError, RateLimitExceeded
 from apps.core.settings import Settings
@@ -19,16 +21,22 @@ REDIS_SECONDS = 0.5
 
 
 class RateLimits:
-    """One limiter an app. Where its Redis is down it goes on in memory, for this process alone."""
+    """One limiter an app. Where its Redis is down it goes on in memory, for this process alone.
+
+    slowapi inspects and wraps each call anew, which costs more than the rest of the gateway's own path. What it adds
+    to its engine is the way around a Redis that is down; so where the counts are in memory the engine is asked
+    directly.
+    """
 
     def __init__(self, settings: Settings) -> None:
         in_redis = not settings.rate_limit_storage.startswith("memory")
         timeouts = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
         self._numbers = itertools.count()
+        self._in_redis = in_redis
         self._limiter = Limiter(
             key_func=get_remote_address,
             enabled=settings.rate_limit_enabled,
-            storage_uri=settings.rate_limit_storage,
+            storage_uri=settings.rate_limit_storage if in_redis else rate_windows.URI,
             storage_options=timeouts if in_redis else {},
             in_memory_fallback_enabled=in_redis,
             key_style="endpoint",
@@ -45,14 +53,25 @@ class RateLimits:
         return LimitedRoute
 
     def _limited(self, handler: Handler, scope: str, rate: str) -> Handler:
+        if not self._limiter.enabled:
+            return handler
+        return self._by_slowapi(handler, scope, rate) if self._in_redis else self._by_engine(handler, scope, rate)
+
+    def _by_engine(self, handler: Handler, scope: str, rate: str) -> Handler:
+        item, engine = parse(rate), self._limiter.limiter
+
+        async def limited(request: Request) -> Response:
+            key = (get_remote_address(request), scope)
+            request.state.view_rate_limit = (item, key)
+            if not engine.hit(item, *key):
+                raise self._too_many(request, str(item))
+            return await self._with_headers(handler, request)
+
+        return limited
+
+    def _by_slowapi(self, handler: Handler, scope: str, rate: str) -> Handler:
         async def handle(request: Request) -> Response:
-            try:
-                response = await handler(request)
-            except AppError as error:
-                error.headers.update(self._headers(request))
-                raise
-            response.headers.update(self._headers(request))
-            return response
+            return await self._with_headers(handler, request)
 
         # slowapi keeps its limits by the function's name, and FastAPI may ask for a route's handler twice
         handle.__name__ = f"limited_{next(self._numbers)}"
@@ -62,9 +81,20 @@ class RateLimits:
             try:
                 return await counted(request)
             except SlowapiExceeded as exceeded:
-                raise self._too_many(request, exceeded) from None
+                raise self._too_many(request, exceeded.detail) from None
 
         return limited
+
+    async def _with_headers(self, handler: Handler, request: Request) -> Response:
+        try:
+            response = await handler(request)
+        except AppError as error:
+            error.headers.update(self._headers(request))
+            raise
+        response.raw_headers += [
+            (name.lower().encode(), value.encode()) for name, value in self._headers(request).items()
+        ]
+        return response
 
     def _headers(self, request: Request) -> dict[str, str]:
         """X-RateLimit-* of the limit that was counted for this request, if one was."""
@@ -79,11 +109,11 @@ class RateLimits:
             "X-RateLimit-Reset": str(math.ceil(stats.reset_time)),
         }
 
-    def _too_many(self, request: Request, exceeded: SlowapiExceeded) -> AppError:
+    def _too_many(self, request: Request, rate: str) -> AppError:
         limit, key = request.state.view_rate_limit
         return RateLimitExceeded(
-            f"Rate limit exceeded: {exceeded.detail}",
-            details={"limit": exceeded.detail},
+            f"Rate limit exceeded: {rate}",
+            details={"limit": rate},
             headers=self._headers(request),
             retry_after=self._limiter.limiter.get_window_stats(limit, *key).reset_time - time.time(),
         )

@@ -4,11 +4,11 @@ The engine's own memory storage starts a thread every few requests to forget wha
 counting. All counting here happens on one event loop, and what is over is forgotten when it is met or by the way.
 """
 
-import math
 import time
 
 from limits.storage import Storage
 
+URI = "loop://"
 SWEEP_EVERY = 10_000
 
 
@@ -30,7 +30,7 @@ class WindowCounts(Storage):
         now = time.time()
         count, ends = self._windows.get(key, (0, 0.0))
         if ends <= now:
-            count, ends = 0, math.floor(now) + expiry
+            count, ends = 0, now + expiry
         count += amount
         self._windows[key] = count, ends
         self._sweep(now)

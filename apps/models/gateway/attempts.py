@@ -155,8 +155,9 @@ class _Turns:
         self.round = 1
 
     def first(self) -> Target:
-        for self._at, target in enumerate(self._candidates):
+        for index, target in enumerate(self._candidates):
             if target.breaker.allows():
+                self._at = index
                 return target
         raise _left_alone(self._candidates)
 
@@ -177,7 +178,7 @@ class _Turns:
             return None
         self._left -= 1
         for index in (*range(self._at + 1, len(self._candidates)), *range(self._at + 1)):
-            following = self._candidates[index]
+            following: Target = self._candidates[index]
             if id(following) not in self._gone and following.breaker.allows():
                 self.round += index <= self._at
                 self._at = index

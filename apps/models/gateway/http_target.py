@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from apps.core.errors import ModelUnavailable, UpstreamError
+from apps.core.errors import ModelUnavailable
 from apps.models.gateway.blocks import EventBlocks, is_silent, nonsense, whole_json
 from apps.models.gateway.config import ProviderConfig
 from apps.models.gateway.wire import WireCall, WireReply

@@ -18,9 +18,7 @@ MOST_NAMES = 1024
 class RetryBudget:
     """In any minute, ``share`` of the calls may have an extra attempt each, or ``fewest`` where that is more."""
 
-    def __init__(
-        self, share: float = SHARE, fewest: int = FEWEST, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, share: float = SHARE, fewest: int = FEWEST, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
         self._fewest = fewest
         self._clock = clock

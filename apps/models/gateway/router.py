@@ -12,7 +12,6 @@ from apps.models.gateway.breaker import Breaker
 from apps.models.gateway.config import GatewayConfig, Strategy, TargetConfig
 from apps.models.gateway.targets import Provider, Target
 
-
 MOST_PASSED_ON = 1024
 
 
@@ -136,9 +135,9 @@ class Router:
         return targets
 
     def _passed_on(self, name: str) -> Target:
-        for target in self._own_names:
-            if target.provider.chat.readiness().name == name:
-                return target
+        for own in self._own_names:
+            if own.provider.chat.readiness().name == name:
+                return own
         if self._default is None:
             raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
         target = self._passed.get(name)

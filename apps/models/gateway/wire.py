@@ -1,7 +1,7 @@
 """What goes over the wire of OpenAI's API: a call as its caller sent it, and an answer as its bytes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ class WireCall:
 class Blocks(Protocol):
     """An iterator of blocks of whole events that can be closed; every async generator of bytes is one."""
 
-    def __aiter__(self) -> "Blocks": ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     async def __anext__(self) -> bytes: ...
 

@@ -12,6 +12,7 @@ from apps.api.src.middleware.body_limit import BodyLimit
 from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
 from apps.api.src.middleware.crash import CrashGuard
+from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.reload import reloading
 from apps.api.src.routes.health_routes import health_router, ready_router
@@ -59,7 +60,6 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
     exceptions.install(app)
-    _add_middleware(app, settings, shutdown, server_rewrites_client)
     limits = RateLimits(settings)
     # The gateway's routes come first: they have the most traffic. The lists are joined, since a nested router is
     # matched anew for every request.
@@ -71,12 +71,15 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
         health_router(services, settings, limits),
         ready_router(services),
     )
-    app.router.routes[:0] = [route for router in routers for route in router.routes]
+    routes = [route for router in routers for route in router.routes]
+    app.router.routes[:0] = routes
+    app.add_middleware(HotPaths, routes=routes)
+    _add_middleware(app, settings, shutdown, server_rewrites_client)
     return app
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
-    """From the innermost layer to the outermost."""
+    """From the innermost layer but one to the outermost."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins

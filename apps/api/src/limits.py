@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from collections.abc import Callable
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -58,20 +59,21 @@ class RateLimits:
         return self._by_slowapi(handler, scope, rate) if self._in_redis else self._by_engine(handler, scope, rate)
 
     def _by_engine(self, handler: Handler, scope: str, rate: str) -> Handler:
-        item, engine = parse(rate), self._limiter.limiter
+        """A fixed window of the engine's, counted and told in one step."""
+        item, windows = parse(rate), self._limiter.limiter.storage
+        expiry, amount = item.get_expiry(), item.amount
 
         async def limited(request: Request) -> Response:
-            key = (get_remote_address(request), scope)
-            request.state.view_rate_limit = (item, key)
-            if not engine.hit(item, *key):
-                raise self._too_many(request, str(item))
-            return await self._with_headers(handler, request)
+            count, ends = windows.hit(item.key_for(get_remote_address(request), scope), expiry)
+            if count > amount:
+                raise _too_many(str(item), _as_headers(amount, 0, ends), ends)
+            return await _with_headers(handler, request, lambda: _as_headers(amount, amount - count, ends))
 
         return limited
 
     def _by_slowapi(self, handler: Handler, scope: str, rate: str) -> Handler:
         async def handle(request: Request) -> Response:
-            return await self._with_headers(handler, request)
+            return await _with_headers(handler, request, lambda: self._headers(request))
 
         # slowapi keeps its limits by the function's name, and FastAPI may ask for a route's handler twice
         handle.__name__ = f"limited_{next(self._numbers)}"
@@ -81,20 +83,11 @@ class RateLimits:
             try:
                 return await counted(request)
             except SlowapiExceeded as exceeded:
-                raise self._too_many(request, exceeded.detail) from None
+                limit, key = request.state.view_rate_limit
+                ends = self._limiter.limiter.get_window_stats(limit, *key).reset_time
+                raise _too_many(exceeded.detail, self._headers(request), ends) from None
 
         return limited
-
-    async def _with_headers(self, handler: Handler, request: Request) -> Response:
-        try:
-            response = await handler(request)
-        except AppError as error:
-            error.headers.update(self._headers(request))
-            raise
-        response.raw_headers += [
-            (name.lower().encode(), value.encode()) for name, value in self._headers(request).items()
-        ]
-        return response
 
     def _headers(self, request: Request) -> dict[str, str]:
         """X-RateLimit-* of the limit that was counted for this request, if one was."""
@@ -103,17 +96,28 @@ class RateLimits:
             return {}
         limit, key = counted
         stats = self._limiter.limiter.get_window_stats(limit, *key)
-        return {
-            "X-RateLimit-Limit": str(limit.amount),
-            "X-RateLimit-Remaining": str(stats.remaining),
-            "X-RateLimit-Reset": str(math.ceil(stats.reset_time)),
-        }
+        return _as_headers(limit.amount, stats.remaining, stats.reset_time)
 
-    def _too_many(self, request: Request, rate: str) -> AppError:
-        limit, key = request.state.view_rate_limit
-        return RateLimitExceeded(
-            f"Rate limit exceeded: {rate}",
-            details={"limit": rate},
-            headers=self._headers(request),
-            retry_after=self._limiter.limiter.get_window_stats(limit, *key).reset_time - time.time(),
-        )
+
+async def _with_headers(handler: Handler, request: Request, headers: Callable[[], dict[str, str]]) -> Response:
+    try:
+        response = await handler(request)
+    except AppError as error:
+        error.headers.update(headers())
+        raise
+    response.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers().items()]
+    return response
+
+
+def _as_headers(limit: int, remaining: int, ends: float) -> dict[str, str]:
+    return {
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": str(math.ceil(ends)),
+    }
+
+
+def _too_many(rate: str, headers: dict[str, str], ends: float) -> AppError:
+    return RateLimitExceeded(
+        f"Rate limit exceeded: {rate}", details={"limit": rate}, headers=headers, retry_after=ends - time.time()
+    )

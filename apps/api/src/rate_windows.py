@@ -27,6 +27,10 @@ class WindowCounts(Storage):
         return ValueError
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        return self.hit(key, expiry, amount)[0]
+
+    def hit(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
+        """Count, and tell the count and when its window ends."""
         now = time.time()
         count, ends = self._windows.get(key, (0, 0.0))
         if ends <= now:
@@ -34,7 +38,7 @@ class WindowCounts(Storage):
         count += amount
         self._windows[key] = count, ends
         self._sweep(now)
-        return count
+        return count, ends
 
     def get(self, key: str) -> int:
         count, ends = self._windows.get(key, (0, 0.0))

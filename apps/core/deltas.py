@@ -1,6 +1,6 @@
 """The words of an answer: the deltas of a stream, its usage, and the answer collected from them."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 
 from apps.core.errors import UpstreamError
@@ -54,6 +54,23 @@ class Answer:
     model: str | None = None
     usage: Usage | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stream whose first delta is there. Whoever holds it closes ``rest``."""
+
+    first: Delta
+    rest: AsyncGenerator[Delta, None]
+
+
+async def begin(deltas: AsyncGenerator[Delta, None]) -> Begun:
+    """Wait for the first delta; what fails before it is raised here, and the stream is closed then."""
+    try:
+        return Begun(await anext(deltas), deltas)
+    except BaseException:
+        await deltas.aclose()
+        raise
 
 
 async def collect(deltas: AsyncIterable[Delta]) -> Answer:

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     rate_limit_generate: Rate = Field("10/minute", description="POST /generate")
     rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
     rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
+    rate_limit_v1: Rate = Field("60/minute", description="Each of the /v1 routes together")
     rate_limit_storage: str = Field(
         "memory://",
         pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",
@@ -86,6 +87,8 @@ class Settings(BaseSettings):
     )
     max_prompt_chars: int = Field(1000, ge=1, le=1_000_000, description="Longest prompt in Unicode code points")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")
+
+    gateway_config: Path | None = Field(None, description="YAML file of providers and model names; none: as without")
 
     local_model: str = Field(
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"

@@ -1,0 +1,84 @@
+"""The app, put together: what it needs comes in as arguments, so that tests and production build the same one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+
+from apps.api.src import exceptions
+from apps.api.src.limits import RateLimits
+from apps.api.src.middleware.body_limit import BodyLimit
+from apps.api.src.middleware.client_address import ClientAddress
+from apps.api.src.middleware.crash import CrashGuard
+from apps.api.src.middleware.request_scope import RequestScope
+from apps.api.src.routes.health_routes import health_router, ready_router
+from apps.api.src.routes.local_routes import local_router
+from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.routes.v1_routes import v1_router
+from apps.api.src.shutdown import Shutdown
+from apps.api.src.wiring import Services
+from apps.core.settings import Settings
+
+DESCRIPTION = """One HTTP contract in front of cloud models and a local model on a plain CPU.
+
+Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
+"""
+EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"]
+
+
+def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
+    """Build the app; nothing runs before its lifespan starts.
+
+    ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
+    """
+    shutdown = Shutdown(settings.shutdown_grace)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with shutdown.listening():
+            await services.start()
+            try:
+                yield
+            finally:
+                await services.aclose()
+
+    app = FastAPIOffline(
+        title="genai-project",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.services = services
+    app.state.shutdown = shutdown
+    exceptions.install(app)
+    _add_middleware(app, settings, shutdown, server_rewrites_client)
+    limits = RateLimits(settings)
+    app.include_router(health_router(services, settings, limits))
+    app.include_router(ready_router(services))
+    app.include_router(openai_router(services, settings, limits))
+    app.include_router(local_router(services, settings, limits))
+    app.include_router(v1_router(services, settings, limits))
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
+    """From the innermost layer to the outermost."""
+    app.add_middleware(CrashGuard, tracebacks=settings.debug)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    origins = ["*"] if settings.env == "development" else settings.allowed_origins
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_credentials="*" not in origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    if settings.forwarded_allow_ips or server_rewrites_client:
+        app.add_middleware(ClientAddress, trusted=settings.forwarded_allow_ips, server_rewrites=server_rewrites_client)
+    app.add_middleware(RequestScope, shutdown=shutdown)

@@ -1,0 +1,53 @@
+"""The app that a server imports, and the server that `make run` starts.
+
+uvicorn apps.api.src.main:app --host 0.0.0.0 --port 8000
+python -m apps.api.src.main
+"""
+
+import os
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from apps.api.src.application import create_app
+from apps.api.src.logs import configure_logging
+from apps.api.src.wiring import build_services
+from apps.core.settings import Settings, SettingsError, load_settings
+
+TRUST = "FORWARDED_ALLOW_IPS"
+LAST_SECONDS = 3
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+def _app(settings: Settings) -> FastAPI:
+    configure_logging(settings)
+    server_rewrites = __name__ != "__main__" and TRUST not in os.environ
+    return create_app(settings, build_services(settings), server_rewrites_client=server_rewrites)
+
+
+def serve() -> None:
+    """Run the app with the settings' address, and a shutdown that is over a little after the grace period."""
+    settings = app.state.settings
+    uvicorn.run(
+        app,
+        host=settings.api_host,
+        port=settings.api_port,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace) + LAST_SECONDS,
+    )
+
+
+app = _app(_settings_or_exit())
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,38 @@
+"""Whose request it is: the socket's address, or what a trusted proxy says of it.
+
+uvicorn believes X-Forwarded-For from 127.0.0.1 unless it is told otherwise, and it is told through the process's
+environment only. Where it was not, this layer takes that back, then trusts FORWARDED_ALLOW_IPS alone.
+"""
+
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+UVICORN_TRUSTS = "127.0.0.1"
+
+
+class ClientAddress:
+    """``server_rewrites`` says that uvicorn runs with its default trust in 127.0.0.1."""
+
+    def __init__(self, app: ASGIApp, trusted: Sequence[str], server_rewrites: bool) -> None:
+        self._server_rewrites = server_rewrites
+        self._next = ProxyHeadersMiddleware(app, list(trusted)) if trusted else app  # type: ignore[arg-type]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._server_rewrites and await _was_rewritten(scope):
+            scope["client"] = (UVICORN_TRUSTS, 0)
+        await self._next(scope, receive, send)  # type: ignore[arg-type]
+
+
+async def _was_rewritten(scope: Scope) -> bool:
+    """Whether the client is what uvicorn would have made of this request had it come from 127.0.0.1."""
+    if not any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
+        return False
+    replay = {**scope, "client": (UVICORN_TRUSTS, 0)}
+
+    async def ignore(*_: object) -> None:
+        """Only the scope matters."""
+
+    await ProxyHeadersMiddleware(ignore, UVICORN_TRUSTS)(replay, None, None)  # type: ignore[arg-type]
+    return bool(replay["client"] == scope["client"])

@@ -1,0 +1,103 @@
+"""What the OpenAPI page says of errors: made from the error tree, with an example of each."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from apps.core import errors
+from apps.core.errors import AppError
+
+
+class ErrorBody(BaseModel):
+    """All five keys are always there."""
+
+    code: str
+    message: str
+    status: int
+    field: str | None
+    details: dict[str, Any]
+
+
+class ErrorEnvelope(BaseModel):
+    """Every error that a client can see, on every route, from every layer."""
+
+    error: ErrorBody
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+EXAMPLES: list[AppError] = [
+    errors.InvalidJson("Malformed JSON: Expecting value", details={"position": 10, "line": 1, "column": 11}),
+    errors.MissingRequiredField(
+        "Prompt is required",
+        field="prompt",
+        details={"errors": [{"field": "prompt", "code": "MISSING_REQUIRED_FIELD", "message": "Prompt is required"}]},
+    ),
+    errors.InvalidType("Temperature must be a number", field="temperature", details={"received_type": "string"}),
+    errors.InvalidValue(
+        "Temperature must be between 0 and 2", field="temperature", details={"min": 0, "max": 2, "received": 3.5}
+    ),
+    errors.NotFound("No such route"),
+    errors.MethodNotAllowed("Method not allowed: see Allow"),
+    errors.PayloadTooLarge("Request body must be at most 1048576 bytes", details={"max_bytes": 1048576}),
+    errors.UnsupportedMediaType("Content-Type must be application/json"),
+    errors.RateLimitExceeded("Rate limit exceeded: 10 per 1 minute", details={"limit": "10 per 1 minute"}),
+    errors.InternalError("The upstream failed", details={"attempts": 3, "cause": "the upstream answered 503"}),
+    errors.UpstreamError("The upstream refused the call", details={"upstream_status": 401}),
+    errors.ModelUnavailable("The local model is loading"),
+    errors.Overloaded("The local model's queue is full"),
+    errors.Timeout("The upstream did not answer in time", details={"attempts": 3, "cause": "timeout"}),
+]
+
+
+def error_responses(*kinds: type[AppError]) -> Responses:
+    """The ``responses`` of a route that can end in these errors: one entry a status, one example a code."""
+    responses: Responses = {}
+    for example in _examples(kinds):
+        entry = responses.setdefault(example.status, {"model": ErrorEnvelope, "description": example.summary})
+        if example.summary not in entry["description"]:
+            entry["description"] += f"; {example.summary[0].lower()}{example.summary[1:]}"
+        content = entry.setdefault("content", {"application/json": {"examples": {}}})
+        content["application/json"]["examples"][example.code] = {"value": example.envelope()}
+    return responses
+
+
+def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:
+    codes = {kind.code for kind in kinds}
+    return (example for example in EXAMPLES if example.code in codes)
+
+
+BODY_ERRORS = (
+    errors.InvalidJson,
+    errors.MissingRequiredField,
+    errors.InvalidType,
+    errors.InvalidValue,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+)
+STREAM_EXAMPLE = (
+    "data: Python\n\ndata:  is\n\n"
+    'event: done\ndata: {"finish_reason": "stop", "model": "m", "usage": {"prompt_tokens": 9, '
+    '"completion_tokens": 2, "total_tokens": 11, "cached_tokens": 0}}\n\n'
+)
+
+
+def generate_responses(*kinds: type[AppError]) -> Responses:
+    """The responses of a generate route: the three forms of an answer, and its errors."""
+    text = {"schema": {"type": "string"}}
+    return {
+        200: {
+            "description": "JSON, or with `stream=true` server-sent events (bare text with `Accept: text/plain`)",
+            "headers": {
+                "X-Model": {"description": "The model that really answered", "schema": {"type": "string"}},
+                "X-Request-ID": {"description": "The caller's, or one made here", "schema": {"type": "string"}},
+            },
+            "content": {
+                "application/json": {"example": {"response": "Python is a programming language."}},
+                "text/event-stream": {**text, "example": STREAM_EXAMPLE},
+                "text/plain": {**text, "example": "Python is"},
+            },
+        },
+        **error_responses(*BODY_ERRORS, *kinds),
+    }

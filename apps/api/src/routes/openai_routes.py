@@ -1,0 +1,34 @@
+"""The cloud model: any OpenAI-compatible upstream."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from apps.api.src.answers import answer
+from apps.api.src.limits import RateLimits
+from apps.api.src.openapi import generate_responses
+from apps.api.src.schemas import GenerateAnswer, GenerateBody, cloud_body
+from apps.api.src.wiring import Services
+from apps.core.errors import InternalError, ModelUnavailable, RateLimitExceeded, Timeout, UpstreamError
+from apps.core.settings import Settings
+
+Stream = Annotated[bool, Query(description="Stream the answer as server-sent events")]
+
+
+def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
+    router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
+
+    async def generate(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
+        """Ask the cloud model; `model` is handed to the upstream as it is."""
+        return await answer(request, services.cloud, body.to_chat(), stream=stream)
+
+    generate.__annotations__["body"] = cloud_body(settings)
+    router.add_api_route(
+        "/generate",
+        generate,
+        methods=["POST"],
+        response_model=GenerateAnswer,
+        responses=generate_responses(RateLimitExceeded, InternalError, UpstreamError, ModelUnavailable, Timeout),
+    )
+    return router

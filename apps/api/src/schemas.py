@@ -1,0 +1,132 @@
+"""The bodies of requests and answers, with their limits; the OpenAPI page is made from them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from apps.api.src.validation_errors import OUT_OF_RANGE
+from apps.core.messages import ChatRequest, user_message
+from apps.core.settings import Settings
+
+LOCAL_MAX_TOKENS = 2000
+CLOUD_MAX_TOKENS = 16384
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from ``minimum`` to ``maximum``, both included; an error names both and what was received."""
+
+    minimum: int
+    maximum: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "minimum": self.minimum, "maximum": self.maximum}
+
+    def _check(self, value: float) -> float:
+        if not self.minimum <= value <= self.maximum:
+            raise _out_of_range(f"must be between {self.minimum} and {self.maximum}", self.minimum, self.maximum, value)
+        return value
+
+
+@dataclass(frozen=True)
+class CodePoints:
+    """Text of 1 to ``maximum`` Unicode code points; white space alone counts as empty."""
+
+    maximum: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "minLength": 1, "maxLength": self.maximum}
+
+    def _check(self, value: str) -> str:
+        if not value.strip():
+            raise _out_of_range("must not be empty", 1, self.maximum, 0)
+        if len(value) > self.maximum:
+            raise _out_of_range(f"must be at most {self.maximum} characters", 1, self.maximum, len(value))
+        return value
+
+
+def _out_of_range(rule: str, minimum: int, maximum: int, received: float) -> PydanticCustomError:
+    context = {"rule": rule, "min": minimum, "max": maximum, "received": received}
+    return PydanticCustomError(OUT_OF_RANGE, "{rule}", context)
+
+
+class GenerateBody(BaseModel):
+    """What POST /generate and POST /local/generate take. Types are strict; unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    prompt: str
+    temperature: Annotated[float, Between(0, 2)] = Field(
+        0.0, description="0 is greedy and repeatable; higher is more varied"
+    )
+    top_p: Annotated[float, Between(0, 1)] = Field(0.9, description="Nucleus sampling: the share of probability kept")
+    max_tokens: int = 500
+    model: Annotated[str, CodePoints(LONGEST_NAME)] | None = Field(None, description="Who answers; see each route")
+
+    def to_chat(self) -> ChatRequest:
+        return ChatRequest(
+            messages=user_message(self.prompt),
+            model=self.model,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+        )
+
+
+class GenerateAnswer(BaseModel):
+    """The whole answer; the headers say the rest."""
+
+    response: str
+
+
+def cloud_body(settings: Settings) -> type[GenerateBody]:
+    """The body of /generate: its limits and defaults are settings, so the class is made at start."""
+    return _body(
+        "GenerateRequest",
+        settings,
+        settings.default_temperature,
+        settings.default_max_tokens,
+        CLOUD_MAX_TOKENS,
+        "A name of the upstream's models; left out, DEFAULT_MODEL",
+    )
+
+
+def local_body(settings: Settings) -> type[GenerateBody]:
+    """The body of /local/generate: the seed's own defaults."""
+    return _body(
+        "LocalGenerateRequest", settings, 0.0, 500, LOCAL_MAX_TOKENS, "Only the local model's own name, as /ready says"
+    )
+
+
+def _body(
+    name: str, settings: Settings, temperature: float, max_tokens: int, most_tokens: int, model: str
+) -> type[GenerateBody]:
+    base = GenerateBody.model_fields
+    fields: dict[str, Any] = {
+        "prompt": (
+            Annotated[str, CodePoints(settings.max_prompt_chars)],
+            Field(description="What to answer, in Unicode code points", examples=["What is Python?"]),
+        ),
+        "temperature": (
+            Annotated[float, Between(0, 2)],
+            Field(temperature, description=base["temperature"].description),
+        ),
+        "max_tokens": (
+            Annotated[int, Between(1, most_tokens)],
+            Field(max_tokens, description="The longest answer, in tokens"),
+        ),
+        "model": (
+            Annotated[str, CodePoints(LONGEST_NAME)] | None,
+            Field(None, description=model),
+        ),
+    }
+    return create_model(name, __base__=GenerateBody, **fields)

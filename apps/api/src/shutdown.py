@@ -1,0 +1,98 @@
+"""The end of the service: SIGTERM starts a grace period, after which every running answer is ended.
+
+uvicorn stops accepting and waits for open connections without a limit of its own; this is the limit. It listens
+for the signal beside uvicorn's handler, so that it works under any command that starts the app.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from apps.core.errors import ModelUnavailable
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FORCED_AFTER = 2.0
+
+
+class ShuttingDown(ModelUnavailable):
+    """The grace period ran out before the answer was complete."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; try again", retry_after=5)
+
+
+class Shutdown:
+    """Knows the tasks that answer requests; ends them ``grace`` seconds after the signal."""
+
+    def __init__(self, grace: float) -> None:
+        self.expired = False
+        self._grace = grace
+        self._answers: set[asyncio.Task[Any]] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._began = False
+
+    @contextmanager
+    def answering(self, task: asyncio.Task[Any]) -> Iterator[None]:
+        """Cancel ``task`` when the grace period runs out; its owner then says goodbye properly."""
+        self._answers.add(task)
+        try:
+            yield
+        finally:
+            self._answers.discard(task)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Cancel the current task a moment after its answers, whatever it is stuck in (a body half sent, say)."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request runs in a task")
+        self._requests.add(task)
+        try:
+            yield
+        finally:
+            self._requests.discard(task)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen for the signals, and hand each on to whoever listened before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+
+        def heard(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self.begin)
+            handler = before[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
+
+        for number in SIGNALS:
+            signal.signal(number, heard)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def begin(self) -> None:
+        """Start the grace period, once."""
+        if self._began:
+            return
+        self._began = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._grace, self._expire)
+        loop.call_later(self._grace + FORCED_AFTER, _cancel_all, self._requests)
+
+    def _expire(self) -> None:
+        self.expired = True
+        _cancel_all(self._answers)
+
+
+def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in list(tasks):
+        task.cancel()

@@ -1,0 +1,74 @@
+"""Framing: deltas, and how a stream ended, as bytes. The last step; nothing here knows where deltas come from.
+
+Server-sent events follow the HTML standard (9.2.6). A line of data cannot hold a carriage return there, so a
+delta that has one goes out as ``event: delta`` with the JSON ``{"text": ...}``; every other delta is plain text.
+"""
+
+import json
+from typing import Protocol
+
+from apps.core.deltas import Usage
+from apps.core.errors import AppError
+
+
+class Framing(Protocol):
+    """``ping`` and ``error`` may be empty: then nothing is sent, and an error ends the connection unfinished."""
+
+    media_type: str
+    ping: bytes
+
+    def delta(self, text: str) -> bytes: ...
+
+    def done(self, finish_reason: str, model: str | None, usage: Usage | None) -> bytes: ...
+
+    def error(self, error: AppError) -> bytes: ...
+
+
+class EventStream:
+    """``text/event-stream``: an event a delta, then exactly one of ``done`` and ``error``."""
+
+    media_type = "text/event-stream"
+    ping = b": ping\n\n"
+
+    def delta(self, text: str) -> bytes:
+        if "\r" in text:
+            return _event("delta", {"text": text})
+        return b"data: " + text.replace("\n", "\ndata: ").encode() + b"\n\n"
+
+    def done(self, finish_reason: str, model: str | None, usage: Usage | None) -> bytes:
+        return _event("done", {"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)})
+
+    def error(self, error: AppError) -> bytes:
+        return _event("error", error.envelope())
+
+
+class PlainText:
+    """``text/plain``: the bare text; there is no room in it for pings or errors."""
+
+    media_type = "text/plain; charset=utf-8"
+    ping = b""
+
+    def delta(self, text: str) -> bytes:
+        return text.encode()
+
+    def done(self, finish_reason: str, model: str | None, usage: Usage | None) -> bytes:
+        return b""
+
+    def error(self, error: AppError) -> bytes:
+        return b""
+
+
+def usage_json(usage: Usage | None) -> dict[str, int] | None:
+    """The usage in OpenAI's words; None where the model does not count."""
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "cached_tokens": usage.cached_tokens,
+    }
+
+
+def _event(kind: str, data: object) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

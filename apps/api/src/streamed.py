@@ -1,0 +1,101 @@
+"""A streamed response: frames of bytes to the client, whatever they are made of."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from apps.api.src.guard import ClientGone, guarded
+from apps.api.src.shutdown import Shutdown
+from apps.core.errors import AppError, InternalError
+
+PING_AFTER = 15.0
+STALLED_AFTER = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class StreamedResponse(Response):
+    """Sends its status once the first frame is there: what fails before that is raised, and has its own status.
+
+    What fails later goes through ``error_frame``; where that is empty the connection is cut. Whatever happens, the
+    generator of frames is closed before the response is over. ``headers`` is asked when the first frame is there.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        ping: bytes,
+        error_frame: Callable[[AppError], bytes],
+        headers: Callable[[], Mapping[str, str]],
+        shutdown: Shutdown,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.media_type = media_type
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._frames = frames
+        self._ping = ping
+        self._error_frame = error_frame
+        self._late_headers = headers
+        self._shutdown = shutdown
+        self._started = False
+        self._sending = False
+        self._active_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send = send
+        try:
+            await guarded(self._stream(), receive, self._shutdown, self._tick)
+        except ClientGone:
+            if not self._started:
+                raise
+        except Exception as error:
+            if not self._started:
+                raise
+            await self._end_with(_as_app_error(error))
+
+    async def _stream(self) -> None:
+        async with aclosing(self._frames) as frames:
+            first = await anext(frames)
+            self.headers.update(self._late_headers())
+            await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self._started = True
+            await self._write(first)
+            async for frame in frames:
+                await self._write(frame)
+        await self._write(b"", more=False)
+
+    async def _write(self, frame: bytes, *, more: bool = True) -> None:
+        self._sending = True
+        self._active_at = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": frame, "more_body": more})
+        self._sending = False
+
+    async def _tick(self) -> None:
+        """Keep a silent stream alive; give up on a client that has stopped reading."""
+        if not self._started:
+            return
+        silence = asyncio.get_running_loop().time() - self._active_at
+        if self._sending and silence > STALLED_AFTER:
+            raise ClientGone
+        if not self._sending and silence > PING_AFTER and self._ping:
+            await self._write(self._ping)
+
+    async def _end_with(self, error: AppError) -> None:
+        frame = self._error_frame(error)
+        if frame:
+            await self._write(frame, more=False)
+        # else: returning without the end of the body makes the server cut the connection
+
+
+def _as_app_error(error: Exception) -> AppError:
+    if isinstance(error, AppError):
+        return error
+    log.error("Crash in a stream", exc_info=error)
+    return InternalError("Internal server error")

@@ -1,0 +1,1 @@
+"""OpenAI's API, served from any provider: bodies are read, answers relayed."""

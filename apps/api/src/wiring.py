@@ -1,0 +1,89 @@
+"""The only place that names concrete classes: settings in, the services of the app out."""
+
+import os
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from apps.core.ports import ChatModel
+from apps.core.settings import Settings
+from apps.models.admission import Admission
+from apps.models.gateway.attempts import Attempts
+from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig, load_gateway_config
+from apps.models.gateway.gateway import Gateway
+from apps.models.gateway.http_target import HttpTarget
+from apps.models.gateway.local_wire import LocalWire
+from apps.models.gateway.retry_budget import RetryBudget
+from apps.models.gateway.router import Router
+from apps.models.gateway.targets import Provider
+from apps.models.local.model import LocalModel
+from apps.models.openai_model import OpenAIModel
+from apps.models.retry import RetryingModel
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes ask."""
+
+    cloud: ChatModel
+    local: ChatModel
+    gateway: Gateway
+
+    async def start(self) -> None:
+        await self.cloud.start()
+        await self.local.start()
+
+    async def aclose(self) -> None:
+        await self.gateway.aclose()
+        await self.cloud.aclose()
+        await self.local.aclose()
+
+
+def build_services(settings: Settings) -> Services:
+    local = LocalModel(settings)
+    return Services(
+        cloud=RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff),
+        local=local,
+        gateway=build_gateway(settings, local),
+    )
+
+
+def build_gateway(settings: Settings, local: ChatModel) -> Gateway:
+    """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
+
+    def build() -> Router:
+        config = load_gateway_config(settings.gateway_config) if settings.gateway_config else default_config(settings)
+        providers = {name: _provider(name, provider, settings, local) for name, provider in config.providers.items()}
+        return Router(config, providers)
+
+    attempts = Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff, budget=RetryBudget())
+    return Gateway(build, attempts)
+
+
+def default_config(settings: Settings) -> GatewayConfig:
+    """Without a file: the local model under its own name, every other name handed to the one upstream."""
+    timeouts = TimeoutsConfig(
+        connect=settings.connect_timeout,
+        first_token=settings.read_timeout,
+        between_tokens=settings.read_timeout,
+    )
+    upstream = ProviderConfig(base_url=settings.openai_base_url, api_key_env="OPENAI_API_KEY", timeouts=timeouts)
+    return GatewayConfig(
+        providers={"openai": upstream, "local": ProviderConfig(kind="local")}, default_provider="openai"
+    )
+
+
+def _provider(name: str, config: ProviderConfig, settings: Settings, local: ChatModel) -> Provider:
+    admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout)
+    if config.kind == "local":
+        return Provider(name, config, LocalWire(local), local, admission)
+    key = _key(config.api_key_env, settings)
+    chat = OpenAIModel(settings.model_copy(update={"openai_base_url": config.base_url, "openai_api_key": key}))
+    return Provider(name, config, HttpTarget(config, key.get_secret_value()), chat, admission)
+
+
+def _key(variable: str, settings: Settings) -> SecretStr:
+    """The key that a provider's ``api_key_env`` names; OPENAI_API_KEY may also stand in `.env`."""
+    if variable == "OPENAI_API_KEY":
+        return settings.openai_api_key
+    return SecretStr(os.environ.get(variable, ""))

@@ -1,0 +1,50 @@
+"""Serves an app over a real socket, from a thread, for as long as a test needs it."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from apps.api.src.application import create_app
+from apps.api.src.wiring import Services, build_gateway
+from apps.core.ports import ChatModel
+from apps.core.settings import Settings
+from apps.models.scripted import ScriptedModel, saying
+
+
+def settings(**changes: object) -> Settings:
+    """Settings that no `.env` of the machine reaches; limits are off unless a test turns them on."""
+    values: dict[str, object] = {"rate_limit_enabled": False, **changes}
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The base URL of ``app``, served by uvicorn as production serves it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def serving_models(cloud: ChatModel | None = None, local: ChatModel | None = None, **changes: object) -> Iterator[str]:
+    """The base URL of an app with these models behind its routes."""
+    quiet = ScriptedModel(saying("hello"))
+    configured = settings(**changes)
+    services = Services(cloud or quiet, local or quiet, build_gateway(configured, local or quiet))
+    with serving(create_app(configured, services)) as url:
+        yield url

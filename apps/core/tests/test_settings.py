@@ -1,0 +1,75 @@
+"""Settings: what `.env.example` says is what there is, and a wrong value is one clear line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from apps.core.settings import Settings, SettingsError, load_settings
+
+EXAMPLE = Path(__file__).parents[3] / ".env.example"
+NAME = re.compile(r"^(?:# )?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
+
+
+def test_env_example_documents_exactly_the_settings() -> None:
+    documented = [name for name, _ in NAME.findall(EXAMPLE.read_text())]
+    assert sorted(documented) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_env_example_loads_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text(EXAMPLE.read_text())
+    monkeypatch.chdir(tmp_path)
+    loaded = load_settings()
+    assert (loaded.default_temperature, loaded.default_max_tokens) == (0.7, 1000)
+    assert loaded.openai_api_key.get_secret_value() == ""
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_PORT", "banana"),
+        ("API_PORT", "70000"),
+        ("READ_TIMEOUT", "0"),
+        ("READ_TIMEOUT", "nan"),
+        ("RATE_LIMIT_LOCAL", "20 a minute"),
+        ("RATE_LIMIT_STORAGE", "mysql://x"),
+        ("OPENAI_BASE_URL", "example.com"),
+        ("ALLOWED_ORIGINS", "https://a.example/path"),
+        ("ENV", "staging"),
+        ("LOCAL_PRECISION", "int3"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_setting(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^Wrong setting {name}: [^\n]+$"):
+        load_settings()
+
+
+def test_the_error_does_not_repeat_the_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", "user-secret@example.com")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+
+
+def test_empty_values_are_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_PORT", "")
+    assert load_settings().api_port == 8000
+
+
+def test_lists_are_separated_by_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALLOWED_ORIGINS", "https://a.example, https://b.example")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1,10.1.0.0/16")
+    loaded = load_settings()
+    assert loaded.allowed_origins == ["https://a.example", "https://b.example"]
+    assert loaded.forwarded_allow_ips == ["10.0.0.1", "10.1.0.0/16"]

@@ -1,0 +1,65 @@
+"""Server-sent events, the reading half: bytes in, events out, after the HTML standard (9.2.6).
+
+Only CR, LF and CRLF end a line; U+2028 and its like, at which ``str.splitlines`` also splits, do not.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LINE_END = re.compile(rb"\r\n|\r|\n")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """One dispatched event; ``data`` is UTF-8 as it came, its lines joined by LF."""
+
+    type: str
+    data: bytes
+
+
+class EventStreamDecoder:
+    """Feed it chunks as they arrive; an event cut off by the end of the stream is never dispatched."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._data: list[bytes] = []
+        self._type = b""
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if chunk.endswith(b"\r"):
+            self._after_cr = True
+        first, *rest = LINE_END.split(chunk)
+        self._line.append(first)
+        for following in rest:
+            event = self._take(b"".join(self._line))
+            self._line = [following]
+            if event:
+                yield event
+
+    def _take(self, line: bytes) -> ServerSentEvent | None:
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._type = value
+        return None
+
+    def _dispatch(self) -> ServerSentEvent | None:
+        data, kind = self._data, self._type
+        self._data, self._type = [], b""
+        if not data or data == [b""]:
+            return None
+        return ServerSentEvent(kind.decode("utf-8", "replace") or "message", b"\n".join(data))

@@ -1,0 +1,125 @@
+"""The routing file: providers, and the model names that callers use. YAML in, checked objects out."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class GatewayConfigError(Exception):
+    """The routing file is wrong; the message lists every fault on a line of its own."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TimeoutsConfig(_Strict):
+    """Seconds. A streamed call may be silent for ``first_token``, then ``between_tokens``; ``total`` bounds all."""
+
+    connect: Seconds = 10
+    first_token: Seconds = 20
+    between_tokens: Seconds = 20
+    total: Seconds = 600
+
+
+class Price(_Strict):
+    """US dollars for a million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class ProviderConfig(_Strict):
+    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``."""
+
+    kind: Literal["openai", "azure", "local"] = "openai"
+    base_url: str = Field("", pattern=r"^(https?://[^/\s]+.*)?$")
+    api_key_env: str = Field("", description="Name of the environment variable that holds the key; never the key")
+    api_version: str = ""
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    max_concurrency: int = Field(256, ge=1)
+    queue_size: int = Field(256, ge=0)
+    queue_timeout: Seconds = 30
+    slow_after: Seconds = Field(15, description="A first token later than this counts as a failure for the breaker")
+    prices: dict[str, Price] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> "ProviderConfig":
+        if self.kind != "local" and not self.base_url:
+            raise ValueError("base_url is required")
+        if self.kind == "azure" and not self.api_version:
+            raise ValueError("api_version is required")
+        return self
+
+
+class TargetConfig(_Strict):
+    """One model of one provider, and what it can do; left out, it is taken to do everything."""
+
+    provider: Name
+    model: Name
+    weight: float = Field(1, gt=0)
+    context: int | None = Field(None, ge=1, description="Context length in tokens")
+    tools: bool = True
+    images: bool = True
+    price: Price | None = None
+
+
+class ModelConfig(_Strict):
+    """A name that callers use: where it leads, in order, and which other names stand in when all of that fails."""
+
+    strategy: Strategy = "ordered"
+    targets: list[TargetConfig] = Field(min_length=1)
+    fallbacks: list[Name] = Field(default_factory=list)
+
+
+class GatewayConfig(_Strict):
+    """``default_provider`` takes every name that is not listed, as it is; without it such a name is NOT_FOUND."""
+
+    providers: dict[Name, ProviderConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(default_factory=dict)
+    default_provider: Name | None = None
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "GatewayConfig":
+        faults = [
+            f"models.{name}.targets.{i}.provider: no provider is named {target.provider}"
+            for name, model in self.models.items()
+            for i, target in enumerate(model.targets)
+            if target.provider not in self.providers
+        ] + [
+            f"models.{name}.fallbacks: no model is named {other}"
+            for name, model in self.models.items()
+            for other in model.fallbacks
+            if other not in self.models
+        ]
+        if self.default_provider and self.default_provider not in self.providers:
+            faults.append(f"default_provider: no provider is named {self.default_provider}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def load_gateway_config(path: Path) -> GatewayConfig:
+    """Read and check the file, whole. Raises GatewayConfigError; values are not repeated, they may be secrets."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GatewayConfigError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise GatewayConfigError(f"{path}: not YAML{where}") from None
+    try:
+        return GatewayConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"{path}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise GatewayConfigError("\n".join(lines)) from None

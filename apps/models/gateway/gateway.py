@@ -1,0 +1,109 @@
+"""The gateway itself: a routing file at work, asked over the wire or as a ChatModel, and replaced whole on reload."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from apps.core.deltas import Begun, Delta, begin
+from apps.core.messages import ChatRequest
+from apps.core.ports import Readiness
+from apps.models.gateway.attempts import Attempts, Opened
+from apps.models.gateway.router import Needs, Router
+from apps.models.gateway.targets import Provider, Target
+from apps.models.gateway.wire import Receipt, WireCall, WireReply
+
+BYTES_PER_TOKEN = 4
+DRAIN_SECONDS = 0.5
+
+
+class Gateway:
+    """``build`` reads and checks the routing file and makes a Router; it raises where the file is wrong."""
+
+    def __init__(self, build: Callable[[], Router], attempts: Attempts) -> None:
+        self._build = build
+        self._attempts = attempts
+        self._draining: set[asyncio.Task[None]] = set()
+        self.router = build()
+
+    async def open(self, call: WireCall, receipt: Receipt, deadline: float | None = None) -> Opened[WireReply]:
+        """Send a call to the first of its candidates that begins to answer.
+
+        The caller closes what is returned, where it is a stream; a whole answer has given its place back already.
+        """
+
+        async def opener(target: Target) -> WireReply:
+            return await target.provider.wire.open(call, target.config.model)
+
+        candidates = self.router.candidates(str(call.body["model"]), needs_of(call))
+        opened = await self._attempts.open(candidates, opener, receipt, streamed=call.stream, deadline=deadline)
+        if opened.value.rest is None:
+            await opened.close()
+            return opened
+        opened.closes(opened.value.close)
+        return opened
+
+    async def stream(self, request: ChatRequest, receipt: Receipt) -> AsyncGenerator[Delta, None]:
+        """The same for a ChatRequest: deltas of the first candidate that has one."""
+
+        async def opener(target: Target) -> Begun:
+            return await begin(target.provider.chat.stream(replace(request, model=target.config.model)))
+
+        needs = Needs(tools=bool(request.tools), tokens=request.max_tokens or 0)
+        candidates = self.router.candidates(request.model or "", needs)
+        opened = await self._attempts.open(candidates, opener, receipt, streamed=True)
+        opened.closes(opened.value.rest.aclose)
+        try:
+            yield opened.value.first
+            async for delta in opened.value.rest:
+                yield delta
+        finally:
+            await opened.close()
+
+    def reload(self) -> None:
+        """Read the file again, all or nothing; calls under way end on the providers they began on.
+
+        Raises what ``build`` raises, and then nothing has changed.
+        """
+        before, self.router = self.router, self._build()
+        task = asyncio.create_task(_close_when_idle(list(before.providers.values())))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def readiness(self) -> dict[str, Readiness]:
+        """Of each provider, by its name."""
+        return {name: provider.chat.readiness() for name, provider in self.router.providers.items()}
+
+    async def aclose(self) -> None:
+        for task in list(self._draining):
+            task.cancel()
+        await _close(list(self.router.providers.values()))
+
+
+def needs_of(call: WireCall) -> Needs:
+    """Read from the body what a target must be able to do; tokens by the rule of thumb of four bytes each."""
+    messages = call.body.get("messages")
+    images = isinstance(messages, list) and any(_has_image(message) for message in messages)
+    limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
+    answer = limit if isinstance(limit, int) else 0
+    prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN
+    return Needs(tools=bool(call.body.get("tools")), images=images, tokens=prompt + answer)
+
+
+def _has_image(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list) and any(
+        isinstance(part, Mapping) and part.get("type") in ("image_url", "input_image") for part in content
+    )
+
+
+async def _close_when_idle(providers: list[Provider]) -> None:
+    while any(provider.admission.running or provider.admission.waiting for provider in providers):  # noqa: ASYNC110
+        await asyncio.sleep(DRAIN_SECONDS)
+    await _close(providers)
+
+
+async def _close(providers: list[Provider]) -> None:
+    for provider in providers:
+        await provider.wire.aclose()
+        await provider.chat.aclose()

@@ -1,0 +1,29 @@
+"""What a call used and cost, read from the bytes that passed through."""
+
+import re
+
+from apps.models.gateway.config import Price
+from apps.models.gateway.wire import Receipt
+
+# keys only: inside a string of a model's text the quotes would be escaped
+PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
+COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
+PER_MILLION = 1_000_000
+
+
+def note_usage(receipt: Receipt, body: bytes) -> None:
+    """Take the tokens from a body or a block that has a usage object; the last one counts."""
+    if b'"usage"' not in body:
+        return
+    prompts, completions = PROMPT.findall(body), COMPLETION.findall(body)
+    if prompts:
+        receipt.prompt_tokens = int(prompts[-1])
+        receipt.completion_tokens = int(completions[-1]) if completions else 0
+
+
+def cost_of(receipt: Receipt, price: Price | None) -> float | None:
+    """US dollars; None where the price or the tokens are not known."""
+    if price is None or receipt.prompt_tokens is None:
+        return None
+    completion = receipt.completion_tokens or 0
+    return (receipt.prompt_tokens * price.input + completion * price.output) / PER_MILLION

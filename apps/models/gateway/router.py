@@ -1,0 +1,145 @@
+"""Routing: a name and what a call needs, in; the targets that may answer it, best first, out. Spends nothing."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apps.core.errors import InvalidValue, NotFound
+from apps.models.gateway.breaker import Breaker
+from apps.models.gateway.config import GatewayConfig, Strategy, TargetConfig
+from apps.models.gateway.targets import Provider, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a call asks of a target; ``tokens`` is an estimate of prompt and answer together."""
+
+    tools: bool = False
+    images: bool = False
+    tokens: int = 0
+
+
+class Router:
+    """One checked routing file at work. A reload makes a new one."""
+
+    def __init__(
+        self, config: GatewayConfig, providers: Mapping[str, Provider], chance: Callable[[], float] = random.random
+    ) -> None:
+        self.providers = dict(providers)
+        self._chance = chance
+        self._models = config.models
+        self._default = self.providers[config.default_provider] if config.default_provider else None
+        self._default_breaker = self._breaker(self._default) if self._default else None
+        # a local model answers to its own name, which is known only once it has loaded
+        self._own_names = [
+            self._target(TargetConfig.model_construct(provider=name, model=""))
+            for name, provider in self.providers.items()
+            if provider.config.kind == "local"
+        ]
+        self._targets = {
+            name: [self._target(target) for target in model.targets] for name, model in config.models.items()
+        }
+
+    def names(self) -> list[str]:
+        """The names of the file; a default provider takes others too."""
+        return list(self._models)
+
+    def targets(self, name: str) -> list[Target]:
+        return self._targets[name]
+
+    def candidates(self, name: str, needs: Needs) -> list[Target]:
+        """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.
+
+        Raises NotFound for an unknown name and InvalidValue where no target can do what the call needs.
+        """
+        if name not in self._models:
+            return [self._passed_on(name)]
+        everyone = list(self._reachable(name))
+        able = [target for target in everyone if not _lacks(target.config, needs)]
+        if not able:
+            lacks = sorted({lack for target in everyone for lack in _lacks(target.config, needs)})
+            raise InvalidValue(
+                f"No target of {name} can do this: {', '.join(lacks)}", field="model", details={"lacking": lacks}
+            )
+        return sorted(able, key=lambda target: not target.breaker.allows())
+
+    def explain(self, name: str, needs: Needs) -> dict[str, Any]:
+        """The decision, in the words of the file, with what it was based on."""
+        candidates = self.candidates(name, needs)
+        strategy = self._models[name].strategy if name in self._models else "passed on to the default provider"
+        everyone = list(self._reachable(name)) if name in self._models else candidates
+        left_out = [target for target in everyone if target not in candidates]
+        return {
+            "model": name,
+            "strategy": strategy,
+            "order": [_described(target) for target in candidates],
+            "left_out": [{**_described(t), "lacking": _lacks(t.config, needs)} for t in left_out],
+        }
+
+    def _reachable(self, name: str) -> Iterator[Target]:
+        """The targets of a name, then those of its fallbacks in their order, each once."""
+        seen: set[int] = set()
+        names, queue = {name}, [name]
+        for current in queue:
+            model = self._models[current]
+            for target in self._ordered(self._targets[current], model.strategy):
+                if id(target) not in seen:
+                    seen.add(id(target))
+                    yield target
+            queue += [other for other in model.fallbacks if other not in names]
+            names.update(model.fallbacks)
+
+    def _ordered(self, targets: list[Target], strategy: Strategy) -> list[Target]:
+        if strategy == "weighted":
+            # Efraimidis and Spirakis (2006): keys u^(1/w), largest first, draw without replacement by weight
+            return sorted(targets, key=lambda t: -(self._chance() ** (1 / t.config.weight)))
+        if strategy == "least_busy":
+            return sorted(targets, key=lambda t: t.busy / t.config.weight)
+        if strategy == "lowest_latency":
+            return sorted(targets, key=lambda t: t.latency or 0.0)
+        if strategy == "cheapest":
+            return sorted(targets, key=_price)
+        return targets
+
+    def _passed_on(self, name: str) -> Target:
+        for target in self._own_names:
+            if target.provider.chat.readiness().name == name:
+                return target
+        if self._default is None or self._default_breaker is None:
+            raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
+        config = TargetConfig.model_construct(provider=self._default.name, model=name)
+        return Target(self._default, config, self._default_breaker)
+
+    def _target(self, config: TargetConfig) -> Target:
+        provider = self.providers[config.provider]
+        return Target(provider, config, self._breaker(provider))
+
+    def _breaker(self, provider: Provider) -> Breaker:
+        return Breaker(slow_after=provider.config.slow_after)
+
+
+def _lacks(target: TargetConfig, needs: Needs) -> list[str]:
+    lacks = []
+    if needs.tools and not target.tools:
+        lacks.append("tools")
+    if needs.images and not target.images:
+        lacks.append("images")
+    if target.context is not None and needs.tokens > target.context:
+        lacks.append("context length")
+    return lacks
+
+
+def _price(target: Target) -> float:
+    return target.price.input + target.price.output if target.price else float("inf")
+
+
+def _described(target: Target) -> dict[str, Any]:
+    return {
+        "target": target.name,
+        "breaker": target.breaker.state,
+        "busy": target.busy,
+        "latency": None if target.latency is None else round(target.latency, 3),
+        "weight": target.config.weight,
+        "price": target.price.model_dump() if target.price else None,
+    }

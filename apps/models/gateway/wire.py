@@ -1,0 +1,62 @@
+"""What goes over the wire of OpenAI's API: a call as its caller sent it, and an answer as its bytes."""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WireCall:
+    """One POST. ``body`` is ``raw``, parsed; fields that nobody here knows travel along in both."""
+
+    path: str
+    raw: bytes
+    body: Mapping[str, Any]
+    stream: bool
+
+    def for_model(self, model: str) -> bytes:
+        """The bytes for a target: untouched where it has the caller's own name for the model."""
+        if self.body.get("model") == model:
+            return self.raw
+        return json.dumps({**self.body, "model": model}, ensure_ascii=False).encode()
+
+
+@dataclass(slots=True)
+class WireReply:
+    """A 200: the whole body; or the first block of a stream, one or more whole events, and the ``rest`` of them.
+
+    ``close`` must be awaited, whatever happens; it ends the upstream's work.
+    """
+
+    content_type: str
+    body: bytes
+    rest: AsyncGenerator[bytes, None] | None = None
+
+    async def close(self) -> None:
+        if self.rest is not None:
+            await self.rest.aclose()
+
+
+class WireTarget(Protocol):
+    """Answers calls in OpenAI's own shapes. Raises errors of apps.core.errors and nothing else."""
+
+    async def open(self, call: WireCall, model: str) -> WireReply:
+        """Send the call; a streamed reply is returned once its first block is there."""
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What happened to a call: times in seconds, cost in US dollars; None where it is not known."""
+
+    model: str = ""
+    provider: str = ""
+    attempts: int = 0
+    queued: float = 0.0
+    first_token: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float | None = None
+    tried: list[str] = field(default_factory=list)

@@ -1,0 +1,38 @@
+"""Stop strings in a text that arrives in pieces. The stop string itself is never part of the answer."""
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Lets text pass, holding back only an end that may turn out to be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """The text that may go out. Once ``found`` is true, nothing more does."""
+        if self.found:
+            return ""
+        text = self._held + text
+        hits = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if hits:
+            self.found, self._held = True, ""
+            return text[: min(hits)]
+        cut = len(text) - self._possible_beginning(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def flush(self) -> str:
+        """What was held back and did not become a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_beginning(self, text: str) -> int:
+        """Length of the longest end of ``text`` that begins a stop string."""
+        longest = min(len(text), max((len(stop) for stop in self._stops), default=1) - 1)
+        for length in range(longest, 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0

@@ -1,0 +1,99 @@
+"""Conversation to tokens and tokens to text, by the `tokenizers` library itself.
+
+transformers' tokenizer classes wrap the same library but take most of a second to import, so they serve only where
+a checkpoint has no tokenizer.json.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from apps.core.messages import Message
+from apps.models.local.prompt import ChatTemplate
+
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class ChatTokenizer(Protocol):
+    """What the local model needs of a tokenizer."""
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of the whole prompt. Raises InvalidValue for messages that the template cannot take."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a run of tokens, without special tokens."""
+
+
+class HubTokenizer:
+    """The tokenizer of a checkpoint's folder. ``end_tokens`` are those that end an answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._backend, config = _backend(folder)
+        special = {name: text for name in SPECIAL if (text := _text(config.get(name)))}
+        special.setdefault("eos_token", "</s>")
+        # batches are padded with what ends an answer anyway, where the tokenizer names nothing else
+        special.setdefault("pad_token", special["eos_token"])
+        self.template = ChatTemplate(_template(folder, config), special)
+        self.pad_token: int | None = self._backend.token_to_id(special["pad_token"])
+        self.end_tokens = _end_tokens(folder, self._backend.token_to_id(special["eos_token"]))
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        # the template has written the special tokens already
+        return list(self._backend.encode(self.template.render(messages), add_special_tokens=False).ids)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._backend.decode(tokens, skip_special_tokens=True))
+
+
+def _backend(folder: Path) -> tuple[Any, dict[str, Any]]:
+    file = folder / "tokenizer.json"
+    config = _json(folder / "tokenizer_config.json")
+    if file.is_file():
+        from tokenizers import Tokenizer
+
+        backend = Tokenizer.from_file(str(file))
+    else:
+        from transformers import AutoTokenizer
+
+        whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        backend = whole.backend_tokenizer
+    # a prompt is measured, never cut: what a training run left in the file must not count here
+    backend.no_truncation()
+    backend.no_padding()
+    return backend, config
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    return template if isinstance(template, str) else None
+
+
+def _end_tokens(folder: Path, eos: int | None) -> frozenset[int]:
+    """generation_config.json often names more end tokens than the tokenizer does."""
+    ends = {eos} if eos is not None else set()
+    for file in ("generation_config.json", "config.json"):
+        named = _json(folder / file).get("eos_token_id")
+        ends.update(named if isinstance(named, list) else [] if named is None else [named])
+    return frozenset(ends)
+
+
+def _text(token: Any) -> str | None:
+    """Special tokens are written as text or as an object with their text in `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    value = json.loads(file.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}

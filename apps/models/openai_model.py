@@ -1,0 +1,148 @@
+"""A cloud model: any upstream that speaks OpenAI's chat API, as a ChatModel.
+
+It turns requests into bodies and chunks into deltas. It always streams from the upstream, so that the read
+timeout is a silence between bytes and never the length of an answer.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from apps.core.deltas import Delta, ToolCallDelta, Usage
+from apps.core.errors import ModelUnavailable, UpstreamError
+from apps.core.messages import ChatRequest, Message
+from apps.core.ports import Readiness
+from apps.core.settings import Settings
+from apps.models.surrogates import SurrogateJoiner
+
+if TYPE_CHECKING:
+    from apps.models.openai_transport import OpenAITransport
+
+OPENAI_URL = "https://api.openai.com/v1"
+NO_KEY = "set OPENAI_API_KEY, or OPENAI_BASE_URL for an upstream that needs no key"
+
+
+class OpenAIModel:
+    """Configured by a key, or by the base URL of an upstream that needs none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._key = settings.openai_api_key.get_secret_value()
+        self._configured = bool(self._key) or settings.openai_base_url.rstrip("/") != OPENAI_URL
+        self._transport: OpenAITransport | None = None
+        self._opening: asyncio.Task[OpenAITransport] | None = None
+
+    async def start(self) -> None:
+        """Import the SDK in the background: a second's work that the first caller should not wait for."""
+        if self._configured:
+            self._opening = asyncio.create_task(asyncio.to_thread(self._open))
+
+    def readiness(self) -> Readiness:
+        if self._configured:
+            return Readiness(self._settings.default_model, "ready", "configured")
+        return Readiness(self._settings.default_model, "not_configured", NO_KEY)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        transport = await self._ready_transport()
+        body = chat_body(request, self._settings.default_model)
+        joiner = SurrogateJoiner()
+        finish = model = usage = None
+        async with aclosing(transport.chat(body)) as chunks:
+            async for chunk in chunks:
+                model = _text(chunk.get("model")) or model or body["model"]
+                usage = _usage(chunk.get("usage")) or usage
+                text, calls, ended = _read_choice(chunk)
+                finish = ended or finish
+                text = joiner.join(text)
+                if text or calls:
+                    yield Delta(text, calls, model=model)
+        if finish is None:
+            raise UpstreamError("The upstream's answer was cut off before its end")
+        yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
+
+    async def aclose(self) -> None:
+        if self._opening:
+            await asyncio.wait({self._opening})
+        if self._transport:
+            await self._transport.aclose()
+
+    def _open(self) -> "OpenAITransport":
+        from apps.models.openai_transport import OpenAITransport, Timeouts
+
+        s = self._settings
+        timeouts = Timeouts(s.connect_timeout, s.read_timeout, s.write_timeout)
+        self._transport = OpenAITransport(base_url=s.openai_base_url, api_key=self._key, timeouts=timeouts)
+        return self._transport
+
+    async def _ready_transport(self) -> "OpenAITransport":
+        if not self._configured:
+            raise ModelUnavailable(f"The cloud model is not configured: {NO_KEY}", retry_after=60)
+        if self._transport is None and self._opening:
+            return await asyncio.shield(self._opening)
+        return self._transport or self._open()
+
+
+def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
+    """The body of POST /chat/completions; what the caller left open is left out."""
+    optional = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "tools": list(request.tools) or None,
+        "tool_choice": request.tool_choice,
+    }
+    body = {"model": request.model or default_model, "messages": [_message(m) for m in request.messages]}
+    return body | {name: value for name, value in optional.items() if value is not None}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    content = message.content if isinstance(message.content, str) else list(message.content)
+    plain: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
+
+
+def _read_choice(chunk: dict[str, Any]) -> tuple[str, tuple[ToolCallDelta, ...], str | None]:
+    """Text, tool call pieces and finish reason of the first choice; a whole ``message`` counts as one delta."""
+    choices = chunk.get("choices") or []
+    if not choices:
+        return "", (), None
+    try:
+        choice = choices[0]
+        delta = choice.get("delta") or choice.get("message") or {}
+        calls = tuple(_tool_calls(delta.get("tool_calls") or ()))
+        return _text(delta.get("content")), calls, _text(choice.get("finish_reason")) or None
+    except (AttributeError, KeyError, TypeError, IndexError):
+        raise UpstreamError("The upstream's answer has an unknown shape") from None
+
+
+def _tool_calls(pieces: Iterable[dict[str, Any]]) -> Iterable[ToolCallDelta]:
+    for position, piece in enumerate(pieces):
+        function = piece.get("function") or {}
+        index = piece.get("index", position)
+        yield ToolCallDelta(index, piece.get("id"), function.get("name"), _text(function.get("arguments")))
+
+
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    cached = usage.get("prompt_tokens_details") or {}
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached.get("cached_tokens") or 0)
+    return Usage(*counts) if all(isinstance(count, int) for count in counts) else None  # type: ignore[arg-type]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UpstreamError("The upstream's answer has an unknown shape")
+    return value

@@ -1,0 +1,147 @@
+"""The one place that touches the openai SDK and httpx: a request body in, parsed chunks out.
+
+It knows timeouts and errors, not what a chunk means. Both libraries are heavy, so this module is imported when
+the first call, or the start in the background, needs it. The SDK's own retries are off: `retry.py` owns them.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+import openai
+
+from apps.core.errors import AppError, RateLimitExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.retry_after import parse_retry_after
+
+Chunk = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; ``read`` is the longest silence between bytes, not the length of an answer."""
+
+    connect: float
+    read: float
+    write: float
+
+
+class OpenAITransport:
+    """A pooled client of one OpenAI-compatible upstream."""
+
+    def __init__(self, *, base_url: str, api_key: str, timeouts: Timeouts) -> None:
+        timeout = httpx.Timeout(
+            connect=timeouts.connect, read=timeouts.read, write=timeouts.write, pool=timeouts.connect
+        )
+        # an upstream that redirects would carry prompts to wherever it likes
+        http_client = openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout)
+        # the SDK insists on a key; an upstream that needs none is sent none
+        self._headers = {} if api_key else {"Authorization": openai.Omit()}
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or "unused",
+            max_retries=0,
+            timeout=timeout,
+            http_client=http_client,
+        )
+
+    async def chat(self, body: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
+        """POST /chat/completions with ``"stream": true``; yields each chunk, parsed.
+
+        Raises only errors of apps.core.errors. Ends without a word where the upstream does: whether the
+        answer was whole is for the caller to judge.
+        """
+        create = self._client.chat.completions.with_streaming_response.create
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        with translated_errors():
+            async with create(**streamed, extra_headers=self._headers) as response:
+                http_response = response.http_response
+                if "event-stream" not in http_response.headers.get("content-type", ""):
+                    yield _parsed(await http_response.aread())
+                    return
+                decoder = EventStreamDecoder()
+                async for part in http_response.aiter_bytes():
+                    for event in decoder.feed(part):
+                        if event.data == b"[DONE]":
+                            return
+                        yield _parsed(event.data)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+def _parsed(data: bytes) -> Chunk:
+    try:
+        chunk = json.loads(data)
+    except (ValueError, RecursionError):
+        raise UpstreamError("The upstream's answer is not JSON") from None
+    if not isinstance(chunk, dict):
+        raise UpstreamError("The upstream's answer is not a JSON object")
+    if chunk.get("error"):
+        raise UpstreamError("The upstream reported an error in its answer")
+    return chunk
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Vendor errors in, errors of apps.core.errors out."""
+    try:
+        yield
+    except (openai.OpenAIError, httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+        raise translate(error) from error
+
+
+def translate(error: Exception) -> AppError:
+    """Look the error up; the table's first match counts, so subclasses stand before their bases."""
+    return next(make(error) for kind, make in ERRORS if isinstance(error, kind))
+
+
+def _status_error(error: Any) -> AppError:
+    status = error.status_code
+    retry_after = parse_retry_after(error.response.headers)
+    details = {"upstream_status": status}
+    if status == 429:
+        return RateLimitExceeded(
+            "Rate limit exceeded at the upstream", details={"source": "upstream"}, retry_after=retry_after or 1
+        )
+    if status >= 500:
+        cause = {**details, "cause": f"the upstream answered {status}"}
+        return UpstreamUnavailable("The upstream failed", details=cause, retry_after=retry_after)
+    return UpstreamError("The upstream refused the call", details=details)
+
+
+def _timeout(error: Exception) -> AppError:
+    return UpstreamTimeout("The upstream did not answer in time", details={"cause": "timeout"})
+
+
+def _unreachable(error: Exception) -> AppError:
+    return UpstreamUnavailable("The upstream could not be reached", details={"cause": "network error"})
+
+
+def _connection(error: Exception) -> AppError:
+    """The SDK wraps what the HTTP client raised: look at that where it is known."""
+    cause = error.__cause__
+    return translate(cause) if isinstance(cause, httpx.HTTPError) else _unreachable(error)
+
+
+def _nonsense(error: Exception) -> AppError:
+    return UpstreamError("The upstream's answer could not be understood")
+
+
+ERRORS: list[tuple[type[Exception], Callable[[Any], AppError]]] = [
+    (openai.APIStatusError, _status_error),
+    (openai.APITimeoutError, _timeout),
+    (openai.APIConnectionError, _connection),
+    (openai.OpenAIError, _nonsense),
+    (httpx.TimeoutException, _timeout),
+    (httpx.DecodingError, _nonsense),
+    (httpx.TooManyRedirects, _nonsense),
+    (httpx.UnsupportedProtocol, _nonsense),
+    (httpx.TransportError, _unreachable),
+    (httpx.HTTPError, _nonsense),
+    (httpx.StreamError, _unreachable),
+    (httpx.InvalidURL, _nonsense),
+]

@@ -6,7 +6,6 @@ the values (https://github.com/huggingface/safetensors#format).
 
 import json
 import mmap
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,4 +91,4 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 def fingerprint(files: list[Path]) -> list[list[Any]]:
     """What changes when the weights do, without reading them: names, sizes, times."""
-    return [[file.name, (status := os.stat(file)).st_size, status.st_mtime_ns] for file in files]
+    return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in files]

@@ -68,6 +68,8 @@ async def begin(deltas: AsyncGenerator[Delta, None]) -> Begun:
     """Wait for the first delta; what fails before it is raised here, and the stream is closed then."""
     try:
         return Begun(await anext(deltas), deltas)
+    except StopAsyncIteration:
+        raise UpstreamError("The model's answer was cut off before its end") from None
     except BaseException:
         await deltas.aclose()
         raise

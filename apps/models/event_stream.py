@@ -60,6 +60,6 @@ class EventStreamDecoder:
     def _dispatch(self) -> ServerSentEvent | None:
         data, kind = self._data, self._type
         self._data, self._type = [], b""
-        if not data or data == [b""]:
+        if not data:
             return None
         return ServerSentEvent(kind.decode("utf-8", "replace") or "message", b"\n".join(data))

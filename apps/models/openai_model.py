@@ -58,7 +58,7 @@ class OpenAIModel:
                 if text or calls:
                     yield Delta(text, calls, model=model)
         if finish is None:
-            raise UpstreamError("The upstream's answer was cut off before its end")
+            raise UpstreamError("The upstream's answer was cut off before its end", details={"upstream_status": 200})
         yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
 
     async def aclose(self) -> None:
@@ -122,21 +122,27 @@ def _read_choice(chunk: dict[str, Any]) -> tuple[str, tuple[ToolCallDelta, ...],
         calls = tuple(_tool_calls(delta.get("tool_calls") or ()))
         return _text(delta.get("content")), calls, _text(choice.get("finish_reason")) or None
     except (AttributeError, KeyError, TypeError, IndexError):
-        raise UpstreamError("The upstream's answer has an unknown shape") from None
+        raise UpstreamError("The upstream's answer has an unknown shape", details={"upstream_status": 200}) from None
 
 
 def _tool_calls(pieces: Iterable[dict[str, Any]]) -> Iterable[ToolCallDelta]:
     for position, piece in enumerate(pieces):
         function = piece.get("function") or {}
-        index = piece.get("index", position)
-        yield ToolCallDelta(index, piece.get("id"), function.get("name"), _text(function.get("arguments")))
+        index = piece.get("index")
+        yield ToolCallDelta(
+            index if isinstance(index, int) else position,
+            _text(piece.get("id")) or None,
+            _text(function.get("name")) or None,
+            _text(function.get("arguments")),
+        )
 
 
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
-    cached = usage.get("prompt_tokens_details") or {}
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached.get("cached_tokens") or 0)
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached or 0)
     return Usage(*counts) if all(isinstance(count, int) for count in counts) else None  # type: ignore[arg-type]
 
 
@@ -144,5 +150,5 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UpstreamError("The upstream's answer has an unknown shape")
+        raise UpstreamError("The upstream's answer has an unknown shape", details={"upstream_status": 200})
     return value

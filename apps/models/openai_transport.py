@@ -47,6 +47,8 @@ class OpenAITransport:
             timeout=timeout,
             http_client=http_client,
         )
+        # the SDK refuses to call without a key unless each call says that this is meant
+        self._headers = {} if api_key else {"Authorization": openai.Omit()}
 
     async def chat(self, body: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         """POST /chat/completions with ``"stream": true``; yields each chunk, parsed.
@@ -54,10 +56,10 @@ class OpenAITransport:
         Raises only errors of apps.core.errors. Ends without a word where the upstream does: whether the
         answer was whole is for the caller to judge.
         """
-        create = self._client.chat.completions.with_streaming_response.create
-        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        create: Any = self._client.chat.completions.with_streaming_response.create
+        usage = {"include_usage": True}
         with translated_errors():
-            async with create(**streamed, extra_headers=self._headers) as response:
+            async with create(**body, stream=True, stream_options=usage, extra_headers=self._headers) as response:
                 http_response = response.http_response
                 if "event-stream" not in http_response.headers.get("content-type", ""):
                     yield _parsed(await http_response.aread())
@@ -67,7 +69,8 @@ class OpenAITransport:
                     for event in decoder.feed(part):
                         if event.data == b"[DONE]":
                             return
-                        yield _parsed(event.data)
+                        if event.data:  # some upstreams send empty ones to keep the connection alive
+                            yield _parsed(event.data)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -77,12 +80,17 @@ def _parsed(data: bytes) -> Chunk:
     try:
         chunk = json.loads(data)
     except (ValueError, RecursionError):
-        raise UpstreamError("The upstream's answer is not JSON") from None
+        raise nonsense("The upstream's answer is not JSON") from None
     if not isinstance(chunk, dict):
-        raise UpstreamError("The upstream's answer is not a JSON object")
+        raise nonsense("The upstream's answer is not a JSON object")
     if chunk.get("error"):
-        raise UpstreamError("The upstream reported an error in its answer")
+        raise nonsense("The upstream reported an error in its answer")
     return chunk
+
+
+def nonsense(message: str) -> UpstreamError:
+    """What to raise of an answer that began well, with a status of 200."""
+    return UpstreamError(message, details={"upstream_status": 200})
 
 
 @contextmanager
@@ -140,6 +148,7 @@ ERRORS: list[tuple[type[Exception], Callable[[Any], AppError]]] = [
     (httpx.DecodingError, _nonsense),
     (httpx.TooManyRedirects, _nonsense),
     (httpx.UnsupportedProtocol, _nonsense),
+    (httpx.SSEError, _nonsense),
     (httpx.TransportError, _unreachable),
     (httpx.HTTPError, _nonsense),
     (httpx.StreamError, _unreachable),

@@ -40,7 +40,8 @@ class RetryingModel(WrapperModel):
                 async for delta in rest:
                     yield delta
             except UpstreamUnavailable as error:
-                raise UpstreamError("The upstream's answer was cut off", details=error.details) from error
+                details = {"upstream_status": 200, **error.details}
+                raise UpstreamError("The upstream's answer was cut off", details=details) from error
 
     async def _begin(self, request: ChatRequest) -> Begun:
         return await begin(self.inner.stream(request))

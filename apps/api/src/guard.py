@@ -1,7 +1,7 @@
 """Runs the work of an answer while watching who waits for it: the client may leave, the server may shut down."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from starlette.types import Receive
@@ -9,6 +9,7 @@ from starlette.types import Receive
 from apps.api.src.shutdown import Shutdown, ShuttingDown
 
 T = TypeVar("T")
+Stop = Callable[[Exception], None]
 Tick = Callable[[], Awaitable[None]]
 
 
@@ -17,32 +18,50 @@ class ClientGone(Exception):
 
 
 async def guarded(
-    work: Coroutine[None, None, T], receive: Receive, shutdown: Shutdown, tick: Tick | None = None, every: float = 1.0
+    work: Awaitable[T], receive: Receive, shutdown: Shutdown, tick: Tick | None = None, every: float = 1.0
 ) -> T:
     """Run ``work`` to its end, calling ``tick`` about ``every`` seconds meanwhile.
 
-    Work is cancelled, and waited for, as soon as the client disconnects (raises ClientGone), the grace period
-    runs out (raises ShuttingDown) or ``tick`` raises. The request's body must have been read.
+    Work is cancelled as soon as the client disconnects (raises ClientGone), the grace period runs out (raises
+    ShuttingDown) or ``tick`` raises (raises that). The request's body must have been read.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("an answer is made in a task")
+    reasons: list[Exception] = []
+
+    def stop(reason: Exception) -> None:
+        if not reasons:
+            reasons.append(reason)
+            task.cancel()
+
+    watchers = [asyncio.create_task(_watch_client(receive, stop))]
+    if tick:
+        watchers.append(asyncio.create_task(_keep_ticking(tick, every, stop)))
     try:
-        with shutdown.answering(task):
-            while not task.done():
-                await asyncio.wait({task, gone}, timeout=every if tick else None, return_when=asyncio.FIRST_COMPLETED)
-                if gone.done() and not task.done():
-                    raise ClientGone
-                if tick and not task.done():
-                    await tick()
+        with shutdown.answering(lambda: stop(ShuttingDown())):
+            return await work
+    except asyncio.CancelledError:
+        if reasons and task.cancelling() == 1:
+            raise reasons[0] from None
+        raise
     finally:
-        gone.cancel()
-        task.cancel()
-        await asyncio.wait({task, gone})
-    if task.cancelled() and shutdown.expired:
-        raise ShuttingDown
-    return task.result()
+        if reasons:
+            task.uncancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _watch_client(receive: Receive, stop: Stop) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    stop(ClientGone())
+
+
+async def _keep_ticking(tick: Tick, every: float, stop: Stop) -> None:
+    try:
+        while True:
+            await asyncio.sleep(every)
+            await tick()
+    except Exception as error:
+        stop(error)

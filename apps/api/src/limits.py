@@ -5,6 +5,7 @@ import math
 import time
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded as SlowapiExceeded
 from slowapi.util import get_remote_address
@@ -33,11 +34,11 @@ class RateLimits:
             key_style="endpoint",
         )
 
-    def route_class(self, name: str, rate: str) -> type[JsonRoute]:
+    def route_class(self, name: str, rate: str, base: type[APIRoute] = JsonRoute) -> type[APIRoute]:
         """The class of routes that share the budget ``name`` of ``rate`` ("10/minute") a client address."""
         limits = self
 
-        class LimitedRoute(JsonRoute):
+        class LimitedRoute(base):  # type: ignore[misc, valid-type]
             def get_route_handler(self) -> Handler:
                 return limits._limited(super().get_route_handler(), name, rate)
 

@@ -20,6 +20,8 @@ class RequestIdFilter(logging.Filter):
 
 def configure_logging(settings: Settings) -> None:
     """Everything to standard error at LOG_LEVEL. uvicorn's access log is off: ours has the id and the time."""
+    # a record need not know its thread or its process: nothing here prints them
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.config.dictConfig(
         {
             "version": 1,

@@ -7,7 +7,7 @@ for the signal beside uvicorn's handler, so that it works under any command that
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -26,23 +26,22 @@ class ShuttingDown(ModelUnavailable):
 
 
 class Shutdown:
-    """Knows the tasks that answer requests; ends them ``grace`` seconds after the signal."""
+    """Knows the requests under way; ends their answers ``grace`` seconds after the signal."""
 
     def __init__(self, grace: float) -> None:
-        self.expired = False
         self._grace = grace
-        self._answers: set[asyncio.Task[Any]] = set()
+        self._answers: set[Callable[[], None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
         self._began = False
 
     @contextmanager
-    def answering(self, task: asyncio.Task[Any]) -> Iterator[None]:
-        """Cancel ``task`` when the grace period runs out; its owner then says goodbye properly."""
-        self._answers.add(task)
+    def answering(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Call ``stop`` when the grace period runs out, if the block still runs then."""
+        self._answers.add(stop)
         try:
             yield
         finally:
-            self._answers.discard(task)
+            self._answers.discard(stop)
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -86,13 +85,12 @@ class Shutdown:
         self._began = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace, self._expire)
-        loop.call_later(self._grace + FORCED_AFTER, _cancel_all, self._requests)
+        loop.call_later(self._grace + FORCED_AFTER, self._force)
 
     def _expire(self) -> None:
-        self.expired = True
-        _cancel_all(self._answers)
+        for stop in list(self._answers):
+            stop()
 
-
-def _cancel_all(tasks: set[asyncio.Task[Any]]) -> None:
-    for task in list(tasks):
-        task.cancel()
+    def _force(self) -> None:
+        for task in list(self._requests):
+            task.cancel()

@@ -108,33 +108,31 @@ def _from_hub(name: str) -> Path:
         pass
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachable("HF_HUB_OFFLINE is set")
-    return _download(name, _revision(name))
+    _ask_hub(name)
+    return _download(name)
 
 
-def _revision(name: str) -> str:
-    """The commit that `main` stands for; the one question that decides whether the hub can be reached."""
+def _ask_hub(name: str) -> None:
+    """The one question that decides, in seconds, whether the hub can be reached and has the model."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        info = _within(HUB_TIMEOUT, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT))
+        _within(HUB_TIMEOUT, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT))
     except GatedRepoError as error:
         raise CheckpointError(f"LOCAL_MODEL={name} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"LOCAL_MODEL={name} does not exist on the hub, or needs HF_TOKEN") from error
     except Exception as error:
         raise HubUnreachable(_words(error)) from error
-    if not info.sha:
-        raise HubUnreachable("the hub's answer names no revision")
-    return str(info.sha)
 
 
-def _download(name: str, revision: str) -> Path:
+def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     log.info("Downloading %s from the hub", name)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"]))
     except Exception as error:
         raise HubUnreachable(f"the download broke off: {_words(error)}") from error
 

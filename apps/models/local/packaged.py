@@ -34,6 +34,8 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
     target = cache_dir.expanduser() / _versioned_name()
     if _is_whole(target):
         return target
+    if importlib.util.find_spec("gguf") is None:
+        raise PackagedModelError("Converting the packaged model needs gguf: pip install -r requirements-local.txt")
     started = time.monotonic()
     log.info("Converting the packaged model %s into %s: once, later starts take it from there", gguf.name, target)
     try:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.limits import RateLimits
+from apps.api.src.raw_route import RawRoute
 from apps.api.src.v1.relay import relay
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
@@ -13,12 +14,21 @@ from apps.models.gateway.router import Needs
 
 
 def v1_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(prefix="/v1", route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["v1"])
+    """What is relayed as it came."""
+    raw = limits.route_class("v1", settings.rate_limit_v1, RawRoute)
+    router = APIRouter(prefix="/v1", route_class=raw, tags=["v1"])
 
     @router.post("/chat/completions")
     async def chat_completions(request: Request) -> Response:
         """OpenAI's chat completions, from any provider or the local model."""
         return await relay(request, "/chat/completions")
+
+    return router
+
+
+def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
+    """What can be asked about the gateway without spending anything."""
+    router = APIRouter(prefix="/v1", route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["v1"])
 
     @router.get("/route")
     async def route(

@@ -1,0 +1,76 @@
+# The project's commands on Linux and macOS; build.ps1 has the same ones for Windows. `make help` lists them.
+
+PYTHON ?= python3
+# On Linux torch comes from PyTorch's own index of CPU builds, so that nobody downloads gigabytes of CUDA.
+# Empty it to take what pip finds; where it cannot be reached, that happens by itself.
+TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
+VENV ?= .venv
+
+BIN = $(VENV)/bin
+COMPOSE = docker compose -f infra/docker-compose.yml
+KERNEL_SOURCES = $(wildcard apps/models/local/batching/*.cpp apps/models/local/batching/build.py)
+
+.PHONY: help setup run dev-api dev-services test smoke bench-gateway bench-local eval-local \
+	compose-up compose-down lint clean
+
+help: ## List the commands
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  %-14s %s\n' "$$name" "$$text"; done
+
+setup: $(VENV)/.setup ## Make .venv with everything that the API and the local model need
+
+run: $(VENV)/.setup ## Start the API (API_HOST, API_PORT; http://localhost:8000)
+	$(BIN)/python -m apps.api.src.main
+
+dev-api: run ## The same as run
+
+dev-services: ## Start Redis in Docker, for several API processes that share their limits
+	$(COMPOSE) --profile services up -d redis
+
+test: $(VENV)/.dev lint ## Linters, types, import floors and every test
+	$(BIN)/python -m pytest
+
+smoke: $(VENV)/.dev ## Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html
+	$(BIN)/python -m eval.smoke
+
+bench-gateway: $(VENV)/.dev ## Measure the gateway against a bare one; reports/
+	$(BIN)/python -m eval.bench_gateway
+
+bench-local: $(VENV)/.dev ## Measure the local model's speed; reports/
+	$(BIN)/python -m eval.bench_local
+
+eval-local: $(VENV)/.dev ## Measure the local model's quality at each precision; reports/
+	$(BIN)/python -m eval.local_quality
+
+compose-up: ## Build the image and start it in Docker
+	$(COMPOSE) up -d --build
+
+compose-down: ## Stop what compose-up and dev-services started
+	$(COMPOSE) --profile services down
+
+lint: $(VENV)/.dev ## Linters, types and import floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy infra/install.py
+	$(BIN)/lint-imports
+
+clean: ## Remove .venv, caches and reports
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache
+	find apps eval infra -type d -name __pycache__ -prune -exec rm -rf {} +
+	find reports -mindepth 1 ! -name .gitkeep -delete
+
+$(VENV)/.setup: requirements.txt requirements-local.txt infra/install.py $(KERNEL_SOURCES)
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer," \
+		"or choose one with make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed and $(PYTHON) is $$($(PYTHON) -V 2>&1):" \
+		"choose one with make PYTHON=python3.13" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python infra/install.py --torch-index '$(TORCH_INDEX_URL)'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.setup requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@

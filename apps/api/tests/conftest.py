@@ -1,0 +1,20 @@
+"""What the tests of the API share: a mock upstream a module, and a client that follows nothing and waits long."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from eval.mock_upstream import MockUpstream, mock_upstream
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[MockUpstream]:
+    with mock_upstream(tokens=6) as running:
+        yield running
+
+
+@pytest.fixture
+def http() -> Iterator[httpx2.Client]:
+    with httpx2.Client(timeout=30, trust_env=False) as client:
+        yield client

@@ -1,0 +1,216 @@
+"""The cloud model: requests become bodies, chunks become deltas, and no shape of an answer crashes it."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from apps.core.deltas import Answer, Delta, ToolCallDelta, Usage, collect
+from apps.core.errors import AppError, ModelUnavailable, UpstreamError
+from apps.core.messages import ChatRequest, Message, ToolCall, user_message
+from apps.core.settings import Settings
+from apps.models.openai_model import OpenAIModel, chat_body
+from apps.models.tests.raw_upstream import EVENTS, answer, events, raw_upstream
+
+REQUEST = ChatRequest(user_message("hi"))
+
+
+def model_at(base_url: str, key: str = "") -> OpenAIModel:
+    return OpenAIModel(Settings(_env_file=None, openai_base_url=base_url, openai_api_key=key, read_timeout=2))
+
+
+def piece(content: str | None = None, *, finish: str | None = None, **more: Any) -> str:
+    delta = {} if content is None else {"content": content}
+    return json.dumps({"choices": [{"index": 0, "delta": {**delta, **more}, "finish_reason": finish}], "model": "up"})
+
+
+async def deltas_of(*chunks: str) -> list[Delta]:
+    async with raw_upstream(EVENTS, events(*chunks)) as upstream:
+        model = model_at(upstream.base_url)
+        try:
+            return [delta async for delta in model.stream(REQUEST)]
+        finally:
+            await model.aclose()
+
+
+async def whole_of(reply: bytes) -> Answer:
+    async with raw_upstream(reply) as upstream:
+        model = model_at(upstream.base_url)
+        try:
+            return await collect(model.stream(REQUEST))
+        finally:
+            await model.aclose()
+
+
+async def test_chunks_become_deltas_and_the_last_one_says_how_it_ended() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    deltas = await deltas_of(
+        piece("", role="assistant"),
+        piece("Py"),
+        piece("thon"),
+        piece(finish="length"),
+        json.dumps({"choices": [], "usage": usage}),
+        "[DONE]",
+    )
+    assert deltas == [
+        Delta("Py", model="up"),
+        Delta("thon", model="up"),
+        Delta("", finish_reason="length", usage=Usage(9, 2, 4), model="up"),
+    ]
+
+
+async def test_usage_and_model_may_be_missing() -> None:
+    deltas = await deltas_of('{"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}')
+    assert deltas == [Delta("a", model="gpt-4o-mini"), Delta("", finish_reason="stop", model="gpt-4o-mini")]
+
+
+@pytest.mark.parametrize(
+    "usage",
+    ["null", "{}", "[]", '"x"', '{"prompt_tokens": "9"}', '{"prompt_tokens_details": 3}', '{"prompt_tokens": 1.5}'],
+)
+async def test_nonsense_in_the_usage_is_no_usage(usage: str) -> None:
+    deltas = await deltas_of(piece("a", finish="stop"), '{"choices": [], "usage": ' + usage + "}")
+    assert (deltas[-1].finish_reason, deltas[-1].usage) == ("stop", None)
+
+
+async def test_lone_surrogates_split_across_chunks_are_one_character() -> None:
+    deltas = await deltas_of(piece("a\ud83d"), piece("\ude00b"), piece(finish="stop"))
+    assert "".join(delta.text for delta in deltas) == "a😀b"
+
+
+async def test_a_surrogate_that_stays_alone_is_the_replacement_character() -> None:
+    deltas = await deltas_of(piece("a\ud83d"), piece(finish="stop"))
+    assert "".join(delta.text for delta in deltas) == "a\ufffd"
+
+
+async def test_pieces_of_tool_calls_are_handed_on() -> None:
+    first = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
+    rest = {"index": 0, "function": {"arguments": "{}"}}
+    deltas = await deltas_of(piece(tool_calls=[first]), piece(tool_calls=[rest]), piece(finish="tool_calls"))
+    assert [delta.tool_calls for delta in deltas[:2]] == [
+        (ToolCallDelta(0, "c", "f", ""),),
+        (ToolCallDelta(0, None, None, "{}"),),
+    ]
+    assert deltas[-1].finish_reason == "tool_calls"
+
+
+async def test_done_without_a_finish_reason_is_a_cut_answer() -> None:
+    with pytest.raises(UpstreamError, match="cut off"):
+        await deltas_of(piece("a"), "[DONE]")
+
+
+async def test_an_empty_stream_is_a_cut_answer() -> None:
+    with pytest.raises(UpstreamError, match="cut off"):
+        await deltas_of()
+
+
+async def test_an_upstream_that_answers_whole_is_read_too() -> None:
+    body = {"model": "up", "choices": [{"message": {"content": "all"}, "finish_reason": "stop"}]}
+    whole = await whole_of(answer(json.dumps(body).encode()))
+    assert (whole.text, whole.finish_reason, whole.model) == ("all", "stop", "up")
+
+
+KEYS = ["choices", "delta", "message", "content", "tool_calls", "function", "name", "id", "arguments", "index"]
+KEYS += ["finish_reason", "model", "usage", "prompt_tokens", "completion_tokens", "prompt_tokens_details"]
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(["choices", "usage", "model", "error"]), ODD, max_size=4))
+async def test_no_shape_of_a_chunk_raises_anything_but_our_errors(chunk: dict[str, Any]) -> None:
+    try:
+        deltas = [delta async for delta in OneChunk(chunk).stream(REQUEST)]
+    except AppError as error:
+        assert error.code == "UPSTREAM_ERROR"
+    else:
+        assert [type(delta.text) for delta in deltas] == [str] * len(deltas)
+        assert isinstance(deltas[-1].finish_reason, str)
+        assert {type(call.index) for delta in deltas for call in delta.tool_calls} <= {int, bool}
+
+
+class OneChunk(OpenAIModel):
+    """A cloud model whose transport has one chunk to give."""
+
+    def __init__(self, chunk: dict[str, Any]) -> None:
+        super().__init__(Settings(_env_file=None, openai_api_key="k"))
+        self._transport = _Chunks(chunk)  # type: ignore[assignment]
+
+
+class _Chunks:
+    def __init__(self, chunk: dict[str, Any]) -> None:
+        self._chunk = chunk
+
+    async def chat(self, body: Any) -> AsyncIterator[dict[str, Any]]:
+        yield self._chunk
+
+
+def test_the_body_holds_what_was_given_and_nothing_else() -> None:
+    assert chat_body(REQUEST, "m") == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    full = ChatRequest(
+        (
+            Message("user", [{"type": "text", "text": "hi"}]),
+            Message("assistant", "", tool_calls=(ToolCall("c", "f", "{}"),)),
+            Message("tool", "42", tool_call_id="c"),
+        ),
+        model="other",
+        temperature=0.0,
+        top_p=0.0,
+        max_tokens=1,
+        stop=("x",),
+        seed=0,
+        tools=({"type": "function"},),
+        tool_choice="auto",
+    )
+    assert chat_body(full, "m") == {
+        "model": "other",
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
+            {"role": "tool", "content": "42", "tool_call_id": "c"},
+        ],
+        "temperature": 0.0,
+        "top_p": 0.0,
+        "max_tokens": 1,
+        "stop": ["x"],
+        "seed": 0,
+        "tools": [{"type": "function"}],
+        "tool_choice": "auto",
+    }
+
+
+async def test_without_a_key_and_a_base_url_it_is_not_configured() -> None:
+    model = OpenAIModel(Settings(_env_file=None))
+    await model.start()
+    readiness = model.readiness()
+    assert readiness.state == "not_configured"
+    assert "OPENAI_API_KEY" in readiness.reason
+    with pytest.raises(ModelUnavailable, match="OPENAI_API_KEY") as caught:
+        await anext(model.stream(REQUEST))
+    assert caught.value.retry_after
+    await model.aclose()
+
+
+@pytest.mark.parametrize("values", [{"openai_api_key": "k"}, {"openai_base_url": "http://localhost:1/v1"}])
+async def test_a_key_or_a_base_url_is_enough(values: dict[str, Any]) -> None:
+    model = OpenAIModel(Settings(_env_file=None, **values))
+    assert model.readiness().state == "ready"
+
+
+async def test_the_first_call_waits_for_the_start_in_the_background() -> None:
+    async with raw_upstream(EVENTS, events(piece("a", finish="stop"))) as upstream:
+        model = model_at(upstream.base_url, key="k")
+        await model.start()
+        assert (await collect(model.stream(REQUEST))).text == "a"
+        await model.aclose()

@@ -1,0 +1,123 @@
+# The project's commands on Windows (PowerShell 5.1 and 7); the Makefile has the same ones. `.\build.ps1 help` lists them.
+param([Parameter(Position = 0)][string]$Command = 'help')
+
+$ErrorActionPreference = 'Stop'
+Set-Location -Path $PSScriptRoot
+$Venv = '.venv'
+$Compose = @('compose', '-f', 'infra/docker-compose.yml')
+$OnWindows = $env:OS -eq 'Windows_NT'
+
+$Help = [ordered]@{
+    'help'          = 'List the commands'
+    'setup'         = 'Make .venv with everything that the API and the local model need'
+    'run'           = 'Start the API (API_HOST, API_PORT; http://localhost:8000)'
+    'dev-api'       = 'The same as run'
+    'dev-services'  = 'Start Redis in Docker, for several API processes that share their limits'
+    'test'          = 'Linters, types, import floors and every test'
+    'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
+    'bench-gateway' = 'Measure the gateway against a bare one; reports/'
+    'bench-local'   = 'Measure the local model''s speed; reports/'
+    'eval-local'    = 'Measure the local model''s quality at each precision; reports/'
+    'compose-up'    = 'Build the image and start it in Docker'
+    'compose-down'  = 'Stop what compose-up and dev-services started'
+    'lint'          = 'Linters, types and import floors'
+    'clean'         = 'Remove .venv, caches and reports'
+}
+
+function Invoke-Checked([string]$Program, [string[]]$Arguments) {
+    & $Program @Arguments
+    if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE }
+}
+
+function Invoke-Python([string[]]$Arguments) {
+    if ($OnWindows) { $Python = Join-Path $Venv 'Scripts/python.exe' } else { $Python = Join-Path $Venv 'bin/python' }
+    Invoke-Checked $Python $Arguments
+}
+
+function Find-Python {
+    if ($env:PYTHON) { return $env:PYTHON }
+    foreach ($Name in @('python', 'python3', 'py')) {
+        if (Get-Command $Name -ErrorAction SilentlyContinue) { return $Name }
+    }
+    Write-Host 'No Python here: install Python 3.11 or newer, or set $env:PYTHON'
+    exit 1
+}
+
+# True where a stamp is missing or older than one of the files it stands for.
+function Test-Stale([string]$Stamp, [string[]]$Sources) {
+    if (-not (Test-Path $Stamp)) { return $true }
+    $Made = (Get-Item $Stamp).LastWriteTimeUtc
+    foreach ($Source in $Sources) {
+        if ((Get-Item $Source).LastWriteTimeUtc -gt $Made) { return $true }
+    }
+    return $false
+}
+
+function Invoke-Setup {
+    $Sources = @('requirements.txt', 'requirements-local.txt', 'infra/install.py')
+    if (-not (Test-Stale "$Venv/.setup" $Sources)) { return }
+    if (-not (Test-Path "$Venv/pyvenv.cfg")) {
+        $Base = Find-Python
+        & $Base -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+        if ($LASTEXITCODE -ne 0) {
+            Write-Host "Python 3.11 or newer is needed and $Base is older: choose one with `$env:PYTHON"
+            exit 1
+        }
+        Invoke-Checked $Base @('-m', 'venv', $Venv)
+    }
+    $TorchIndex = $env:TORCH_INDEX_URL
+    if ($null -eq $TorchIndex) { $TorchIndex = 'https://download.pytorch.org/whl/cpu' }
+    Invoke-Python @('infra/install.py', "--torch-index=$TorchIndex")
+    Set-Content -Path "$Venv/.setup" -Value ''
+}
+
+function Invoke-Dev {
+    Invoke-Setup
+    if (-not (Test-Stale "$Venv/.dev" @("$Venv/.setup", 'requirements-dev.txt'))) { return }
+    Invoke-Python @('-m', 'pip', 'install', '-r', 'requirements-dev.txt')
+    Set-Content -Path "$Venv/.dev" -Value ''
+}
+
+function Invoke-Lint {
+    Invoke-Dev
+    Invoke-Python @('-m', 'ruff', 'check')
+    Invoke-Python @('-m', 'ruff', 'format', '--check')
+    Invoke-Python @('-m', 'mypy')
+    Invoke-Python @('-m', 'mypy', 'infra/install.py')
+    Invoke-Python @('-c', 'from importlinter.cli import lint_imports_command; lint_imports_command()')
+}
+
+function Clear-Project {
+    $Caches = @($Venv, '.mypy_cache', '.ruff_cache', '.pytest_cache', '.hypothesis', '.import_linter_cache', '.cache')
+    foreach ($Path in $Caches) {
+        if (Test-Path $Path) { Remove-Item -Recurse -Force $Path }
+    }
+    Get-ChildItem -Path 'apps', 'eval', 'infra' -Recurse -Directory -Filter '__pycache__' | Remove-Item -Recurse -Force
+    Get-ChildItem -Path 'reports' -Exclude '.gitkeep' | Remove-Item -Recurse -Force
+}
+
+function Show-Help {
+    foreach ($Name in $Help.Keys) { Write-Host ('  {0,-14} {1}' -f $Name, $Help[$Name]) }
+}
+
+switch ($Command) {
+    'help' { Show-Help }
+    'setup' { Invoke-Setup }
+    'run' { Invoke-Setup; Invoke-Python @('-m', 'apps.api.src.main') }
+    'dev-api' { Invoke-Setup; Invoke-Python @('-m', 'apps.api.src.main') }
+    'dev-services' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'up', '-d', 'redis')) }
+    'test' { Invoke-Lint; Invoke-Python @('-m', 'pytest') }
+    'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
+    'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }
+    'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }
+    'eval-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.local_quality') }
+    'compose-up' { Invoke-Checked 'docker' ($Compose + @('up', '-d', '--build')) }
+    'compose-down' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'down')) }
+    'lint' { Invoke-Lint }
+    'clean' { Clear-Project }
+    default {
+        Write-Host "There is no command '$Command'."
+        Show-Help
+        exit 2
+    }
+}

@@ -21,9 +21,17 @@ class NativeStep:
     """Implements Step. Not for several threads at once. Keys and values are float16 for quantized weights."""
 
     def __init__(
-        self, library: ctypes.CDLL, shape: Shape, weights: Weights, context_length: int, threads: int, max_rows: int
+        self,
+        library: ctypes.CDLL,
+        kernels: str,
+        shape: Shape,
+        weights: Weights,
+        context_length: int,
+        threads: int,
+        max_rows: int,
     ) -> None:
         self.max_rows = max_rows
+        self._kernels = kernels
         self._library = library
         self._shape = shape
         self._weights = weights
@@ -64,7 +72,12 @@ class NativeStep:
         return logits[:, : self._shape.vocabulary]
 
     def describe(self) -> JsonObject:
-        return {"threads": self._threads, "cache_type": "float16" if self._half else "float32"}
+        return {
+            "kernels": f"own, {self._kernels}",
+            "threads": self._threads,
+            "weights_bytes": self._weights.packed_bytes,
+            "cache_type": "float16" if self._half else "float32",
+        }
 
     def close(self) -> None:
         if self._engine:

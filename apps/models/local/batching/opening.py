@@ -37,24 +37,28 @@ def open_engine(folder: Path, tokenizer: HubTokenizer, precision: str, slots: in
     ``precision`` as LOCAL_PRECISION; auto is int4. Raises UnsupportedModel for a checkpoint that is not of the shape,
     NoKernel where the kernels cannot be had.
     """
-    shape = read_shape(folder)
     chosen = "int4" if precision == "auto" else precision
-    variant = best_variant(cpu_flags())
-    library = load_library(build(variant, cache_dir))
-    threads = available_cpus()
-    weights = load_weights(folder, shape, chosen, cache_dir, threads)
+    shape = read_shape(folder)
     memory = plan_memory(shape, chosen, slots, free_bytes())
-    step = NativeStep(library, shape, weights, memory.context_length, threads, LARGEST + slots)
+    step = open_step(folder, chosen, cache_dir, memory.context_length, slots)
     details = {
         "precision": chosen,
         "precision_reason": f"LOCAL_PRECISION={precision}",
-        "kernels": f"own, {variant.name}",
-        "weights_bytes": weights.packed_bytes,
         "slots": slots,
         "cached_sequences": memory.caches,
         "cache_bytes_at_most": memory.most_bytes,
     }
     return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details)
+
+
+def open_step(folder: Path, precision: str, cache_dir: Path, context_length: int = 1024, slots: int = 0) -> NativeStep:
+    """The arithmetic alone. Raises UnsupportedModel or NoKernel."""
+    shape = read_shape(folder)
+    variant = best_variant(cpu_flags())
+    library = load_library(build(variant, cache_dir))
+    threads = available_cpus()
+    weights = load_weights(folder, shape, precision, cache_dir, threads)
+    return NativeStep(library, variant.name, shape, weights, context_length, threads, LARGEST + slots)
 
 
 def plan_memory(shape: Shape, precision: str, slots: int, free: int | None) -> Memory:

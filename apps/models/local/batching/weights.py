@@ -64,7 +64,9 @@ def parts_of(shape: Shape, precision: str) -> list[Part]:
             Part(f"{layer}.down", (f"{at}mlp.down_proj",), kind, shape.hidden, shape.intermediate),
         ]
     head = EMBEDDING.removesuffix(".weight") if shape.tied else "lm_head"
-    return [*parts, Part("head", (head,), kind, shape.vocabulary, shape.hidden)]
+    # a tied head is the embedding too, the table that suffers most from 4 bits; GGUF files keep it in 8 for that
+    head_kind = Kind.INT8 if shape.tied and kind is Kind.INT4 else kind
+    return [*parts, Part("head", (head,), head_kind, shape.vocabulary, shape.hidden)]
 
 
 def small_tensors(shape: Shape, tensors: Tensors, weights: Weights) -> None:

@@ -1,24 +1,33 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from apps.core.ports import ChatModel
+from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
+from apps.models.gateway.by_path import ByPath
 from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig, load_gateway_config
+from apps.models.gateway.embeddings_wire import EmbedderOnly, EmbeddingsWire
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
+from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
+from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
 from apps.models.gateway.retry_budget import RetryBudget
 from apps.models.gateway.router import Router
 from apps.models.gateway.targets import Provider
+from apps.models.gateway.wire import WireTarget
 from apps.models.local.model import LocalModel
 from apps.models.openai_model import OpenAIModel
 from apps.models.retry import RetryingModel
+
+Own = tuple[WireTarget, ChatModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class Services:
     cloud: ChatModel
     local: ChatModel
     gateway: Gateway
+    embedder: Embedder | None = None
 
     async def start(self) -> None:
         await self.cloud.start()
@@ -37,23 +47,29 @@ class Services:
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
+        if self.embedder is not None:
+            await self.embedder.aclose()
 
 
 def build_services(settings: Settings) -> Services:
-    local = LocalModel(settings)
+    local, embedder = LocalModel(settings), MiniLM()
     return Services(
         cloud=RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff),
         local=local,
-        gateway=build_gateway(settings, local),
+        gateway=build_gateway(settings, local, embedder),
+        embedder=embedder,
     )
 
 
-def build_gateway(settings: Settings, local: ChatModel) -> Gateway:
+def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
+    own = {"local": (local_wire(local), local)}
+    embeds = embedder or MiniLM()
+    own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
 
     def build() -> Router:
         config = load_gateway_config(settings.gateway_config) if settings.gateway_config else default_config(settings)
-        providers = {name: _provider(name, provider, settings, local) for name, provider in config.providers.items()}
+        providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
         return Router(config, providers)
 
     attempts = Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff, budget=RetryBudget())
@@ -69,17 +85,38 @@ def default_config(settings: Settings) -> GatewayConfig:
     )
     upstream = ProviderConfig(base_url=settings.openai_base_url, api_key_env="OPENAI_API_KEY", timeouts=timeouts)
     return GatewayConfig(
-        providers={"openai": upstream, "local": ProviderConfig(kind="local")}, default_provider="openai"
+        providers={
+            "openai": upstream,
+            "local": ProviderConfig(kind="local"),
+            "embedder": ProviderConfig(kind="embedder"),
+        },
+        default_provider="openai",
     )
 
 
-def _provider(name: str, config: ProviderConfig, settings: Settings, local: ChatModel) -> Provider:
+def local_wire(local: ChatModel) -> WireTarget:
+    """The local model on every path that it serves."""
+    chat = LocalWire(local)
+    return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
+
+
+def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
     admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout)
-    if config.kind == "local":
-        return Provider(name, config, LocalWire(local), local, admission)
+    if config.in_process:
+        return Provider(name, config, *own[config.kind], admission)
     key = _key(config.api_key_env, settings)
     chat = OpenAIModel(settings.model_copy(update={"openai_base_url": config.base_url, "openai_api_key": key}))
-    return Provider(name, config, HttpTarget(config, key.get_secret_value()), chat, admission)
+    wire = _with_responses(name, config, HttpTarget(config, key.get_secret_value()))
+    return Provider(name, config, wire, chat, admission)
+
+
+def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> WireTarget:
+    if config.responses == "native":
+        return upstream
+    responses: WireTarget = ResponsesOverChat(upstream)
+    if config.responses == "auto":
+        responses = ResponsesEitherWay(upstream, responses, name)
+    return ByPath({"/responses": responses}, upstream)
 
 
 def _key(variable: str, settings: Settings) -> SecretStr:

@@ -15,6 +15,7 @@ from apps.models.gateway.wire import Receipt, WireCall, WireReply
 
 BYTES_PER_TOKEN = 4
 DRAIN_SECONDS = 0.5
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Gateway:
@@ -82,9 +83,12 @@ class Gateway:
 
 def needs_of(call: WireCall) -> Needs:
     """Read from the body what a target must be able to do; tokens by the rule of thumb of four bytes each."""
-    messages = call.body.get("messages")
+    if call.path == "/embeddings":
+        # each text counts for itself, and not against a context
+        return Needs()
+    messages = call.body.get("messages") or call.body.get("input")
     images = isinstance(messages, list) and any(_has_image(message) for message in messages)
-    limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
+    limit = next((limit for name in LIMITS if (limit := call.body.get(name))), 0)
     answer = limit if isinstance(limit, int) else 0
     prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN
     return Needs(tools=bool(call.body.get("tools")), images=images, tokens=prompt + answer)

@@ -5,19 +5,21 @@ where a call goes and what a failure means. aiohttp is imported when the first c
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.errors import UpstreamError
 from apps.models.gateway.blocks import ERROR_KEY, whole_events
 from apps.models.gateway.config import ProviderConfig
+from apps.models.gateway.response_blocks import whole_responses
 from apps.models.gateway.wire import WireCall, WireReply
 
 if TYPE_CHECKING:
     import aiohttp
 
 T = TypeVar("T")
+Cut = Callable[[AsyncIterable[bytes]], AsyncGenerator[bytes, None]]
 
 
 class HttpTarget:
@@ -59,20 +61,20 @@ class HttpTarget:
             raise status_error(response.status, response.headers)
         content_type = response.headers.get("Content-Type", "application/json")
         if call.stream and "event-stream" in content_type:
-            blocks = self._blocks(response)
+            blocks = self._blocks(response, whole_responses if call.path == "/responses" else whole_events)
             return WireReply(content_type, await anext(blocks), blocks)
         body = await response.read()
         if call.stream or not body.rstrip().endswith(b"}") or ERROR_KEY.match(body.lstrip()[1:].lstrip()):
             raise UpstreamError("The upstream's answer could not be understood")
         return WireReply(content_type, body)
 
-    async def _blocks(self, response: "aiohttp.ClientResponse") -> AsyncGenerator[bytes, None]:
+    async def _blocks(self, response: "aiohttp.ClientResponse", whole: Cut) -> AsyncGenerator[bytes, None]:
         from apps.models.gateway.http_errors import translated_errors
 
         between = self._provider.timeouts.between_tokens
         try:
             with translated_errors():
-                async with aclosing(whole_events(_patient(response.content.iter_any(), between))) as blocks:
+                async with aclosing(whole(_patient(response.content.iter_any(), between))) as blocks:
                     async for block in blocks:
                         yield block
         finally:

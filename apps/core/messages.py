@@ -45,6 +45,8 @@ class ChatRequest:
     seed: int | None = None
     tools: tuple[JsonObject, ...] = ()
     tool_choice: str | JsonObject | None = None
+    # the messages' text goes to the model as it is, without a chat template; only the local model can do that
+    raw: bool = False
 
 
 def user_message(text: str) -> tuple[Message, ...]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 from apps.core.deltas import Delta, Usage
@@ -176,9 +177,11 @@ def _sampling(request: ChatRequest) -> Sampling:
 
 
 async def _tokenize(loaded: Loaded, request: ChatRequest) -> list[int]:
-    if sum(len(text_of(message)) for message in request.messages) < LONG_CONVERSATION:
-        return loaded.tokenizer.encode_chat(request.messages)
-    return await asyncio.to_thread(loaded.tokenizer.encode_chat, request.messages)
+    texts = [text_of(message) for message in request.messages]
+    encode = partial(loaded.tokenizer.encode_chat, request.messages)
+    if request.raw:
+        encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
+    return encode() if sum(map(len, texts)) < LONG_CONVERSATION else await asyncio.to_thread(encode)
 
 
 def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:

@@ -44,16 +44,15 @@ def answer_grammar(request: ChatRequest) -> AnswerGrammar | None:
         if request.tool_choice not in (None, "none", "auto"):
             raise InvalidValue("Tool choice needs tools", field="tool_choice")
         return AnswerGrammar(f"start: {content}", "response_format") if content else None
-    more = 0 if request.parallel_tool_calls is False else MOST_CALLS - 1
     begin = _literal(CALL_BEGINS)
-    rules = [f"more: ({_literal(chr(10))} {begin} call){{0,{more}}}", *_calls(tools)]
+    rules = [*_calls(tools, parallel=request.parallel_tool_calls is not False)]
     if request.tool_choice not in (None, "auto"):
-        rules.append(f"start: {begin} call more")
+        rules.append(f"start: {begin} calls")
     elif content:
-        rules += [f"start: {begin} call more | content", f"content: {content}"]
+        rules += [f"start: {begin} calls | content", f"content: {content}"]
     else:
         # a lazy rule ends at the first chance: text with the mark in it cannot go on as text
-        rules += ["start: TEXT | lead call more", f"lead[lazy]: TEXT {begin}", r"TEXT: /(.|\n)*/"]
+        rules += ["start: TEXT | lead calls", f"lead[lazy]: TEXT {begin}", r"TEXT: /(.|\n)*/"]
     return AnswerGrammar("\n".join(rules), "tools")
 
 
@@ -66,9 +65,12 @@ def _content(response_format: JsonObject | None) -> str | None:
     return None
 
 
-def _calls(tools: Sequence[JsonObject]) -> list[str]:
+def _calls(tools: Sequence[JsonObject], *, parallel: bool) -> list[str]:
+    """Rules for what stands behind the first mark of a call."""
+    more = f"({_literal(chr(10) + CALL_BEGINS)} call){{0,{MOST_CALLS - 1}}}" if parallel else ""
     ends = _literal(f"}}\n{CALL_ENDS}")
-    rules = ["call: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
+    rules = [f"calls: call {more}"]
+    rules += ["call: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
     for i, tool in enumerate(tools):
         function: Mapping[str, Any] = tool["function"]
         begins = _literal(f'\n{{"name": {json.dumps(function["name"])}, "arguments": ')

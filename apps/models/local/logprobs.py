@@ -1,6 +1,7 @@
 """Log probabilities of generated tokens: of the model's own distribution, before constraint, temperature and top_p."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from apps.core.deltas import TokenLogprob
@@ -43,3 +44,29 @@ class LogprobRecorder:
     def _entry(self, row: "NDArray[Any]", token: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         raw = self._token_bytes(token)
         return TokenLogprob(raw.decode("utf-8", "replace"), raw, max(float(row[token]), LEAST), top)
+
+
+class PendingLogprobs:
+    """Holds the entries of tokens whose text has not gone out yet: it may be held back, or never go out at all."""
+
+    def __init__(self) -> None:
+        self._entries: deque[TokenLogprob] = deque()
+        self._bytes = 0
+
+    def add(self, entries: Iterable[TokenLogprob]) -> None:
+        self._entries.extend(entries)
+
+    def take(self, text: str) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens that begin within the text that goes out now."""
+        self._bytes += len(text.encode())
+        taken: list[TokenLogprob] = []
+        while self._entries and self._bytes > 0:
+            taken.append(self._entries.popleft())
+            self._bytes -= len(taken[-1].raw)
+        return tuple(taken)
+
+    def rest(self) -> tuple[TokenLogprob, ...]:
+        """All that is left, where nothing is held back any more."""
+        taken = tuple(self._entries)
+        self._entries.clear()
+        return taken

@@ -212,14 +212,13 @@ def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> 
 
 
 def _delta(piece: Piece, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:
-    text, calls, reason = piece.text, tuple[ToolCallDelta, ...](), piece.finish_reason
-    if reader is not None:
-        text, calls = reader.feed(piece.text)
-    if reason is None:
-        return Delta(text, calls, model=model, logprobs=piece.logprobs)
-    if reader is not None:
-        rest, last = reader.flush()
-        text, calls = text + rest, calls + last
+    reason = piece.finish_reason
+    if reader is None:
+        text, calls, logprobs = piece.text, tuple[ToolCallDelta, ...](), piece.logprobs
+    else:
+        text, calls, logprobs = reader.read(piece)
         reason = "tool_calls" if reader.calls and reason == "stop" else reason
+    if reason is None:
+        return Delta(text, calls, model=model, logprobs=logprobs)
     usage = Usage(prompt_tokens, piece.completion_tokens, piece.cached_tokens)
-    return Delta(text, calls, reason, usage, model, piece.logprobs)
+    return Delta(text, calls, reason, usage, model, logprobs)

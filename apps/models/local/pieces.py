@@ -7,11 +7,10 @@ blank, decodes the whole line again for each token, and its queue has no bound.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apps.core.deltas import TokenLogprob
 from apps.models.local.constraint import masked
 from apps.models.local.detokenizer import Detokenizer
 from apps.models.local.engine import Piece, Sampling
-from apps.models.local.logprobs import LogprobRecorder
+from apps.models.local.logprobs import LogprobRecorder, PendingLogprobs
 from apps.models.local.stop_strings import StopStrings
 
 
@@ -42,7 +41,7 @@ class PieceStreamer:
         self._recorder: LogprobRecorder | None = None
         if sampling.top_logprobs is not None and token_bytes is not None:
             self._recorder = LogprobRecorder(sampling.top_logprobs, token_bytes)
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs = PendingLogprobs()
         self._prompt_seen = False
         self.stopped = False
 
@@ -75,7 +74,7 @@ class PieceStreamer:
             self._finish("", "stop")
             return
         if self._recorder is not None:
-            self._logprobs.append(self._recorder.entry(token))
+            self._logprobs.add([self._recorder.entry(token)])
         if self._constraint is not None:
             self._constraint.advance(token)
         text = self._stops.feed(self._detokenizer.feed(token))
@@ -96,19 +95,7 @@ class PieceStreamer:
         self._send_piece(text, reason)
 
     def _send_piece(self, text: str, reason: str | None = None) -> None:
-        logprobs, self._logprobs = self._logprobs, []
-        if self._stops.found:
-            logprobs = _within(logprobs, text)
-        self._send(Piece(text, self._tokens, reason, logprobs=tuple(logprobs)))
-
-
-def _within(logprobs: Sequence[TokenLogprob], text: str) -> list[TokenLogprob]:
-    """Those of tokens that begin within ``text``; the others are in the stop string or behind it."""
-    kept: list[TokenLogprob] = []
-    room = len(text.encode())
-    for entry in logprobs:
-        if room <= 0:
-            break
-        kept.append(entry)
-        room -= len(entry.raw)
-    return kept
+        logprobs = self._logprobs.take(text)
+        if reason is not None and not self._stops.found:
+            logprobs += self._logprobs.rest()
+        self._send(Piece(text, self._tokens, reason, logprobs=logprobs))

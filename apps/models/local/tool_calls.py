@@ -7,7 +7,9 @@ import json
 import re
 import secrets
 
-from apps.core.deltas import ToolCallDelta
+from apps.core.deltas import TokenLogprob, ToolCallDelta
+from apps.models.local.engine import Piece
+from apps.models.local.logprobs import PendingLogprobs
 from apps.models.local.stop_strings import StopStrings
 from apps.models.local.tool_prompt import CALL_BEGINS, CALL_ENDS
 
@@ -17,31 +19,36 @@ TAIL = f"}}\n{CALL_ENDS}"
 
 
 class ToolCallReader:
-    """One answer's. ``calls`` counts those that have begun, ``open`` says that one of them has not ended."""
+    """One answer's. ``calls`` counts those that have begun."""
 
     def __init__(self) -> None:
         self.calls = 0
-        self.open = False
         self._text = StopStrings([CALL_BEGINS])
         self._head = ""
         self._arguments: StopStrings | None = None
+        self._logprobs = PendingLogprobs()
 
-    def feed(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
-        """The content and the pieces of calls that have become certain."""
+    def read(self, piece: Piece) -> tuple[str, tuple[ToolCallDelta, ...], tuple[TokenLogprob, ...]]:
+        """The content and the pieces of calls that have become certain, and the log probabilities of the content's
+        tokens. At the last piece also what was held back, also of a call that was cut."""
+        self._logprobs.add(piece.logprobs)
+        content, calls = self._feed(piece.text)
+        if piece.finish_reason is not None:
+            content, calls = content + self._text.flush(), calls + self._held_arguments()
+        logprobs = self._logprobs.take(content)
+        if piece.finish_reason is not None and not self._text.found:
+            logprobs += self._logprobs.rest()
+        return content, tuple(calls), logprobs
+
+    def _feed(self, text: str) -> tuple[str, list[ToolCallDelta]]:
         if self._text.found:
-            return "", tuple(self._feed_call(text))
+            return "", self._feed_call(text)
         content = self._text.feed(text)
-        if not self._text.found:
-            return content, ()
-        self.open = True
-        return content, tuple(self._feed_call(self._text.rest))
+        return content, self._feed_call(self._text.rest) if self._text.found else []
 
-    def flush(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
-        """At the end of the answer: what was held back, also of a call that was cut."""
-        if not self._text.found:
-            return self._text.flush(), ()
+    def _held_arguments(self) -> list[ToolCallDelta]:
         held = self._arguments.flush() if self._arguments else ""
-        return "", (ToolCallDelta(self.calls - 1, arguments=held),) if held else ()
+        return [ToolCallDelta(self.calls - 1, arguments=held)] if held else []
 
     def _feed_call(self, text: str) -> list[ToolCallDelta]:
         pieces: list[ToolCallDelta] = []
@@ -54,18 +61,17 @@ class ToolCallReader:
                 pieces.append(ToolCallDelta(self.calls - 1, arguments=arguments))
             if not self._arguments.found:
                 break
-            text, self._arguments, self.open = self._arguments.rest, None, False
+            text, self._arguments = self._arguments.rest, None
         return pieces
 
     def _read_head(self, text: str, pieces: list[ToolCallDelta]) -> str:
         """Reads up to where the arguments begin, also past the mark of a further call; returns the text behind."""
         self._head += text
         head = HEAD.search(self._head)
-        self.open = self.open or CALL_BEGINS in self._head
         if head is None:
             return ""
         rest = self._head[head.end() :]
         pieces.append(ToolCallDelta(self.calls, f"call_{secrets.token_hex(12)}", json.loads(head[1])))
         self.calls += 1
-        self.open, self._head, self._arguments = True, "", StopStrings([TAIL])
+        self._head, self._arguments = "", StopStrings([TAIL])
         return rest

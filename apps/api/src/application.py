@@ -13,6 +13,7 @@ from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
 from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.request_scope import RequestScope
+from apps.api.src.openapi import whole_examples
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
@@ -25,7 +26,8 @@ DESCRIPTION = """One HTTP contract in front of cloud models and a local model on
 
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
 """
-EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"]
+EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
+EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
@@ -68,6 +70,8 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
         ready_router(services),
     )
     app.router.routes[:0] = [route for router in routers for route in router.routes]
+    generate_page = app.openapi
+    app.openapi = lambda: whole_examples(generate_page())  # type: ignore[method-assign]
     return app
 
 

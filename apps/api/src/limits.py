@@ -3,9 +3,11 @@
 import itertools
 import math
 import time
+from contextlib import suppress
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from limits.errors import StorageError
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded as SlowapiExceeded
 from slowapi.util import get_remote_address
@@ -23,13 +25,13 @@ class RateLimits:
 
     def __init__(self, settings: Settings) -> None:
         in_redis = not settings.rate_limit_storage.startswith("memory")
-        timeouts = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
+        redis = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS, "wrap_exceptions": True}
         self._numbers = itertools.count()
         self._limiter = Limiter(
             key_func=get_remote_address,
             enabled=settings.rate_limit_enabled,
             storage_uri=settings.rate_limit_storage,
-            storage_options=timeouts if in_redis else {},
+            storage_options=redis if in_redis else {},
             in_memory_fallback_enabled=in_redis,
             key_style="endpoint",
         )
@@ -72,18 +74,20 @@ class RateLimits:
         if counted is None:
             return {}
         limit, key = counted
-        stats = self._limiter.limiter.get_window_stats(limit, *key)
-        return {
-            "X-RateLimit-Limit": str(limit.amount),
-            "X-RateLimit-Remaining": str(stats.remaining),
-            "X-RateLimit-Reset": str(math.ceil(stats.reset_time)),
-        }
+        headers = {"X-RateLimit-Limit": str(limit.amount)}
+        with suppress(StorageError):  # Redis went away since the hit; the next hit notices, and goes on in memory
+            stats = self._limiter.limiter.get_window_stats(limit, *key)
+            headers["X-RateLimit-Remaining"] = str(stats.remaining)
+            headers["X-RateLimit-Reset"] = str(math.ceil(stats.reset_time))
+        return headers
 
     def _too_many(self, request: Request, exceeded: SlowapiExceeded) -> AppError:
-        limit, key = request.state.view_rate_limit
+        limit, _ = request.state.view_rate_limit
+        headers = self._headers(request)
+        opens = float(headers.get("X-RateLimit-Reset", time.time() + limit.get_expiry()))
         return RateLimitExceeded(
             f"Rate limit exceeded: {exceeded.detail}",
             details={"limit": exceeded.detail},
-            headers=self._headers(request),
-            retry_after=self._limiter.limiter.get_window_stats(limit, *key).reset_time - time.time(),
+            headers=headers,
+            retry_after=min(opens - time.time(), limit.get_expiry()),
         )

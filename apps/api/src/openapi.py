@@ -26,6 +26,7 @@ class ErrorEnvelope(BaseModel):
 
 
 Responses = dict[int | str, dict[str, Any]]
+ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
 
 EXAMPLES: list[AppError] = [
     errors.InvalidJson("Malformed JSON: Expecting value", details={"position": 10, "line": 1, "column": 11}),
@@ -52,15 +53,29 @@ EXAMPLES: list[AppError] = [
 
 
 def error_responses(*kinds: type[AppError]) -> Responses:
-    """The ``responses`` of a route that can end in these errors: one entry a status, one example a code."""
+    """The ``responses`` of a route that can end in these errors, or crash: one entry a status, one example a code."""
     responses: Responses = {}
-    for example in _examples(kinds):
-        entry = responses.setdefault(example.status, {"model": ErrorEnvelope, "description": example.summary})
+    for example in _examples((*kinds, errors.InternalError, errors.MethodNotAllowed)):
+        entry = responses.setdefault(example.status, {"description": example.summary})
         if example.summary not in entry["description"]:
             entry["description"] += f"; {example.summary[0].lower()}{example.summary[1:]}"
-        content = entry.setdefault("content", {"application/json": {"examples": {}}})
+        content = entry.setdefault("content", {"application/json": {"schema": ENVELOPE, "examples": {}}})
         content["application/json"]["examples"][example.code] = {"value": example.envelope()}
+    # one model a route puts the schema onto the page; FastAPI builds each anew, which costs at import
+    responses[errors.InternalError.status]["model"] = ErrorEnvelope
     return responses
+
+
+def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
+    """The page with its examples of errors as they are: FastAPI leaves out what is null, ``field`` for one."""
+    values = {example.code: example.envelope() for example in EXAMPLES}
+    for path in page["paths"].values():
+        for operation in path.values():
+            for response in operation.get("responses", {}).values():
+                examples = response.get("content", {}).get("application/json", {}).get("examples", {})
+                for code in examples.keys() & values.keys():
+                    examples[code]["value"] = values[code]
+    return page
 
 
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:
@@ -73,6 +88,7 @@ BODY_ERRORS = (
     errors.MissingRequiredField,
     errors.InvalidType,
     errors.InvalidValue,
+    errors.NotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
 )
@@ -81,6 +97,16 @@ STREAM_EXAMPLE = (
     'event: done\ndata: {"finish_reason": "stop", "model": "m", "usage": {"prompt_tokens": 9, '
     '"completion_tokens": 2, "total_tokens": 11, "cached_tokens": 0}}\n\n'
 )
+
+
+STREAM_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["message", "delta", "done", "error"]},
+        "data": {"type": "string", "description": "Text of a delta; JSON in every event that is not a message"},
+    },
+}
 
 
 def generate_responses(*kinds: type[AppError]) -> Responses:
@@ -95,7 +121,7 @@ def generate_responses(*kinds: type[AppError]) -> Responses:
             },
             "content": {
                 "application/json": {"example": {"response": "Python is a programming language."}},
-                "text/event-stream": {**text, "example": STREAM_EXAMPLE},
+                "text/event-stream": {"itemSchema": STREAM_EVENT, "example": STREAM_EXAMPLE},
                 "text/plain": {**text, "example": "Python is"},
             },
         },

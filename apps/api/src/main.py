@@ -13,6 +13,7 @@ from apps.api.src.application import create_app
 from apps.api.src.logs import configure_logging
 from apps.api.src.wiring import build_services
 from apps.core.settings import Settings, SettingsError, load_settings
+from apps.models.gateway.config import GatewayConfigError
 
 TRUST = "FORWARDED_ALLOW_IPS"
 LAST_SECONDS = 3
@@ -28,7 +29,11 @@ def _settings_or_exit() -> Settings:
 def _app(settings: Settings) -> FastAPI:
     configure_logging(settings)
     server_rewrites = __name__ != "__main__" and TRUST not in os.environ
-    return create_app(settings, build_services(settings), server_rewrites_client=server_rewrites)
+    try:
+        services = build_services(settings)
+    except GatewayConfigError as error:
+        sys.exit(str(error))
+    return create_app(settings, services, server_rewrites_client=server_rewrites)
 
 
 def serve() -> None:

@@ -41,6 +41,7 @@ EXAMPLES: list[AppError] = [
     ),
     errors.NotFound("No such route"),
     errors.MethodNotAllowed("Method not allowed: see Allow"),
+    errors.Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key"),
     errors.PayloadTooLarge("Request body must be at most 1048576 bytes", details={"max_bytes": 1048576}),
     errors.UnsupportedMediaType("Content-Type must be application/json"),
     errors.RateLimitExceeded("Rate limit exceeded: 10 per 1 minute", details={"limit": "10 per 1 minute"}),

@@ -25,7 +25,9 @@ class Answer:
         self._cached = 0
         self._prompt_tokens = len(prompt)
         self._choice = TokenChoice(sampling)
-        self._pieces = PieceStreamer(self._send, tokenizer.decode, tokenizer.end_tokens, sampling)
+        self._pieces = PieceStreamer(
+            self._send, tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes
+        )
         # the first value that a streamer of transformers gets is the prompt
         self._pieces.put(np.empty(0))
 
@@ -53,7 +55,7 @@ class Answer:
 
     def take(self, logits: object) -> None:
         """Choose the next token from its logits and send its text."""
-        token = self._choice.choose(logits)
+        token = self._choice.choose(self._pieces.see(logits))
         self.tokens.append(token)
         self._pieces.put(np.array([token]))
 

@@ -14,6 +14,7 @@ from apps.api.src.middleware.cors import BrowserCors
 from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
+from apps.api.src.openapi import whole_examples
 from apps.api.src.reload import reloading
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
@@ -73,6 +74,8 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     )
     routes = [route for router in routers for route in router.routes]
     app.router.routes[:0] = routes
+    generate_page = app.openapi
+    app.openapi = lambda: whole_examples(generate_page())  # type: ignore[method-assign]
     app.add_middleware(HotPaths, routes=routes)
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     return app

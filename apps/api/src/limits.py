@@ -8,6 +8,7 @@ from collections.abc import Callable
 from fastapi import Request
 from fastapi.routing import APIRoute
 from limits import parse
+from limits.errors import StorageError
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded as SlowapiExceeded
 from slowapi.util import get_remote_address
@@ -31,14 +32,14 @@ class RateLimits:
 
     def __init__(self, settings: Settings) -> None:
         in_redis = not settings.rate_limit_storage.startswith("memory")
-        timeouts = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
+        redis = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS, "wrap_exceptions": True}
         self._numbers = itertools.count()
         self._in_redis = in_redis
         self._limiter = Limiter(
             key_func=get_remote_address,
             enabled=settings.rate_limit_enabled,
             storage_uri=settings.rate_limit_storage if in_redis else rate_windows.URI,
-            storage_options=timeouts if in_redis else {},
+            storage_options=redis if in_redis else {},
             in_memory_fallback_enabled=in_redis,
             key_style="endpoint",
         )
@@ -83,9 +84,11 @@ class RateLimits:
             try:
                 return await counted(request)
             except SlowapiExceeded as exceeded:
-                limit, key = request.state.view_rate_limit
-                ends = self._limiter.limiter.get_window_stats(limit, *key).reset_time
-                raise _too_many(exceeded.detail, self._headers(request), ends) from None
+                limit, _ = request.state.view_rate_limit
+                headers = self._headers(request)
+                latest = time.time() + limit.get_expiry()
+                ends = min(float(headers.get("X-RateLimit-Reset", latest)), latest)
+                raise _too_many(exceeded.detail, headers, ends) from None
 
         return limited
 
@@ -95,7 +98,10 @@ class RateLimits:
         if counted is None:
             return {}
         limit, key = counted
-        stats = self._limiter.limiter.get_window_stats(limit, *key)
+        try:
+            stats = self._limiter.limiter.get_window_stats(limit, *key)
+        except StorageError:  # Redis went away since the hit; the next hit notices, and goes on in memory
+            return {"X-RateLimit-Limit": str(limit.amount)}
         return _as_headers(limit.amount, stats.remaining, stats.reset_time)
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from typing import TextIO
 
-from apps.api.src.middleware.request_scope import request_id
+from apps.api.src.middleware.request_scope import access_log, request_id
 from apps.core.settings import Settings
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
@@ -37,7 +37,7 @@ class LineFormatter(logging.Formatter):
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):
-    """Writes what an event loop logs several lines at a time, a moment later; a warning and what is worse at once."""
+    """Writes the access log's lines several at a time, a moment later; every other line at once, behind those."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.append(self.format(record))
-            if record.levelno >= logging.WARNING or not self._flush_later():
+            if record.name != access_log.name or not self._flush_later():
                 self.flush()
         except Exception:
             self.handleError(record)

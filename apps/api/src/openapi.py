@@ -67,6 +67,18 @@ def error_responses(*kinds: type[AppError]) -> Responses:
     return responses
 
 
+def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
+    """The page with its examples of errors as they are: FastAPI leaves out what is null, ``field`` for one."""
+    values = {example.code: example.envelope() for example in EXAMPLES}
+    for path in page["paths"].values():
+        for operation in path.values():
+            for response in operation.get("responses", {}).values():
+                examples = response.get("content", {}).get("application/json", {}).get("examples", {})
+                for code in examples.keys() & values.keys():
+                    examples[code]["value"] = values[code]
+    return page
+
+
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:
     codes = {kind.code for kind in kinds}
     return (example for example in EXAMPLES if example.code in codes)
@@ -88,6 +100,16 @@ STREAM_EXAMPLE = (
 )
 
 
+STREAM_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["message", "delta", "done", "error"]},
+        "data": {"type": "string", "description": "Text of a delta; JSON in every event that is not a message"},
+    },
+}
+
+
 def generate_responses(*kinds: type[AppError]) -> Responses:
     """The responses of a generate route: the three forms of an answer, and its errors."""
     text = {"schema": {"type": "string"}}
@@ -100,7 +122,7 @@ def generate_responses(*kinds: type[AppError]) -> Responses:
             },
             "content": {
                 "application/json": {"example": {"response": "Python is a programming language."}},
-                "text/event-stream": {**text, "example": STREAM_EXAMPLE},
+                "text/event-stream": {"itemSchema": STREAM_EVENT, "example": STREAM_EXAMPLE},
                 "text/plain": {**text, "example": "Python is"},
             },
         },

@@ -156,12 +156,12 @@ class Endless(Sequence[Step]):
 
 def test_slow_readers_are_bounded_in_memory() -> None:
     scripts = [Endless() for _ in range(8)]
-    model = ScriptedModel(lambda request: scripts[len(model.requests) - 1])
+    model = ScriptedModel(lambda request: scripts[int(str(request.messages[0].content))])
     with serving_models(local=model) as url:
         clients = []
-        for _ in scripts:
+        for number in range(len(scripts)):
             client = connect(url)
-            client.sendall(ask("/local/generate?stream=true"))
+            client.sendall(ask("/local/generate?stream=true", str(number)))
             clients.append(client)
         assert until(lambda: len(model.requests) == len(scripts), 5)
         assert until(lambda: stopped(scripts), 10)

@@ -35,6 +35,7 @@ WARMTH = "Temperature must be between 0 and 2"
 NUMBER = "Temperature must be a number"
 TOKENS = "Max tokens must be between 1 and 16384"
 WHOLE = "Max tokens must be an integer"
+FEWER = "Max tokens must be between 1 and 2000"
 WRONG: list[tuple[str, dict[str, Any], str, str, str, dict[str, Any]]] = [
     (CLOUD, {}, "MISSING_REQUIRED_FIELD", "prompt", "Prompt is required", {}),
     (CLOUD, {"prompt": None}, "INVALID_TYPE", "prompt", TEXT, {"received_type": "null"}),
@@ -53,7 +54,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str, str, dict[str, Any]]] = [
     (LOCAL, {"top_p": -1}, "INVALID_VALUE", "top_p", "Top p must be between 0 and 1", ranged(0, 1, -1)),
     (CLOUD, {"max_tokens": 0}, "INVALID_VALUE", "max_tokens", TOKENS, ranged(1, 16384, 0)),
     (CLOUD, {"max_tokens": 16385}, "INVALID_VALUE", "max_tokens", TOKENS, ranged(1, 16384, 16385)),
-    (LOCAL, {"max_tokens": 2001}, "INVALID_VALUE", "max_tokens", "Max tokens must be between 1 and 2000", ranged(1, 2000, 2001)),
+    (LOCAL, {"max_tokens": 2001}, "INVALID_VALUE", "max_tokens", FEWER, ranged(1, 2000, 2001)),
     (CLOUD, {"max_tokens": 100.0}, "INVALID_TYPE", "max_tokens", WHOLE, {"received_type": "number"}),
     (CLOUD, {"max_tokens": 1.5}, "INVALID_TYPE", "max_tokens", WHOLE, {"received_type": "number"}),
     (CLOUD, {"max_tokens": "5"}, "INVALID_TYPE", "max_tokens", WHOLE, {"received_type": "string"}),

@@ -40,9 +40,17 @@ class Price(_Strict):
 
 
 class ProviderConfig(_Strict):
-    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``."""
+    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``.
 
-    kind: Literal["openai", "azure", "local"] = "openai"
+    ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names.
+    """
+
+    kind: Literal["openai", "azure", "local", "embedder"] = "openai"
+    responses: Literal["auto", "native", "chat"] = Field(
+        "auto",
+        description="/responses: passed on (native), made from chat completions (chat), or the second where the "
+        "upstream answers the first with 404 (auto)",
+    )
     base_url: str = Field("", pattern=r"^(https?://[^/\s]+.*)?$")
     api_key_env: str = Field(
         "",
@@ -57,9 +65,13 @@ class ProviderConfig(_Strict):
     slow_after: Seconds = Field(15, description="A first token later than this counts as a failure for the breaker")
     prices: dict[str, Price] = Field(default_factory=dict)
 
+    @property
+    def in_process(self) -> bool:
+        return self.kind in ("local", "embedder")
+
     @model_validator(mode="after")
     def _has_an_address(self) -> "ProviderConfig":
-        if self.kind != "local" and not self.base_url:
+        if not self.in_process and not self.base_url:
             raise ValueError("base_url is required")
         if self.kind == "azure" and not self.api_version:
             raise ValueError("api_version is required")

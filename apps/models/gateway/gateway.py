@@ -16,6 +16,7 @@ from apps.models.gateway.targets import Target
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 
 BYTES_PER_TOKEN = 4
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Gateway:
@@ -104,10 +105,13 @@ class Gateway:
 
 def needs_of(call: WireCall) -> Needs:
     """Read from the body what a target must be able to do; tokens by the rule of thumb of four bytes each."""
+    if call.path == "/embeddings":
+        # each text counts for itself, and not against a context
+        return Needs()
     body = call.body
-    messages = body.get("messages")
+    messages = body.get("messages") or body.get("input")
     images = b"image" in call.raw and isinstance(messages, list) and any(_has_image(message) for message in messages)
-    limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+    limit = next((limit for name in LIMITS if (limit := body.get(name))), 0)
     answer = limit if isinstance(limit, int) else 0
     prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN
     return Needs(tools=bool(body.get("tools")), images=images, tokens=prompt + answer)

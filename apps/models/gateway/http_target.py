@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from apps.core.errors import ModelUnavailable
 from apps.models.gateway.blocks import EventBlocks, is_silent, nonsense, whole_json
 from apps.models.gateway.config import ProviderConfig
+from apps.models.gateway.response_blocks import ResponseBlocks
 from apps.models.gateway.wire import WireCall, WireReply
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ class HttpTarget:
         if "event-stream" not in content_type:
             whole_json(await patience.whole())
             raise nonsense("The upstream did not stream its answer")
-        blocks = UpstreamBlocks(response, patience, self.drain)
+        events = ResponseBlocks() if call.path == "/responses" else EventBlocks()
+        blocks = UpstreamBlocks(response, patience, self.drain, events)
         return WireReply(content_type, await blocks.first(), blocks)
 
     def _open_session(self) -> "aiohttp.ClientSession":
@@ -128,11 +130,12 @@ class UpstreamBlocks:
         response: "aiohttp.ClientResponse",
         patience: "_Patience",
         drain: "Callable[[aiohttp.ClientResponse], None]",
+        events: EventBlocks | ResponseBlocks,
     ) -> None:
         self._response = response
         self._drain = drain
         self._patience = patience
-        self._events = EventBlocks()
+        self._events = events
 
     async def first(self) -> bytes:
         """Everything up to the first block that says something: only then has the answer begun."""

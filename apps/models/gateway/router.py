@@ -40,7 +40,7 @@ class Router:
         self._own_names = [
             self._target(TargetConfig.model_construct(provider=name, model=""))
             for name, provider in self.providers.items()
-            if provider.config.kind == "local"
+            if provider.config.in_process
         ]
         self._targets = {
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
@@ -79,6 +79,15 @@ class Router:
 
     def targets(self, name: str) -> list[Target]:
         return self._targets[name]
+
+    def own(self) -> dict[str, Target]:
+        """The models of this process, by the names that they answer to as of now."""
+        return {target.provider.chat.readiness().name: target for target in self._own_names}
+
+    @property
+    def default(self) -> Provider | None:
+        """Who takes the names that are not listed."""
+        return self._default
 
     def candidates(self, name: str, needs: Needs) -> list[Target]:
         """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.

@@ -20,9 +20,14 @@ from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequire
 from apps.models.gateway.attempts import Opened
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.receipts import cost_of, note_usage
+from apps.models.gateway.response_blocks import END as RESPONSE_END
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 
 DONE = re.compile(rb"(?:^|(?<=[\r\n]))data: ?\[DONE\]")
+# where a stream ends: a response has no [DONE]
+ENDS = {"/responses": RESPONSE_END}
+# answered whole, whatever a field of this name may mean to an upstream
+NEVER_STREAMED = frozenset({"/embeddings"})
 
 
 async def relay(request: Request, path: str) -> Response:
@@ -93,7 +98,7 @@ async def _read_call(request: Request, path: str) -> WireCall:
         raise InvalidValue("Model must not be empty", field="model")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidType("Stream must be true or false", field="stream")
-    return WireCall(path, raw, body, bool(stream))
+    return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED)
 
 
 def _deadline(request: Request) -> float | None:
@@ -112,11 +117,12 @@ def _streamed(
     request: Request, frames: AsyncGenerator[bytes, None], receipt: Callable[[], Receipt]
 ) -> StreamedResponse:
     path = request.url.path
+    error_frame = _response_error_frame if path.endswith("/responses") else _error_frame
     return StreamedResponse(
         frames,
         media_type="text/event-stream",
         ping=EventStream.ping,
-        error_frame=lambda error: _error_frame(error, path),
+        error_frame=lambda error: error_frame(error, path),
         headers=lambda: receipt_headers(receipt()),
         shutdown=request.app.state.shutdown,
     )
@@ -128,7 +134,7 @@ async def _frames(
     """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
     opened = await gateway.open(call, receipt, deadline)
     try:
-        yield _accounted(opened, receipt, opened.value.body)
+        yield _accounted(opened, receipt, opened.value.body, call.path)
         blocks = opened.value.rest
         while blocks is not None:
             try:
@@ -141,7 +147,7 @@ async def _frames(
                 if not limit.expired():
                     raise
                 raise Timeout("The deadline ran out") from None
-            yield _accounted(opened, receipt, block)
+            yield _accounted(opened, receipt, block, call.path)
     except AppError as error:
         if not isinstance(error, Timeout) or "upstream_status" in error.details:
             opened.broke_off()
@@ -155,10 +161,10 @@ def _account(opened: Opened[WireReply], receipt: Receipt) -> None:
     receipt.cost = cost_of(receipt, opened.target.price)
 
 
-def _accounted(opened: Opened[WireReply], receipt: Receipt, block: bytes) -> bytes:
+def _accounted(opened: Opened[WireReply], receipt: Receipt, block: bytes, path: str) -> bytes:
     """The block; the one that ends the stream has the receipt in front of its last event."""
     note_usage(receipt, block)
-    end = DONE.search(block) if b"[DONE]" in block else None
+    end = ENDS.get(path, DONE).search(block) if b"[DONE]" in block or path in ENDS else None
     if end is None:
         return block
     receipt.cost = cost_of(receipt, opened.target.price)
@@ -205,3 +211,12 @@ async def _joined(frames: AsyncGenerator[bytes, None]) -> bytes:
 
 def _error_frame(error: AppError, path: str) -> bytes:
     return b"data: " + json.dumps(envelope(error, path), ensure_ascii=False).encode() + b"\n\n"
+
+
+def _response_error_frame(error: AppError, path: str) -> bytes:
+    """OpenAI's error event of a response stream, with the envelope in it: its clients raise APIError."""
+    body = envelope(error, path)
+    fields = {name: body["error"][name] for name in ("code", "message", "param")}
+    return (
+        b"event: error\ndata: " + json.dumps({"type": "error", **fields, **body}, ensure_ascii=False).encode() + b"\n\n"
+    )

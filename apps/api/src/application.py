@@ -13,6 +13,7 @@ from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
 from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.request_scope import RequestScope
+from apps.api.src.openapi import keep_nulls
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
@@ -55,6 +56,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.services = services
     app.state.shutdown = shutdown
     exceptions.install(app)
+    keep_nulls(app)
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     limits = RateLimits(settings)
     # The gateway's routes come first: they have the most traffic. The lists are joined, since a nested router is

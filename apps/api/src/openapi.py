@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from apps.core import errors
@@ -61,6 +62,30 @@ def error_responses(*kinds: type[AppError]) -> Responses:
         content = entry.setdefault("content", {"application/json": {"examples": {}}})
         content["application/json"]["examples"][example.code] = {"value": example.envelope()}
     return responses
+
+
+def keep_nulls(app: FastAPI) -> None:
+    """FastAPI drops every null from the page, in examples too, and an envelope has all its keys always."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        page = made()
+        for path in page["paths"].values():
+            for operation in path.values():
+                for response in operation["responses"].values():
+                    _keep_nulls(response)
+        return page
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _keep_nulls(response: dict[str, Any]) -> None:
+    for content in response.get("content", {}).values():
+        for example in content.get("examples", {}).values():
+            error = example["value"]["error"]
+            error.setdefault("field", None)
+            if "type" in error:
+                error.setdefault("param", None)
 
 
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:

@@ -1,4 +1,4 @@
-"""Blocks of events: whole, byte for byte, whatever the chunks; faults are found, and nothing that only looks like one."""
+"""Blocks of events: whole, byte for byte, whatever the chunks; faults are found, and nothing that looks like one."""
 
 import json
 from typing import Any
@@ -130,7 +130,8 @@ def test_a_whole_answer_passes_as_it_is(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b" ", b"[]", b"null", b"<html>", b'{"a": 1', b'{"error": {"m": 1}}', b'{"id":1,"error":"x"}', b'{"a"}{']
+    "body",
+    [b"", b" ", b"[]", b"null", b"<html>", b'{"a": 1', b'{"error": {"m": 1}}', b'{"id":1,"error":"x"}', b'{"a"}{'],
 )
 def test_anything_else_is_an_error(body: bytes) -> None:
     with pytest.raises(UpstreamError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from apps.core.errors import InternalError, InvalidValue, ModelUnavailable
+from apps.core.errors import InternalError, InvalidValue, ModelUnavailable, Overloaded
 from apps.core.messages import JsonObject
 from apps.models.local.tokenizer import ChatTokenizer
 from apps.models.local.vocabulary import Vocabulary
@@ -26,6 +26,7 @@ PLACE = re.compile(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?")
 LARGEST_SCHEMA = 64 * 1024
 DEEPEST_SCHEMA = 64
 COMPILE_SECONDS = 2.0
+TURN_SECONDS = 10.0
 # one way to write each document: where blanks are free, a small model goes on with them for ever
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # a lexer state takes 1 to 2 kB of memory
@@ -87,8 +88,22 @@ class GrammarCompiler:
         self._pool = ThreadPoolExecutor(1, "local-grammar")
 
     async def compile(self, grammar: str, field: str) -> GrammarConstraint:
-        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``."""
-        work = asyncio.get_running_loop().run_in_executor(self._pool, self._compile, grammar, field)
+        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``; Overloaded
+        where others' grammars keep it waiting."""
+        loop = asyncio.get_running_loop()
+        begun = asyncio.Event()
+
+        def run() -> GrammarConstraint:
+            loop.call_soon_threadsafe(begun.set)
+            return self._compile(grammar, field)
+
+        work = loop.run_in_executor(self._pool, run)
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await begun.wait()
+        except TimeoutError:
+            work.cancel()
+            raise Overloaded("Too many schemas wait to be compiled", retry_after=TURN_SECONDS) from None
         try:
             return await asyncio.wait_for(work, COMPILE_SECONDS)
         except TimeoutError:

@@ -82,7 +82,7 @@ async def test_a_failure_before_the_first_item_is_an_error_so_that_others_can_be
 async def test_what_is_sound_goes_out_before_the_fault_is_raised(fault: bytes) -> None:
     got = []
     with pytest.raises(UpstreamError):
-        async for block in whole_responses(arriving([CREATED + DELTA + fault])):
+        for block in whole_responses([CREATED + DELTA + fault]):
             got.append(block)
     assert got == [CREATED + DELTA]
 
@@ -90,7 +90,7 @@ async def test_what_is_sound_goes_out_before_the_fault_is_raised(fault: bytes) -
 async def test_half_an_event_never_goes_out() -> None:
     got = []
     with pytest.raises(UpstreamError):
-        async for block in whole_responses(arriving([DELTA, COMPLETED[:-1]])):
+        for block in whole_responses([DELTA, COMPLETED[:-1]]):
             got.append(block)
     assert got == [DELTA]
 

@@ -1,4 +1,4 @@
-"""Blocks of events: whole, byte for byte, whatever the chunks; faults are found, and nothing that looks like one."""
+"""Blocks of events: whole and byte for byte, whatever the chunks; faults are found, and nothing that looks like one."""
 
 import json
 from typing import Any

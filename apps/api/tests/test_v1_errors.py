@@ -114,9 +114,8 @@ def test_an_unknown_route_is_not_found_with_openais_fields(base: str, http: http
 
 
 def test_our_own_limit_is_the_clients_rate_limit_error(mock: MockUpstream) -> None:
-    limits: dict[str, Any] = {"rate_limit_enabled": True, "rate_limit_v1": "1/minute"}
     with (
-        serving_models(openai_base_url=mock.base_url, **limits) as url,
+        serving_models(openai_base_url=mock.base_url, rate_limit_enabled=True, rate_limit_v1="1/minute") as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as client,
     ):
         client.models.list()

@@ -73,6 +73,8 @@ def _read(body: Mapping[str, Any]) -> tuple[ChatRequest, str]:
             raise InvalidValue(f"The local model cannot honour {name[:100]}", field=name[:100])
     if echo is not None and not isinstance(echo, bool):
         raise InvalidType("Echo must be true or false", field="echo")
+    if body.get("max_tokens") == 0:
+        raise InvalidValue("Max tokens must be at least 1", field="max_tokens", details={"min": 1, "received": 0})
     text = _prompt(prompt)
     shared = {name: value for name, value in body.items() if name in SHARED and value is not None}
     request = chat_request({**shared, "messages": [{"role": "user", "content": text}]})

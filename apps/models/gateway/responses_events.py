@@ -83,8 +83,7 @@ class CallItem:
 
     def closing(self, status: str) -> Iterator[Event]:
         self.open = False
-        event = {"type": "response.function_call_arguments.done", **self._where}
-        yield {**event, "name": self._name, "arguments": self._arguments}
+        yield {"type": "response.function_call_arguments.done", **self._where, "arguments": self._arguments}
         yield _item_event("done", self._where["output_index"], self.item(status))
 
     def item(self, status: str) -> dict[str, Any]:

@@ -42,8 +42,11 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
     _refuse(body)
     chat = {name: body[name] for name in SHARED if body.get(name) is not None and name not in ONLY}
     chat["messages"] = messages_of(body.get("input"), _text(body, "instructions"))
-    if body.get("max_output_tokens") is not None:
-        chat["max_tokens"] = body["max_output_tokens"]
+    limit = body.get("max_output_tokens")
+    if limit is not None:
+        if isinstance(limit, int) and limit < 1:
+            raise InvalidValue("Max output tokens must be at least 1", field="max_output_tokens")
+        chat["max_tokens"] = limit
     if body.get("tools"):
         chat["tools"] = list(_tools(body["tools"]))
     if body.get("tool_choice") is not None:

@@ -1,7 +1,7 @@
 """The yardstick of `make bench-gateway`: the least that a gateway in Python can do, bytes in and bytes out.
 
-UPSTREAM=http://127.0.0.1:9100/v1 uvicorn eval.bare_gateway:app. No limits, ids, log, routing, retries or errors: what it
-answers when something fails is anybody's guess. Never serve it.
+UPSTREAM=http://127.0.0.1:9100/v1 uvicorn eval.bare_gateway:app. No limits, ids, log, routing, retries or errors: what
+it answers when something fails is anybody's guess. Never serve it.
 """
 
 import os

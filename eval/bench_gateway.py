@@ -1,8 +1,8 @@
 """`make bench-gateway`: what the gateway costs, beside the least and the usual, in one run by wrk against one mock.
 
-python -m eval.bench_gateway [--rounds N] [--seconds S] [--soak REQUESTS]. Needs wrk (Debian: apt-get install wrk). The
-contenders take turns, so that whatever else the machine does meets all of them alike; figures are medians over the rounds, and
-ratios are taken within a round. Writes reports/bench_gateway.md and .png.
+python -m eval.bench_gateway [--rounds N] [--seconds S] [--soak REQUESTS]. Needs wrk (Debian: apt-get install wrk).
+The contenders take turns, so that whatever else the machine does meets all of them alike; figures are medians over the
+rounds, and ratios are taken within a round. Writes reports/bench_gateway.md and .png.
 """
 
 import argparse

@@ -5,6 +5,7 @@ L2 norm give the same vectors. Torch is imported in the thread, when the first t
 """
 
 import asyncio
+import functools
 import importlib.util
 import logging
 import threading
@@ -108,6 +109,7 @@ class MiniLM:
         return self._model
 
 
+@functools.cache  # asked for every call of the gateway; a process does not gain packages
 def _missing() -> list[str]:
     return [name for name in REQUIRED if importlib.util.find_spec(name) is None]
 

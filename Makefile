@@ -8,7 +8,7 @@ VENV ?= .venv
 
 BIN = $(VENV)/bin
 COMPOSE = docker compose -f infra/docker-compose.yml
-KERNEL_SOURCES = $(wildcard apps/models/local/batching/*.cpp apps/models/local/batching/build.py)
+KERNEL_SOURCES = $(wildcard apps/models/local/batching/build.py apps/models/local/batching/kernel/*)
 
 .PHONY: help setup run dev-api dev-services test smoke bench-gateway bench-local eval-local \
 	compose-up compose-down lint clean

@@ -12,24 +12,20 @@ from eval.case_schema import SECONDS, Check, ErrorCheck, Expect, StreamCheck
 from eval.event_stream import Event, events_of
 
 MISSING = object()
-ENVELOPE = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "status", "field", "details"],
-            "additionalProperties": False,
-            "properties": {
-                "code": {"type": "string", "pattern": "^[A-Z_]+$"},
-                "message": {"type": "string", "minLength": 1},
-                "status": {"type": "integer", "minimum": 400, "maximum": 599},
-                "field": {"type": ["string", "null"]},
-                "details": {"type": "object"},
-            },
-        }
-    },
+FIELDS: dict[str, Any] = {
+    "code": {"type": "string", "pattern": "^[A-Z_]+$"},
+    "message": {"type": "string", "minLength": 1},
+    "status": {"type": "integer", "minimum": 400, "maximum": 599},
+    "field": {"type": ["string", "null"]},
+    "details": {"type": "object"},
 }
+OPENAI_FIELDS: dict[str, Any] = {"type": {"type": "string"}, "param": {"type": ["string", "null"]}}
+
+
+def envelope_schema(fields: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an error's body: exactly these fields, always all of them."""
+    error = {"type": "object", "required": [*fields], "additionalProperties": False, "properties": fields}
+    return {"type": "object", "required": ["error"], "properties": {"error": error}}
 
 
 def problems(expect: Expect, exchange: Exchange, upstream_calls: int | None) -> list[str]:
@@ -87,7 +83,7 @@ def _json(expect: Expect, exchange: Exchange) -> Iterator[str]:
 
 
 def _error(expected: ErrorCheck, data: Any, status: int | None) -> Iterator[str]:
-    wrong = list(_schema("the envelope", ENVELOPE, data))
+    wrong = list(_schema("the envelope", envelope_schema(FIELDS | OPENAI_FIELDS if expected.openai else FIELDS), data))
     if beside := set(data) - {"error", *expected.beside} if isinstance(data, dict) else set():
         wrong.append(f"beside the error stands {sorted(beside)}")
     yield from wrong

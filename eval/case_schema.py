@@ -98,13 +98,17 @@ class Check(Strict):
 
 
 class ErrorCheck(Strict):
-    """The envelope. Of ``details`` these must be there with these values; ``beside`` may stand next to the error."""
+    """The envelope. Of ``details`` these must be there with these values; ``beside`` may stand next to the error.
+
+    ``openai``: the routes of /v1 have OpenAI's ``type`` and ``param`` in the error, too.
+    """
 
     code: str
     field: str | None = None
     message: Check = Check()
     details: dict[str, Any] = {}
     beside: list[str] = []
+    openai: bool = False
 
 
 class StreamCheck(Strict):

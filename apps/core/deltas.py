@@ -31,11 +31,24 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of the answer with its natural logarithm of probability, and the likeliest tokens in its place.
+
+    ``raw`` is exact; ``token`` is its text, with U+FFFD where a token is a part of a character only.
+    """
+
+    token: str
+    raw: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """One step of an answer. The last one of a whole answer, and only that, has a ``finish_reason``.
 
     ``model`` names who really answers and comes with the last delta at the latest, as ``usage`` does
-    where the model counts tokens at all.
+    where the model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for.
     """
 
     text: str = ""
@@ -43,6 +56,7 @@ class Delta:
     finish_reason: str | None = None
     usage: Usage | None = None
     model: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True)
@@ -54,6 +68,7 @@ class Answer:
     model: str | None = None
     usage: Usage | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +97,11 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     """
     texts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
+    logprobs: list[TokenLogprob] = []
     finish = model = usage = None
     async for delta in deltas:
         texts.append(delta.text)
+        logprobs += delta.logprobs
         for piece in delta.tool_calls:
             calls[piece.index] = _joined(calls.get(piece.index), piece)
         finish = delta.finish_reason or finish
@@ -93,7 +110,7 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     if finish is None:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
-    return Answer("".join(texts), finish, model, usage, tool_calls)
+    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

@@ -33,7 +33,9 @@ class ChatRequest:
 
     ``temperature`` 0 means greedy. ``model`` None means the model's own default.
     ``tools`` are function schemas in the shape of OpenAI's chat API. ``top_p``, ``temperature`` and
-    ``max_tokens`` left at None are not sent: the model's own default counts.
+    ``max_tokens`` left at None are not sent: the model's own default counts. So are the last three:
+    ``response_format`` in the shape of OpenAI's chat API; ``top_logprobs`` None asks for no log probabilities, a
+    number for each token's and that many alternatives.
     """
 
     messages: tuple[Message, ...]
@@ -45,6 +47,9 @@ class ChatRequest:
     seed: int | None = None
     tools: tuple[JsonObject, ...] = ()
     tool_choice: str | JsonObject | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: JsonObject | None = None
+    top_logprobs: int | None = None
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
 

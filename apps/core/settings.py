@@ -6,6 +6,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -35,9 +36,23 @@ def _origins(value: list[str]) -> list[str]:
 
 
 def _http_url(value: str) -> str:
-    if value and not re.match(r"https?://[^/\s]+", value):
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not value.isprintable():
         raise ValueError("must start with http:// or https://")
+    try:
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or " " in value:
+        raise ValueError("must name a host, and a port from 1 to 65535 where it names one")
     return value
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value().strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("must be printable ASCII, since it goes into a header")
+    return SecretStr(key)
 
 
 Rate = Annotated[str, AfterValidator(_rate)]
@@ -60,7 +75,9 @@ class Settings(BaseSettings):
         "info", description="debug, info, warning, error or critical"
     )
 
-    openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the cloud model; empty turns it off")
+    openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
+        SecretStr(""), description="Key of the cloud model; empty turns it off"
+    )
     openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
     )

@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from typing import TYPE_CHECKING
 
 from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError, UpstreamError, UpstreamUnavailable
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 from apps.models.wrapper import WrapperModel
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 LONGEST_WAIT = 8.0
 
@@ -27,6 +29,9 @@ class RetryingModel(WrapperModel):
         self._backoff = backoff
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        # imported by the first call: it is a tenth of what the app adds to FastAPI's own import
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             wait=self._wait,
@@ -46,7 +51,7 @@ class RetryingModel(WrapperModel):
     async def _begin(self, request: ChatRequest) -> Begun:
         return await begin(self.inner.stream(request))
 
-    def _wait(self, state: RetryCallState) -> float:
+    def _wait(self, state: "RetryCallState") -> float:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, AppError) and error.retry_after is not None:
             return min(error.retry_after, LONGEST_WAIT)
@@ -57,7 +62,7 @@ def _retryable(error: BaseException) -> bool:
     return isinstance(error, AppError) and error.retryable
 
 
-def _raise_last(state: RetryCallState) -> None:
+def _raise_last(state: "RetryCallState") -> None:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, AppError):
         error.details["attempts"] = state.attempt_number

@@ -86,10 +86,10 @@ def parse_json(body: bytes) -> Any:
         raise InvalidJson(f"Malformed JSON: {error.msg}", details=details) from None
     except RecursionError:
         raise InvalidJson("Request body is nested too deeply") from None
-    except ValueError as error:
-        raise InvalidJson(f"Malformed JSON: {error}") from None
+    except ValueError:
+        raise InvalidJson("Malformed JSON: a number has too many digits") from None
     return parsed
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise InvalidJson(f"Malformed JSON: {name} is not JSON")

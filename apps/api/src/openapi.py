@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import FastAPI
 from pydantic import BaseModel
 
 from apps.core import errors
@@ -27,6 +26,7 @@ class ErrorEnvelope(BaseModel):
 
 
 Responses = dict[int | str, dict[str, Any]]
+ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
 
 EXAMPLES: list[AppError] = [
     errors.InvalidJson("Malformed JSON: Expecting value", details={"position": 10, "line": 1, "column": 11}),
@@ -41,6 +41,7 @@ EXAMPLES: list[AppError] = [
     ),
     errors.NotFound("No such route"),
     errors.MethodNotAllowed("Method not allowed: see Allow"),
+    errors.Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key"),
     errors.PayloadTooLarge("Request body must be at most 1048576 bytes", details={"max_bytes": 1048576}),
     errors.UnsupportedMediaType("Content-Type must be application/json"),
     errors.RateLimitExceeded("Rate limit exceeded: 10 per 1 minute", details={"limit": "10 per 1 minute"}),
@@ -53,39 +54,36 @@ EXAMPLES: list[AppError] = [
 
 
 def error_responses(*kinds: type[AppError]) -> Responses:
-    """The ``responses`` of a route that can end in these errors: one entry a status, one example a code."""
+    """The ``responses`` of a route that can end in these errors, or crash: one entry a status, one example a code."""
     responses: Responses = {}
-    for example in _examples(kinds):
-        entry = responses.setdefault(example.status, {"model": ErrorEnvelope, "description": example.summary})
+    for example in _examples((*kinds, errors.InternalError, errors.MethodNotAllowed)):
+        entry = responses.setdefault(example.status, {"description": example.summary})
         if example.summary not in entry["description"]:
             entry["description"] += f"; {example.summary[0].lower()}{example.summary[1:]}"
-        content = entry.setdefault("content", {"application/json": {"examples": {}}})
+        content = entry.setdefault("content", {"application/json": {"schema": ENVELOPE, "examples": {}}})
         content["application/json"]["examples"][example.code] = {"value": example.envelope()}
+    # one model a route puts the schema onto the page; FastAPI builds each anew, which costs at import
+    responses[errors.InternalError.status]["model"] = ErrorEnvelope
     return responses
 
 
-def keep_nulls(app: FastAPI) -> None:
-    """FastAPI drops every null from the page, in examples too, and an envelope has all its keys always."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        page = made()
-        for path in page["paths"].values():
-            for operation in path.values():
-                for response in operation["responses"].values():
-                    _keep_nulls(response)
-        return page
-
-    app.openapi = openapi  # type: ignore[method-assign]
+def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
+    """The page with its examples of errors as they are: FastAPI leaves out what is null, ``field`` for one."""
+    values = {example.code: example.envelope() for example in EXAMPLES}
+    for path in page["paths"].values():
+        for operation in path.values():
+            for response in operation.get("responses", {}).values():
+                examples = response.get("content", {}).get("application/json", {}).get("examples", {})
+                for code in examples.keys() & values.keys():
+                    examples[code]["value"] = _beside(values[code], examples[code]["value"]["error"])
+    return page
 
 
-def _keep_nulls(response: dict[str, Any]) -> None:
-    for content in response.get("content", {}).values():
-        for example in content.get("examples", {}).values():
-            error = example["value"]["error"]
-            error.setdefault("field", None)
-            if "type" in error:
-                error.setdefault("param", None)
+def _beside(whole: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
+    """On OpenAI's paths an error has two fields more, one of which may be null too."""
+    if "type" not in shown:
+        return whole
+    return {"error": {**whole["error"], "type": shown["type"], "param": whole["error"]["field"]}}
 
 
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:
@@ -98,6 +96,7 @@ BODY_ERRORS = (
     errors.MissingRequiredField,
     errors.InvalidType,
     errors.InvalidValue,
+    errors.NotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,
 )
@@ -106,6 +105,16 @@ STREAM_EXAMPLE = (
     'event: done\ndata: {"finish_reason": "stop", "model": "m", "usage": {"prompt_tokens": 9, '
     '"completion_tokens": 2, "total_tokens": 11, "cached_tokens": 0}}\n\n'
 )
+
+
+STREAM_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["message", "delta", "done", "error"]},
+        "data": {"type": "string", "description": "Text of a delta; JSON in every event that is not a message"},
+    },
+}
 
 
 def generate_responses(*kinds: type[AppError]) -> Responses:
@@ -120,7 +129,7 @@ def generate_responses(*kinds: type[AppError]) -> Responses:
             },
             "content": {
                 "application/json": {"example": {"response": "Python is a programming language."}},
-                "text/event-stream": {**text, "example": STREAM_EXAMPLE},
+                "text/event-stream": {"itemSchema": STREAM_EVENT, "example": STREAM_EXAMPLE},
                 "text/plain": {**text, "example": "Python is"},
             },
         },

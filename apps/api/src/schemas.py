@@ -1,9 +1,12 @@
 """The bodies of requests and answers, with their limits; the OpenAPI page is made from them."""
 
+import math
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from apps.api.src.validation_errors import OUT_OF_RANGE
@@ -13,6 +16,7 @@ from apps.core.settings import Settings
 LOCAL_MAX_TOKENS = 2000
 CLOUD_MAX_TOKENS = 16384
 LONGEST_NAME = 200
+EXAMPLE: JsonDict = {"prompt": "What is Python?", "temperature": 0.0, "top_p": 0.9, "max_tokens": 100}
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,10 @@ class Between:
     maximum: int
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        number = handler(source)
+        if number["type"] == "float":
+            number = core_schema.no_info_before_validator_function(_within_floats, number)
+        return core_schema.no_info_after_validator_function(self._check, number)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {**handler(schema), "minimum": self.minimum, "maximum": self.maximum}
@@ -44,7 +51,7 @@ class CodePoints:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "minLength": 1, "maxLength": self.maximum}
+        return {**handler(schema), "minLength": 1, "maxLength": self.maximum, "pattern": r"\S"}
 
     def _check(self, value: str) -> str:
         if not value.strip():
@@ -52,6 +59,13 @@ class CodePoints:
         if len(value) > self.maximum:
             raise _out_of_range(f"must be at most {self.maximum} characters", 1, self.maximum, len(value))
         return value
+
+
+def _within_floats(value: Any) -> Any:
+    """An integer that no float can hold is out of range, not of the wrong type."""
+    if type(value) is int and abs(value) > sys.float_info.max:
+        return math.inf if value > 0 else -math.inf
+    return value
 
 
 def _out_of_range(rule: str, minimum: int, maximum: int, received: float) -> PydanticCustomError:
@@ -62,7 +76,8 @@ def _out_of_range(rule: str, minimum: int, maximum: int, received: float) -> Pyd
 class GenerateBody(BaseModel):
     """What POST /generate and POST /local/generate take. Types are strict; unknown fields are ignored."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    # what "Try it out" sends; without it, it would send a model named "string"
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [EXAMPLE]})
 
     prompt: str
     temperature: Annotated[float, Between(0, 2)] = Field(

@@ -16,6 +16,7 @@ from apps.core.errors import ModelUnavailable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FORCED_AFTER = 2.0
+ABANDONED_AFTER = 3.5
 
 
 class ShuttingDown(ModelUnavailable):
@@ -29,6 +30,7 @@ class Shutdown:
     """Knows the requests under way; ends their answers ``grace`` seconds after the signal."""
 
     def __init__(self, grace: float) -> None:
+        self.forced = False
         self._grace = grace
         self._answers: set[Callable[[], None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
@@ -86,11 +88,18 @@ class Shutdown:
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace, self._expire)
         loop.call_later(self._grace + FORCED_AFTER, self._force)
+        loop.call_later(self._grace + ABANDONED_AFTER, _abandon)
 
     def _expire(self) -> None:
         for stop in list(self._answers):
             stop()
 
     def _force(self) -> None:
+        self.forced = True
         for task in list(self._requests):
             task.cancel()
+
+
+def _abandon() -> None:
+    """Leave the connections of clients that do not read: uvicorn's second signal, which is what ends its wait."""
+    signal.raise_signal(signal.SIGINT)

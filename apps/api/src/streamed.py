@@ -58,7 +58,7 @@ class StreamedResponse(Response):
         except Exception as error:
             if not self._started:
                 raise
-            await self._end_with(_as_app_error(error))
+            await self._end_with(_as_app_error(error, tracebacks=scope["app"].state.settings.debug))
 
     async def _stream(self) -> None:
         async with aclosing(self._frames) as frames:
@@ -94,8 +94,8 @@ class StreamedResponse(Response):
         # else: returning without the end of the body makes the server cut the connection
 
 
-def _as_app_error(error: Exception) -> AppError:
+def _as_app_error(error: Exception, *, tracebacks: bool) -> AppError:
     if isinstance(error, AppError):
         return error
-    log.error("Crash in a stream", exc_info=error)
+    log.error("Crash in a stream: %s", type(error).__name__, exc_info=error if tracebacks else None)
     return InternalError("Internal server error")

@@ -19,14 +19,16 @@ from apps.models.gateway.http_target import HttpTarget
 from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
 from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
-from apps.models.gateway.retry_budget import RetryBudget
+from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Router
 from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import WireTarget
+from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.openai_model import OpenAIModel
+from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 
+KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -52,13 +54,17 @@ class Services:
 
 
 def build_services(settings: Settings) -> Services:
+    """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder = LocalModel(settings), MiniLM()
-    return Services(
-        cloud=RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff),
-        local=local,
-        gateway=build_gateway(settings, local, embedder),
-        embedder=embedder,
-    )
+    gateway = build_gateway(settings, local, embedder)
+    return Services(build_cloud(settings, gateway), local, gateway, embedder)
+
+
+def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
+    """What /generate asks: the routing file's names where there is one, else the one upstream."""
+    if settings.gateway_config:
+        return RoutedModel(gateway, settings.default_model)
+    return RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
 def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
@@ -72,8 +78,7 @@ def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | Non
         providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
         return Router(config, providers)
 
-    attempts = Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff, budget=RetryBudget())
-    return Gateway(build, attempts)
+    return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
 
 
 def default_config(settings: Settings) -> GatewayConfig:
@@ -83,7 +88,10 @@ def default_config(settings: Settings) -> GatewayConfig:
         first_token=settings.read_timeout,
         between_tokens=settings.read_timeout,
     )
-    upstream = ProviderConfig(base_url=settings.openai_base_url, api_key_env="OPENAI_API_KEY", timeouts=timeouts)
+    keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
+    upstream = ProviderConfig(
+        base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
+    )
     return GatewayConfig(
         providers={
             "openai": upstream,
@@ -101,13 +109,11 @@ def local_wire(local: ChatModel) -> WireTarget:
 
 
 def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
-    admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout)
+    admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout, f"The provider {name}")
     if config.in_process:
         return Provider(name, config, *own[config.kind], admission)
-    key = _key(config.api_key_env, settings)
-    chat = OpenAIModel(settings.model_copy(update={"openai_base_url": config.base_url, "openai_api_key": key}))
-    wire = _with_responses(name, config, HttpTarget(config, key.get_secret_value()))
-    return Provider(name, config, wire, chat, admission)
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value())
+    return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 
 
 def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> WireTarget:
@@ -121,6 +127,6 @@ def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> 
 
 def _key(variable: str, settings: Settings) -> SecretStr:
     """The key that a provider's ``api_key_env`` names; OPENAI_API_KEY may also stand in `.env`."""
-    if variable == "OPENAI_API_KEY":
+    if variable == KEY_VARIABLE:
         return settings.openai_api_key
     return SecretStr(os.environ.get(variable, ""))

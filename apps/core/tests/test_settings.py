@@ -38,6 +38,14 @@ def test_every_setting_is_described() -> None:
         ("RATE_LIMIT_LOCAL", "20 a minute"),
         ("RATE_LIMIT_STORAGE", "mysql://x"),
         ("OPENAI_BASE_URL", "example.com"),
+        ("OPENAI_BASE_URL", "ftp://example.com"),
+        ("OPENAI_BASE_URL", "http://"),
+        ("OPENAI_BASE_URL", "http://host:banana/v1"),
+        ("OPENAI_BASE_URL", "http://host:70000/v1"),
+        ("OPENAI_BASE_URL", "http://[::1/v1"),
+        ("OPENAI_BASE_URL", "http://a b/v1"),
+        ("OPENAI_API_KEY", "sk-\u2028a"),
+        ("OPENAI_API_KEY", "sk-a\nb"),
         ("ALLOWED_ORIGINS", "https://a.example/path"),
         ("ENV", "staging"),
         ("LOCAL_PRECISION", "int3"),
@@ -73,3 +81,14 @@ def test_lists_are_separated_by_commas(tmp_path: Path, monkeypatch: pytest.Monke
     loaded = load_settings()
     assert loaded.allowed_origins == ["https://a.example", "https://b.example"]
     assert loaded.forwarded_allow_ips == ["10.0.0.1", "10.1.0.0/16"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:11434/v1", "https://u:p@host/v1/", "http://[::1]:8000/v1", "http://a"]
+)
+def test_any_http_url_may_be_the_upstream(url: str) -> None:
+    assert Settings(_env_file=None, openai_base_url=url).openai_base_url == url
+
+
+def test_a_key_may_have_been_pasted_with_a_line_end() -> None:
+    assert Settings(_env_file=None, openai_api_key="sk-a \n").openai_api_key.get_secret_value() == "sk-a"

@@ -3,14 +3,15 @@
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from apps.core.deltas import Answer, Begun, Delta, Usage, begin, collect
-from apps.core.errors import NotFound
+from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
-from apps.models.gateway.local_body import chat_request
+from apps.models.gateway.local_body import chat_request, choice_count, wants_usage
+from apps.models.gateway.local_choices import Numbered, answers, merged, seeded, summed
 from apps.models.gateway.wire import WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"
@@ -25,38 +26,90 @@ class LocalWire:
     async def open(self, call: WireCall, model: str) -> WireReply:
         if call.path != "/chat/completions":
             raise NotFound(f"The local model does not serve {call.path}")
-        request = chat_request(call.body)
+        with_usage = wants_usage(call.body)
+        requests = seeded(chat_request(call.body), choice_count(call.body))
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
-        deltas = self._chat.stream(request)
+        logprobs = requests[0].top_logprobs is not None
         if not call.stream:
-            async with aclosing(deltas):
-                return WireReply("application/json", _completion(head, await collect(deltas)))
-        options = call.body.get("stream_options") or {}
-        blocks = _chunks(head, await begin(deltas), bool(options.get("include_usage")))
+            return WireReply("application/json", _completion(head, await answers(self._chat, requests), logprobs))
+        # OpenAI's other chunks say that their usage is still to come
+        head = {**head, "usage": None} if with_usage else head
+        blocks = _Chunks(head, len(requests), logprobs, with_usage).blocks(merged(self._chat, requests))
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
 
 
-async def _chunks(head: dict[str, Any], begun: Begun, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    last = begun.first
-    async with aclosing(begun.rest) as rest:
-        yield _chunk(head, {"role": "assistant", "content": ""}) + _text_chunk(head, begun.first)
-        async for delta in rest:
-            last = delta
-            if delta.text:
-                yield _text_chunk(head, delta)
-    tail = _chunk(head, {}, last.finish_reason)
-    if include_usage:
-        tail += _event({**head, "choices": [], "usage": usage_json(last.usage)})
-    yield tail + DONE
+class _Chunks:
+    """One streamed answer of one or more choices."""
+
+    def __init__(self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool) -> None:
+        self._head = head
+        self._choices = choices
+        self._logprobs = logprobs
+        self._with_usage = with_usage
+        self._begun: set[int] = set()
+        self._usages: dict[int, Usage | None] = {}
+
+    async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
+        """The first block comes with the first delta: what fails before it can still have its own status."""
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                block = self._block(index, delta)
+                if block:
+                    yield block
+        if len(self._usages) < self._choices:
+            raise UpstreamError("The model's answer was cut off before its end")
+        tail = b""
+        if self._with_usage:
+            tail = _event({**self._head, "choices": [], "usage": usage_json(summed([*self._usages.values()]))})
+        yield tail + DONE
+
+    def _block(self, index: int, delta: Delta) -> bytes:
+        if not (delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason):
+            return b""
+        block = b""
+        if index not in self._begun:
+            self._begun.add(index)
+            block = self._chunk(index, {"role": "assistant", "content": None if delta.tool_calls else ""})
+        if delta.text or delta.logprobs:
+            logprobs = logprobs_json(delta.logprobs) if self._logprobs else None
+            block += self._chunk(index, {"content": delta.text}, logprobs=logprobs)
+        for piece in delta.tool_calls:
+            block += self._chunk(index, {"tool_calls": [_piece_json(piece)]})
+        if delta.finish_reason is not None:
+            self._usages[index] = delta.usage
+            block += self._chunk(index, {}, delta.finish_reason)
+        return block
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return _event({**self._head, "choices": [choice]})
 
 
-def _completion(head: dict[str, Any], answer: Answer) -> bytes:
-    message = {"role": "assistant", "content": answer.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-    return json.dumps({**head, "choices": [choice], "usage": usage_json(answer.usage)}, ensure_ascii=False).encode()
+def _completion(head: dict[str, Any], whole: Sequence[Answer], logprobs: bool) -> bytes:
+    choices = [_choice(i, answer, logprobs) for i, answer in enumerate(whole)]
+    usage = usage_json(summed([answer.usage for answer in whole]))
+    return json.dumps({**head, "choices": choices, "usage": usage}, ensure_ascii=False).encode()
+
+
+def _choice(index: int, answer: Answer, logprobs: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.tool_calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in answer.tool_calls
+        ]
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs_json(answer.logprobs) if logprobs else None,
+        "finish_reason": answer.finish_reason,
+    }
 
 
 def usage_json(usage: Usage | None) -> dict[str, Any] | None:
@@ -71,16 +124,25 @@ def usage_json(usage: Usage | None) -> dict[str, Any] | None:
     }
 
 
+def logprobs_json(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """OpenAI's logprobs object of a choice."""
+    content = [{**_token(entry), "top_logprobs": [_token(other) for other in entry.top]} for entry in entries]
+    return {"content": content, "refusal": None}
+
+
+def _token(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.raw)}
+
+
+def _piece_json(piece: ToolCallDelta) -> dict[str, Any]:
+    if piece.name is None:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+
+
 def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
-
-
-def _text_chunk(head: Mapping[str, Any], delta: Delta) -> bytes:
-    return _chunk(head, {"content": delta.text}) if delta.text else b""
-
-
-def _chunk(head: Mapping[str, Any], delta: dict[str, Any], finish: str | None = None) -> bytes:
-    return _event({**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]})
 
 
 def _event(data: Mapping[str, Any]) -> bytes:

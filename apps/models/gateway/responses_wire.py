@@ -14,7 +14,7 @@ from apps.core.errors import AppError, UpstreamError
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.gateway.responses_events import Event, ResponseEvents
 from apps.models.gateway.responses_request import FIELDS, chat_body
-from apps.models.gateway.wire import WireCall, WireReply, WireTarget
+from apps.models.gateway.wire import Blocks, WireCall, WireReply, WireTarget
 
 log = logging.getLogger(__name__)
 # what an upstream answers to a path that it does not have
@@ -80,9 +80,7 @@ def _whole(events: ResponseEvents, body: bytes) -> bytes:
     return _json(last["response"])
 
 
-async def _blocks(
-    events: ResponseEvents, first: bytes, rest: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
+async def _blocks(events: ResponseEvents, first: bytes, rest: Blocks) -> AsyncGenerator[bytes, None]:
     decoder = EventStreamDecoder()
     async with aclosing(rest):
         yield _written([*events.start(), *_fed(events, decoder, first)])
@@ -122,5 +120,8 @@ def _json(data: Any) -> bytes:
 def _callers_word(field: str | None) -> str | None:
     if field is None:
         return None
+    if field.startswith("tools."):
+        # chat holds a function one level deeper
+        return field.replace(".function", "", 1)
     # where in the messages something is wrong says nothing about where in the input
     return FIELDS.get(field.partition(".")[0], field)

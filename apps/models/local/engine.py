@@ -4,18 +4,26 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from apps.core.deltas import TokenLogprob
 from apps.core.messages import JsonObject
+from apps.models.local.constraint import Constraint
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose the next token. ``temperature`` 0 is greedy; ``seed`` None draws a fresh one a call."""
+    """How to choose the next token. ``temperature`` 0 is greedy; ``seed`` None draws a fresh one a call.
+
+    ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
+    no log probabilities, a number for those of each token and of that many alternatives.
+    """
 
     temperature: float
     top_p: float
     max_tokens: int
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +31,14 @@ class Piece:
     """The text of one or more tokens, whole characters only; the last piece has the ``finish_reason``.
 
     ``completion_tokens`` counts all tokens so far; ``cached_tokens`` of the prompt were not computed again.
+    ``logprobs`` are of the tokens whose text has become certain, the end token left out.
     """
 
     text: str
     completion_tokens: int
     finish_reason: str | None = None
     cached_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ from apps.core.settings import Settings
 from apps.models.local.checkpoint import CheckpointError, find_checkpoint
 from apps.models.local.engine import Engine
 from apps.models.local.packaged import PackagedModelError
-from apps.models.local.tokenizer import ChatTokenizer
+from apps.models.local.tokenizer import ChatTokenizer, HubTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -58,23 +58,41 @@ def load_local(settings: Settings, report: Report) -> Loaded:
         raise LoadFailed(str(error)) from error
     report(f"loading {checkpoint.name}")
     with _without_garbage_collection():
-        engine, tokenizer = _load_engine(checkpoint.folder, settings)
+        tokenizer = _load_tokenizer(checkpoint.folder)
+        engine, refused = _load_engine(checkpoint.folder, tokenizer, settings)
     seconds = time.monotonic() - started
     log.info("The local model %s is ready after %.1f s: %s", checkpoint.name, seconds, dict(engine.describe()))
-    details = {"requested_model": settings.local_model, "fallback_reason": checkpoint.fallback_reason}
+    details = {
+        "requested_model": settings.local_model,
+        "fallback_reason": checkpoint.fallback_reason,
+        "batching_refused": refused,
+    }
     return Loaded(checkpoint.name, engine, tokenizer, details)
 
 
-def _load_engine(folder: Path, settings: Settings) -> tuple[Engine, ChatTokenizer]:
-    from apps.models.local.plain_loading import CheckpointBroken, load_plain_engine
+def _load_tokenizer(folder: Path) -> HubTokenizer:
     from apps.models.local.tokenizer import HubTokenizer
 
     try:
-        tokenizer = HubTokenizer(folder)
+        return HubTokenizer(folder)
     except Exception as error:
         raise LoadFailed(f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> tuple[Engine, str | None]:
+    """The batching engine; where it refuses, transformers' own `generate`, and why."""
+    from apps.models.local.batching.errors import NoKernel, UnsupportedModel
+    from apps.models.local.batching.opening import open_engine
+    from apps.models.local.plain_loading import CheckpointBroken, load_plain_engine
+
+    precision, slots = settings.local_precision, settings.local_slots
     try:
-        return load_plain_engine(folder, tokenizer, settings.local_precision, settings.local_slots), tokenizer
+        return open_engine(folder, tokenizer, precision, slots, settings.model_cache_dir), None
+    except (NoKernel, UnsupportedModel) as error:
+        refused = str(error)
+        log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
+    try:
+        return load_plain_engine(folder, tokenizer, precision, slots), refused
     except CheckpointBroken as error:
         raise LoadFailed(str(error)) from error
 

@@ -7,21 +7,26 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from apps.core.deltas import Delta, Usage
+from apps.core.deltas import Delta, ToolCallDelta, Usage
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
-from apps.core.messages import ChatRequest
+from apps.core.messages import ChatRequest, JsonObject
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.local.answer_grammar import answer_grammar, offered_tools
 from apps.models.local.checkpoint import looks_like_folder
+from apps.models.local.constraint import Constraint
 from apps.models.local.engine import Piece, Sampling
+from apps.models.local.grammar import GrammarCompiler, open_compiler
 from apps.models.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local
-from apps.models.local.prompt import text_of
+from apps.models.local.tool_calls import ToolCallReader
+from apps.models.local.tool_prompt import text_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,7 @@ class LocalModel:
         self._name = _asked_name(settings.local_model)
         self._load = load
         self._loaded: Loaded | None = None
+        self._grammars: GrammarCompiler | None = None
         self._state: State = "loading"
         self._reason = "Not started yet"
         self._thread: threading.Thread | None = None
@@ -85,17 +91,17 @@ class LocalModel:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Raises ModelUnavailable, Overloaded, or InvalidValue before the first delta."""
-        if request.tools:
-            raise InvalidValue("The local model takes no tools", field="tools")
         loaded = self._require_loaded()
         self.admission.check()
-        sampling = _sampling(request)
-        prompt = await _tokenize(loaded, request)
+        tools = offered_tools(request)
+        prompt = await _tokenize(loaded, request, tools)
+        sampling = replace(_sampling(request), constraint=await self._constraint(loaded, request))
         _check_context(len(prompt), sampling.max_tokens, loaded.engine.context_length)
+        reader = ToolCallReader() if tools else None
         async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as pieces:
             try:
                 async for piece in pieces:
-                    yield _delta(piece, len(prompt), loaded.name)
+                    yield _delta(piece, len(prompt), loaded.name, reader)
             except AppError:
                 raise
             except Exception as error:
@@ -108,10 +114,23 @@ class LocalModel:
             loaded, self._loaded = self._loaded, None
             self._state, self._reason = "failed", "The local model is shutting down"
         self._settled.set()
+        if self._grammars is not None:
+            self._grammars.close()
         if loaded is not None:
             await asyncio.to_thread(loaded.engine.close)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT)
+
+    async def _constraint(self, loaded: Loaded, request: ChatRequest) -> Constraint | None:
+        """What the answer is held to; None where any text will do."""
+        grammar = answer_grammar(request)
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            made = await asyncio.to_thread(open_compiler, loaded.tokenizer)
+            # another call may have been faster
+            self._grammars = self._grammars or made
+        return await self._grammars.compile(grammar.lark, grammar.field)
 
     def _require_loaded(self) -> Loaded:
         if self._loaded is None:
@@ -173,15 +192,17 @@ def _sampling(request: ChatRequest) -> Sampling:
         MAX_TOKENS if request.max_tokens is None else request.max_tokens,
         request.seed,
         request.stop,
+        top_logprobs=request.top_logprobs,
     )
 
 
-async def _tokenize(loaded: Loaded, request: ChatRequest) -> list[int]:
+async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
     texts = [text_of(message) for message in request.messages]
-    encode = partial(loaded.tokenizer.encode_chat, request.messages)
+    encode = partial(loaded.tokenizer.encode_chat, request.messages, tools)
     if request.raw:
         encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
-    return encode() if sum(map(len, texts)) < LONG_CONVERSATION else await asyncio.to_thread(encode)
+    soon = sum(map(len, texts)) < LONG_CONVERSATION and not tools
+    return encode() if soon else await asyncio.to_thread(encode)
 
 
 def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
@@ -194,8 +215,14 @@ def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> 
         )
 
 
-def _delta(piece: Piece, prompt_tokens: int, model: str) -> Delta:
-    if piece.finish_reason is None:
-        return Delta(piece.text, model=model)
+def _delta(piece: Piece, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:
+    reason = piece.finish_reason
+    if reader is None:
+        text, calls, logprobs = piece.text, tuple[ToolCallDelta, ...](), piece.logprobs
+    else:
+        text, calls, logprobs = reader.read(piece)
+        reason = "tool_calls" if reader.calls and reason == "stop" else reason
+    if reason is None:
+        return Delta(text, calls, model=model, logprobs=logprobs)
     usage = Usage(prompt_tokens, piece.completion_tokens, piece.cached_tokens)
-    return Delta(piece.text, finish_reason=piece.finish_reason, usage=usage, model=model)
+    return Delta(text, calls, reason, usage, model, logprobs)

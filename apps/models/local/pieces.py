@@ -7,16 +7,20 @@ blank, decodes the whole line again for each token, and its queue has no bound.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from apps.models.local.constraint import masked
 from apps.models.local.detokenizer import Detokenizer
 from apps.models.local.engine import Piece, Sampling
+from apps.models.local.logprobs import LogprobRecorder, PendingLogprobs
 from apps.models.local.stop_strings import StopStrings
 
 
 class PieceStreamer:
     """A streamer of transformers for one answer: ``put`` gets the prompt first, then each token.
 
-    ``stopped`` turns true at a stop string. The last piece has the finish reason: `stop` for an end token or a stop
-    string, `length` where ``max_tokens`` ran out. All generated tokens are counted, the end token among them.
+    An engine shows it each row of logits by ``see`` and chooses from what that returns.
+    ``stopped`` turns true at the end of the answer. The last piece has the finish reason: `stop` for an end token, a
+    stop string or the end of the grammar, `length` where ``max_tokens`` ran out. All generated tokens are counted, the
+    end token among them. ``token_bytes`` spells tokens and is needed where log probabilities are asked for.
     """
 
     def __init__(
@@ -25,6 +29,7 @@ class PieceStreamer:
         decode: Callable[[Sequence[int]], str],
         end_tokens: frozenset[int],
         sampling: Sampling,
+        token_bytes: Callable[[int], bytes] | None = None,
     ) -> None:
         self._send = send
         self._end_tokens = end_tokens
@@ -32,8 +37,24 @@ class PieceStreamer:
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(sampling.stop)
         self._tokens = 0
+        self._constraint = sampling.constraint
+        self._recorder: LogprobRecorder | None = None
+        if sampling.top_logprobs is not None and token_bytes is not None:
+            self._recorder = LogprobRecorder(sampling.top_logprobs, token_bytes)
+        self._logprobs = PendingLogprobs()
         self._prompt_seen = False
         self.stopped = False
+
+    def see(self, logits: Any) -> Any:
+        """The logits to choose the next token from, a float row [vocabulary]; ``logits`` itself is not changed.
+
+        Raises InvalidValue where the call's grammar grew beyond its limits.
+        """
+        if self._recorder is not None:
+            self._recorder.see(logits)
+        if self._constraint is None:
+            return logits
+        return masked(logits, self._constraint.allowed(self._max_tokens - self._tokens))
 
     def put(self, value: Any) -> None:
         if not self._prompt_seen:
@@ -52,13 +73,17 @@ class PieceStreamer:
         if token in self._end_tokens:
             self._finish("", "stop")
             return
+        if self._recorder is not None:
+            self._logprobs.add([self._recorder.entry(token)])
+        if self._constraint is not None:
+            self._constraint.advance(token)
         text = self._stops.feed(self._detokenizer.feed(token))
-        if self._stops.found:
+        if self._stops.found or (self._constraint is not None and self._constraint.finished):
             self._finish(text, "stop")
         elif self._tokens >= self._max_tokens:
             self._finish(text, "length")
         elif text:
-            self._send(Piece(text, self._tokens))
+            self._send_piece(text)
 
     def _finish(self, text: str, reason: str) -> None:
         if not self._stops.found:
@@ -67,4 +92,10 @@ class PieceStreamer:
             reason = "stop" if self._stops.found else reason
             text += self._stops.flush()
         self.stopped = True
-        self._send(Piece(text, self._tokens, reason))
+        self._send_piece(text, reason)
+
+    def _send_piece(self, text: str, reason: str | None = None) -> None:
+        logprobs = self._logprobs.take(text)
+        if reason is not None and not self._stops.found:
+            logprobs += self._logprobs.rest()
+        self._send(Piece(text, self._tokens, reason, logprobs=logprobs))

@@ -90,6 +90,8 @@ class PlainEngine:
             self._generate(bridge, prompt, sampling)
         except Cancelled:
             pass
+        except AppError as refusal:
+            error = refusal
         except Exception as cause:
             error = InternalError("The local model failed while it generated", details={"cause": type(cause).__name__})
             error.__cause__ = cause
@@ -101,7 +103,13 @@ class PlainEngine:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        streamer = PieceStreamer(bridge.put, self._tokenizer.decode, self._tokenizer.end_tokens, sampling)
+        tokenizer = self._tokenizer
+        streamer = PieceStreamer(bridge.put, tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
+        processors: list[Any] = []
+        if sampling.constraint is not None or sampling.top_logprobs is not None:
+            processors.append(_Seeing(streamer))
+        if sampling.temperature > 0:
+            processors.append(SeededSampler(sampling))
         tokens = torch.tensor([prompt])
         self._model.generate(
             tokens,
@@ -109,10 +117,10 @@ class PlainEngine:
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,
-                eos_token_id=sorted(self._tokenizer.end_tokens) or None,
-                pad_token_id=self._tokenizer.pad_token,
+                eos_token_id=sorted(tokenizer.end_tokens) or None,
+                pad_token_id=tokenizer.pad_token,
             ),
-            logits_processor=LogitsProcessorList([SeededSampler(sampling)] if sampling.temperature > 0 else []),
+            logits_processor=LogitsProcessorList(processors),
             stopping_criteria=StoppingCriteriaList([_Stop(bridge.cancelled, streamer)]),
             streamer=streamer,
         )
@@ -129,6 +137,18 @@ class PlainEngine:
         bridge: Bridge | None = getattr(self._current, "bridge", None)
         if bridge is not None and bridge.cancelled.is_set():
             raise Cancelled
+
+
+class _Seeing:
+    """A logits processor of transformers, the first one: shows the streamer each row and takes what it leaves."""
+
+    def __init__(self, streamer: PieceStreamer) -> None:
+        self._streamer = streamer
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        return torch.from_numpy(self._streamer.see(scores[0].float().numpy())).unsqueeze(0)
 
 
 class _Stop:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from apps.core.errors import InvalidValue
-from apps.core.messages import Message
+from apps.core.messages import JsonObject, Message
+from apps.models.local.tool_prompt import speaks_tools, turns
 
 # What TinyLlama's chat models were trained on; each turn ends with the tokenizer's own end token.
 ZEPHYR = (
@@ -39,39 +40,24 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
         self.own = source is not None
+        self._speaks_tools = speaks_tools(source)
         self._template = environment.from_string(ZEPHYR if source is None else source)
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> str:
         """The text up to where the model's turn begins. Raises InvalidValue for what the template cannot say."""
         from jinja2 import TemplateError
 
-        turns = [{"role": _role(message), "content": text_of(message)} for message in messages]
         try:
             return self._template.render(
-                messages=turns, add_generation_prompt=True, tools=None, documents=None, **self._special_tokens
+                messages=turns(messages, tools, own=self._speaks_tools),
+                add_generation_prompt=True,
+                tools=list(tools) if tools and self._speaks_tools else None,
+                documents=None,
+                **self._special_tokens,
             )
         except TemplateError as error:
             raise InvalidValue(f"The local model cannot take these messages: {error}", field="messages") from error
-
-
-def text_of(message: Message) -> str:
-    """Content parts, joined. Raises InvalidValue for a part that is not text."""
-    if isinstance(message.content, str):
-        return message.content
-    for part in message.content:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise InvalidValue(
-                "The local model takes text parts only", field="messages", details={"received": str(part.get("type"))}
-            )
-    return "".join(part["text"] for part in message.content)
-
-
-def _role(message: Message) -> str:
-    if message.role == "tool" or message.tool_calls:
-        raise InvalidValue("The local model takes no tool calls and no tool results", field="messages")
-    # templates know the older word only
-    return "system" if message.role == "developer" else message.role
 
 
 def _without_tag(tag: re.Match[str]) -> str:

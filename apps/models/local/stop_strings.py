@@ -10,16 +10,18 @@ class StopStrings:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.found = False
+        self.rest = ""
 
     def feed(self, text: str) -> str:
         """The text that may go out. Once ``found`` is true, nothing more does."""
         if self.found:
             return ""
         text = self._held + text
-        hits = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        hits = [(at, len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
         if hits:
-            self.found, self._held = True, ""
-            return text[: min(hits)]
+            at, length = min(hits)
+            self.found, self._held, self.rest = True, "", text[at + length :]
+            return text[:at]
         cut = len(text) - self._possible_beginning(text)
         self._held = text[cut:]
         return text[:cut]

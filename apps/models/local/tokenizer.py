@@ -5,12 +5,14 @@ a checkpoint has no tokenizer.json.
 """
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from apps.core.messages import Message
+from apps.core.messages import JsonObject, Message
 from apps.models.local.prompt import ChatTemplate
+from apps.models.local.vocabulary import Vocabulary, read_vocabulary
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -18,7 +20,7 @@ SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 class ChatTokenizer(Protocol):
     """What the local model needs of a tokenizer."""
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
         """Tokens of the whole prompt. Raises InvalidValue for messages that the template cannot take."""
 
     def encode_raw(self, text: str) -> list[int]:
@@ -26,6 +28,9 @@ class ChatTokenizer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a run of tokens, without special tokens."""
+
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of all tokens. The first call may take a tenth of a second."""
 
 
 class HubTokenizer:
@@ -40,10 +45,12 @@ class HubTokenizer:
         self.template = ChatTemplate(_template(folder, config), special)
         self.pad_token: int | None = self._backend.token_to_id(special["pad_token"])
         self.end_tokens = _end_tokens(folder, self._backend.token_to_id(special["eos_token"]))
+        self._vocabulary: Vocabulary | None = None
+        self._reading = threading.Lock()
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
         # the template has written the special tokens already
-        return list(self._backend.encode(self.template.render(messages), add_special_tokens=False).ids)
+        return list(self._backend.encode(self.template.render(messages, tools), add_special_tokens=False).ids)
 
     def encode_raw(self, text: str) -> list[int]:
         return list(self._backend.encode(text).ids)
@@ -53,6 +60,17 @@ class HubTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._backend.decode(tokens, skip_special_tokens=True))
+
+    def vocabulary(self) -> Vocabulary:
+        with self._reading:
+            if self._vocabulary is None:
+                self._vocabulary = read_vocabulary(self._backend, self.end_tokens)
+            return self._vocabulary
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for; nothing where a row of logits is longer than the vocabulary."""
+        tokens = self.vocabulary().tokens
+        return tokens[token] if token < len(tokens) else b""
 
 
 def _backend(folder: Path) -> tuple[Any, dict[str, Any]]:

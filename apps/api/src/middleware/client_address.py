@@ -7,7 +7,6 @@ environment only. Where it was not, this layer takes that back, then trusts FORW
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 UVICORN_TRUSTS = "127.0.0.1"
 
@@ -16,6 +15,9 @@ class ClientAddress:
     """``server_rewrites`` says that uvicorn runs with its default trust in 127.0.0.1."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str], server_rewrites: bool) -> None:
+        # uvicorn is imported with the server, not with the app
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
         self._server_rewrites = server_rewrites
         self._next = ProxyHeadersMiddleware(app, list(trusted)) if trusted else app  # type: ignore[arg-type]
 
@@ -29,6 +31,8 @@ async def _was_rewritten(scope: Scope) -> bool:
     """Whether the client is what uvicorn would have made of this request had it come from 127.0.0.1."""
     if not any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
         return False
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
     replay = {**scope, "client": (UVICORN_TRUSTS, 0)}
 
     async def ignore(*_: object) -> None:

@@ -1,15 +1,16 @@
 """The outermost layer: a request's id, its time, its line in the access log, and its end at shutdown."""
 
+import asyncio
 import logging
 import re
 import secrets
 import time
 from contextvars import ContextVar
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apps.api.src.shutdown import Shutdown
+from apps.api.src.exceptions import render
+from apps.api.src.shutdown import Shutdown, ShuttingDown
 
 REQUEST_ID = re.compile(rb"[\w-]{1,128}")
 
@@ -37,14 +38,21 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = name
-                headers["Server-Timing"] = f"app;dur={_milliseconds(started):.1f}"
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", name.encode()),
+                    (b"server-timing", b"app;dur=%.1f" % _milliseconds(started)),
+                ]
             await send(message)
 
         try:
             with self._shutdown.request():
                 await self._app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if not self._shutdown.forced:
+                raise
+            if status == 499:
+                await render(ShuttingDown(), scope["path"])(scope, receive, send_with_headers)
         finally:
             path = scope.get("raw_path", b"").decode("ascii", "replace")
             access_log.info("%s %s %d %.1fms", scope["method"], path, status, _milliseconds(started))

@@ -2,18 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 
 from apps.core.messages import JsonObject, Message
 from apps.core.settings import Settings
 from apps.models.local.engine import Piece, Sampling
 from apps.models.local.loading import Loaded, Report
-from apps.models.local.prompt import text_of
+from apps.models.local.tool_prompt import text_of
+from apps.models.local.vocabulary import Vocabulary
 
 
 class EchoTokenizer:
     """One token a character."""
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
         return [ord(character) for message in messages for character in text_of(message)]
 
     def encode_raw(self, text: str) -> list[int]:
@@ -21,6 +23,19 @@ class EchoTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(chr(token) for token in tokens)
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary([bytes([token]) for token in range(256)], frozenset(), frozenset({4}), self)
+
+    def encode(self, text: str, add_special_tokens: bool) -> "Encoding":
+        return Encoding(list(text.encode()))
+
+
+@dataclass
+class Encoding:
+    """What a `tokenizers` backend returns."""
+
+    ids: list[int]
 
 
 class EchoEngine:

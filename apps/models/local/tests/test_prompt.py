@@ -7,7 +7,8 @@ from apps.core.messages import Message, ToolCall, user_message
 
 pytest.importorskip("jinja2", reason="jinja2 comes with requirements-local.txt")
 
-from apps.models.local.prompt import ChatTemplate, text_of
+from apps.models.local.prompt import ChatTemplate
+from apps.models.local.tool_prompt import text_of
 
 SPECIAL = {"eos_token": "</s>", "bos_token": "<s>"}
 

@@ -1,0 +1,90 @@
+"""Real processes of the service, started as its users start them, each on a free port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = ("uvicorn", "module")
+START_SECONDS = 30
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Running:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def terminate(self) -> float:
+        """Send SIGTERM; returns the time."""
+        self.process.send_signal(signal.SIGTERM)
+        return time.monotonic()
+
+    def gone_after(self, since: float, at_most: float) -> float:
+        """Wait for the end; the seconds from ``since`` to it."""
+        self.process.wait(max(0.0, since + at_most - time.monotonic()))
+        return time.monotonic() - since
+
+
+def command(kind: str, port: int) -> list[str]:
+    """The seed's command, and the one of `make run`."""
+    if kind == "module":
+        return [sys.executable, "-m", "apps.api.src.main"]
+    return [sys.executable, "-m", "uvicorn", "apps.api.src.main:app", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def environment(port: int, changes: dict[str, str]) -> dict[str, str]:
+    """No settings of this machine, no model to load, and no `.env` but the test's own (see ``folder``)."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in os.environ}
+    quiet = {"LOCAL_FALLBACK": "none", "LOCAL_MODEL": "/no/such/folder", "HF_HUB_OFFLINE": "1"}
+    address = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    return {**kept, **quiet, **address, "RATE_LIMIT_ENABLED": "false", **changes}
+
+
+@contextmanager
+def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Running]:
+    """The service in ``folder`` (its `.env` counts), up and answering; killed at the end if it is still there."""
+    port = free_port()
+    log = folder / f"log-{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(kind, port), cwd=folder, env=environment(port, changes), stdout=output, stderr=output
+        )
+    try:
+        _wait_for(process, port, log)
+        yield Running(process, f"http://127.0.0.1:{port}", log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise AssertionError(f"did not start: {log.read_text()}")
+
+
+def run_to_end(folder: Path, kind: str = "module", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Start the service where it is expected to give up."""
+    port = free_port()
+    return subprocess.run(
+        command(kind, port), cwd=folder, env=environment(port, changes), capture_output=True, text=True, timeout=30
+    )

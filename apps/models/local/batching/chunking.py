@@ -1,0 +1,20 @@
+"""How many tokens of prompts go into one step: as many as take so long, at the speed that was measured."""
+
+SMALLEST, LARGEST = 16, 256
+# while answers are running, a step is also the gap between two of their tokens
+SECONDS_BESIDE_ANSWERS, SECONDS_ALONE = 0.12, 0.25
+
+
+class Chunking:
+    """Learns from each wide step. Rows are counted in fours, the height of a kernel's tile."""
+
+    def __init__(self) -> None:
+        self._seconds_per_row = SECONDS_BESIDE_ANSWERS / 48
+
+    def rows(self, answers_running: bool) -> int:
+        seconds = SECONDS_BESIDE_ANSWERS if answers_running else SECONDS_ALONE
+        return max(SMALLEST, min(LARGEST, int(seconds / self._seconds_per_row) // 4 * 4))
+
+    def learn(self, rows: int, seconds: float) -> None:
+        if rows >= SMALLEST:
+            self._seconds_per_row += 0.3 * (seconds / rows - self._seconds_per_row)

@@ -1,0 +1,116 @@
+"""Step on the project's own kernels: one call into C++ a step, all layers, for every row at once."""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from apps.core.messages import JsonObject
+from apps.models.local.batching.errors import NoKernel
+from apps.models.local.batching.library import CLayer, CLinear, CModel
+from apps.models.local.batching.packing import Kind
+from apps.models.local.batching.rope import rope_table
+from apps.models.local.batching.shape import Shape
+from apps.models.local.batching.weights import Weights
+
+EMBEDDING_KINDS: Mapping[str, int] = {"BF16": 2, "F32": 3, "F16": 4}
+
+
+class NativeStep:
+    """Implements Step. Not for several threads at once. Keys and values are float16 for quantized weights."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        kernels: str,
+        shape: Shape,
+        weights: Weights,
+        context_length: int,
+        threads: int,
+        max_rows: int,
+    ) -> None:
+        self.max_rows = max_rows
+        self._kernels = kernels
+        self._library = library
+        self._shape = shape
+        self._weights = weights
+        self._context = -(-context_length // 16) * 16
+        self._half = weights.parts["head"].kind in (Kind.INT4, Kind.INT8)
+        self._kept: list[Any] = []
+        self._threads = threads
+        self._logits_width = len(weights.packed["head"]) * 16
+        self._engine = library.engine_new(ctypes.byref(self._model()), threads, max_rows)
+        if not self._engine:
+            raise NoKernel(f"no memory or no threads for {max_rows} rows on {threads} threads")
+
+    def new_cache(self) -> Any:
+        """[layers, keys and values, kv heads, context x head_dim]; the memory is taken as it is written."""
+        shape = self._shape
+        heads = (shape.layers, 2, shape.kv_heads, self._context * shape.head_dim)
+        return np.empty(heads, np.float16 if self._half else np.float32)
+
+    def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
+        # keys lie in runs of 8 positions
+        values = -(-tokens // 8) * 8 * self._shape.head_dim
+        target[..., :values] = source[..., :values]
+
+    def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
+        token, position, want = (np.asarray(values, np.int64) for values in (tokens, positions, wanted))
+        pointers = (ctypes.c_void_p * len(caches))(*[cache.ctypes.data for cache in caches])
+        logits = np.empty((len(wanted), self._logits_width), np.float32)
+        self._library.engine_step(
+            self._engine,
+            len(token),
+            token.ctypes.data,
+            position.ctypes.data,
+            pointers,
+            len(want),
+            want.ctypes.data,
+            logits.ctypes.data,
+        )
+        return logits[:, : self._shape.vocabulary]
+
+    def describe(self) -> JsonObject:
+        return {
+            "kernels": f"own, {self._kernels}",
+            "threads": self._threads,
+            "weights_bytes": self._weights.packed_bytes,
+            "cache_type": "float16" if self._half else "float32",
+        }
+
+    def close(self) -> None:
+        if self._engine:
+            self._library.engine_free(self._engine)
+            self._engine = None
+
+    def _model(self) -> CModel:
+        shape, weights = self._shape, self._weights
+        layers = (CLayer * shape.layers)(*[self._layer(number) for number in range(shape.layers)])
+        cos, sin = rope_table(shape.rope, shape.head_dim, self._context)
+        self._kept += [layers, cos, sin]
+        return CModel(
+            *(shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate),
+            *(shape.vocabulary, self._context),
+            layer=layers,
+            head=self._linear("head"),
+            final_norm=weights.norms["model.norm.weight"].ctypes.data,
+            cos=cos.ctypes.data,
+            sin=sin.ctypes.data,
+            embedding=weights.embedding.ctypes.data,
+            embedding_kind=EMBEDDING_KINDS[weights.embedding_type],
+            half_cache=int(self._half),
+            eps=shape.norm_eps,
+        )
+
+    def _layer(self, number: int) -> CLayer:
+        norms, at = self._weights.norms, f"model.layers.{number}."
+        names = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+        pointers = [norms[key].ctypes.data if (key := f"{at}{name}.weight") in norms else None for name in names]
+        return CLayer(*[self._linear(f"{number}.{name}") for name in ("qkv", "o", "gate_up", "down")], *pointers)
+
+    def _linear(self, name: str) -> CLinear:
+        part, packed, bias = self._weights.parts[name], self._weights.packed[name], self._weights.biases.get(name)
+        return CLinear(
+            packed.ctypes.data, None if bias is None else bias.ctypes.data, len(packed) * 16, part.inputs, part.kind
+        )

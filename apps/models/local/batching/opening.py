@@ -1,0 +1,94 @@
+"""From a checkpoint's folder to a running engine: precision, kernels, weights, memory."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.models.local.batching.batching_engine import BatchingEngine
+from apps.models.local.batching.build import best_variant, build, cpu_flags
+from apps.models.local.batching.chunking import LARGEST
+from apps.models.local.batching.errors import UnsupportedModel
+from apps.models.local.batching.library import load_library
+from apps.models.local.batching.native_step import NativeStep
+from apps.models.local.batching.packed_cache import load_weights
+from apps.models.local.batching.shape import Shape, read_shape
+from apps.models.local.cpu import available_cpus
+from apps.models.local.tokenizer import HubTokenizer
+
+log = logging.getLogger(__name__)
+
+SPARE_CACHES = 2
+LEAST_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """``caches`` sequences of ``context_length`` tokens take at most ``most_bytes``."""
+
+    caches: int
+    context_length: int
+    most_bytes: int
+
+
+def open_engine(folder: Path, tokenizer: HubTokenizer, precision: str, slots: int, cache_dir: Path) -> BatchingEngine:
+    """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
+
+    ``precision`` as LOCAL_PRECISION; auto is int4. Raises UnsupportedModel for a checkpoint that is not of the shape,
+    NoKernel where the kernels cannot be had.
+    """
+    chosen = "int4" if precision == "auto" else precision
+    shape = read_shape(folder)
+    memory = plan_memory(shape, chosen, slots, free_bytes())
+    step = open_step(folder, chosen, cache_dir, memory.context_length, slots)
+    details = {
+        "precision": chosen,
+        "precision_reason": f"LOCAL_PRECISION={precision}",
+        "slots": slots,
+        "cached_sequences": memory.caches,
+        "cache_bytes_at_most": memory.most_bytes,
+    }
+    return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details)
+
+
+def open_step(folder: Path, precision: str, cache_dir: Path, context_length: int = 1024, slots: int = 0) -> NativeStep:
+    """The arithmetic alone. Raises UnsupportedModel or NoKernel."""
+    shape = read_shape(folder)
+    variant = best_variant(cpu_flags())
+    library = load_library(build(variant, cache_dir))
+    threads = available_cpus()
+    weights = load_weights(folder, shape, precision, cache_dir, threads)
+    return NativeStep(library, variant.name, shape, weights, context_length, threads, LARGEST + slots)
+
+
+def plan_memory(shape: Shape, precision: str, slots: int, free: int | None) -> Memory:
+    """The model's whole context for each slot, or as much of it as half of the ``free`` bytes hold.
+
+    Raises UnsupportedModel where that is next to nothing.
+    """
+    bytes_a_token = shape.cache_values * (2 if precision in ("int4", "int8") else 4)
+    caches, context = slots + SPARE_CACHES, shape.context_length
+    if free is not None:
+        context = min(context, free // 2 // (caches * bytes_a_token) // 16 * 16)
+    if context < min(LEAST_CONTEXT, shape.context_length):
+        raise UnsupportedModel(f"there is memory for a context of {context} tokens only in each of {caches} caches")
+    if context < shape.context_length:
+        log.warning("Memory allows a context of %d tokens, the model has %d", context, shape.context_length)
+    return Memory(caches, context, caches * context * bytes_a_token)
+
+
+def free_bytes() -> int | None:
+    """Memory that is free by the machine's account and the cgroup's limit; None where neither can be read."""
+    known = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            known.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            known.append(int((Path("/sys/fs/cgroup") / file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(known, default=None)

@@ -1,0 +1,156 @@
+"""Grammars for answers, by llguidance: a JSON schema or a grammar text in, the constraint of one answer out.
+
+The only place that knows llguidance.
+"""
+
+import asyncio
+import importlib.util
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from apps.core.errors import InternalError, InvalidValue, ModelUnavailable
+from apps.core.messages import JsonObject
+from apps.models.local.tokenizer import ChatTokenizer
+from apps.models.local.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+    from numpy.typing import NDArray
+
+    from apps.models.local.landing import Landing
+
+LARGEST_SCHEMA = 64 * 1024
+DEEPEST_SCHEMA = 64
+COMPILE_SECONDS = 2.0
+# one way to write each document: where blanks are free, a small model goes on with them for ever
+STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# a lexer state takes 1 to 2 kB of memory
+MOST_LEXER_STATES = 20_000
+LARGEST_GRAMMAR = 200_000
+
+
+class GrammarConstraint:
+    """Implements Constraint. ``field`` is the request's field that a grammar beyond its limits is blamed on."""
+
+    def __init__(self, matcher: "LLMatcher", landing: "Landing", field: str) -> None:
+        self._matcher = matcher
+        self._landing = landing
+        self._field = field
+
+    @property
+    def finished(self) -> bool:
+        # also true after an error, which the next look at the mask raises
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def allowed(self, remaining: int) -> "NDArray[Any]":
+        from apps.models.local.landing import token_mask
+
+        allowed = token_mask(self._matcher)
+        if self._matcher.is_error():
+            raise InvalidValue(
+                "The grammar of the answer became too large while it was written",
+                field=self._field,
+                details={"reason": _first_line(self._matcher.get_error())},
+            )
+        return self._landing.narrow(allowed, self._matcher, remaining)
+
+    def advance(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            raise InternalError("The local model left its grammar", details={"reason": "a token that is not allowed"})
+        self._landing.advance(token)
+
+
+class GrammarCompiler:
+    """Compiles for one vocabulary. Making it takes 0.2 s; ``close`` ends its thread."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        from llguidance import LLTokenizer
+        from llguidance._tokenizer import TokenizerWrapper
+
+        from apps.models.local.landing import ClosingTokens
+
+        self._closing = ClosingTokens(vocabulary)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(_Spelled(vocabulary)), eos_token=sorted(vocabulary.end_tokens))
+        # compiling drops the interpreter's lock and ends by its own limits; a thread of its own keeps it off the loop
+        self._pool = ThreadPoolExecutor(1, "local-grammar")
+
+    async def compile(self, grammar: str, field: str) -> GrammarConstraint:
+        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``."""
+        work = asyncio.get_running_loop().run_in_executor(self._pool, self._compile, grammar, field)
+        try:
+            return await asyncio.wait_for(work, COMPILE_SECONDS)
+        except TimeoutError:
+            raise InvalidValue(f"{_named(field)} takes too long to compile", field=field) from None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, grammar: str, field: str) -> GrammarConstraint:
+        from llguidance import LLMatcher, LLParserLimits
+
+        from apps.models.local.landing import Landing
+
+        limits = LLParserLimits(
+            max_lexer_states=MOST_LEXER_STATES, max_grammar_size=LARGEST_GRAMMAR, verbose_errors=False
+        )
+        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
+        # the first mask finds what only shows at work, as a schema that no finite document meets
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            reason = _first_line(matcher.get_error())
+            raise InvalidValue(f"{_named(field)} cannot be honoured: {reason}", field=field, details={"reason": reason})
+        return GrammarConstraint(matcher, Landing(self._closing), field)
+
+
+def open_compiler(tokenizer: ChatTokenizer) -> GrammarCompiler:
+    """Blocks for 0.2 s. Raises ModelUnavailable where llguidance is not installed."""
+    if importlib.util.find_spec("llguidance") is None:
+        raise ModelUnavailable(
+            "Tools and response_format need llguidance on the local model: pip install -r requirements-local.txt",
+            details={"missing": "llguidance"},
+        )
+    return GrammarCompiler(tokenizer.vocabulary())
+
+
+def json_rule(schema: JsonObject, field: str) -> str:
+    """A schema as a term of a grammar text. Raises InvalidValue for one that is too large or too deep."""
+    if _deeper(schema, DEEPEST_SCHEMA):
+        raise InvalidValue(f"The schema is nested deeper than {DEEPEST_SCHEMA} levels", field=field)
+    # the caller's own options for the library must not count
+    text = json.dumps({**schema, "x-guidance": STYLE}, ensure_ascii=False)
+    if len(text) > LARGEST_SCHEMA:
+        details = {"max": LARGEST_SCHEMA, "received": len(text)}
+        raise InvalidValue(f"The schema is larger than {LARGEST_SCHEMA} characters", field=field, details=details)
+    return f"%json {text}"
+
+
+class _Spelled:
+    """What llguidance's TokenizerWrapper wants to know of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.eos_token_id = min(vocabulary.end_tokens)
+        self.tokens = vocabulary.tokens
+        self.special_token_ids = sorted(vocabulary.special | vocabulary.end_tokens)
+        self._backend = vocabulary.backend
+
+    def __call__(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(child, levels - 1) for child in children)
+
+
+def _named(field: str) -> str:
+    return field.replace("_", " ").capitalize()
+
+
+def _first_line(error: str) -> str:
+    lines = [line for line in error.strip().splitlines() if line.strip()]
+    return lines[0][:300] if lines else "unknown"

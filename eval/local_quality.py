@@ -1,0 +1,122 @@
+"""What quantizing costs, on the packaged model: `python -m eval.local_quality [--tokens N] [--prompts N]`.
+
+Perplexity of the standard library's documentation per precision, against stock transformers in bf16; and whether
+greedy answers stay the same alone and among seven others. Prints two Markdown tables. Minutes on two cores.
+"""
+
+import argparse
+import asyncio
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.core.messages import user_message
+from apps.core.settings import load_settings
+from apps.models.local.batching.batching_engine import BatchingEngine
+from apps.models.local.batching.opening import open_engine, open_step
+from apps.models.local.batching.step import Step
+from apps.models.local.engine import Sampling
+from apps.models.local.packaged import packaged_checkpoint
+from apps.models.local.tokenizer import HubTokenizer
+from eval import docstrings
+
+WINDOW = 512
+CHARACTERS_A_TOKEN = 5
+ANSWER_TOKENS = 32
+BESIDE = 8
+
+
+def windows(tokenizer: HubTokenizer, tokens: int) -> list[list[int]]:
+    """``tokens`` tokens of text in windows; the first token of each is given, not predicted."""
+    encoded = tokenizer.encode(docstrings.text(tokens * CHARACTERS_A_TOKEN))[:tokens]
+    return [encoded[start : start + WINDOW] for start in range(0, len(encoded) - 1, WINDOW)]
+
+
+def perplexity(step: Step, texts: Sequence[Sequence[int]]) -> float:
+    cache, losses = step.new_cache(), []
+    for text in texts:
+        for start in range(0, len(text) - 1, step.max_rows):
+            positions = list(range(start, min(start + step.max_rows, len(text) - 1)))
+            rows = list(range(len(positions)))
+            logits = step.run([text[at] for at in positions], positions, [cache] * len(rows), rows)
+            losses.append(cross_entropy(logits, [text[at + 1] for at in positions]))
+    return math.exp(float(np.mean(np.concatenate(losses))))
+
+
+def cross_entropy(logits: Any, targets: Sequence[int]) -> Any:
+    """Of each row, in nats."""
+    top = logits.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(logits - top, dtype=np.float32).sum(axis=-1, dtype=np.float64)) + top[:, 0]
+    return total - logits[np.arange(len(targets)), targets]
+
+
+def stock_perplexity(folder: Path, texts: Sequence[Sequence[int]], dtype: str) -> float:
+    """transformers' own forward pass."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
+    losses = []
+    with torch.inference_mode():
+        for text in texts:
+            logits = model(torch.tensor([text[:-1]])).logits[0].float().numpy()
+            losses.append(cross_entropy(logits, text[1:]))
+    return math.exp(float(np.mean(np.concatenate(losses))))
+
+
+def prompts(count: int) -> list[str]:
+    """The beginnings of ``count`` documentation strings, each to be explained."""
+    found = docstrings.docstrings()
+    return [f"Explain in your own words: {next(found)[:160]}" for _ in range(count)]
+
+
+async def answers(engine: BatchingEngine, questions: Sequence[Sequence[int]], beside: int) -> list[str]:
+    """Greedy answers, ``beside`` at a time."""
+    gate = asyncio.Semaphore(beside)
+
+    async def ask(question: Sequence[int]) -> str:
+        async with gate:
+            return "".join([piece.text async for piece in engine.generate(question, Sampling(0, 1, ANSWER_TOKENS))])
+
+    return list(await asyncio.gather(*[ask(question) for question in questions]))
+
+
+def agreement(folder: Path, cache_dir: Path, precision: str, count: int) -> int:
+    """How many of ``count`` answers are the same alone and among others."""
+    tokenizer = HubTokenizer(folder)
+    engine = open_engine(folder, tokenizer, precision, BESIDE, cache_dir)
+    try:
+        questions = [tokenizer.encode_chat(user_message(prompt)) for prompt in prompts(count)]
+        alone = asyncio.run(answers(engine, questions, 1))
+        among = asyncio.run(answers(engine, questions, BESIDE))
+    finally:
+        engine.close()
+    return sum(one == other for one, other in zip(alone, among, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=20_480)
+    parser.add_argument("--prompts", type=int, default=100)
+    options = parser.parse_args()
+    cache_dir = load_settings().model_cache_dir
+    folder = packaged_checkpoint(cache_dir)
+    texts = windows(HubTokenizer(folder), options.tokens)
+    stock = stock_perplexity(folder, texts, "bfloat16")
+    print(f"| precision | perplexity, {sum(map(len, texts))} tokens | against stock bf16 |\n|---|---|---|")
+    print(f"| stock transformers, bf16 | {stock:.4f} | |", flush=True)
+    for precision in ("fp32", "bf16", "int8", "int4"):
+        step = open_step(folder, precision, cache_dir)
+        found = perplexity(step, texts)
+        step.close()
+        print(f"| engine, {precision} | {found:.4f} | {100 * (found / stock - 1):+.2f}% |", flush=True)
+    print(f"\n| precision | same greedy answer alone and among {BESIDE}, of {options.prompts} |\n|---|---|")
+    for precision in ("fp32", "int4"):
+        print(f"| {precision} | {agreement(folder, cache_dir, precision, options.prompts)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

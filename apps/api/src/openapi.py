@@ -69,10 +69,10 @@ def error_responses(*kinds: type[AppError]) -> Responses:
 
 def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
     """The page with its examples of errors as they are: FastAPI leaves out what is null, ``field`` for one."""
-    values = {example.code: example.envelope() for example in EXAMPLES}
     for path in page["paths"].values():
         for operation in path.values():
             for response in operation.get("responses", {}).values():
+<<<<<<< HEAD
                 examples = response.get("content", {}).get("application/json", {}).get("examples", {})
                 for code in examples.keys() & values.keys():
                     examples[code]["value"] = _beside(values[code], examples[code]["value"]["error"])
@@ -84,6 +84,20 @@ def _beside(whole: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
     if "type" not in shown:
         return whole
     return {"error": {**whole["error"], "type": shown["type"], "param": whole["error"]["field"]}}
+=======
+                for content in response.get("content", {}).values():
+                    _keep_nulls(content.get("examples", {}))
+    return page
+
+
+def _keep_nulls(examples: dict[str, Any]) -> None:
+    for example in examples.values():
+        error = example["value"].get("error") if isinstance(example["value"], dict) else None
+        if error:
+            error.setdefault("field", None)
+            if "type" in error:
+                error.setdefault("param", None)
+>>>>>>> main
 
 
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:

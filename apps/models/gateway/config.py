@@ -110,12 +110,12 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML keeps the last of two equal keys and says nothing; here that is a fault, since one of them is lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, DUPLICATE, key_node.start_mark)
-            seen.add(key if isinstance(key, str) else id(key_node))
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, DUPLICATE, key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

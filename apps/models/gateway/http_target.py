@@ -44,23 +44,16 @@ class HttpTarget:
     async def open(self, call: WireCall, model: str) -> WireReply:
         if not self._configured:
             raise ModelUnavailable(f"The provider is not configured: {self.not_configured()}", retry_after=60)
-        from apps.models.gateway.http_errors import FAILURES, status_error, translate
+        from apps.models.gateway.http_errors import FAILURES, translate
 
         timeouts = self._provider.timeouts
         ends = asyncio.get_running_loop().time() + timeouts.total
         try:
-            # what a caller of a whole answer waits for is its last token, so only the total time bounds it
-            async with asyncio.timeout(min(timeouts.first_token, timeouts.total) if call.stream else timeouts.total):
-                response = await self._session().post(
-                    self._url(call.path, model), data=call.for_model(model), allow_redirects=False
-                )
-                try:
-                    if response.status != 200:
-                        raise status_error(response.status, response.headers)
-                    return await self._reply(call, response, ends)
-                except BaseException:
-                    response.close()
-                    raise
+            if not call.stream:
+                # what this caller waits for is the last token, so only the total time bounds it: see Attempts
+                return await self._send(call, model, ends)
+            async with asyncio.timeout(timeouts.first_token):
+                return await self._send(call, model, ends)
         except FAILURES as error:
             raise translate(error) from error
 
@@ -74,6 +67,19 @@ class HttpTarget:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
+    async def _send(self, call: WireCall, model: str, ends: float) -> WireReply:
+        from apps.models.gateway.http_errors import status_error
+
+        session = self._client or self._open_session()
+        response = await session.post(self._url(call.path, model), data=call.for_model(model), allow_redirects=False)
+        try:
+            if response.status != 200:
+                raise status_error(response.status, response.headers)
+            return await self._reply(call, response, ends)
+        except BaseException:
+            response.close()
+            raise
+
     async def _reply(self, call: WireCall, response: "aiohttp.ClientResponse", ends: float) -> WireReply:
         content_type = response.headers.get("Content-Type", "application/json")
         patience = _Patience(response, self._provider.timeouts.between_tokens, ends)
@@ -86,17 +92,16 @@ class HttpTarget:
         blocks = UpstreamBlocks(response, patience, self.drain, events)
         return WireReply(content_type, await blocks.first(), blocks)
 
-    def _session(self) -> "aiohttp.ClientSession":
-        if self._client is None:
-            import aiohttp
+    def _open_session(self) -> "aiohttp.ClientSession":
+        import aiohttp
 
-            self._client = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=None, connect=self._provider.timeouts.connect),
-                headers=self._headers,
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._provider.timeouts.connect),
+            headers=self._headers,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self._client
 
     def _url(self, path: str, model: str) -> "yarl.URL":
@@ -199,6 +204,8 @@ class _Patience:
         """The rest, whole. Raises UpstreamError or Timeout where it breaks off."""
         from apps.models.gateway.http_errors import FAILURES, translate
 
+        if self._content.is_eof():
+            return self._content.read_nowait()
         parts = []
         try:
             while chunk := await self.chunk():

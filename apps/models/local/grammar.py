@@ -6,11 +6,12 @@ The only place that knows llguidance.
 import asyncio
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from apps.core.errors import InternalError, InvalidValue, ModelUnavailable
+from apps.core.errors import InternalError, InvalidValue, ModelUnavailable, Overloaded
 from apps.core.messages import JsonObject
 from apps.models.local.tokenizer import ChatTokenizer
 from apps.models.local.vocabulary import Vocabulary
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
     from apps.models.local.landing import Landing
 
+PLACE = re.compile(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?")
 LARGEST_SCHEMA = 64 * 1024
 DEEPEST_SCHEMA = 64
 COMPILE_SECONDS = 2.0
+TURN_SECONDS = 10.0
 # one way to write each document: where blanks are free, a small model goes on with them for ever
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # a lexer state takes 1 to 2 kB of memory
@@ -49,17 +52,25 @@ class GrammarConstraint:
 
         allowed = token_mask(self._matcher)
         if self._matcher.is_error():
-            raise InvalidValue(
-                "The grammar of the answer became too large while it was written",
-                field=self._field,
-                details={"reason": _first_line(self._matcher.get_error())},
-            )
+            raise self._too_large()
         return self._landing.narrow(allowed, self._matcher, remaining)
 
     def advance(self, token: int) -> None:
-        if not self._matcher.consume_token(token):
+        fits = self._matcher.validate_tokens([token]) == 1
+        if not fits and not self._matcher.is_error():
             raise InternalError("The local model left its grammar", details={"reason": "a token that is not allowed"})
+        if not fits or not self._matcher.consume_token(token):
+            raise self._too_large()
         self._landing.advance(token)
+
+    def _too_large(self) -> InvalidValue:
+        """The library's limits on work a token were met."""
+        reason = _reason(self._matcher.get_error())
+        return InvalidValue(
+            "The grammar of the answer became too large while it was written",
+            field=self._field,
+            details={"reason": reason},
+        )
 
 
 class GrammarCompiler:
@@ -77,8 +88,22 @@ class GrammarCompiler:
         self._pool = ThreadPoolExecutor(1, "local-grammar")
 
     async def compile(self, grammar: str, field: str) -> GrammarConstraint:
-        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``."""
-        work = asyncio.get_running_loop().run_in_executor(self._pool, self._compile, grammar, field)
+        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``; Overloaded
+        where others' grammars keep it waiting."""
+        loop = asyncio.get_running_loop()
+        begun = asyncio.Event()
+
+        def run() -> GrammarConstraint:
+            loop.call_soon_threadsafe(begun.set)
+            return self._compile(grammar, field)
+
+        work = loop.run_in_executor(self._pool, run)
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await begun.wait()
+        except TimeoutError:
+            work.cancel()
+            raise Overloaded("Too many schemas wait to be compiled", retry_after=TURN_SECONDS) from None
         try:
             return await asyncio.wait_for(work, COMPILE_SECONDS)
         except TimeoutError:
@@ -100,7 +125,7 @@ class GrammarCompiler:
         if not matcher.is_error():
             matcher.compute_bitmask()
         if matcher.is_error():
-            reason = _first_line(matcher.get_error())
+            reason = _reason(matcher.get_error())
             raise InvalidValue(f"{_named(field)} cannot be honoured: {reason}", field=field, details={"reason": reason})
         return GrammarConstraint(matcher, Landing(self._closing), field)
 
@@ -151,6 +176,6 @@ def _named(field: str) -> str:
     return field.replace("_", " ").capitalize()
 
 
-def _first_line(error: str) -> str:
-    lines = [line for line in error.strip().splitlines() if line.strip()]
-    return lines[0][:300] if lines else "unknown"
+def _reason(error: str) -> str:
+    """On one line; where in the grammar text it was found says nothing to the caller."""
+    return " ".join(PLACE.sub("", error).split())[:300] or "unknown"

@@ -4,6 +4,8 @@ While there is room, every token of the grammar is allowed. Near the end only to
 next one of a short way to a complete document; at the very end only that way.
 """
 
+import string
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ SLACK = 4
 # far from the end the way is looked for only so often
 EVERY = 16
 LONGEST_WAY = 512
+LONG_TOKENS = 4
 
 
 class ClosingTokens:
@@ -30,6 +33,9 @@ class ClosingTokens:
         ids = {token: i for i, token in enumerate(vocabulary.tokens) if len(token) == 1}
         outside = [ids[c] for c in (b"}", b"]", *(b"%d" % digit for digit in range(10)), b'"') if c in ids]
         self.preferred = {False: outside, True: [ids[b'"']] if b'"' in ids else []}
+        # patterns are usually held together by these; the others come after them
+        order = dict.fromkeys("@.:-/_#+TZ" + string.digits + string.ascii_letters + string.punctuation)
+        self.characters = np.array([ids[c.encode()] for c in order if c not in '"\\' and c.encode() in ids], int)
         self.quotes = [token.count(b'"') % 2 == 1 and b"\\" not in token for token in vocabulary.tokens]
         self.lengths = np.array([0 if b"\\" in token else len(token) for token in vocabulary.tokens])
         self.safe = {
@@ -103,23 +109,30 @@ class Landing:
 
     def _walk(self, matcher: "LLMatcher", in_string: bool, longest: int) -> list[int] | None:
         way: list[int] = []
+        used: Counter[int] = Counter()
         while not matcher.is_accepting():
             if len(way) >= longest:
                 return None
-            token = self._closest(token_mask(matcher), in_string)
+            token = self._next(token_mask(matcher), in_string, used)
             if not matcher.consume_token(token):
                 return None
             way.append(token)
+            used = used if in_string else Counter()
+            used[token] += 1
             in_string ^= self._closing.quotes[token]
         return way
 
-    def _closest(self, allowed: "NDArray[Any]", in_string: bool) -> int:
-        """What closes, where it may; else the longest token, which gets furthest through a fixed text."""
-        for token in self._closing.preferred[in_string]:
+    def _next(self, allowed: "NDArray[Any]", in_string: bool, used: Counter[int]) -> int:
+        """What closes, where it may. Else the longest token, which gets furthest through a fixed text or a least
+        length; but a pattern may let that go on for ever, so after a few of them each character has its turn."""
+        closing = self._closing
+        for token in closing.preferred[in_string]:
             if allowed[token]:
                 return token
-        lengths = self._closing.lengths
-        return int(np.where(allowed[: len(lengths)], lengths, -1).argmax())
+        characters = closing.characters[allowed[closing.characters]].tolist()
+        if in_string and len(characters) > 1 and used.total() > LONG_TOKENS:
+            return int(min(characters, key=used.__getitem__))
+        return int(np.where(allowed[: len(closing.lengths)], closing.lengths, -1).argmax())
 
 
 def token_mask(matcher: "LLMatcher") -> "NDArray[Any]":

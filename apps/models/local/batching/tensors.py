@@ -21,7 +21,7 @@ TYPES: Mapping[str, Any] = {
 
 
 class Tensors:
-    """The tensors of one or more files, by name."""
+    """The tensors of one or more files, by name. Raises UnsupportedModel for a file that is missing or broken."""
 
     def __init__(self, files: list[Path]) -> None:
         self._maps: list[mmap.mmap] = []
@@ -77,7 +77,7 @@ class Tensors:
             ends = [8 + length + entry["data_offsets"][1] for entry in header.values()]
             if max(ends, default=0) > len(memory):
                 raise ValueError("it is shorter than its header says")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnsupportedModel(f"{file.name} is broken: {error}") from error
         self._maps.append(memory)
         for name, entry in header.items():

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from apps.core.errors import InvalidValue
-from apps.core.messages import Message, ToolCall, user_message
+from apps.core.messages import Message, user_message
 
 pytest.importorskip("jinja2", reason="jinja2 comes with requirements-local.txt")
 
@@ -51,15 +51,6 @@ def test_any_other_part_is_refused(part: dict[str, object]) -> None:
     with pytest.raises(InvalidValue) as refused:
         text_of(Message("user", [part]))
     assert refused.value.field == "messages"
-
-
-@pytest.mark.parametrize(
-    "message",
-    [Message("tool", "42", tool_call_id="1"), Message("assistant", "", tool_calls=(ToolCall("1", "add", "{}"),))],
-)
-def test_tool_calls_and_results_are_refused(message: Message) -> None:
-    with pytest.raises(InvalidValue):
-        render([Message("user", "x"), message])
 
 
 def test_what_the_template_refuses_is_the_callers_error() -> None:

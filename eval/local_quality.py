@@ -16,10 +16,11 @@ import numpy as np
 from apps.core.messages import user_message
 from apps.core.settings import load_settings
 from apps.models.local.batching.batching_engine import BatchingEngine
-from apps.models.local.batching.opening import open_engine, open_step
+from apps.models.local.batching.opening import open_engine, open_step, own_library
 from apps.models.local.batching.step import Step
 from apps.models.local.engine import Sampling
 from apps.models.local.packaged import packaged_checkpoint
+from apps.models.local.precision import Precision
 from apps.models.local.tokenizer import HubTokenizer
 from eval import docstrings
 
@@ -84,7 +85,7 @@ async def answers(engine: BatchingEngine, questions: Sequence[Sequence[int]], be
     return list(await asyncio.gather(*[ask(question) for question in questions]))
 
 
-def agreement(folder: Path, cache_dir: Path, precision: str, count: int) -> int:
+def agreement(folder: Path, cache_dir: Path, precision: Precision, count: int) -> int:
     """How many of ``count`` answers are the same alone and among others."""
     tokenizer = HubTokenizer(folder)
     engine = open_engine(folder, tokenizer, precision, BESIDE, cache_dir)
@@ -109,12 +110,14 @@ def main() -> None:
     print(f"| precision | perplexity, {sum(map(len, texts))} tokens | against stock bf16 |\n|---|---|---|")
     print(f"| stock transformers, bf16 | {stock:.4f} | |", flush=True)
     for precision in ("fp32", "bf16", "int8", "int4"):
-        step = open_step(folder, precision, cache_dir)
+        step = open_step(folder, precision, cache_dir, own_library(cache_dir))
         found = perplexity(step, texts)
         step.close()
         print(f"| engine, {precision} | {found:.4f} | {100 * (found / stock - 1):+.2f}% |", flush=True)
     print(f"\n| precision | same greedy answer alone and among {BESIDE}, of {options.prompts} |\n|---|---|")
-    for precision in ("fp32", "int4"):
+    exact: Precision = "fp32"
+    quantized: Precision = "int4"
+    for precision in (exact, quantized):
         print(f"| {precision} | {agreement(folder, cache_dir, precision, options.prompts)} |", flush=True)
 
 

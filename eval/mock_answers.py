@@ -22,7 +22,9 @@ MODELS = {
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How to treat a call. ``kind`` is ``answer``, ``slow``, ``status``, ``flaky``, ``echo``, ``tool-call`` or a fault.
+    """How to treat a call. ``kind`` is ``answer``, ``slow``, ``status``, ``flaky``, a fault, or the name itself.
+
+    Names that are kinds of their own: ``echo``, ``tool-call``, ``future``.
 
     ``number`` is milliseconds (slow), a status (status) or a count of failures (flaky); ``retry_after`` is seconds.
     """
@@ -34,7 +36,7 @@ class Behaviour:
 
 def behaviour_of(model: str) -> Behaviour:
     """The behaviour that a model's name asks for; a name that asks for none is answered normally."""
-    if model in ("echo", "tool-call"):
+    if model in ("echo", "tool-call", "future"):
         return Behaviour(model)
     if model.removeprefix("fault-") in FAULTS and model.startswith("fault-"):
         return Behaviour(model.removeprefix("fault-"))

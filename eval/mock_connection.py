@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from eval import mock_answers as answers
+from eval import mock_v1
 from eval.mock_http import LAST_CHUNK, Request, framed, head, take_request
 
 JSON, SSE = "application/json", "text/event-stream"
@@ -82,12 +83,15 @@ class Connection(asyncio.Protocol):
             self._send_json(200, {})
         elif request.path.endswith("/models"):
             self._send_json(200, answers.MODELS)
-        elif request.path.endswith("/chat/completions"):
-            self._begin_chat(request)
+        elif request.path.endswith("/chat/completions") or self._serves(request.path):
+            self._begin_call(request)
         else:
             self._send_json(404, answers.error_body("no such route", "invalid_request_error"))
 
-    def _begin_chat(self, request: Request) -> None:
+    def _serves(self, path: str) -> bool:
+        return path.endswith(mock_v1.PATHS) and not path.startswith(mock_v1.CHAT_ONLY)
+
+    def _begin_call(self, request: Request) -> None:
         self.stats.requests += 1
         self.stats.open += 1
         self.busy = True
@@ -98,9 +102,9 @@ class Connection(asyncio.Protocol):
             return self._send_json(400, answers.error_body("bad request", "invalid_request_error"))
         self.stats.last_body, self.stats.last_headers = body, request.headers
         self.stats.by_model[model] += 1
-        return self._chat(body, model, answers.behaviour_of(model))
+        return self._answer(request.path, body, model, answers.behaviour_of(model))
 
-    def _chat(self, body: dict[str, Any], model: str, behaviour: answers.Behaviour) -> None:
+    def _answer(self, path: str, body: dict[str, Any], model: str, behaviour: answers.Behaviour) -> None:
         match behaviour.kind:
             case "status":
                 status = behaviour.number
@@ -113,10 +117,19 @@ class Connection(asyncio.Protocol):
                 self._reset()
             case "hang":
                 pass
+            case _ if not path.endswith("/chat/completions"):
+                self._beside_chat(path, body)
             case _ if body.get("stream"):
                 self._stream(body, model, behaviour)
             case _:
                 self._whole(body, model, behaviour)
+
+    def _beside_chat(self, path: str, body: dict[str, Any]) -> None:
+        words = answers.words_of(body, answers.Behaviour("answer"), self.options.tokens)
+        if body.get("stream") is True:
+            self._send_events(mock_v1.events(path, body, words))
+        else:
+            self._send_json(200, mock_v1.whole(path, body, words))
 
     def _whole(self, body: dict[str, Any], model: str, behaviour: answers.Behaviour) -> None:
         words = answers.words_of(body, behaviour, self.options.tokens)
@@ -134,6 +147,7 @@ class Connection(asyncio.Protocol):
             case "error":
                 self._send_json(200, answers.error_body("mock error in a 200", "server_error"))
             case _:
+                data = mock_v1.with_future_fields(data) if behaviour.kind == "future" else data
                 reply = head(200, JSON, len(data)) + data
                 wait = self._wait(behaviour)
                 self._later(wait, reply) if wait else self._send(reply)
@@ -146,7 +160,9 @@ class Connection(asyncio.Protocol):
         tail = answers.stream_tail(model, body, words)
         wait = self._wait(behaviour)
         if not wait and behaviour.kind not in answers.FAULTS:
-            return self._send_events([answers.stream_head(model), *tokens, *tail])
+            events = [answers.stream_head(model), *tokens, *tail]
+            future = behaviour.kind == "future"
+            return self._send_events([mock_v1.with_future_fields(one) for one in events] if future else events)
         task = asyncio.get_running_loop().create_task(self._stream_slowly(model, tokens, tail, behaviour.kind, wait))
         return self._keep(task)
 

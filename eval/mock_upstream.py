@@ -15,6 +15,10 @@ lists one model. GET /stats counts what happened since POST /reset. The body's `
     fault-200error        status 200 around an error body
     echo                  the last message, a character a token
     tool-call             a call of the first tool that was offered
+    future                fields that no client knows yet
+
+/v1/completions, /v1/responses and /v1/embeddings are there too, with the behaviours that need no stream. Beneath
+/chat-only/v1 there is chat alone, and 404 for the rest.
 """
 
 import argparse

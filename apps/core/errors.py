@@ -80,6 +80,10 @@ class MethodNotAllowed(AppError):
     code, status, summary = "METHOD_NOT_ALLOWED", 405, "The route has other methods: see Allow"
 
 
+class Conflict(AppError):
+    code, status, summary = "CONFLICT", 409, "The Idempotency-Key was used with another body"
+
+
 class PayloadTooLarge(AppError):
     code, status, summary = "PAYLOAD_TOO_LARGE", 413, "The body is over the limit"
 

@@ -50,6 +50,8 @@ class ChatRequest:
     parallel_tool_calls: bool | None = None
     response_format: JsonObject | None = None
     top_logprobs: int | None = None
+    # the messages' text goes to the model as it is, without a chat template; only the local model can do that
+    raw: bool = False
 
 
 def user_message(text: str) -> tuple[Message, ...]:

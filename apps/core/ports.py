@@ -40,9 +40,21 @@ class ChatModel(Protocol):
 
 
 class Embedder(Protocol):
-    """Texts go in, one vector of ``dimensions`` float32 values each comes out, L2-normalised."""
+    """Texts go in, one vector of ``dimensions`` float32 values each comes out, L2-normalised.
+
+    A text over ``longest`` tokens is refused with InvalidValue, never cut; all else raises errors of
+    ``apps.core.errors`` too.
+    """
 
     name: str
     dimensions: int
+    longest: int
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text, as ``longest`` counts them."""
+
+    def readiness(self) -> Readiness: ...
+
+    async def aclose(self) -> None: ...

@@ -19,10 +19,11 @@ LONGEST_RETRY_AFTER = 600.0
 class Admission:
     """``slots`` calls run, ``queue_size`` more wait in the order they came, for at most ``queue_timeout`` seconds.
 
-    Everyone else gets Overloaded with a Retry-After made from the durations of the last calls.
+    Everyone else gets Overloaded with a Retry-After made from the durations of the last calls; ``who`` is busy then.
     """
 
-    def __init__(self, slots: int, queue_size: int, queue_timeout: float) -> None:
+    def __init__(self, slots: int, queue_size: int, queue_timeout: float, who: str = "The local model") -> None:
+        self._who = who
         self.slots = slots
         self.queue_size = queue_size
         self.queue_timeout = queue_timeout
@@ -47,11 +48,17 @@ class Admission:
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None, None]:
         """Hold a slot for the length of the block."""
-        call = await self._enter()
+        call = await self.enter()
         try:
             yield
         finally:
-            self._leave(call)
+            self.leave(call)
+
+    def predicted_wait(self) -> float:
+        """Seconds that a call made now should wait for its slot; 0 where nothing has been measured yet."""
+        if self.running < self.slots or not self._durations:
+            return 0.0
+        return sum(self._durations) / len(self._durations) * (self.waiting + 1) / self.slots
 
     def retry_after(self) -> float:
         """Whole seconds until the calls that run and wait now should be through, from measured durations."""
@@ -61,7 +68,8 @@ class Admission:
         mean = sum(known) / len(known) if known else 1.0
         return float(math.ceil(min(LONGEST_RETRY_AFTER, max(1.0, mean * (self.waiting + 1) / self.slots))))
 
-    async def _enter(self) -> int:
+    async def enter(self) -> int:
+        """Take a slot, waiting for one where that is allowed; `leave` must be called once with what is returned."""
         self.check()
         if self.running < self.slots:
             return self._grant()
@@ -72,7 +80,7 @@ class Admission:
         except asyncio.CancelledError:
             # the slot may have been handed over in the same turn of the loop: it must not be lost
             if waiter.done():
-                self._leave(waiter.result(), measured=False)
+                self.leave(waiter.result(), measured=False)
             else:
                 self._waiters.remove(waiter)
             raise
@@ -86,7 +94,8 @@ class Admission:
         self._running[self._calls] = time.monotonic()
         return self._calls
 
-    def _leave(self, call: int, *, measured: bool = True) -> None:
+    def leave(self, call: int, *, measured: bool = True) -> None:
+        """Give the slot back, to the first of those who wait; ``measured`` where it was used."""
         started = self._running.pop(call)
         if measured:
             self._durations.append(time.monotonic() - started)
@@ -95,7 +104,7 @@ class Admission:
 
     def _overloaded(self, reason: str) -> Overloaded:
         return Overloaded(
-            f"The local model is busy: {reason}",
+            f"{self._who} is busy: {reason}",
             details={"slots": self.slots, "queue_size": self.queue_size, "waiting": self.waiting},
             retry_after=self.retry_after(),
         )

@@ -46,20 +46,9 @@ class OpenAIModel:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         transport = await self._ready_transport()
         body = chat_body(request, self._settings.default_model)
-        joiner = SurrogateJoiner()
-        finish = model = usage = None
-        async with aclosing(transport.chat(body)) as chunks:
-            async for chunk in chunks:
-                model = _text(chunk.get("model")) or model or body["model"]
-                usage = _usage(chunk.get("usage")) or usage
-                text, calls, ended = _read_choice(chunk)
-                finish = ended or finish
-                text = joiner.join(text)
-                if text or calls:
-                    yield Delta(text, calls, model=model)
-        if finish is None:
-            raise UpstreamError("The upstream's answer was cut off before its end", details={"upstream_status": 200})
-        yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
+        async with aclosing(deltas_of(transport.chat(body), body["model"])) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def aclose(self) -> None:
         if self._opening:
@@ -96,6 +85,27 @@ def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
     }
     body = {"model": request.model or default_model, "messages": [_message(m) for m in request.messages]}
     return body | {name: value for name, value in optional.items() if value is not None}
+
+
+async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) -> AsyncGenerator[Delta, None]:
+    """Parsed chunks in, deltas out; ``asked`` is the model's name where the chunks do not say.
+
+    Raises UpstreamError where they end without a finish reason, or have a shape that nobody knows.
+    """
+    joiner = SurrogateJoiner()
+    finish = model = usage = None
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            model = _text(chunk.get("model")) or model or asked
+            usage = _usage(chunk.get("usage")) or usage
+            text, calls, ended = _read_choice(chunk)
+            finish = ended or finish
+            text = joiner.join(text)
+            if text or calls:
+                yield Delta(text, calls, model=model)
+    if finish is None:
+        raise UpstreamError("The upstream's answer was cut off before its end", details={"upstream_status": 200})
+    yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
 
 
 def _message(message: Message) -> dict[str, Any]:

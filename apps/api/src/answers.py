@@ -16,6 +16,8 @@ from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 
+UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
+
 
 async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, stream: bool) -> Response:
     """Ask the model; the answer is collected into JSON, or streamed in the framing that Accept asks for."""
@@ -36,7 +38,7 @@ def framing_for(accept: str) -> Framing:
 
 def model_header(model: str | None) -> dict[str, str]:
     """X-Model; what a header cannot hold becomes an underscore."""
-    return {"X-Model": re.sub(r"[^\x21-\x7e]", "_", model)} if model else {}
+    return {"X-Model": UNPRINTABLE.sub("_", model)} if model else {}
 
 
 def _streamed(deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: Shutdown) -> StreamedResponse:

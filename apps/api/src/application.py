@@ -12,13 +12,16 @@ from apps.api.src.middleware.body_limit import BodyLimit
 from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
 from apps.api.src.middleware.crash import CrashGuard
+from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
+from apps.api.src.reload import reloading
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
+from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
 
@@ -39,7 +42,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening():
+        with shutdown.listening(), reloading(services.gateway):
             await services.start()
             try:
                 yield
@@ -56,8 +59,8 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.settings = settings
     app.state.services = services
     app.state.shutdown = shutdown
+    app.state.recordings = Recordings()
     exceptions.install(app)
-    _add_middleware(app, settings, shutdown, server_rewrites_client)
     limits = RateLimits(settings)
     # The gateway's routes come first: they have the most traffic. The lists are joined, since a nested router is
     # matched anew for every request.
@@ -69,14 +72,17 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
         health_router(services, settings, limits),
         ready_router(services),
     )
-    app.router.routes[:0] = [route for router in routers for route in router.routes]
+    routes = [route for router in routers for route in router.routes]
+    app.router.routes[:0] = routes
     generate_page = app.openapi
     app.openapi = lambda: whole_examples(generate_page())  # type: ignore[method-assign]
+    app.add_middleware(HotPaths, routes=routes)
+    _add_middleware(app, settings, shutdown, server_rewrites_client)
     return app
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
-    """From the innermost layer to the outermost."""
+    """From the innermost layer but one to the outermost."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins

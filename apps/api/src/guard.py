@@ -1,8 +1,8 @@
 """Runs the work of an answer while watching who waits for it: the client may leave, the server may shut down."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
@@ -11,6 +11,8 @@ from apps.api.src.shutdown import Shutdown, ShuttingDown
 T = TypeVar("T")
 Stop = Callable[[Exception], None]
 Tick = Callable[[], Awaitable[None]]
+
+WATCH_AFTER = 0.1
 
 
 class ClientGone(Exception):
@@ -22,7 +24,7 @@ async def guarded(
 ) -> T:
     """Run ``work`` to its end, calling ``tick`` about ``every`` seconds meanwhile.
 
-    Work is cancelled as soon as the client disconnects (raises ClientGone), the grace period runs out (raises
+    Work is cancelled a moment after the client disconnects (raises ClientGone), the grace period runs out (raises
     ShuttingDown) or ``tick`` raises (raises that). The request's body must have been read.
     """
     task = asyncio.current_task()
@@ -35,9 +37,10 @@ async def guarded(
             reasons.append(reason)
             task.cancel()
 
-    watchers = [asyncio.create_task(_watch_client(receive, stop))]
+    # a task costs more than a short answer does, so the watching begins with what takes longer than that
+    watchers = [_Watcher(WATCH_AFTER, lambda: _watch_client(receive, stop))]
     if tick:
-        watchers.append(asyncio.create_task(_keep_ticking(tick, every, stop)))
+        watchers.append(_Watcher(every, lambda: _keep_ticking(tick, every, stop)))
     try:
         with shutdown.answering(lambda: stop(ShuttingDown())):
             return await work
@@ -52,6 +55,25 @@ async def guarded(
             watcher.cancel()
 
 
+class _Watcher:
+    """A task that begins ``after`` seconds, if it is still wanted then."""
+
+    __slots__ = ("_make", "_task", "_timer")
+
+    def __init__(self, after: float, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._make = make
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after, self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._make())
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
 async def _watch_client(receive: Receive, stop: Stop) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -61,7 +83,7 @@ async def _watch_client(receive: Receive, stop: Stop) -> None:
 async def _keep_ticking(tick: Tick, every: float, stop: Stop) -> None:
     try:
         while True:
-            await asyncio.sleep(every)
             await tick()
+            await asyncio.sleep(every)
     except Exception as error:
         stop(error)

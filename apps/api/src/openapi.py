@@ -41,6 +41,7 @@ EXAMPLES: list[AppError] = [
     ),
     errors.NotFound("No such route"),
     errors.MethodNotAllowed("Method not allowed: see Allow"),
+    errors.Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key"),
     errors.PayloadTooLarge("Request body must be at most 1048576 bytes", details={"max_bytes": 1048576}),
     errors.UnsupportedMediaType("Content-Type must be application/json"),
     errors.RateLimitExceeded("Rate limit exceeded: 10 per 1 minute", details={"limit": "10 per 1 minute"}),
@@ -68,14 +69,21 @@ def error_responses(*kinds: type[AppError]) -> Responses:
 
 def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
     """The page with its examples of errors as they are: FastAPI leaves out what is null, ``field`` for one."""
-    values = {example.code: example.envelope() for example in EXAMPLES}
     for path in page["paths"].values():
         for operation in path.values():
             for response in operation.get("responses", {}).values():
-                examples = response.get("content", {}).get("application/json", {}).get("examples", {})
-                for code in examples.keys() & values.keys():
-                    examples[code]["value"] = values[code]
+                for content in response.get("content", {}).values():
+                    _keep_nulls(content.get("examples", {}))
     return page
+
+
+def _keep_nulls(examples: dict[str, Any]) -> None:
+    for example in examples.values():
+        error = example["value"].get("error") if isinstance(example["value"], dict) else None
+        if error:
+            error.setdefault("field", None)
+            if "type" in error:
+                error.setdefault("param", None)
 
 
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:

@@ -16,7 +16,8 @@ class RawRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self.app = request_response(self.get_route_handler())
+        self.handler = self.get_route_handler()
+        self.app = request_response(self.handler)
 
     def get_route_handler(self) -> Handler:
         endpoint: Handler = self.endpoint

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from apps.api.src.validation_errors import OUT_OF_RANGE
@@ -15,6 +16,7 @@ from apps.core.settings import Settings
 LOCAL_MAX_TOKENS = 2000
 CLOUD_MAX_TOKENS = 16384
 LONGEST_NAME = 200
+EXAMPLE: JsonDict = {"prompt": "What is Python?", "temperature": 0.0, "top_p": 0.9, "max_tokens": 100}
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def _out_of_range(rule: str, minimum: int, maximum: int, received: float) -> Pyd
 class GenerateBody(BaseModel):
     """What POST /generate and POST /local/generate take. Types are strict; unknown fields are ignored."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    # what "Try it out" sends; without it, it would send a model named "string"
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [EXAMPLE]})
 
     prompt: str
     temperature: Annotated[float, Between(0, 2)] = Field(

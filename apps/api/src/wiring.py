@@ -1,24 +1,35 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from apps.core.ports import ChatModel
+from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
+from apps.models.gateway.by_path import ByPath
 from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig, load_gateway_config
+from apps.models.gateway.embeddings_wire import EmbedderOnly, EmbeddingsWire
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
+from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
-from apps.models.gateway.retry_budget import RetryBudget
+from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
+from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Router
 from apps.models.gateway.targets import Provider
+from apps.models.gateway.wire import WireTarget
+from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.openai_model import OpenAIModel
+from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+Own = tuple[WireTarget, ChatModel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,7 @@ class Services:
     cloud: ChatModel
     local: ChatModel
     gateway: Gateway
+    embedder: Embedder | None = None
 
     async def start(self) -> None:
         await self.cloud.start()
@@ -37,27 +49,36 @@ class Services:
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
+        if self.embedder is not None:
+            await self.embedder.aclose()
 
 
 def build_services(settings: Settings) -> Services:
-    local = LocalModel(settings)
-    return Services(
-        cloud=RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff),
-        local=local,
-        gateway=build_gateway(settings, local),
-    )
+    """Raises GatewayConfigError where the routing file is wrong."""
+    local, embedder = LocalModel(settings), MiniLM()
+    gateway = build_gateway(settings, local, embedder)
+    return Services(build_cloud(settings, gateway), local, gateway, embedder)
 
 
-def build_gateway(settings: Settings, local: ChatModel) -> Gateway:
+def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
+    """What /generate asks: the routing file's names where there is one, else the one upstream."""
+    if settings.gateway_config:
+        return RoutedModel(gateway, settings.default_model)
+    return RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff)
+
+
+def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
+    own = {"local": (local_wire(local), local)}
+    embeds = embedder or MiniLM()
+    own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
 
     def build() -> Router:
         config = load_gateway_config(settings.gateway_config) if settings.gateway_config else default_config(settings)
-        providers = {name: _provider(name, provider, settings, local) for name, provider in config.providers.items()}
+        providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
         return Router(config, providers)
 
-    attempts = Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff, budget=RetryBudget())
-    return Gateway(build, attempts)
+    return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
 
 
 def default_config(settings: Settings) -> GatewayConfig:
@@ -67,23 +88,45 @@ def default_config(settings: Settings) -> GatewayConfig:
         first_token=settings.read_timeout,
         between_tokens=settings.read_timeout,
     )
-    upstream = ProviderConfig(base_url=settings.openai_base_url, api_key_env="OPENAI_API_KEY", timeouts=timeouts)
+    keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
+    upstream = ProviderConfig(
+        base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
+    )
     return GatewayConfig(
-        providers={"openai": upstream, "local": ProviderConfig(kind="local")}, default_provider="openai"
+        providers={
+            "openai": upstream,
+            "local": ProviderConfig(kind="local"),
+            "embedder": ProviderConfig(kind="embedder"),
+        },
+        default_provider="openai",
     )
 
 
-def _provider(name: str, config: ProviderConfig, settings: Settings, local: ChatModel) -> Provider:
-    admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout)
-    if config.kind == "local":
-        return Provider(name, config, LocalWire(local), local, admission)
-    key = _key(config.api_key_env, settings)
-    chat = OpenAIModel(settings.model_copy(update={"openai_base_url": config.base_url, "openai_api_key": key}))
-    return Provider(name, config, HttpTarget(config, key.get_secret_value()), chat, admission)
+def local_wire(local: ChatModel) -> WireTarget:
+    """The local model on every path that it serves."""
+    chat = LocalWire(local)
+    return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
+
+
+def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
+    admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout, f"The provider {name}")
+    if config.in_process:
+        return Provider(name, config, *own[config.kind], admission)
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value())
+    return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
+
+
+def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> WireTarget:
+    if config.responses == "native":
+        return upstream
+    responses: WireTarget = ResponsesOverChat(upstream)
+    if config.responses == "auto":
+        responses = ResponsesEitherWay(upstream, responses, name)
+    return ByPath({"/responses": responses}, upstream)
 
 
 def _key(variable: str, settings: Settings) -> SecretStr:
     """The key that a provider's ``api_key_env`` names; OPENAI_API_KEY may also stand in `.env`."""
-    if variable == "OPENAI_API_KEY":
+    if variable == KEY_VARIABLE:
         return settings.openai_api_key
     return SecretStr(os.environ.get(variable, ""))

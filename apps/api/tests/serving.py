@@ -10,8 +10,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_gateway
-from apps.core.ports import ChatModel
+from apps.api.src.wiring import Services, build_cloud, build_gateway
+from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
 
@@ -41,10 +41,17 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 @contextmanager
-def serving_models(cloud: ChatModel | None = None, local: ChatModel | None = None, **changes: object) -> Iterator[str]:
+def serving_models(
+    cloud: ChatModel | None = None,
+    local: ChatModel | None = None,
+    embedder: Embedder | None = None,
+    **changes: object,
+) -> Iterator[str]:
     """The base URL of an app with these models behind its routes."""
     quiet = ScriptedModel(saying("hello"))
     configured = settings(**changes)
-    services = Services(cloud or quiet, local or quiet, build_gateway(configured, local or quiet))
+    gateway = build_gateway(configured, local or quiet, embedder)
+    routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
+    services = Services(cloud or routed, local or quiet, gateway, embedder)
     with serving(create_app(configured, services)) as url:
         yield url

@@ -1,6 +1,7 @@
 """The page that describes the API is true: limits and errors are on it, and a fuzzer finds no answer beside it."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,28 +60,11 @@ def test_a_fuzzer_finds_no_answer_beside_the_page(url: str, tmp_path: Path) -> N
     checks += ["response_headers_conformance", "unsupported_method"]
     checks += ["every_error_is_the_envelope", "no_server_error_but_the_contracts"]
     include = [option for path in SEEDS_ROUTES for option in ("--include-path", path)]
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", *include]
+    command += ["--checks", ",".join(checks), "--max-examples", str(EXAMPLES), "--seed", "1", "--mode", "all"]
+    command += ["--phases", "examples,coverage,fuzzing", "--no-color", "--generation-database", "none"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "schemathesis.cli",
-            "run",
-            f"{url}/openapi.json",
-            *include,
-            "--checks",
-            ",".join(checks),
-            "--max-examples",
-            str(EXAMPLES),
-            "--seed",
-            "1",
-            "--phases",
-            "examples,coverage,fuzzing",
-            "--mode",
-            "all",
-            "--no-color",
-            "--generation-database",
-            "none",
-        ],
+        command,
         cwd=tmp_path,
         env={
             "SCHEMATHESIS_HOOKS": "hooks",
@@ -93,6 +77,10 @@ def test_a_fuzzer_finds_no_answer_beside_the_page(url: str, tmp_path: Path) -> N
         timeout=150,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    generated = re.search(r"(\d+) generated", done.stdout)
+    assert generated
+    # the three routes without a body have nothing to vary
+    assert int(generated[1]) >= 2 * EXAMPLES
 
 
 @pytest.mark.parametrize("path", SEEDS_ROUTES)
@@ -132,7 +120,7 @@ def test_every_code_has_an_example_that_its_schema_accepts(page: dict[str, Any])
         jsonschema.validate(value, {**schema, "components": page["components"]})
         assert value["error"]["status"] == int(status)
         seen.setdefault(path, set()).add(value["error"]["code"])
-    assert set().union(*seen.values()) == {kind.code for kind in error_classes()}
+    assert set().union(*seen.values()) == {kind.code for kind in error_classes()} - {"CONFLICT"}  # of /v1 alone
     for path in SEEDS_ROUTES:
         assert {"INTERNAL_ERROR", "METHOD_NOT_ALLOWED"} <= seen[path]
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -96,7 +97,7 @@ def piecewise(request: ChatRequest) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def url(mock: MockUpstream) -> Iterator[str]:
-    limits = {"max_prompt_chars": 1_000_000, "max_body_bytes": 8_000_000}
+    limits: dict[str, Any] = {"max_prompt_chars": 1_000_000, "max_body_bytes": 8_000_000}
     with serving_models(cloud=cloud(mock.base_url), local=ScriptedModel(piecewise), **limits) as base:
         yield base
 

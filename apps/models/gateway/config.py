@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+DUPLICATE = "the same key twice"
 
 
 class GatewayConfigError(Exception):
@@ -20,7 +21,10 @@ class _Strict(BaseModel):
 
 
 class TimeoutsConfig(_Strict):
-    """Seconds. A streamed call may be silent for ``first_token``, then ``between_tokens``; ``total`` bounds all."""
+    """Seconds. A streamed call may be silent for ``first_token``, then ``between_tokens``; ``total`` bounds all.
+
+    A call that is not streamed is silent until it is answered: ``total`` alone bounds that.
+    """
 
     connect: Seconds = 10
     first_token: Seconds = 20
@@ -36,11 +40,23 @@ class Price(_Strict):
 
 
 class ProviderConfig(_Strict):
-    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``."""
+    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``.
 
-    kind: Literal["openai", "azure", "local"] = "openai"
+    ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names.
+    """
+
+    kind: Literal["openai", "azure", "local", "embedder"] = "openai"
+    responses: Literal["auto", "native", "chat"] = Field(
+        "auto",
+        description="/responses: passed on (native), made from chat completions (chat), or the second where the "
+        "upstream answers the first with 404 (auto)",
+    )
     base_url: str = Field("", pattern=r"^(https?://[^/\s]+.*)?$")
-    api_key_env: str = Field("", description="Name of the environment variable that holds the key; never the key")
+    api_key_env: str = Field(
+        "",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+        description="Name of the environment variable that holds the key; never the key",
+    )
     api_version: str = ""
     timeouts: TimeoutsConfig = TimeoutsConfig()
     max_concurrency: int = Field(256, ge=1)
@@ -49,9 +65,13 @@ class ProviderConfig(_Strict):
     slow_after: Seconds = Field(15, description="A first token later than this counts as a failure for the breaker")
     prices: dict[str, Price] = Field(default_factory=dict)
 
+    @property
+    def in_process(self) -> bool:
+        return self.kind in ("local", "embedder")
+
     @model_validator(mode="after")
     def _has_an_address(self) -> "ProviderConfig":
-        if self.kind != "local" and not self.base_url:
+        if not self.in_process and not self.base_url:
             raise ValueError("base_url is required")
         if self.kind == "azure" and not self.api_version:
             raise ValueError("api_version is required")
@@ -85,41 +105,71 @@ class GatewayConfig(_Strict):
     models: dict[Name, ModelConfig] = Field(default_factory=dict)
     default_provider: Name | None = None
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> "GatewayConfig":
-        faults = [
-            f"models.{name}.targets.{i}.provider: no provider is named {target.provider}"
-            for name, model in self.models.items()
-            for i, target in enumerate(model.targets)
-            if target.provider not in self.providers
-        ] + [
-            f"models.{name}.fallbacks: no model is named {other}"
-            for name, model in self.models.items()
-            for other in model.fallbacks
-            if other not in self.models
-        ]
-        if self.default_provider and self.default_provider not in self.providers:
-            faults.append(f"default_provider: no provider is named {self.default_provider}")
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys and says nothing; here that is a fault, since one of them is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, DUPLICATE, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:
     """Read and check the file, whole. Raises GatewayConfigError; values are not repeated, they may be secrets."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise GatewayConfigError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise GatewayConfigError(f"{path}: not YAML{where}") from None
+    except UnicodeDecodeError:
+        raise GatewayConfigError(f"{path}: not UTF-8") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise GatewayConfigError(f"{path}: {_not_yaml(error)}") from None
+    faults = _dangling_names(content)
     try:
-        return GatewayConfig.model_validate(content)
+        config = GatewayConfig.model_validate(content)
     except ValidationError as error:
-        lines = [
-            f"{path}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg'].removeprefix('Value error, ')}"
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors(include_input=False, include_url=False)
-        ]
-        raise GatewayConfigError("\n".join(lines)) from None
+        ] + faults
+    if faults:
+        raise GatewayConfigError("\n".join(f"{path}: {fault}" for fault in faults))
+    return config
+
+
+def _not_yaml(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = DUPLICATE if getattr(error, "problem", None) == DUPLICATE else "not YAML"
+    return f"{problem} at line {mark.line + 1}" if mark else problem
+
+
+def _dangling_names(content: Any) -> list[str]:
+    """Names that lead nowhere; read from the file as it is, so that they are reported beside every other fault."""
+    file = _mapping(content)
+    providers, models = _mapping(file.get("providers")), _mapping(file.get("models"))
+    faults = []
+    for name, model in models.items():
+        for i, target in enumerate(_sequence(_mapping(model).get("targets"))):
+            provider = _mapping(target).get("provider")
+            if isinstance(provider, str) and provider not in providers:
+                faults.append(f"models.{name}.targets.{i}.provider: no provider is named {provider}")
+        for i, other in enumerate(_sequence(_mapping(model).get("fallbacks"))):
+            if isinstance(other, str) and other not in models:
+                faults.append(f"models.{name}.fallbacks.{i}: no model is named {other}")
+    default = file.get("default_provider")
+    if isinstance(default, str) and default not in providers:
+        faults.append(f"default_provider: no provider is named {default}")
+    return faults
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

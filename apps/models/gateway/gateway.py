@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 from apps.core.deltas import Begun, Delta, begin
+from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness
 from apps.models.gateway.attempts import Attempts, Opened
+from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
-from apps.models.gateway.targets import Provider, Target
+from apps.models.gateway.targets import Target
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 
 BYTES_PER_TOKEN = 4
-DRAIN_SECONDS = 0.5
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Gateway:
@@ -23,7 +25,8 @@ class Gateway:
     def __init__(self, build: Callable[[], Router], attempts: Attempts) -> None:
         self._build = build
         self._attempts = attempts
-        self._draining: set[asyncio.Task[None]] = set()
+        self._budgets = RetryBudgets()
+        self._retired: dict[asyncio.Task[None], Router] = {}
         self.router = build()
 
     async def open(self, call: WireCall, receipt: Receipt, deadline: float | None = None) -> Opened[WireReply]:
@@ -35,30 +38,48 @@ class Gateway:
         async def opener(target: Target) -> WireReply:
             return await target.provider.wire.open(call, target.config.model)
 
-        candidates = self.router.candidates(str(call.body["model"]), needs_of(call))
-        opened = await self._attempts.open(candidates, opener, receipt, streamed=call.stream, deadline=deadline)
-        if opened.value.rest is None:
-            await opened.close()
+        name, router = str(call.body["model"]), self.router
+        candidates = router.candidates(name, needs_of(call))
+        router.enter()
+        kept = False
+        try:
+            opened = await self._attempts.open(
+                candidates, opener, receipt, self._budgets.of(name), streamed=call.stream, deadline=deadline
+            )
+            if opened.value.rest is None:
+                opened.release()
+            else:
+                opened.closes(opened.value.close)
+                opened.closes(router.leave_later)
+                kept = True
             return opened
-        opened.closes(opened.value.close)
-        return opened
+        finally:
+            if not kept:
+                router.leave()
 
     async def stream(self, request: ChatRequest, receipt: Receipt) -> AsyncGenerator[Delta, None]:
         """The same for a ChatRequest: deltas of the first candidate that has one."""
 
         async def opener(target: Target) -> Begun:
-            return await begin(target.provider.chat.stream(replace(request, model=target.config.model)))
+            return await begin(target.provider.chat.stream(replace(request, model=target.config.model or None)))
 
-        needs = Needs(tools=bool(request.tools), tokens=request.max_tokens or 0)
-        candidates = self.router.candidates(request.model or "", needs)
-        opened = await self._attempts.open(candidates, opener, receipt, streamed=True)
-        opened.closes(opened.value.rest.aclose)
+        name, router = request.model or "", self.router
+        candidates = router.candidates(name, Needs(tools=bool(request.tools), tokens=request.max_tokens or 0))
+        router.enter()
         try:
-            yield opened.value.first
-            async for delta in opened.value.rest:
-                yield delta
+            opened = await self._attempts.open(candidates, opener, receipt, self._budgets.of(name), streamed=True)
+            opened.closes(opened.value.rest.aclose)
+            try:
+                yield opened.value.first
+                async for delta in opened.value.rest:
+                    yield delta
+            except AppError:
+                opened.broke_off()
+                raise
+            finally:
+                await opened.close()
         finally:
-            await opened.close()
+            router.leave()
 
     def reload(self) -> None:
         """Read the file again, all or nothing; calls under way end on the providers they began on.
@@ -66,28 +87,34 @@ class Gateway:
         Raises what ``build`` raises, and then nothing has changed.
         """
         before, self.router = self.router, self._build()
-        task = asyncio.create_task(_close_when_idle(list(before.providers.values())))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        task = asyncio.create_task(_close_when_idle(before))
+        self._retired[task] = before
+        task.add_done_callback(lambda done: self._retired.pop(done, None))
 
     def readiness(self) -> dict[str, Readiness]:
         """Of each provider, by its name."""
         return {name: provider.chat.readiness() for name, provider in self.router.providers.items()}
 
     async def aclose(self) -> None:
-        for task in list(self._draining):
+        routers = [self.router, *self._retired.values()]
+        for task in list(self._retired):
             task.cancel()
-        await _close(list(self.router.providers.values()))
+        for router in routers:
+            await router.aclose()
 
 
 def needs_of(call: WireCall) -> Needs:
     """Read from the body what a target must be able to do; tokens by the rule of thumb of four bytes each."""
-    messages = call.body.get("messages")
-    images = isinstance(messages, list) and any(_has_image(message) for message in messages)
-    limit = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 0
+    if call.path == "/embeddings":
+        # each text counts for itself, and not against a context
+        return Needs()
+    body = call.body
+    messages = body.get("messages") or body.get("input")
+    images = b"image" in call.raw and isinstance(messages, list) and any(_has_image(message) for message in messages)
+    limit = next((limit for name in LIMITS if (limit := body.get(name))), 0)
     answer = limit if isinstance(limit, int) else 0
     prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN
-    return Needs(tools=bool(call.body.get("tools")), images=images, tokens=prompt + answer)
+    return Needs(tools=bool(body.get("tools")), images=images, tokens=prompt + answer)
 
 
 def _has_image(message: Any) -> bool:
@@ -97,13 +124,6 @@ def _has_image(message: Any) -> bool:
     )
 
 
-async def _close_when_idle(providers: list[Provider]) -> None:
-    while any(provider.admission.running or provider.admission.waiting for provider in providers):  # noqa: ASYNC110
-        await asyncio.sleep(DRAIN_SECONDS)
-    await _close(providers)
-
-
-async def _close(providers: list[Provider]) -> None:
-    for provider in providers:
-        await provider.wire.aclose()
-        await provider.chat.aclose()
+async def _close_when_idle(router: Router) -> None:
+    await router.idle()
+    await router.aclose()

@@ -1,27 +1,29 @@
 """What goes wrong with an upstream over aiohttp, as errors of the tree: one table, and the statuses."""
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from apps.core.errors import AppError, RateLimitExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from apps.core.errors import AppError, RateLimitExceeded, Timeout, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from apps.models.gateway.blocks import nonsense
 from apps.models.retry_after import parse_retry_after
 
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """aiohttp's errors in, errors of apps.core.errors out."""
-    try:
-        yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise translate(error) from error
+FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
-def translate(error: Exception) -> AppError:
-    """The table's first match counts, so subclasses stand before their bases."""
-    return next(make() for kind, make in ERRORS if isinstance(error, kind))
+def translate(error: Exception, *, begun: bool = False) -> AppError:
+    """The table's first match counts, so subclasses stand before their bases.
+
+    ``begun``: the upstream had answered 200 and something of its answer, so this is no error to try again after.
+    """
+    made = next(make() for kind, make in ERRORS if isinstance(error, kind))
+    if not begun:
+        return made
+    if isinstance(made, UpstreamTimeout):
+        return Timeout("The upstream fell silent in its answer", details={**made.details, "upstream_status": 200})
+    if isinstance(made, UpstreamUnavailable):
+        return nonsense("The upstream's answer was cut off")
+    return made
 
 
 def status_error(status: int, headers: Mapping[str, str]) -> AppError:
@@ -52,7 +54,6 @@ def _nonsense() -> AppError:
 
 ERRORS: list[tuple[type[Exception], Callable[[], AppError]]] = [
     (TimeoutError, _timeout),
-    (asyncio.TimeoutError, _timeout),
     (aiohttp.InvalidURL, _nonsense),
     (aiohttp.ClientConnectionError, _unreachable),
     (aiohttp.ClientPayloadError, _unreachable),

@@ -1,6 +1,8 @@
 """Routing: a name and what a call needs, in; the targets that may answer it, best first, out. Spends nothing."""
 
+import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,8 @@ from apps.core.errors import InvalidValue, NotFound
 from apps.models.gateway.breaker import Breaker
 from apps.models.gateway.config import GatewayConfig, Strategy, TargetConfig
 from apps.models.gateway.targets import Provider, Target
+
+MOST_PASSED_ON = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +34,44 @@ class Router:
         self._chance = chance
         self._models = config.models
         self._default = self.providers[config.default_provider] if config.default_provider else None
-        self._default_breaker = self._breaker(self._default) if self._default else None
+        # names that the file does not list: each is a target with a breaker of its own, so many at a time
+        self._passed: OrderedDict[str, Target] = OrderedDict()
         # a local model answers to its own name, which is known only once it has loaded
         self._own_names = [
             self._target(TargetConfig.model_construct(provider=name, model=""))
             for name, provider in self.providers.items()
-            if provider.config.kind == "local"
+            if provider.config.in_process
         ]
         self._targets = {
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
         }
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def enter(self) -> None:
+        """A call begins that may use any of the providers; `leave` must follow."""
+        self._calls += 1
+
+    def leave(self) -> None:
+        self._calls -= 1
+        if self._calls == 0:
+            self._idle.set()
+
+    async def leave_later(self) -> None:
+        """`leave`, for a list of things to await."""
+        self.leave()
+
+    async def idle(self) -> None:
+        """Wait until no call uses the providers."""
+        while self._calls:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def aclose(self) -> None:
+        """Close the connections; the local model belongs to whoever made it."""
+        for provider in self.providers.values():
+            await provider.wire.aclose()
 
     def names(self) -> list[str]:
         """The names of the file; a default provider takes others too."""
@@ -47,6 +79,15 @@ class Router:
 
     def targets(self, name: str) -> list[Target]:
         return self._targets[name]
+
+    def own(self) -> dict[str, Target]:
+        """The models of this process, by the names that they answer to as of now."""
+        return {target.provider.chat.readiness().name: target for target in self._own_names}
+
+    @property
+    def default(self) -> Provider | None:
+        """Who takes the names that are not listed."""
+        return self._default
 
     def candidates(self, name: str, needs: Needs) -> list[Target]:
         """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.
@@ -62,7 +103,7 @@ class Router:
             raise InvalidValue(
                 f"No target of {name} can do this: {', '.join(lacks)}", field="model", details={"lacking": lacks}
             )
-        return sorted(able, key=lambda target: not target.breaker.allows())
+        return sorted(able, key=lambda target: not target.wanted) if len(able) > 1 else able
 
     def explain(self, name: str, needs: Needs) -> dict[str, Any]:
         """The decision, in the words of the file, with what it was based on."""
@@ -103,20 +144,22 @@ class Router:
         return targets
 
     def _passed_on(self, name: str) -> Target:
-        for target in self._own_names:
-            if target.provider.chat.readiness().name == name:
-                return target
-        if self._default is None or self._default_breaker is None:
+        for own in self._own_names:
+            if own.provider.chat.readiness().name == name:
+                return own
+        if self._default is None:
             raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
-        config = TargetConfig.model_construct(provider=self._default.name, model=name)
-        return Target(self._default, config, self._default_breaker)
+        target = self._passed.get(name)
+        if target is None:
+            target = self._target(TargetConfig.model_construct(provider=self._default.name, model=name))
+            self._passed[name] = target
+            if len(self._passed) > MOST_PASSED_ON:
+                self._passed.popitem(last=False)
+        return target
 
     def _target(self, config: TargetConfig) -> Target:
         provider = self.providers[config.provider]
-        return Target(provider, config, self._breaker(provider))
-
-    def _breaker(self, provider: Provider) -> Breaker:
-        return Breaker(slow_after=provider.config.slow_after)
+        return Target(provider, config, Breaker(slow_after=provider.config.slow_after))
 
 
 def _lacks(target: TargetConfig, needs: Needs) -> list[str]:

@@ -1,5 +1,6 @@
 """Targets with their state: what the router chooses from and what an attempt runs on."""
 
+import time
 from dataclasses import dataclass
 
 from apps.core.ports import ChatModel
@@ -9,6 +10,7 @@ from apps.models.gateway.config import Price, ProviderConfig, TargetConfig
 from apps.models.gateway.wire import WireTarget
 
 SMOOTHING = 0.2
+STALE_AFTER = 60.0
 
 
 @dataclass(slots=True)
@@ -24,13 +26,15 @@ class Provider:
 
 @dataclass(slots=True)
 class Target:
-    """One model of one provider, and how it has fared: ``latency`` is a moving average to the first token, seconds."""
+    """One model of one provider, and how it has fared."""
 
     provider: Provider
     config: TargetConfig
     breaker: Breaker
     busy: int = 0
-    latency: float | None = None
+    _latency: float | None = None
+    _measured_at: float = 0.0
+    _rests_until: float = 0.0
 
     @property
     def name(self) -> str:
@@ -40,11 +44,26 @@ class Target:
     def price(self) -> Price | None:
         return self.config.price or self.provider.config.prices.get(self.config.model)
 
-    def answered(self, first_token: float | None) -> None:
-        """Note a success; ``first_token`` seconds where the call was streamed, so that there was one to time."""
-        if first_token is None:
-            self.breaker.succeeded(0.0)
-            return
-        so_far = first_token if self.latency is None else self.latency
-        self.latency = so_far + SMOOTHING * (first_token - so_far)
-        self.breaker.succeeded(first_token)
+    @property
+    def latency(self) -> float | None:
+        """Moving average of the seconds to the first token (to the whole answer, where it was not streamed).
+
+        None where the last one is over a minute old: nobody knows, so it is worth another look.
+        """
+        return self._latency if time.monotonic() - self._measured_at < STALE_AFTER else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a call should rather go here than elsewhere: it is not broken, and has not asked to be let alone."""
+        return self.breaker.allows() and time.monotonic() >= self._rests_until
+
+    def rest(self, seconds: float) -> None:
+        """It asked for this by Retry-After; only a call that has nowhere else to go disturbs it."""
+        self._rests_until = max(self._rests_until, time.monotonic() + seconds)
+
+    def answered(self, seconds: float, *, streamed: bool) -> None:
+        """Note a success; only a streamed call has a first token to be late with."""
+        so_far = self.latency
+        self._latency = seconds if so_far is None else so_far + SMOOTHING * (seconds - so_far)
+        self._measured_at = time.monotonic()
+        self.breaker.succeeded(seconds if streamed else 0.0)

@@ -1,7 +1,7 @@
 """What goes over the wire of OpenAI's API: a call as its caller sent it, and an answer as its bytes."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,16 @@ class WireCall:
         return json.dumps({**self.body, "model": model}, ensure_ascii=False).encode()
 
 
+class Blocks(Protocol):
+    """An iterator of blocks of whole events that can be closed; every async generator of bytes is one."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(slots=True)
 class WireReply:
     """A 200: the whole body; or the first block of a stream, one or more whole events, and the ``rest`` of them.
@@ -31,7 +41,7 @@ class WireReply:
 
     content_type: str
     body: bytes
-    rest: AsyncGenerator[bytes, None] | None = None
+    rest: Blocks | None = None
 
     async def close(self) -> None:
         if self.rest is not None:
@@ -49,11 +59,15 @@ class WireTarget(Protocol):
 
 @dataclass(slots=True)
 class Receipt:
-    """What happened to a call: times in seconds, cost in US dollars; None where it is not known."""
+    """What happened to a call: times in seconds, cost in US dollars; None where it is not known.
+
+    ``cache`` is ``miss``, or ``replay`` where the answer was recorded for an earlier call (see Idempotency-Key).
+    """
 
     model: str = ""
     provider: str = ""
     attempts: int = 0
+    cache: str = "miss"
     queued: float = 0.0
     first_token: float | None = None
     prompt_tokens: int | None = None

@@ -81,14 +81,14 @@ def _load_tokenizer(folder: Path) -> HubTokenizer:
 
 def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> tuple[Engine, str | None]:
     """The batching engine; where it refuses, transformers' own `generate`, and why."""
-    from apps.models.local.batching.errors import NoKernel, UnsupportedModel
+    from apps.models.local.batching.errors import UnsupportedModel
     from apps.models.local.batching.opening import open_engine
     from apps.models.local.plain_loading import CheckpointBroken, load_plain_engine
 
     precision, slots = settings.local_precision, settings.local_slots
     try:
         return open_engine(folder, tokenizer, precision, slots, settings.model_cache_dir), None
-    except (NoKernel, UnsupportedModel) as error:
+    except UnsupportedModel as error:
         refused = str(error)
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from apps.core.deltas import Delta, ToolCallDelta, Usage
@@ -196,9 +197,12 @@ def _sampling(request: ChatRequest) -> Sampling:
 
 
 async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
-    if sum(len(text_of(message)) for message in request.messages) < LONG_CONVERSATION and not tools:
-        return loaded.tokenizer.encode_chat(request.messages)
-    return await asyncio.to_thread(loaded.tokenizer.encode_chat, request.messages, tools)
+    texts = [text_of(message) for message in request.messages]
+    encode = partial(loaded.tokenizer.encode_chat, request.messages, tools)
+    if request.raw:
+        encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
+    soon = sum(map(len, texts)) < LONG_CONVERSATION and not tools
+    return encode() if soon else await asyncio.to_thread(encode)
 
 
 def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:

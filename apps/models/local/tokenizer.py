@@ -23,6 +23,9 @@ class ChatTokenizer(Protocol):
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
         """Tokens of the whole prompt. Raises InvalidValue for messages that the template cannot take."""
 
+    def encode_raw(self, text: str) -> list[int]:
+        """Tokens of a text that no template has touched, begun as the model was trained to see a text begin."""
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a run of tokens, without special tokens."""
 
@@ -48,6 +51,9 @@ class HubTokenizer:
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
         # the template has written the special tokens already
         return list(self._backend.encode(self.template.render(messages, tools), add_special_tokens=False).ids)
+
+    def encode_raw(self, text: str) -> list[int]:
+        return list(self._backend.encode(text).ids)
 
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)

@@ -17,8 +17,13 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if _content_length(scope) > self._max_bytes:
-            await render(self._too_large(), scope["path"])(scope, receive, send)
+        length = _content_length(scope)
+        if length is not None:
+            # the server reads no more than what was announced, so there is nothing left to count
+            if length > self._max_bytes:
+                await render(self._too_large(), scope["path"])(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         received = 0
 
@@ -41,8 +46,12 @@ class BodyLimit:
         )
 
 
-def _content_length(scope: Scope) -> int:
+def _content_length(scope: Scope) -> int | None:
+    """What the body's length is announced to be; None where it is not."""
+    length = None
     for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return None
         if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0
+            length = int(value)
+    return length

@@ -7,7 +7,6 @@ import secrets
 import time
 from contextvars import ContextVar
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.api.src.exceptions import render
@@ -39,9 +38,11 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = name
-                headers["Server-Timing"] = f"app;dur={_milliseconds(started):.1f}"
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", name.encode()),
+                    (b"server-timing", b"app;dur=%.1f" % _milliseconds(started)),
+                ]
             await send(message)
 
         try:

@@ -1,4 +1,4 @@
-"""OpenAI's API: chat completions, the list of models, and what the router would do."""
+"""OpenAI's API: completions of three kinds, embeddings, the list of models, and what the router would do."""
 
 from typing import Annotated
 
@@ -7,8 +7,11 @@ from starlette.responses import JSONResponse, Response
 
 from apps.api.src.limits import RateLimits
 from apps.api.src.raw_route import RawRoute
+from apps.api.src.v1 import documentation
+from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
 from apps.api.src.wiring import Services
+from apps.core.errors import InvalidValue, NotFound, RateLimitExceeded
 from apps.core.settings import Settings
 from apps.models.gateway.router import Needs
 
@@ -18,10 +21,25 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
     raw = limits.route_class("v1", settings.rate_limit_v1, RawRoute)
     router = APIRouter(prefix="/v1", route_class=raw, tags=["v1"])
 
-    @router.post("/chat/completions")
+    @router.post("/chat/completions", **documentation.CHAT)
     async def chat_completions(request: Request) -> Response:
         """OpenAI's chat completions, from any provider or the local model."""
         return await relay(request, "/chat/completions")
+
+    @router.post("/completions", **documentation.COMPLETIONS)
+    async def completions(request: Request) -> Response:
+        """OpenAI's legacy completions; the local model writes on from the bare prompt."""
+        return await relay(request, "/completions")
+
+    @router.post("/responses", **documentation.RESPONSES)
+    async def responses(request: Request) -> Response:
+        """OpenAI's responses, stateless; made from chat completions where a target has none of its own."""
+        return await relay(request, "/responses")
+
+    @router.post("/embeddings", **documentation.EMBEDDINGS)
+    async def embeddings(request: Request) -> Response:
+        """OpenAI's embeddings, from any provider or from all-MiniLM-L6-v2 on this machine's CPU."""
+        return await relay(request, "/embeddings")
 
     return router
 
@@ -29,8 +47,19 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
 def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     """What can be asked about the gateway without spending anything."""
     router = APIRouter(prefix="/v1", route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["v1"])
+    directory = ModelDirectory(settings.default_model)
 
-    @router.get("/route")
+    @router.get("/models", responses=documentation.v1_errors(RateLimitExceeded))
+    async def models() -> ModelList:
+        """The names that calls may use, and whether each can answer now."""
+        return directory.all(services.gateway.router)
+
+    @router.get("/models/{id:path}", responses=documentation.v1_errors(InvalidValue, NotFound, RateLimitExceeded))
+    async def model(id: str) -> Model:
+        """One of the list. A default provider may take other names too; those are not listed."""
+        return directory.one(services.gateway.router, id)
+
+    @router.get("/route", responses=documentation.v1_errors(InvalidValue, NotFound, RateLimitExceeded))
     async def route(
         model: Annotated[str, Query(min_length=1, max_length=200)],
         tools: bool = False,

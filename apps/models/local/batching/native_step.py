@@ -1,6 +1,7 @@
 """Step on the project's own kernels: one call into C++ a step, all layers, for every row at once."""
 
 import ctypes
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,13 @@ from apps.models.local.batching.shape import Shape
 from apps.models.local.batching.weights import Weights
 
 EMBEDDING_KINDS: Mapping[str, int] = {"BF16": 2, "F32": 3, "F16": 4}
+
+
+def anonymous_memory(size: int) -> mmap.mmap:
+    """Zeros, a page at a time as they are touched."""
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
 
 
 class NativeStep:
@@ -48,7 +56,10 @@ class NativeStep:
         """[layers, keys and values, kv heads, context x head_dim]; the memory is taken as it is written."""
         shape = self._shape
         heads = (shape.layers, 2, shape.kv_heads, self._context * shape.head_dim)
-        return np.empty(heads, np.float16 if self._half else np.float32)
+        element = np.dtype(np.float16 if self._half else np.float32)
+        # not np.empty: it asks for huge pages, and the first token of each head would take whole ones
+        memory = anonymous_memory(int(np.prod(heads, dtype=np.int64)) * element.itemsize)
+        return np.frombuffer(memory, element).reshape(heads)
 
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
         # keys lie in runs of 8 positions

@@ -1,5 +1,6 @@
 """From a checkpoint's folder to a running engine: precision, kernels, weights, memory."""
 
+import ctypes
 import logging
 import os
 from dataclasses import dataclass
@@ -8,18 +9,29 @@ from pathlib import Path
 from apps.models.local.batching.batching_engine import BatchingEngine
 from apps.models.local.batching.build import best_variant, build, cpu_flags
 from apps.models.local.batching.chunking import LARGEST
-from apps.models.local.batching.errors import UnsupportedModel
+from apps.models.local.batching.errors import NoKernel, UnsupportedModel
 from apps.models.local.batching.library import load_library
 from apps.models.local.batching.native_step import NativeStep
 from apps.models.local.batching.packed_cache import load_weights
 from apps.models.local.batching.shape import Shape, read_shape
+from apps.models.local.batching.step import Step
+from apps.models.local.batching.torch_step import TorchStep
 from apps.models.local.cpu import available_cpus
+from apps.models.local.precision import Precision, choose_precision
 from apps.models.local.tokenizer import HubTokenizer
 
 log = logging.getLogger(__name__)
 
 SPARE_CACHES = 2
 LEAST_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The kernels for this CPU: which, and their functions."""
+
+    name: str
+    functions: ctypes.CDLL
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +43,35 @@ class Memory:
     most_bytes: int
 
 
-def open_engine(folder: Path, tokenizer: HubTokenizer, precision: str, slots: int, cache_dir: Path) -> BatchingEngine:
+def open_engine(
+    folder: Path, tokenizer: HubTokenizer, precision: Precision, slots: int, cache_dir: Path
+) -> BatchingEngine:
     """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
 
-    ``precision`` as LOCAL_PRECISION; auto is int4. Raises UnsupportedModel for a checkpoint that is not of the shape,
-    NoKernel where the kernels cannot be had.
+    ``precision`` as LOCAL_PRECISION; auto is int4. Without the kernels torch's own serve, in float32 or bfloat16.
+    Raises UnsupportedModel for a checkpoint that is not of the shape.
     """
-    chosen = "int4" if precision == "auto" else precision
     shape = read_shape(folder)
-    memory = plan_memory(shape, chosen, slots, free_bytes())
-    step = open_step(folder, chosen, cache_dir, memory.context_length, slots)
+    chosen: str = "int4" if precision == "auto" else precision
+    reason = f"LOCAL_PRECISION={precision}"
+    missing: str | None = None
+    step: Step
+    try:
+        library = own_library(cache_dir)
+    except NoKernel as error:
+        missing = str(error)
+        log.warning("The project's own kernels cannot serve: %s. torch's kernels serve instead, slower", missing)
+        chosen, reason = _without_kernels(precision, shape)
+        memory = plan_memory(shape, chosen, slots, free_bytes())
+        threads = available_cpus()
+        step = TorchStep(folder, shape, chosen, memory.context_length, threads, LARGEST + slots)
+    else:
+        memory = plan_memory(shape, chosen, slots, free_bytes())
+        step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots)
     details = {
         "precision": chosen,
-        "precision_reason": f"LOCAL_PRECISION={precision}",
+        "precision_reason": reason,
+        "kernels_missing": missing,
         "slots": slots,
         "cached_sequences": memory.caches,
         "cache_bytes_at_most": memory.most_bytes,
@@ -51,14 +79,30 @@ def open_engine(folder: Path, tokenizer: HubTokenizer, precision: str, slots: in
     return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details)
 
 
-def open_step(folder: Path, precision: str, cache_dir: Path, context_length: int = 1024, slots: int = 0) -> NativeStep:
-    """The arithmetic alone. Raises UnsupportedModel or NoKernel."""
-    shape = read_shape(folder)
+def own_library(cache_dir: Path) -> Library:
+    """Raises NoKernel."""
     variant = best_variant(cpu_flags())
-    library = load_library(build(variant, cache_dir))
-    threads = available_cpus()
+    return Library(variant.name, load_library(build(variant, cache_dir)))
+
+
+def open_step(
+    folder: Path, precision: str, cache_dir: Path, library: Library, context_length: int = 1024, slots: int = 0
+) -> NativeStep:
+    """The arithmetic alone, on the project's kernels. Raises UnsupportedModel."""
+    shape, threads = read_shape(folder), available_cpus()
     weights = load_weights(folder, shape, precision, cache_dir, threads)
-    return NativeStep(library, variant.name, shape, weights, context_length, threads, LARGEST + slots)
+    return NativeStep(library.functions, library.name, shape, weights, context_length, threads, LARGEST + slots)
+
+
+def _without_kernels(asked: Precision, shape: Shape) -> tuple[str, str]:
+    import torch
+
+    native_bf16 = torch.cpu._is_avx512_bf16_supported()
+    if asked == "bf16" or asked == "fp32":
+        choice = choose_precision(asked, shape.parameters, native_bf16=native_bf16)
+        return choice.precision, choice.reason
+    choice = choose_precision("auto", shape.parameters, native_bf16=native_bf16)
+    return choice.precision, f"LOCAL_PRECISION={asked} without the project's kernels; {choice.reason}"
 
 
 def plan_memory(shape: Shape, precision: str, slots: int, free: int | None) -> Memory:

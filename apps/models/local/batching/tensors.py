@@ -21,7 +21,7 @@ TYPES: Mapping[str, Any] = {
 
 
 class Tensors:
-    """The tensors of one or more files, by name."""
+    """The tensors of one or more files, by name. Raises UnsupportedModel for a file that is missing or broken."""
 
     def __init__(self, files: list[Path]) -> None:
         self._maps: list[mmap.mmap] = []
@@ -68,12 +68,18 @@ class Tensors:
         return self._entries[name]
 
     def _open(self, file: Path) -> None:
-        with file.open("rb") as opened:
-            memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            with file.open("rb") as opened:
+                memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            length = int.from_bytes(memory[:8], "little")
+            header = json.loads(memory[8 : 8 + length])
+            self.metadata |= header.pop("__metadata__", {})
+            ends = [8 + length + entry["data_offsets"][1] for entry in header.values()]
+            if max(ends, default=0) > len(memory):
+                raise ValueError("it is shorter than its header says")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnsupportedModel(f"{file.name} is broken: {error}") from error
         self._maps.append(memory)
-        length = int.from_bytes(memory[:8], "little")
-        header = json.loads(memory[8 : 8 + length])
-        self.metadata |= header.pop("__metadata__", {})
         for name, entry in header.items():
             self._entries[name] = (memory, 8 + length + entry["data_offsets"][0], entry["dtype"], entry["shape"])
 

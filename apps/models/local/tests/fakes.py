@@ -18,6 +18,9 @@ class EchoTokenizer:
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
         return [ord(character) for message in messages for character in text_of(message)]
 
+    def encode_raw(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(chr(token) for token in tokens)
 

@@ -115,6 +115,28 @@ async def test_exact_greedy_answers_are_those_of_generate_alone_and_in_a_moving_
         engine.close()
 
 
+async def test_without_a_compiler_torch_s_kernels_serve_the_same_answers(
+    packaged: Path,
+    tokenizer: HubTokenizer,
+    quick: BatchingEngine,
+    prompts: list[list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    engine = open_engine(packaged, tokenizer, "int4", SLOTS, tmp_path)
+    try:
+        told = engine.describe()
+        assert (told["kernels"], told["kernels_missing"]) == ("torch", "there is no C++ compiler (g++ or clang++)")
+        assert "without the project's kernels" in told["precision_reason"]
+        alone = [await text(engine, prompt, greedy(12)) for prompt in prompts[:4]]
+        assert await asyncio.gather(*[text(engine, prompt, greedy(12)) for prompt in prompts[:4]]) == alone
+        assert generated(packaged, prompts[:1], tokenizer, 12) == alone[:1]
+    finally:
+        engine.close()
+
+
 async def test_an_answer_is_the_same_alone_and_among_others(engine: BatchingEngine, prompts: list[list[int]]) -> None:
     samplings = [greedy(20), Sampling(0.8, 0.9, 20, seed=7), Sampling(1.5, 1.0, 20, seed=1)]
     calls = [(prompt, sampling) for prompt in prompts[:3] for sampling in samplings]

@@ -17,6 +17,7 @@ from apps.models.local.batching.opening import plan_memory
 from apps.models.local.batching.packed_cache import load_weights
 from apps.models.local.batching.shape import read_shape
 from apps.models.local.batching.step import Step
+from apps.models.local.batching.torch_step import TorchStep
 
 pytestmark = pytest.mark.local
 
@@ -111,6 +112,21 @@ def test_the_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None
     assert np.linalg.norm(got - expected) < 1e-5 * np.linalg.norm(expected)
     assert np.array_equal(in_pieces(step, [7, 1, 1, 5, 1, 6]), got)
     step.close()
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_torch_s_own_kernels_compute_the_same(name: str, tmp_path: Path) -> None:
+    expected = logits_of(checkpoint(tmp_path / "model", *TAKEN[name]))
+    shape = read_shape(tmp_path / "model")
+    step = TorchStep(tmp_path / "model", shape, "fp32", shape.context_length, 2, 64)
+    for sizes in ([len(TOKENS)], [7, 1, 1, 5, 1, 6]):
+        got = in_pieces(step, sizes)
+        assert np.linalg.norm(got - expected) < 1e-5 * np.linalg.norm(expected)
+    first, second = step.new_cache(), step.new_cache()
+    step.run(TOKENS[:10], range(10), [first] * 10, [])
+    step.copy_prefix(first, second, 9)
+    got = step.run([TOKENS[10], *TOKENS[9:12]], [10, 9, 10, 11], [first] + [second] * 3, [0, 3])
+    assert np.linalg.norm(got - expected[[10, 11]]) < 1e-5 * np.linalg.norm(expected)
 
 
 @needs_avx2
@@ -208,3 +224,13 @@ def test_memory_bounds_the_context_and_is_stated(tmp_path: Path) -> None:
     assert (tight.context_length, tight.most_bytes) == (992, 6 * 992 * a_token)
     with pytest.raises(UnsupportedModel, match="memory"):
         plan_memory(shape, "fp32", 4, 2 * 6 * 100 * a_token)
+
+
+@needs_avx2
+@pytest.mark.parametrize("cut", [4, 5000])
+def test_a_broken_file_is_refused_by_name(cut: int, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "model", "Llama", {})
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(UnsupportedModel, match=r"model\.safetensors is broken"):
+        native(tmp_path / "model", tmp_path)

@@ -82,7 +82,7 @@ def test_without_a_hub_the_packaged_model_answers_under_its_own_name(packaged: P
     assert isinstance(details, dict)
     assert details["requested_model"] == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
     assert "hub cannot be reached" in details["fallback_reason"]
-    assert (details["engine"], details["context_length"]) == ("plain", 8192)
+    assert (details["engine"], details["context_length"]) == ("batching", 8192)
     assert logged.count("WARNING") == 1
 
 

@@ -1,0 +1,39 @@
+"""SIGHUP: the routing file is read again. All or nothing; the log says what came of it."""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from apps.models.gateway.config import GatewayConfigError
+from apps.models.gateway.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def reloading(gateway: Gateway) -> Iterator[None]:
+    """Reload on SIGHUP for the length of the block; where there is no such signal (Windows), do nothing."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload, gateway)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def reload(gateway: Gateway) -> None:
+    """Take the file as it is now, or keep the one at work and report every fault."""
+    try:
+        gateway.reload()
+    except GatewayConfigError as error:
+        for fault in str(error).splitlines():
+            log.error("The routing file was not reloaded: %s", fault)
+        return
+    router = gateway.router
+    log.info("The routing file is in force: %d providers, %d model names", len(router.providers), len(router.names()))

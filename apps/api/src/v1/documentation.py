@@ -1,0 +1,155 @@
+"""What the OpenAPI page says of the /v1 routes: bodies, answers and errors, with an example of each."""
+
+from copy import deepcopy
+from typing import Any
+
+from pydantic import BaseModel
+
+from apps.api.src.exceptions import OPENAI_TYPES
+from apps.api.src.openapi import BODY_ERRORS, ErrorBody, Responses, error_responses
+from apps.api.src.v1.schemas import ChatCompletionsBody, CompletionsBody, EmbeddingsBody, ResponsesBody
+from apps.core import errors
+
+CREATED = 1_763_900_000
+USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+HEADERS = {
+    "X-Model": "The model that answered",
+    "X-Provider": "The provider that answered",
+    "X-Attempts": "How many targets were asked, one after the other",
+    "X-Queue-Ms": "Milliseconds in the provider's queue",
+    "X-Cost-USD": "From the price table, where the price and the tokens are known",
+    "X-Request-ID": "The caller's, or one made here",
+}
+DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "required": False,
+    "description": "Milliseconds that the whole call may take",
+    "schema": {"type": "integer", "minimum": 1},
+}
+ERRORS = (
+    *BODY_ERRORS,
+    errors.NotFound,
+    errors.RateLimitExceeded,
+    errors.InternalError,
+    errors.UpstreamError,
+    errors.ModelUnavailable,
+    errors.Overloaded,
+    errors.Timeout,
+)
+
+
+class OpenAIErrorBody(ErrorBody):
+    """The envelope's five keys, and OpenAI's own beside them."""
+
+    type: str
+    param: str | None
+
+
+class OpenAIErrorEnvelope(BaseModel):
+    """Every error on /v1: the clients of OpenAI raise their proper exceptions for it."""
+
+    error: OpenAIErrorBody
+
+
+def v1_errors(*kinds: type[errors.AppError]) -> Responses:
+    """`error_responses` with OpenAI's fields."""
+    responses = deepcopy(error_responses(*kinds))
+    for entry in responses.values():
+        entry["model"] = OpenAIErrorEnvelope
+        for example in entry["content"]["application/json"]["examples"].values():
+            error = example["value"]["error"]
+            error |= {"type": OPENAI_TYPES.get(error["status"], "server_error"), "param": error["field"]}
+    return responses
+
+
+def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None = None) -> dict[str, Any]:
+    """The options of a POST route."""
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": answer}}
+    if stream is not None:
+        content["text/event-stream"] = {"schema": {"type": "string"}, "example": stream}
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
+    request = {"required": True, "content": {"application/json": {"schema": _schema(body), "example": example}}}
+    return {
+        "openapi_extra": {"requestBody": request, "parameters": [DEADLINE]},
+        "responses": {
+            200: {"description": "OpenAI's own shape, as the target wrote it", "headers": headers, "content": content},
+            **v1_errors(*ERRORS),
+        },
+    }
+
+
+def _schema(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema()
+    schema.pop("description", None)
+    return schema
+
+
+CHAT = _posted(
+    ChatCompletionsBody,
+    {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is Python?"}], "max_tokens": 50},
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": "gpt-4o-mini",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "A language.", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": USAGE,
+    },
+    'data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1763900000, "model": "gpt-4o-mini", '
+    '"choices": [{"index": 0, "delta": {"content": "A"}, "finish_reason": null}]}\n\ndata: [DONE]\n\n',
+)
+COMPLETIONS = _posted(
+    CompletionsBody,
+    {"model": "SmolLM2-135M-Instruct", "prompt": "Once upon a time", "max_tokens": 16},
+    {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": CREATED,
+        "model": "SmolLM2-135M-Instruct",
+        "choices": [{"text": ", there was", "index": 0, "logprobs": None, "finish_reason": "length"}],
+        "usage": USAGE,
+    },
+    'data: {"id": "cmpl-1", "object": "text_completion", "created": 1763900000, "model": "SmolLM2-135M-Instruct", '
+    '"choices": [{"text": ",", "index": 0, "logprobs": null, "finish_reason": null}]}\n\ndata: [DONE]\n\n',
+)
+RESPONSES = _posted(
+    ResponsesBody,
+    {"model": "gpt-4o-mini", "input": "What is Python?", "max_output_tokens": 50},
+    {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": CREATED,
+        "status": "completed",
+        "model": "gpt-4o-mini",
+        "output": [
+            {
+                "id": "msg_1",
+                "type": "message",
+                "status": "completed",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "A language.", "annotations": []}],
+            }
+        ],
+        "usage": {"input_tokens": 9, "output_tokens": 2, "total_tokens": 11},
+    },
+    'event: response.output_text.delta\ndata: {"type": "response.output_text.delta", "item_id": "msg_1", '
+    '"output_index": 0, "content_index": 0, "delta": "A", "logprobs": [], "sequence_number": 4}\n\n',
+)
+EMBEDDINGS = _posted(
+    EmbeddingsBody,
+    {"model": "all-MiniLM-L6-v2", "input": ["What is Python?", "A language."]},
+    {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.0123, -0.0456]}],
+        "model": "all-MiniLM-L6-v2",
+        "usage": {"prompt_tokens": 11, "total_tokens": 11},
+    },
+)

@@ -1,0 +1,192 @@
+"""Idempotency-Key: a call that is sent again under its key is answered from its recording, and executed once.
+
+Kept in this process, bounded in number and bytes, the oldest forgotten first. A key belongs to its caller: the client's
+address and credentials together. Only what was answered whole is kept; a failure may be tried again.
+"""
+
+import asyncio
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from starlette.requests import Request
+
+from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, Timeout
+from apps.models.gateway.wire import Receipt, WireCall
+
+KEPT_SECONDS = 24 * 3600.0
+MOST_RECORDINGS = 10_000
+MOST_BYTES = 64 * 1024 * 1024
+LARGEST = 8 * 1024 * 1024
+KEY = re.compile(r"[\x21-\x7e]{1,255}")
+CREDENTIALS = ("authorization", "api-key", "x-api-key")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose call it is under which key (``name``), and what was asked; neither can be turned back into a secret."""
+
+    name: bytes
+    asked: bytes
+
+
+def identity(request: Request, call: WireCall) -> Identity | None:
+    """None where the call has no Idempotency-Key. Raises InvalidValue where it has a bad one."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not KEY.fullmatch(key):
+        raise InvalidValue("Idempotency-Key must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
+    caller = [request.client.host if request.client else "", *(request.headers.get(name, "") for name in CREDENTIALS)]
+    name = hashlib.sha256("\n".join([*caller, key]).encode()).digest()
+    return Identity(name, hashlib.sha256(call.path.encode() + b"\n" + call.raw).digest())
+
+
+@dataclass(slots=True)
+class Recording:
+    """One execution: the frames of its answer as they come, and whoever reads them; ``given_up`` when nobody does."""
+
+    asked: bytes
+    content_type: str = "application/json"
+    receipt: Receipt = field(default_factory=Receipt)
+    begun: float = field(default_factory=time.monotonic)
+    size: int = 0
+    done: bool = False
+    error: Exception | None = None
+    given_up: bool = False
+    _frames: list[bytes] = field(default_factory=list)
+    _readers: int = 0
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    def begin(self, work: Awaitable[None], ended: Callable[["Recording"], None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.error = error
+            except asyncio.CancelledError:
+                self.error = InternalError("The call was given up")
+                raise
+            finally:
+                self.done = True
+                self._wake()
+                ended(self)
+
+        self._task = asyncio.create_task(run())
+
+    def add(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self.size += len(frame)
+        self._wake()
+
+    def receipt_for(self, *, maker: bool) -> Receipt:
+        """The receipt as a reader sees it: one made the call, the others had it replayed."""
+        return self.receipt if maker else replace(self.receipt, cache="replay")
+
+    async def read(self, deadline: float | None) -> AsyncGenerator[bytes, None]:
+        """The frames from the first on; raises what the execution failed with. The last reader to leave ends it."""
+        self._readers += 1
+        at = 0
+        try:
+            while True:
+                while at < len(self._frames):
+                    at += 1
+                    yield self._frames[at - 1]
+                if self.done:
+                    break
+                await self._change(deadline)
+            if self.error is not None:
+                raise _again(self.error)
+        finally:
+            self._readers -= 1
+            if not self._readers and not self.done and self._task is not None:
+                self.given_up = True
+                self._task.cancel()
+
+    async def _change(self, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._more.wait()
+        except TimeoutError:
+            raise Timeout("The deadline ran out") from None
+
+    def _wake(self) -> None:
+        self._more.set()
+        self._more = asyncio.Event()
+
+
+class Recordings:
+    """The recordings of an app, by caller and key."""
+
+    def __init__(
+        self,
+        most: int = MOST_RECORDINGS,
+        most_bytes: int = MOST_BYTES,
+        largest: int = LARGEST,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._largest = largest
+        self._clock = clock
+        self._kept: OrderedDict[bytes, Recording] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def join(self, named: Identity, work: Callable[[Recording], Awaitable[None]]) -> tuple[Recording, bool]:
+        """The recording under this name, and whether ``work`` was begun for it just now. Raises Conflict."""
+        self._forget_old()
+        recording = self._kept.get(named.name)
+        if recording is not None and not recording.given_up:
+            if recording.asked != named.asked:
+                raise Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key")
+            return recording, False
+        recording = Recording(named.asked, begun=self._clock())
+        self._kept[named.name] = recording
+        recording.begin(work(recording), lambda ended: self._ended(named.name, ended))
+        return recording, True
+
+    def _ended(self, name: bytes, recording: Recording) -> None:
+        if self._kept.get(name) is not recording:
+            return
+        if recording.error is not None or recording.size > self._largest:
+            del self._kept[name]
+            return
+        self.size += recording.size
+        while len(self._kept) > self._most or self.size > self._most_bytes:
+            oldest = next((key for key, kept in self._kept.items() if kept.done), None)
+            if oldest is None:
+                break
+            self._drop(oldest)
+
+    def _forget_old(self) -> None:
+        while self._kept:
+            name, recording = next(iter(self._kept.items()))
+            if not recording.done or self._clock() - recording.begun < KEPT_SECONDS:
+                return
+            self._drop(name)
+
+    def _drop(self, name: bytes) -> None:
+        self.size -= self._kept.pop(name).size
+
+
+def _again(error: Exception) -> Exception:
+    """An error that several readers may raise: each gets its own, since what handles it may write into it."""
+    if not isinstance(error, AppError):
+        return error
+    copy = type(error).__new__(type(error))
+    AppError.__init__(
+        copy,
+        error.message,
+        field=error.field,
+        details=error.details,
+        headers=error.headers,
+        retry_after=error.retry_after,
+    )
+    return copy

@@ -1,0 +1,93 @@
+"""The list of models: OpenAI's shape, and beside it whether each can answer now, and who would."""
+
+import time
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from apps.core.errors import NotFound
+from apps.core.ports import State
+from apps.models.gateway.router import Needs, Router
+from apps.models.gateway.targets import Target
+
+# the best first: a name is as ready as its readiest target
+ORDER: tuple[State, ...] = ("ready", "loading", "failed", "not_configured")
+SHOWN_CHARACTERS = 100
+
+
+class TargetStatus(BaseModel):
+    """One of a name's targets, in the order of the routing file."""
+
+    target: str = Field(description="The provider, and its own name for the model", examples=["openai/gpt-4o-mini"])
+    status: State
+    reason: str
+    breaker: str = Field(description="closed; open after too many failures; half_open while it is probed")
+
+
+class Model(BaseModel):
+    """A name that calls may use as their `model`."""
+
+    id: str
+    object: str = "model"
+    created: int = Field(description="Unix time of this server's start: nobody else's is known")
+    owned_by: str = Field(description="The provider of the first target")
+    status: State
+    reason: str
+    targets: list[TargetStatus]
+
+
+class ModelList(BaseModel):
+    object: str = "list"
+    data: list[Model]
+
+
+class ModelDirectory:
+    """Lists the names of a router: those of the routing file, those of the models of this process, the default's."""
+
+    def __init__(self, default_model: str) -> None:
+        self._default_model = default_model
+        self._created = int(time.time())
+
+    def all(self, router: Router) -> ModelList:
+        return ModelList(data=[self._model(name, targets) for name, targets in self._names(router).items()])
+
+    def one(self, router: Router, name: str) -> Model:
+        """Raises NotFound for a name that is not listed, also where a default provider would take it."""
+        names = self._names(router)
+        if name not in names:
+            others = f"; calls with it are handed to {router.default.name}" if router.default else ""
+            raise NotFound(
+                f"No model is listed as {name[:SHOWN_CHARACTERS]}{others}",
+                field="model",
+                details={"available": list(names)},
+            )
+        return self._model(name, names[name])
+
+    def _names(self, router: Router) -> dict[str, Sequence[Target]]:
+        names: dict[str, Sequence[Target]] = {name: router.targets(name) for name in router.names()}
+        for name, target in router.own().items():
+            names.setdefault(name, [target])
+        if router.default is not None and self._default_model not in names:
+            names[self._default_model] = router.candidates(self._default_model, Needs())
+        return names
+
+    def _model(self, name: str, targets: Sequence[Target]) -> Model:
+        statuses = [_status(target, name) for target in targets]
+        best = min(statuses, key=lambda status: ORDER.index(status.status))
+        return Model(
+            id=name,
+            created=self._created,
+            owned_by=targets[0].provider.name,
+            status=best.status,
+            reason=best.reason,
+            targets=statuses,
+        )
+
+
+def _status(target: Target, name: str) -> TargetStatus:
+    readiness, breaker = target.provider.chat.readiness(), target.breaker.state
+    state, reason = readiness.state, readiness.reason
+    if state == "ready" and breaker == "open":
+        state, reason = "failed", "It failed too often and is left alone for a while"
+    called = f"{target.provider.name}/{target.config.model or name}"
+    return TargetStatus(target=called, status=state, reason=reason, breaker=breaker)

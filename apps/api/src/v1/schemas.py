@@ -1,0 +1,71 @@
+"""The bodies of OpenAI's API as the OpenAPI page shows them. Nothing is validated by these: a target judges its body.
+
+Only what callers mostly use is listed; every other field of OpenAI's API may stand beside it.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JsonObject = dict[str, Any]
+MODEL = "A name of GET /v1/models, or any that the default provider knows"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(description=MODEL)
+
+
+class ChatCompletionsBody(_Body):
+    messages: list[JsonObject] = Field(description="The conversation: objects with role and content", min_length=1)
+    stream: bool = Field(False, description="Answer with server-sent events, ended by [DONE]")
+    stream_options: JsonObject | None = Field(None, description='{"include_usage": true} adds a chunk with the usage')
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    n: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    tools: list[JsonObject] | None = Field(None, description="Function tools")
+    tool_choice: str | JsonObject | None = None
+    response_format: JsonObject | None = Field(None, description="text, json_object or json_schema")
+
+
+class CompletionsBody(_Body):
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="The text to write on from. The local model takes one, as text; no chat template is applied"
+    )
+    stream: bool = Field(False, description="Answer with server-sent events, ended by [DONE]")
+    stream_options: JsonObject | None = None
+    max_tokens: int | None = Field(None, ge=1, description="Default 16")
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    echo: bool = Field(False, description="Repeat the prompt before the answer")
+
+
+class ResponsesBody(_Body):
+    input: str | list[JsonObject] = Field(description="A prompt, or items: messages, function calls and their outputs")
+    instructions: str | None = Field(None, description="A system message in front of the input")
+    stream: bool = Field(False, description="Answer with events, ended by response.completed, incomplete or failed")
+    max_output_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    tools: list[JsonObject] | None = Field(None, description="Function tools")
+    tool_choice: str | JsonObject | None = None
+    text: JsonObject | None = Field(None, description="format: text, json_object or json_schema")
+    store: bool | None = Field(
+        None, description="Nothing is stored here: true, and whatever needs a store, is INVALID_VALUE"
+    )
+
+
+class EmbeddingsBody(_Body):
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description="One text or up to 2048. all-MiniLM-L6-v2 takes texts of up to 256 tokens each, and no token arrays"
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="all-MiniLM-L6-v2 has 384, no other number")

@@ -1,0 +1,77 @@
+"""A BERT sentence encoder in transformers: batches of texts in, mean-pooled L2-normalised vectors out.
+
+Blocks: whoever calls it owns the thread.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertModel
+
+BATCH_TEXTS = 32
+# a batch is padded to its longest text: short texts may come in larger batches
+BATCH_TOKENS = 4096
+
+
+class Cancelled(Exception):
+    """Nobody waits for the vectors any more."""
+
+
+class Bert:
+    """``folder`` is a checkpoint with a tokenizer.json. ``precision`` is bf16 where the CPU multiplies that itself."""
+
+    def __init__(self, folder: Path) -> None:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        self.precision = "bf16" if native else "fp32"
+        dtype = torch.bfloat16 if native else torch.float32
+        # built and filled by hand: from_pretrained writes a progress bar and a report to the terminal
+        model = BertModel(BertConfig.from_pretrained(str(folder), local_files_only=True))
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")})
+        self._model = model.to(dtype).eval()
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # a text is measured, never cut
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def embed(self, texts: Sequence[str], cancelled: Callable[[], bool] = lambda: False) -> list[list[float]]:
+        """Vectors in the order of the texts. Raises Cancelled between two batches."""
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        vectors: list[list[float]] = [[] for _ in tokens]
+        # texts of like length share a batch, so that little is padded
+        for batch in batches(sorted(range(len(tokens)), key=lambda i: len(tokens[i])), tokens):
+            if cancelled():
+                raise Cancelled
+            for index, vector in zip(batch, self._encode([tokens[i] for i in batch]), strict=True):
+                vectors[index] = vector
+        return vectors
+
+    def _encode(self, tokens: list[list[int]]) -> list[list[float]]:
+        length = max(map(len, tokens))
+        ids = torch.tensor([text + [0] * (length - len(text)) for text in tokens])
+        mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in tokens])
+        with torch.inference_mode():
+            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            weights = mask.unsqueeze(-1).float()
+            pooled = (hidden * weights).sum(1) / weights.sum(1)
+            vectors: Any = torch.nn.functional.normalize(pooled, dim=1)
+        return [[float(value) for value in row] for row in vectors.tolist()]
+
+
+def batches(order: Sequence[int], tokens: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Runs of ``order``, shortest text first, none over BATCH_TEXTS texts or BATCH_TOKENS tokens with its padding."""
+    found: list[list[int]] = []
+    for index in order:
+        last = found[-1] if found else []
+        if last and len(last) < BATCH_TEXTS and (len(last) + 1) * len(tokens[index]) <= BATCH_TOKENS:
+            last.append(index)
+        else:
+            found.append([index])
+    return found

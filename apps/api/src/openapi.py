@@ -72,19 +72,6 @@ def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
     for path in page["paths"].values():
         for operation in path.values():
             for response in operation.get("responses", {}).values():
-<<<<<<< HEAD
-                examples = response.get("content", {}).get("application/json", {}).get("examples", {})
-                for code in examples.keys() & values.keys():
-                    examples[code]["value"] = _beside(values[code], examples[code]["value"]["error"])
-    return page
-
-
-def _beside(whole: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
-    """On OpenAI's paths an error has two fields more, one of which may be null too."""
-    if "type" not in shown:
-        return whole
-    return {"error": {**whole["error"], "type": shown["type"], "param": whole["error"]["field"]}}
-=======
                 for content in response.get("content", {}).values():
                     _keep_nulls(content.get("examples", {}))
     return page
@@ -97,7 +84,6 @@ def _keep_nulls(examples: dict[str, Any]) -> None:
             error.setdefault("field", None)
             if "type" in error:
                 error.setdefault("param", None)
->>>>>>> main
 
 
 def _examples(kinds: tuple[type[AppError], ...]) -> Iterable[AppError]:

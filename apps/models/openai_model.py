@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from apps.core.deltas import Delta, ToolCallDelta, Usage
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta, Usage
 from apps.core.errors import ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import Readiness
@@ -82,6 +82,10 @@ def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
         "seed": request.seed,
         "tools": list(request.tools) or None,
         "tool_choice": request.tool_choice,
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "response_format": request.response_format,
+        "logprobs": None if request.top_logprobs is None else True,
+        "top_logprobs": request.top_logprobs or None,
     }
     body = {"model": request.model or default_model, "messages": [_message(m) for m in request.messages]}
     return body | {name: value for name, value in optional.items() if value is not None}
@@ -98,11 +102,11 @@ async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) ->
         async for chunk in chunks:
             model = _text(chunk.get("model")) or model or asked
             usage = _usage(chunk.get("usage")) or usage
-            text, calls, ended = _read_choice(chunk)
+            text, calls, logprobs, ended = _read_choice(chunk)
             finish = ended or finish
             text = joiner.join(text)
-            if text or calls:
-                yield Delta(text, calls, model=model)
+            if text or calls or logprobs:
+                yield Delta(text, calls, model=model, logprobs=logprobs)
     if finish is None:
         raise UpstreamError("The upstream's answer was cut off before its end", details={"upstream_status": 200})
     yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
@@ -121,17 +125,21 @@ def _message(message: Message) -> dict[str, Any]:
     return plain
 
 
-def _read_choice(chunk: dict[str, Any]) -> tuple[str, tuple[ToolCallDelta, ...], str | None]:
-    """Text, tool call pieces and finish reason of the first choice; a whole ``message`` counts as one delta."""
+def _read_choice(
+    chunk: dict[str, Any],
+) -> tuple[str, tuple[ToolCallDelta, ...], tuple[TokenLogprob, ...], str | None]:
+    """What the first choice has of text, tool calls and log probabilities, and its finish reason; a whole ``message``
+    counts as one delta."""
     choices = chunk.get("choices") or []
     if not choices:
-        return "", (), None
+        return "", (), (), None
     try:
         choice = choices[0]
         delta = choice.get("delta") or choice.get("message") or {}
         calls = tuple(_tool_calls(delta.get("tool_calls") or ()))
-        return _text(delta.get("content")), calls, _text(choice.get("finish_reason")) or None
-    except (AttributeError, KeyError, TypeError, IndexError):
+        logprobs = tuple(map(_logprob, (choice.get("logprobs") or {}).get("content") or ()))
+        return _text(delta.get("content")), calls, logprobs, _text(choice.get("finish_reason")) or None
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
         raise UpstreamError("The upstream's answer has an unknown shape", details={"upstream_status": 200}) from None
 
 
@@ -145,6 +153,18 @@ def _tool_calls(pieces: Iterable[dict[str, Any]]) -> Iterable[ToolCallDelta]:
             _text(function.get("name")) or None,
             _text(function.get("arguments")),
         )
+
+
+def _logprob(entry: dict[str, Any]) -> TokenLogprob:
+    rivals = entry.get("top_logprobs") or ()
+    return TokenLogprob(*_spelled(entry), tuple(TokenLogprob(*_spelled(rival)) for rival in rivals))
+
+
+def _spelled(entry: dict[str, Any]) -> tuple[str, bytes, float]:
+    """The token without lone surrogates, its bytes, which not every upstream tells, and its log probability."""
+    text = _text(entry["token"]).encode("utf-8", "replace")
+    told = entry.get("bytes")
+    return text.decode(), bytes(told) if isinstance(told, list) else text, float(entry["logprob"])
 
 
 def _usage(usage: Any) -> Usage | None:

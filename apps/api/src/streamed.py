@@ -18,6 +18,10 @@ STALLED_AFTER = 60.0
 log = logging.getLogger(__name__)
 
 
+class LastFrame(bytes):
+    """A frame that is known to be the last one: the end of the body goes out with it, not behind it."""
+
+
 class StreamedResponse(Response):
     """Sends its status once the first frame is there: what fails before that is raised, and has its own status.
 
@@ -62,14 +66,18 @@ class StreamedResponse(Response):
 
     async def _stream(self) -> None:
         async with aclosing(self._frames) as frames:
-            first = await anext(frames)
+            frame = await anext(frames)
             self.headers.update(self._late_headers())
             await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self._started = True
-            await self._write(first)
-            async for frame in frames:
+            while not isinstance(frame, LastFrame):
                 await self._write(frame)
-        await self._write(b"", more=False)
+                try:
+                    frame = await anext(frames)
+                except StopAsyncIteration:
+                    frame = LastFrame()
+        # the generator is closed, and what it held is free, before the client may know that the answer is whole
+        await self._write(frame, more=False)
 
     async def _write(self, frame: bytes, *, more: bool = True) -> None:
         self._sending = True

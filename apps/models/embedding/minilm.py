@@ -56,7 +56,7 @@ class MiniLM:
 
     def readiness(self) -> Readiness:
         details = {"dimensions": self.dimensions, "longest_input": self.longest}
-        missing = _missing()
+        missing = missing_requirements()
         if missing:
             return Readiness(self.name, "not_configured", _install(missing), details)
         if self._failure is not None:
@@ -69,7 +69,7 @@ class MiniLM:
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        missing = _missing()
+        missing = missing_requirements()
         if missing:
             raise ModelUnavailable(_install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
         try:
@@ -110,7 +110,8 @@ class MiniLM:
 
 
 @functools.cache  # asked for every call of the gateway; a process does not gain packages
-def _missing() -> list[str]:
+def missing_requirements() -> list[str]:
+    """Packages that are not installed here; nothing is imported to find out."""
     return [name for name in REQUIRED if importlib.util.find_spec(name) is None]
 
 
@@ -120,7 +121,7 @@ def _install(missing: list[str]) -> str:
 
 def _use_threads() -> None:
     """In the thread itself: the number of threads is a property of the thread that calls torch."""
-    if not _missing():
+    if not missing_requirements():
         import torch
 
         torch.set_num_threads(available_cpus())

@@ -15,7 +15,7 @@ from apps.core.deltas import Begun, Usage, begin, collect
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
-from apps.models.gateway.local_body import chat_request
+from apps.models.gateway.local_body import chat_request, wants_usage
 from apps.models.gateway.local_wire import DONE, usage_json
 from apps.models.gateway.wire import WireCall, WireReply
 
@@ -42,6 +42,7 @@ class LocalCompletions:
 
     async def open(self, call: WireCall, model: str) -> WireReply:
         request, prefix = _read(call.body)
+        with_usage = wants_usage(call.body)
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -56,8 +57,7 @@ class LocalCompletions:
             return WireReply(
                 "application/json", _json({**head, "choices": [choice], "usage": usage_json(answer.usage)})
             )
-        options = call.body.get("stream_options") or {}
-        blocks = _chunks(head, prefix, await begin(deltas), bool(options.get("include_usage")))
+        blocks = _chunks(head, prefix, await begin(deltas), with_usage)
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
@@ -73,8 +73,6 @@ def _read(body: Mapping[str, Any]) -> tuple[ChatRequest, str]:
             raise InvalidValue(f"The local model cannot honour {name[:100]}", field=name[:100])
     if echo is not None and not isinstance(echo, bool):
         raise InvalidType("Echo must be true or false", field="echo")
-    if body.get("max_tokens") == 0:
-        raise InvalidValue("Max tokens must be at least 1", field="max_tokens", details={"min": 1, "received": 0})
     text = _prompt(prompt)
     shared = {name: value for name, value in body.items() if name in SHARED and value is not None}
     request = chat_request({**shared, "messages": [{"role": "user", "content": text}]})
@@ -98,9 +96,7 @@ def _prompt(prompt: Any) -> str:
     return prompt
 
 
-async def _chunks(
-    head: Mapping[str, Any], prefix: str, begun: Begun, include_usage: bool
-) -> AsyncGenerator[bytes, None]:
+async def _chunks(head: Mapping[str, Any], prefix: str, begun: Begun, with_usage: bool) -> AsyncGenerator[bytes, None]:
     last = begun.first
     async with aclosing(begun.rest) as rest:
         yield _event({**head, "choices": [_choice(prefix + last.text, None)]})
@@ -109,7 +105,7 @@ async def _chunks(
             if delta.text:
                 yield _event({**head, "choices": [_choice(delta.text, None)]})
     tail = _event({**head, "choices": [_choice("", last.finish_reason)]})
-    if include_usage:
+    if with_usage:
         tail += _usage_event(head, last.usage)
     yield tail + DONE
 

@@ -8,10 +8,8 @@ import json
 import re
 
 from apps.core.errors import UpstreamError
+from apps.models.gateway.blocks import EVENT_END, MOST_BYTES, event_data, nonsense
 
-MOST_BYTES = 16 * 1024 * 1024
-EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
-LINE_END = re.compile(rb"\r\n|\r|\n")
 # an event's type stands in its event line, and in its data; some upstreams write the second alone
 NAMED = rb"(?:^|(?<=[\r\n]))(?:event: ?|data: ?\{\s*\"type\"\s*:\s*\")"
 END = re.compile(NAMED + rb"response\.(?:completed|incomplete|failed)\b")
@@ -43,21 +41,21 @@ class ResponseBlocks:
             at = found.end()
         self._pending = self._pending[at:]
         if len(self._pending) > MOST_BYTES:
-            self.fault = UpstreamError("An event of the upstream's answer is too long")
+            self.fault = nonsense("An event of the upstream's answer is too long")
         return block
 
     def finish(self) -> None:
         """The upstream has ended its stream."""
         if not self.ended and self.fault is None:
-            self.fault = UpstreamError("The upstream's answer was cut off before its end")
+            self.fault = nonsense("The upstream's answer was cut off before its end")
 
     def _judged(self, event: bytes) -> bytes:
         """The event, where it may go out now."""
         if FAULT.search(event) or (FAILED.search(event) and not self._answering):
-            self.fault = UpstreamError("The upstream reported an error in its answer")
+            self.fault = nonsense("The upstream reported an error in its answer")
         elif not _is_whole(event):
-            self.fault = UpstreamError("The upstream's answer is not JSON")
-        elif not self._answering and (PRELUDE.search(event) or not _data(event)):
+            self.fault = nonsense("The upstream's answer is not JSON")
+        elif not self._answering and (PRELUDE.search(event) or not event_data(event)):
             self._prelude += event
         else:
             event, self._prelude, self._answering = self._prelude + event, b"", True
@@ -66,16 +64,11 @@ class ResponseBlocks:
         return b""
 
 
-def _data(event: bytes) -> bytes:
-    values = [line[5:].removeprefix(b" ") for line in LINE_END.split(event) if line.startswith(b"data:")]
-    return b"\n".join(values)
-
-
 def _is_whole(event: bytes) -> bool:
     """Braces that pair up are taken for whole JSON; else a parser decides, since text may hold one too."""
     if event.count(b"{") == event.count(b"}"):
         return True
-    data = _data(event)
+    data = event_data(event)
     try:
         json.loads(data)
     except (ValueError, RecursionError):

@@ -120,5 +120,8 @@ def _json(data: Any) -> bytes:
 def _callers_word(field: str | None) -> str | None:
     if field is None:
         return None
+    if field.startswith("tools."):
+        # chat holds a function one level deeper
+        return field.replace(".function", "", 1)
     # where in the messages something is wrong says nothing about where in the input
     return FIELDS.get(field.partition(".")[0], field)

@@ -88,8 +88,8 @@ class GrammarCompiler:
         self._pool = ThreadPoolExecutor(1, "local-grammar")
 
     async def compile(self, grammar: str, field: str) -> GrammarConstraint:
-        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``; Overloaded
-        where others' grammars keep it waiting."""
+        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``;
+        Overloaded where others' grammars keep it waiting; ModelUnavailable once closed."""
         loop = asyncio.get_running_loop()
         begun = asyncio.Event()
 
@@ -97,20 +97,22 @@ class GrammarCompiler:
             loop.call_soon_threadsafe(begun.set)
             return self._compile(grammar, field)
 
-        work = loop.run_in_executor(self._pool, run)
         try:
+            work = loop.run_in_executor(self._pool, run)
             async with asyncio.timeout(TURN_SECONDS):
                 await begun.wait()
         except TimeoutError:
             work.cancel()
             raise Overloaded("Too many schemas wait to be compiled", retry_after=TURN_SECONDS) from None
+        except RuntimeError as error:
+            raise ModelUnavailable("The local model is shutting down", retry_after=5) from error
         try:
             return await asyncio.wait_for(work, COMPILE_SECONDS)
         except TimeoutError:
             raise InvalidValue(f"{_named(field)} takes too long to compile", field=field) from None
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
 
     def _compile(self, grammar: str, field: str) -> GrammarConstraint:
         from llguidance import LLMatcher, LLParserLimits

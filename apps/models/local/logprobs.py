@@ -1,5 +1,6 @@
 """Log probabilities of generated tokens: of the model's own distribution, before constraint, temperature and top_p."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,15 @@ class LogprobRecorder:
         self._top = top
         self._token_bytes = token_bytes
         self._row: NDArray[Any] | None = None
+        self._total = 0.0
 
     def see(self, logits: "NDArray[Any]") -> None:
-        """The row of logits that the next token is chosen from."""
+        """The row of logits that the next token is chosen from; it must not change before ``entry``."""
         import numpy as np
 
-        shifted = logits.astype(np.float64) - logits.max()
-        self._row = shifted - np.log(np.exp(shifted).sum())
+        # float32 takes a sixth of the time of float64; only the sum needs more
+        most = float(logits.max())
+        self._row, self._total = logits, most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
 
     def entry(self, token: int) -> TokenLogprob:
         """Of the token that was chosen from what ``see`` saw last."""
@@ -43,7 +46,9 @@ class LogprobRecorder:
 
     def _entry(self, row: "NDArray[Any]", token: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         raw = self._token_bytes(token)
-        return TokenLogprob(raw.decode("utf-8", "replace"), raw, max(float(row[token]), LEAST), top)
+        return TokenLogprob(
+            raw.decode("utf-8", "replace"), raw, max(min(float(row[token]) - self._total, 0.0), LEAST), top
+        )
 
 
 class PendingLogprobs:

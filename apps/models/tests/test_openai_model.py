@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apps.core.deltas import Answer, Delta, ToolCallDelta, Usage, collect
+from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, Usage, collect
 from apps.core.errors import AppError, ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message, ToolCall, user_message
 from apps.core.settings import Settings
@@ -98,6 +98,18 @@ async def test_pieces_of_tool_calls_are_handed_on() -> None:
     assert deltas[-1].finish_reason == "tool_calls"
 
 
+async def test_log_probabilities_are_handed_on() -> None:
+    rivals: list[dict[str, Any]] = [
+        {"token": "Py", "bytes": [80, 121], "logprob": -0.5},
+        {"token": "ü", "bytes": None, "logprob": -1},
+    ]
+    logprobs = {"content": [{**rivals[0], "top_logprobs": rivals}]}
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Py"}, "logprobs": logprobs}], "model": "up"}
+    deltas = await deltas_of(json.dumps(chunk), piece(finish="stop"))
+    top = (TokenLogprob("Py", b"Py", -0.5), TokenLogprob("ü", "ü".encode(), -1.0))
+    assert deltas[0] == Delta("Py", model="up", logprobs=(TokenLogprob("Py", b"Py", -0.5, top),))
+
+
 async def test_done_without_a_finish_reason_is_a_cut_answer() -> None:
     with pytest.raises(UpstreamError, match="cut off"):
         await deltas_of(piece("a"), "[DONE]")
@@ -115,6 +127,7 @@ async def test_an_upstream_that_answers_whole_is_read_too() -> None:
 
 
 KEYS = ["choices", "delta", "message", "content", "tool_calls", "function", "name", "id", "arguments", "index"]
+KEYS += ["logprobs", "token", "logprob", "bytes", "top_logprobs"]
 KEYS += ["finish_reason", "model", "usage", "prompt_tokens", "completion_tokens", "prompt_tokens_details"]
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
@@ -168,6 +181,9 @@ def test_the_body_holds_what_was_given_and_nothing_else() -> None:
         seed=0,
         tools=({"type": "function"},),
         tool_choice="auto",
+        parallel_tool_calls=False,
+        response_format={"type": "json_object"},
+        top_logprobs=2,
     )
     assert chat_body(full, "m") == {
         "model": "other",
@@ -187,6 +203,10 @@ def test_the_body_holds_what_was_given_and_nothing_else() -> None:
         "seed": 0,
         "tools": [{"type": "function"}],
         "tool_choice": "auto",
+        "parallel_tool_calls": False,
+        "response_format": {"type": "json_object"},
+        "logprobs": True,
+        "top_logprobs": 2,
     }
 
 

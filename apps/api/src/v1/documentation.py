@@ -16,20 +16,31 @@ HEADERS = {
     "X-Model": "The model that answered",
     "X-Provider": "The provider that answered",
     "X-Attempts": "How many targets were asked, one after the other",
+    "X-Cache": "miss, or replay where the answer was recorded under the same Idempotency-Key",
     "X-Queue-Ms": "Milliseconds in the provider's queue",
     "X-Cost-USD": "From the price table, where the price and the tokens are known",
     "X-Request-ID": "The caller's, or one made here",
 }
-DEADLINE = {
-    "name": "X-Deadline-Ms",
-    "in": "header",
-    "required": False,
-    "description": "Milliseconds that the whole call may take",
-    "schema": {"type": "integer", "minimum": 1},
-}
+PARAMETERS = [
+    {
+        "name": "X-Deadline-Ms",
+        "in": "header",
+        "required": False,
+        "description": "Milliseconds that the whole call may take",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    },
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": "Calls with the same key and the same body within 24 hours are executed once",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    },
+]
 ERRORS = (
     *BODY_ERRORS,
     errors.NotFound,
+    errors.Conflict,
     errors.RateLimitExceeded,
     errors.InternalError,
     errors.UpstreamError,
@@ -55,9 +66,11 @@ class OpenAIErrorEnvelope(BaseModel):
 def v1_errors(*kinds: type[errors.AppError]) -> Responses:
     """`error_responses` with OpenAI's fields."""
     responses = deepcopy(error_responses(*kinds))
+    responses[errors.InternalError.status]["model"] = OpenAIErrorEnvelope
     for entry in responses.values():
-        entry["model"] = OpenAIErrorEnvelope
-        for example in entry["content"]["application/json"]["examples"].values():
+        content = entry["content"]["application/json"]
+        content["schema"] = {"$ref": "#/components/schemas/OpenAIErrorEnvelope"}
+        for example in content["examples"].values():
             error = example["value"]["error"]
             error |= {"type": OPENAI_TYPES.get(error["status"], "server_error"), "param": error["field"]}
     return responses
@@ -71,7 +84,7 @@ def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
     request = {"required": True, "content": {"application/json": {"schema": _schema(body), "example": example}}}
     return {
-        "openapi_extra": {"requestBody": request, "parameters": [DEADLINE]},
+        "openapi_extra": {"requestBody": request, "parameters": PARAMETERS},
         "responses": {
             200: {"description": "OpenAI's own shape, as the target wrote it", "headers": headers, "content": content},
             **v1_errors(*ERRORS),

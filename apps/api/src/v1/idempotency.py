@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 
+from apps.api.src.streamed import LastFrame
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, Timeout
 from apps.models.gateway.wire import Receipt, WireCall
 
@@ -103,7 +104,8 @@ class Recording:
                 raise _again(self.error)
         finally:
             self._readers -= 1
-            if not self._readers and not self.done and self._task is not None:
+            whole = self.done or (self._frames and isinstance(self._frames[-1], LastFrame))
+            if not self._readers and not whole and self._task is not None:
                 self.given_up = True
                 self._task.cancel()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict
 
@@ -14,18 +13,16 @@ from apps.api.src.exceptions import envelope
 from apps.api.src.guard import guarded
 from apps.api.src.json_body import read_json
 from apps.api.src.sse import EventStream
-from apps.api.src.streamed import StreamedResponse
+from apps.api.src.streamed import LastFrame, StreamedResponse
 from apps.api.src.v1.idempotency import Recording, Recordings, identity
 from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
 from apps.models.gateway.attempts import Opened
+from apps.models.gateway.blocks import find_done
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.receipts import cost_of, note_usage
 from apps.models.gateway.response_blocks import END as RESPONSE_END
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 
-DONE = re.compile(rb"(?:^|(?<=[\r\n]))data: ?\[DONE\]")
-# where a stream ends: a response has no [DONE]
-ENDS = {"/responses": RESPONSE_END}
 # answered whole, whatever a field of this name may mean to an upstream
 NEVER_STREAMED = frozenset({"/embeddings"})
 
@@ -164,11 +161,16 @@ def _account(opened: Opened[WireReply], receipt: Receipt) -> None:
 def _accounted(opened: Opened[WireReply], receipt: Receipt, block: bytes, path: str) -> bytes:
     """The block; the one that ends the stream has the receipt in front of its last event."""
     note_usage(receipt, block)
-    end = ENDS.get(path, DONE).search(block) if b"[DONE]" in block or path in ENDS else None
-    if end is None:
+    end = _end_of_responses(block) if path == "/responses" else find_done(block)
+    if end < 0:
         return block
     receipt.cost = cost_of(receipt, opened.target.price)
-    return b"".join((block[: end.start()], receipt_comment(receipt), block[end.start() :]))
+    return LastFrame(b"".join((block[:end], receipt_comment(receipt), block[end:])))
+
+
+def _end_of_responses(block: bytes) -> int:
+    end = RESPONSE_END.search(block)
+    return end.start() if end else -1
 
 
 def receipt_comment(receipt: Receipt) -> bytes:

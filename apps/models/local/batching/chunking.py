@@ -2,7 +2,7 @@
 
 SMALLEST, LARGEST = 16, 256
 # while answers are running, a step is also the gap between two of their tokens
-SECONDS_BESIDE_ANSWERS, SECONDS_ALONE = 0.12, 0.25
+SECONDS_BESIDE_ANSWERS, SECONDS_ALONE = 0.1, 0.25
 
 
 class Chunking:

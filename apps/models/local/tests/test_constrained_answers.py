@@ -158,7 +158,7 @@ async def test_200_random_schemas_are_200_valid_documents(model: LocalModel) -> 
     prompt = user_message("Write an example.")
     answers = await asyncio.gather(
         *(
-            ask(model, prompt, response_format=schema_format(s), max_tokens=160, temperature=0.8, seed=1)
+            ask(model, prompt, response_format=schema_format(s), max_tokens=128, temperature=0.8, seed=1)
             for s in schemas
         )
     )

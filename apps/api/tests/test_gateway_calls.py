@@ -12,6 +12,7 @@ import pytest
 from apps.api.tests.reading import connect, post, read_to_end
 from apps.api.tests.routing import ASK, HEALTHY, events, name, provider, routing_file
 from apps.api.tests.serving import serving_models
+from apps.models.scripted import ScriptedModel, saying
 from eval.mock_upstream import MockUpstream
 
 CHAT = "/v1/chat/completions"
@@ -106,6 +107,13 @@ def test_what_is_not_known_is_not_told(url: str, http: httpx2.Client) -> None:
     answer = http.post(url + CHAT, json={"model": "unpriced", **ASK})
     assert "X-Cost-USD" not in answer.headers
     assert receipt_in(http.post(url + CHAT, json={"model": "x", "stream": True, **ASK}).content)["cost"] is None
+
+
+@both_ways
+def test_the_local_model_is_named_as_it_names_itself(stream: bool, http: httpx2.Client) -> None:
+    with serving_models(local=ScriptedModel(saying("x"), name="my-own")) as base:
+        answer = http.post(base + CHAT, json={"model": "my-own", "stream": stream, **ASK})
+    assert (answer.status_code, answer.headers["X-Model"], answer.headers["X-Provider"]) == (200, "my-own", "local")
 
 
 @both_ways

@@ -38,7 +38,12 @@ class Target:
 
     @property
     def name(self) -> str:
-        return f"{self.provider.name}/{self.config.model}"
+        return f"{self.provider.name}/{self.config.model or self.answers_as}"
+
+    @property
+    def answers_as(self) -> str:
+        """The model that really answers: in this process it is known by itself only."""
+        return self.provider.chat.readiness().name if self.provider.config.in_process else self.config.model
 
     @property
     def price(self) -> Price | None:

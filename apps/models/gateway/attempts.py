@@ -132,7 +132,7 @@ class Attempts:
         if streamed:
             receipt.first_token = took
         target.answered(took, streamed=streamed)
-        receipt.provider, receipt.model = target.provider.name, target.config.model
+        receipt.provider, receipt.model = target.provider.name, target.model
         return Opened(value, target, ticket)
 
     def _wait(self, error: AppError, attempts: int) -> float:

@@ -43,7 +43,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        return f"{self.provider.name}/{self.model}"
+        return f"{self.provider.name}/{self.config.model or self.model}"
 
     @property
     def price(self) -> Price | None:

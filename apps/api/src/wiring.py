@@ -96,7 +96,8 @@ def default_config(settings: Settings) -> GatewayConfig:
         providers={
             "openai": upstream,
             "local": ProviderConfig(kind="local"),
-            "embedder": ProviderConfig(kind="embedder"),
+            # it computes one call at a time: more than the next one had better wait in the fair queue
+            "embedder": ProviderConfig(kind="embedder", max_concurrency=2),
         },
         default_provider="openai",
     )

@@ -71,6 +71,16 @@ def test_the_list_names_the_model_that_really_answers(client: openai.OpenAI) -> 
     assert model.model_extra["status"] == "ready"
 
 
+def test_every_path_names_the_model_that_really_answers(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.with_raw_response.create(
+        model=PACKAGED_NAME, messages=[{"role": "user", "content": "hi"}], max_tokens=1
+    )
+    response = client.responses.with_raw_response.create(model=PACKAGED_NAME, input="hi", max_output_tokens=1)
+    vectors = client.embeddings.with_raw_response.create(model="all-MiniLM-L6-v2", input="hi")
+    assert (chat.headers["x-model"], response.headers["x-model"]) == (PACKAGED_NAME, PACKAGED_NAME)
+    assert vectors.headers["x-model"] == "all-MiniLM-L6-v2"
+
+
 def test_a_bare_prompt_is_continued_and_not_answered(client: openai.OpenAI) -> None:
     prompt = "The days of the week are Monday, Tuesday, Wednesday,"
     whole = client.completions.create(model=PACKAGED_NAME, prompt=prompt, max_tokens=4, temperature=0)

@@ -17,10 +17,6 @@ BATCH_TEXTS = 32
 BATCH_TOKENS = 4096
 
 
-class Cancelled(Exception):
-    """Nobody waits for the vectors any more."""
-
-
 class Bert:
     """``folder`` is a checkpoint with a tokenizer.json. ``precision`` is bf16 where the CPU multiplies that itself."""
 
@@ -42,13 +38,13 @@ class Bert:
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
     def embed(self, texts: Sequence[str], cancelled: Callable[[], bool] = lambda: False) -> list[list[float]]:
-        """Vectors in the order of the texts. Raises Cancelled between two batches."""
+        """Vectors in the order of the texts; none at all where it was cancelled between two batches."""
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         vectors: list[list[float]] = [[] for _ in tokens]
         # texts of like length share a batch, so that little is padded
         for batch in batches(sorted(range(len(tokens)), key=lambda i: len(tokens[i])), tokens):
             if cancelled():
-                raise Cancelled
+                return []
             for index, vector in zip(batch, self._encode([tokens[i] for i in batch]), strict=True):
                 vectors[index] = vector
         return vectors

@@ -41,6 +41,7 @@ class MiniLM:
         self._pool = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
         self._model: Bert | None = None
         self._failure: str | None = None
+        self._closed = threading.Event()
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Raises InvalidValue for a text over ``longest`` tokens, and ModelUnavailable."""
@@ -66,10 +67,14 @@ class MiniLM:
         return Readiness(self.name, "ready", "Loaded", {**details, "precision": self._model.precision})
 
     async def aclose(self) -> None:
+        """What is being computed ends after its batch."""
+        self._closed.set()
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         missing = missing_requirements()
+        if self._closed.is_set():
+            raise _closing(self.name)
         if missing:
             raise ModelUnavailable(_install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
         try:
@@ -88,7 +93,10 @@ class MiniLM:
                     field="input",
                     details={"index": index, "tokens": tokens, "max": self.longest},
                 )
-        return model.embed(texts, cancelled.is_set)
+        vectors = model.embed(texts, lambda: cancelled.is_set() or self._closed.is_set())
+        if len(vectors) < len(texts):
+            raise _closing(self.name)
+        return vectors
 
     def _loaded(self) -> "Bert":
         if self._model is None:
@@ -110,6 +118,11 @@ class MiniLM:
 
 
 @functools.cache  # asked for every call of the gateway; a process does not gain packages
+def _closing(name: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{name} is shutting down", retry_after=5)
+
+
+@functools.cache
 def missing_requirements() -> list[str]:
     """Packages that are not installed here; nothing is imported to find out."""
     return [name for name in REQUIRED if importlib.util.find_spec(name) is None]

@@ -47,8 +47,8 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(limit, int) and limit < 1:
             raise InvalidValue("Max output tokens must be at least 1", field="max_output_tokens")
         chat["max_tokens"] = limit
-    if body.get("tools"):
-        chat["tools"] = list(_tools(body["tools"]))
+    if body.get("tools") is not None and (tools := list(_tools(body["tools"]))):
+        chat["tools"] = tools
     if body.get("tool_choice") is not None:
         chat["tool_choice"] = _tool_choice(body["tool_choice"])
     chat |= _text_options(_object(body, "text")) | _reasoning_options(_object(body, "reasoning"))

@@ -76,8 +76,10 @@ class ResponsesEitherWay:
 
 
 def _whole(events: ResponseEvents, body: bytes) -> bytes:
-    *_, last = (*events.start(), *events.feed(_parsed(body)), *events.finish())
-    return _json(last["response"])
+    begun = [*events.start(), *_taken(events, body)]
+    if not events.finished:
+        raise UpstreamError("The upstream's answer could not be understood")
+    return _json([*begun, *events.finish()][-1]["response"])
 
 
 async def _blocks(events: ResponseEvents, first: bytes, rest: Blocks) -> AsyncGenerator[bytes, None]:
@@ -96,7 +98,15 @@ async def _blocks(events: ResponseEvents, first: bytes, rest: Blocks) -> AsyncGe
 def _fed(events: ResponseEvents, decoder: EventStreamDecoder, block: bytes) -> Iterator[Event]:
     for event in decoder.feed(block):
         if event.data != b"[DONE]":
-            yield from events.feed(_parsed(event.data))
+            yield from _taken(events, event.data)
+
+
+def _taken(events: ResponseEvents, data: bytes) -> list[Event]:
+    """The events of a chunk. Raises UpstreamError for what is no chunk of a chat."""
+    try:
+        return list(events.feed(_parsed(data)))
+    except (AttributeError, TypeError) as error:
+        raise UpstreamError("The upstream's answer could not be understood") from error
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

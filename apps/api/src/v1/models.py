@@ -72,7 +72,7 @@ class ModelDirectory:
         return names
 
     def _model(self, name: str, targets: Sequence[Target]) -> Model:
-        statuses = [_status(target, name) for target in targets]
+        statuses = [_status(target) for target in targets]
         best = min(statuses, key=lambda status: ORDER.index(status.status))
         return Model(
             id=name,
@@ -84,10 +84,9 @@ class ModelDirectory:
         )
 
 
-def _status(target: Target, name: str) -> TargetStatus:
+def _status(target: Target) -> TargetStatus:
     readiness, breaker = target.provider.chat.readiness(), target.breaker.state
     state, reason = readiness.state, readiness.reason
     if state == "ready" and breaker == "open":
         state, reason = "failed", "It failed too often and is left alone for a while"
-    called = f"{target.provider.name}/{target.config.model or name}"
-    return TargetStatus(target=called, status=state, reason=reason, breaker=breaker)
+    return TargetStatus(target=target.name, status=state, reason=reason, breaker=breaker)

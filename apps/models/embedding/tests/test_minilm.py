@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.core.errors import InvalidValue
+from apps.core.errors import InvalidValue, ModelUnavailable
 from apps.models.embedding.minilm import MiniLM
 
 ROOT = Path(__file__).parents[4]
@@ -141,3 +141,19 @@ async def test_the_event_loop_runs_on_while_it_computes_and_a_cancelled_call_end
     # 2000 texts would take minutes
     assert time.monotonic() - started < 30
     assert any(t.name.startswith("embedding") and t.ident != loop_thread for t in threading.enumerate())
+
+
+@pytest.mark.local
+async def test_closing_ends_what_is_being_computed() -> None:
+    model = MiniLM()
+    await model.embed(["warm"])
+    work = asyncio.create_task(model.embed(["word " * 200] * 2000))
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    await model.aclose()
+    with pytest.raises(ModelUnavailable):
+        await work
+    # 2000 texts would take minutes
+    assert time.monotonic() - started < 30
+    with pytest.raises(ModelUnavailable):
+        await model.embed(["late"])

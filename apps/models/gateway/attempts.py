@@ -132,11 +132,7 @@ class Attempts:
         if streamed:
             receipt.first_token = took
         target.answered(took, streamed=streamed)
-<<<<<<< HEAD
         receipt.provider, receipt.model = target.provider.name, target.answers_as
-=======
-        receipt.provider, receipt.model = target.provider.name, target.model
->>>>>>> v1
         return Opened(value, target, ticket)
 
     def _wait(self, error: AppError, attempts: int) -> float:

@@ -37,22 +37,13 @@ class Target:
     _rests_until: float = 0.0
 
     @property
-    def model(self) -> str:
-        """Who answers: a model of this process by the name that it really has."""
-        return self.provider.chat.readiness().name if self.provider.config.in_process else self.config.model
-
-    @property
     def name(self) -> str:
-<<<<<<< HEAD
         return f"{self.provider.name}/{self.config.model or self.answers_as}"
 
     @property
     def answers_as(self) -> str:
         """The model that really answers: in this process it is known by itself only."""
         return self.provider.chat.readiness().name if self.provider.config.in_process else self.config.model
-=======
-        return f"{self.provider.name}/{self.config.model or self.model}"
->>>>>>> v1
 
     @property
     def price(self) -> Price | None:

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     rate_limit_generate: Rate = Field("10/minute", description="POST /generate")
     rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
     rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
-    rate_limit_v1: Rate = Field("60/minute", description="Each of the /v1 routes together")
+    rate_limit_v1: Rate = Field("60/minute", description="All calls of /v1 together")
     rate_limit_storage: str = Field(
         "memory://",
         pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",

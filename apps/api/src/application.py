@@ -31,6 +31,8 @@ Every error, on every route, has the same envelope: `{"error": {"code", "message
 """
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
+EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:

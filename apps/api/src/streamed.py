@@ -93,7 +93,12 @@ class StreamedResponse(Response):
         if self._sending and silence > STALLED_AFTER:
             raise ClientGone
         if not self._sending and silence > PING_AFTER and self._ping:
-            await self._write(self._ping)
+            self._active_at += silence
+            try:
+                async with asyncio.timeout(STALLED_AFTER):
+                    await self._send({"type": "http.response.body", "body": self._ping, "more_body": True})
+            except TimeoutError:
+                raise ClientGone from None
 
     async def _end_with(self, error: AppError) -> None:
         frame = self._error_frame(error)

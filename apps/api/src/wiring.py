@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from apps.core.ports import ChatModel, Embedder
@@ -127,7 +128,9 @@ def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> 
 
 
 def _key(variable: str, settings: Settings) -> SecretStr:
-    """The key that a provider's ``api_key_env`` names; OPENAI_API_KEY may also stand in `.env`."""
+    """The key that a provider's ``api_key_env`` names: from the environment, or from `.env` as every setting."""
     if variable == KEY_VARIABLE:
         return settings.openai_api_key
-    return SecretStr(os.environ.get(variable, ""))
+    env_file = settings.model_config.get("env_file")
+    written = dotenv_values(env_file) if isinstance(env_file, str) else {}
+    return SecretStr(os.environ.get(variable) or written.get(variable) or "")

@@ -1,7 +1,7 @@
 """Attempts: one call, tried on its candidates until one has begun to answer.
 
-Nothing is tried again once a first delta is there. Another target is tried at once; the same one after a wait. Extra
-attempts come out of the retry budget; a target whose breaker is open is passed over, which costs nothing.
+Nothing is tried again once a first delta is there. Another target is tried at once; the same one after a wait, and only
+while the retry budget lasts. A target whose breaker is open is passed over, which costs nothing.
 """
 
 import asyncio
@@ -104,7 +104,8 @@ class Attempts:
                 raise error
             wait = self._wait(error, turns.round - 1) if turns.round > 1 else 0.0
             now = asyncio.get_running_loop().time()
-            if now + wait >= turns.ends(following, deadline) or not budget.withdraw():
+            granted = budget.withdraw(granted=turns.round == 1)
+            if not granted or now + wait >= turns.ends(following, deadline):
                 raise error
             target = following
 

@@ -8,7 +8,6 @@ from typing import Any
 from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
-from apps.core.ports import Readiness
 from apps.models.gateway.attempts import Attempts, Opened
 from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
@@ -90,10 +89,6 @@ class Gateway:
         task = asyncio.create_task(_close_when_idle(before))
         self._retired[task] = before
         task.add_done_callback(lambda done: self._retired.pop(done, None))
-
-    def readiness(self) -> dict[str, Readiness]:
-        """Of each provider, by its name."""
-        return {name: provider.chat.readiness() for name, provider in self.router.providers.items()}
 
     async def aclose(self) -> None:
         routers = [self.router, *self._retired.values()]

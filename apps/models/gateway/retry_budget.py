@@ -30,10 +30,10 @@ class RetryBudget:
         self._bucket()[1] += 1
         self._calls += 1
 
-    def withdraw(self) -> bool:
-        """Take the right to an extra attempt, if there is one."""
+    def withdraw(self, *, granted: bool = False) -> bool:
+        """Take the right to an extra attempt, if there is one; what is ``granted`` anyway is counted too."""
         bucket = self._bucket()
-        if self._extra + 1 > max(self._fewest, self._share * self._calls):
+        if not granted and self._extra + 1 > max(self._fewest, self._share * self._calls):
             return False
         bucket[2] += 1
         self._extra += 1

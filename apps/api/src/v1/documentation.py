@@ -15,9 +15,12 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 HEADERS = {
     "X-Model": "The model that answered",
     "X-Provider": "The provider that answered",
-    "X-Attempts": "How many targets were asked, one after the other",
+    "X-Attempts": "How many attempts were made, on one target or several",
     "X-Cache": "miss, or replay where the answer was recorded under the same Idempotency-Key",
     "X-Queue-Ms": "Milliseconds in the provider's queue",
+    "X-First-Token-Ms": "Milliseconds to the first token, of a stream",
+    "X-Prompt-Tokens": "Tokens of the prompt, of a whole answer",
+    "X-Completion-Tokens": "Tokens of the answer, of a whole one",
     "X-Cost-USD": "From the price table, where the price and the tokens are known",
     "X-Request-ID": "The caller's, or one made here",
 }

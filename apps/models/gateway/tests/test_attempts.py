@@ -130,18 +130,31 @@ async def test_the_fallbacks_answer_is_the_answer() -> None:
     assert [t.provider.admission.running for t in targets] == [0, 0]
 
 
-async def test_without_budget_nothing_is_tried_again() -> None:
+async def test_without_budget_each_target_is_tried_once_and_none_again() -> None:
     budget = RetryBudget(fewest=0)
     raised, tried = await failing([target("a"), target("b")], UpstreamUnavailable("x"), budget=budget)
-    assert (tried, raised.details["attempts"]) == (["a/m"], 1)
+    assert (tried, raised.details["attempts"]) == (["a/m", "b/m"], 2)
 
 
 async def test_an_outage_costs_at_most_a_fifth_more() -> None:
     budget, attempts = RetryBudget(fewest=0), 0
     for i in range(100):
-        _, tried = await failing([target(f"a{i}"), target(f"b{i}")], UpstreamUnavailable("x"), budget=budget)
+        _, tried = await failing([target(f"a{i}")], UpstreamUnavailable("x"), budget=budget)
         attempts += len(tried)
     assert attempts <= 120
+
+
+async def test_a_healthy_target_answers_however_often_the_first_one_fails() -> None:
+    budget = RetryBudget(fewest=0)
+    for i in range(60):
+        dead, healthy = target(f"dead{i}"), target(f"healthy{i}")
+
+        def answer(asked: Target, dead: Target = dead) -> object:
+            return UpstreamUnavailable("x") if asked is dead else "hello"
+
+        opened, receipt = await run([dead, healthy], answer, budget=budget)
+        assert receipt.tried == [dead.name, healthy.name]
+        await opened.close()
 
 
 async def test_an_open_breaker_is_passed_over_and_costs_nothing() -> None:

@@ -26,8 +26,8 @@ def test_extra_attempts_are_at_most_a_fifth_of_the_traffic(calls: int) -> None:
     assert spend(RetryBudget(clock=Clock()), calls) == calls // 5
 
 
-def test_a_quiet_service_has_a_few(calls: int = 3) -> None:
-    assert spend(RetryBudget(clock=Clock()), calls, wanted=10) == FEWEST
+def test_a_quiet_service_has_a_few() -> None:
+    assert spend(RetryBudget(clock=Clock()), 3, wanted=10) == FEWEST
 
 
 def test_they_come_back_after_a_minute() -> None:

@@ -6,7 +6,9 @@ Prints one line of JSON: prefill and decode tokens/s of one caller, the largest 
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 PROMPT_TOKENS, ANSWER_TOKENS = 128, 12
@@ -28,25 +30,33 @@ def measure(folder: Path, dtype: str) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
     prompt = torch.randint(300, 30_000, (1, PROMPT_TOKENS))
 
-    def seconds(tokens: int) -> float:
+    def token_times() -> list[float]:
+        """Seconds from the call to each token."""
+        times: list[float] = []
         start = time.perf_counter()
+
+        def note(*_: Any) -> Any:
+            times.append(time.perf_counter() - start)
+            return torch.zeros(1, dtype=torch.bool)
+
         model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
+            max_new_tokens=ANSWER_TOKENS,
+            min_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             pad_token_id=0,
+            stopping_criteria=[note],
         )
-        return time.perf_counter() - start
+        return times
 
-    seconds(1)
-    first_token = time.perf_counter() - began
-    prefill = min(seconds(1), seconds(1))
-    whole = seconds(1 + ANSWER_TOKENS)
+    first_token = time.perf_counter() - began + token_times()[0]
+    rounds = [token_times() for _ in range(2)]
+    prefill = min(times[0] for times in rounds)
+    gaps = [b - a for times in rounds for a, b in pairwise(times)]
     return {
         "prefill": PROMPT_TOKENS / prefill,
-        "decode": ANSWER_TOKENS / (whole - prefill),
+        "decode": 1 / median(gaps),
         "peak_bytes": peak_bytes(),
         "start_seconds": first_token,
     }

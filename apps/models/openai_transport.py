@@ -4,7 +4,6 @@ It knows timeouts and errors, not what a chunk means. Both libraries are heavy, 
 the first call, or the start in the background, needs it. The SDK's own retries are off: `retry.py` owns them.
 """
 
-import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 import httpx2 as httpx
 import openai
 
-from apps.core.errors import AppError, RateLimitExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from apps.core.errors import AppError
 from apps.models.event_stream import EventStreamDecoder
-from apps.models.retry_after import parse_retry_after
+from apps.models.upstream_errors import not_understood, parsed_object, status_error, timed_out, unreachable
 
 Chunk = dict[str, Any]
 
@@ -62,7 +61,7 @@ class OpenAITransport:
             async with create(**body, stream=True, stream_options=usage, extra_headers=self._headers) as response:
                 http_response = response.http_response
                 if "event-stream" not in http_response.headers.get("content-type", ""):
-                    yield _parsed(await http_response.aread())
+                    yield parsed_object(await http_response.aread())
                     return
                 decoder = EventStreamDecoder()
                 async for part in http_response.aiter_bytes():
@@ -70,27 +69,10 @@ class OpenAITransport:
                         if event.data == b"[DONE]":
                             return
                         if event.data:  # some upstreams send empty ones to keep the connection alive
-                            yield _parsed(event.data)
+                            yield parsed_object(event.data)
 
     async def aclose(self) -> None:
         await self._client.close()
-
-
-def _parsed(data: bytes) -> Chunk:
-    try:
-        chunk = json.loads(data)
-    except (ValueError, RecursionError):
-        raise nonsense("The upstream's answer is not JSON") from None
-    if not isinstance(chunk, dict):
-        raise nonsense("The upstream's answer is not a JSON object")
-    if chunk.get("error"):
-        raise nonsense("The upstream reported an error in its answer")
-    return chunk
-
-
-def nonsense(message: str) -> UpstreamError:
-    """What to raise of an answer that began well, with a status of 200."""
-    return UpstreamError(message, details={"upstream_status": 200})
 
 
 @contextmanager
@@ -108,25 +90,15 @@ def translate(error: Exception) -> AppError:
 
 
 def _status_error(error: Any) -> AppError:
-    status = error.status_code
-    retry_after = parse_retry_after(error.response.headers)
-    details = {"upstream_status": status}
-    if status == 429:
-        return RateLimitExceeded(
-            "Rate limit exceeded at the upstream", details={"source": "upstream"}, retry_after=retry_after or 1
-        )
-    if status >= 500:
-        cause = {**details, "cause": f"the upstream answered {status}"}
-        return UpstreamUnavailable("The upstream failed", details=cause, retry_after=retry_after)
-    return UpstreamError("The upstream refused the call", details=details)
+    return status_error(error.status_code, error.response.headers)
 
 
 def _timeout(error: Exception) -> AppError:
-    return UpstreamTimeout("The upstream did not answer in time", details={"cause": "timeout"})
+    return timed_out()
 
 
 def _unreachable(error: Exception) -> AppError:
-    return UpstreamUnavailable("The upstream could not be reached", details={"cause": "network error"})
+    return unreachable()
 
 
 def _connection(error: Exception) -> AppError:
@@ -136,7 +108,7 @@ def _connection(error: Exception) -> AppError:
 
 
 def _nonsense(error: Exception) -> AppError:
-    return UpstreamError("The upstream's answer could not be understood")
+    return not_understood()
 
 
 ERRORS: list[tuple[type[Exception], Callable[[Any], AppError]]] = [

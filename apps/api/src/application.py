@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.routing import BaseRoute
 
 from apps.api.src import exceptions
 from apps.api.src.limits import RateLimits
@@ -63,9 +64,18 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
     exceptions.install(app)
+    routes = _routes(services, settings)
+    app.router.routes[:0] = routes
+    generate_page = app.openapi
+    app.openapi = lambda: whole_examples(generate_page())  # type: ignore[method-assign]
+    app.add_middleware(HotPaths, routes=routes)
+    _add_middleware(app, settings, shutdown, server_rewrites_client)
+    return app
+
+
+def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
+    """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
     limits = RateLimits(settings)
-    # The gateway's routes come first: they have the most traffic. The lists are joined, since a nested router is
-    # matched anew for every request.
     routers = (
         v1_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
@@ -74,13 +84,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
         health_router(services, settings, limits),
         ready_router(services),
     )
-    routes = [route for router in routers for route in router.routes]
-    app.router.routes[:0] = routes
-    generate_page = app.openapi
-    app.openapi = lambda: whole_examples(generate_page())  # type: ignore[method-assign]
-    app.add_middleware(HotPaths, routes=routes)
-    _add_middleware(app, settings, shutdown, server_rewrites_client)
-    return app
+    return [route for router in routers for route in router.routes]
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from apps.core.errors import UpstreamError
+from apps.models.upstream_errors import nonsense, parsed_object
 
 MOST_BYTES = 16 * 1024 * 1024
 # a JSON key with a value that is not null: inside a string of a model's text the quotes would be escaped
@@ -83,11 +84,6 @@ def find_done(block: bytes) -> int:
     return -1
 
 
-def nonsense(message: str) -> UpstreamError:
-    """What is wrong with an answer that began well, with a status of 200."""
-    return UpstreamError(message, details={"upstream_status": 200})
-
-
 def whole_json(body: bytes) -> bytes:
     """The body of a whole answer. Raises UpstreamError where it is no JSON object, or reports an error."""
     text = body.strip()
@@ -140,14 +136,12 @@ def _fault_of(data: bytes) -> UpstreamError | None:
     if not data:
         return None
     try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
-        return nonsense("The upstream's answer is not JSON")
-    if not isinstance(event, dict):
-        return nonsense("The upstream's answer is not a JSON object")
+        event = parsed_object(data)
+    except UpstreamError as fault:
+        return fault
     choices = event.get("choices")
     failed = [c for c in choices if isinstance(c, dict) and c.get("error")] if isinstance(choices, list) else []
-    if event.get("error") or failed:
+    if failed:
         return nonsense("The upstream reported an error in its answer")
     return None
 

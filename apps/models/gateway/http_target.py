@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from apps.core.errors import ModelUnavailable
-from apps.models.gateway.blocks import EventBlocks, is_silent, nonsense, whole_json
+from apps.models.gateway.blocks import EventBlocks, is_silent, whole_json
 from apps.models.gateway.config import ProviderConfig
 from apps.models.gateway.response_blocks import ResponseBlocks
 from apps.models.gateway.wire import WireCall, WireReply
+from apps.models.upstream_errors import nonsense, status_error
 
 if TYPE_CHECKING:
     import aiohttp
@@ -68,8 +69,6 @@ class HttpTarget:
         task.add_done_callback(self._draining.discard)
 
     async def _send(self, call: WireCall, model: str, ends: float) -> WireReply:
-        from apps.models.gateway.http_errors import status_error
-
         session = self._client or self._open_session()
         response = await session.post(self._url(call.path, model), data=call.for_model(model), allow_redirects=False)
         try:

@@ -8,7 +8,8 @@ import json
 import re
 
 from apps.core.errors import UpstreamError
-from apps.models.gateway.blocks import EVENT_END, MOST_BYTES, event_data, nonsense
+from apps.models.gateway.blocks import EVENT_END, MOST_BYTES, event_data
+from apps.models.upstream_errors import nonsense
 
 # an event's type stands in its event line, and in its data; some upstreams write the second alone
 NAMED = rb"(?:^|(?<=[\r\n]))(?:event: ?|data: ?\{\s*\"type\"\s*:\s*\")"

@@ -8,10 +8,10 @@ from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness
 from apps.models.event_stream import EventStreamDecoder
-from apps.models.gateway.blocks import nonsense
 from apps.models.gateway.http_target import HttpTarget
 from apps.models.gateway.wire import WireCall
 from apps.models.openai_model import chat_body, deltas_of
+from apps.models.upstream_errors import parsed_object
 
 
 class WireModel:
@@ -43,21 +43,11 @@ class WireModel:
         try:
             for event in decoder.feed(reply.body):
                 if event.data and event.data != b"[DONE]":
-                    yield _parsed(event.data)
+                    yield parsed_object(event.data)
             if reply.rest is not None:
                 async for block in reply.rest:
                     for event in decoder.feed(block):
                         if event.data and event.data != b"[DONE]":
-                            yield _parsed(event.data)
+                            yield parsed_object(event.data)
         finally:
             await reply.close()
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        chunk = json.loads(data)
-    except (ValueError, RecursionError):
-        raise nonsense("The upstream's answer is not JSON") from None
-    if not isinstance(chunk, dict):
-        raise nonsense("The upstream's answer is not a JSON object")
-    return chunk

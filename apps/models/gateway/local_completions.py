@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from apps.core.deltas import Begun, Usage, begin, collect
-from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
+from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 from apps.models.gateway.local_body import chat_request, wants_usage
@@ -104,6 +104,8 @@ async def _chunks(head: Mapping[str, Any], prefix: str, begun: Begun, with_usage
             last = delta
             if delta.text:
                 yield _event({**head, "choices": [_choice(delta.text, None)]})
+    if last.finish_reason is None:
+        raise UpstreamError("The model's answer was cut off before its end")
     tail = _event({**head, "choices": [_choice("", last.finish_reason)]})
     if with_usage:
         tail += _usage_event(head, last.usage)

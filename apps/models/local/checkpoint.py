@@ -3,8 +3,10 @@
 Decides and fetches; reads no weights and imports neither torch nor transformers.
 """
 
+import errno
 import importlib.util
 import logging
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class CheckpointError(Exception):
 
 
 class HubUnreachable(Exception):
-    """The hub did not answer, or not in time."""
+    """There was no connection to the hub, or no answer in time. An answer that says no is a CheckpointError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def _ask_hub(name: str) -> None:
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"LOCAL_MODEL={name} does not exist on the hub, or needs HF_TOKEN") from error
     except Exception as error:
-        raise HubUnreachable(_words(error)) from error
+        raise _judged(error, name, "the hub was asked") from error
 
 
 def _download(name: str) -> Path:
@@ -134,7 +136,35 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"]))
     except Exception as error:
-        raise HubUnreachable(f"the download broke off: {_words(error)}") from error
+        raise _judged(error, name, "the download broke off") from error
+
+
+def _judged(error: Exception, name: str, what: str) -> CheckpointError | HubUnreachable:
+    """Only a missing connection may pass by itself; all else an operator must hear of, so nothing falls back."""
+    import httpx2
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    causes = [error]
+    while isinstance(cause := causes[-1].__cause__, Exception):
+        causes.append(cause)
+    # the download wraps what went wrong in "not found locally"
+    told = next((cause for cause in causes if not isinstance(cause, LocalEntryNotFoundError)), error)
+    reason = f"{what}: {_words(told)}"
+    http = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
+    lost = isinstance(told, (ConnectionError, TimeoutError, *http))
+    # a certificate that is refused is a NetworkError too
+    if lost and not any(isinstance(cause.__context__, ssl.SSLError) for cause in causes):
+        return HubUnreachable(reason)
+    return CheckpointError(f"LOCAL_MODEL={name} cannot be had from the hub ({reason}){_advice(told)}")
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; free some space, or set HF_HOME to a folder on another disk"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return "; check HF_TOKEN"
+    return "; start again later" if status == 429 or (status or 0) >= 500 else ""
 
 
 def _words(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Where the files come from. The hub is a closed port, a mute server or an honest small one, in its own process's
 environment: huggingface_hub reads its settings at import."""
 
+import errno
 import json
 import os
 import socket
@@ -21,10 +22,13 @@ REVISION = "a" * 40
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer.json": b"{}"}
 
 FIND = """
-import json, logging, sys, time
+import json, logging, os, sys, time
 from pathlib import Path
 from apps.models.local.checkpoint import CheckpointError, find_checkpoint
 logging.basicConfig(format="%(levelname)s %(message)s")
+if "MOST_BYTES_A_FILE" in os.environ:
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["MOST_BYTES_A_FILE"]),) * 2)
 started = time.monotonic()
 try:
     found = find_checkpoint(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
@@ -72,6 +76,10 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(200, json.dumps(entries).encode())
         elif self.path.startswith(f"/api/models/{NAME}"):
             self.answer(200, json.dumps({"id": NAME, "modelId": NAME, "sha": REVISION, "siblings": []}).encode())
+        elif self.path.startswith("/api/models/someone/denied"):
+            self.answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif self.path.startswith("/api/models/someone/limited"):
+            self.answer(429, b"{}")
         elif self.path.startswith("/api/models/"):
             self.answer(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
         elif name in FILES:
@@ -198,6 +206,59 @@ def test_a_name_that_the_hub_does_not_know_is_the_operators_mistake_and_never_fa
 ) -> None:
     answer, _ = find(hub[0], tmp_path / "hf", tmp_path, "packaged", "someone/typo")
     assert "someone/typo does not exist on the hub" in str(answer["error"])
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("someone/denied", ["401", "check HF_TOKEN"]), ("someone/limited", ["429", "start again later"])],
+)
+def test_a_hub_that_answers_no_was_reached_and_nothing_falls_back(
+    tmp_path: Path, hub: tuple[str, list[str]], name: str, words: list[str]
+) -> None:
+    answer, _ = find(hub[0], tmp_path / "hf", tmp_path, "packaged", name)
+    error = str(answer["error"])
+    assert f"LOCAL_MODEL={name} cannot be had from the hub" in error and "cannot be reached" not in error
+    assert all(word in error for word in words)
+
+
+@pytest.mark.local
+def test_a_tls_connection_that_cannot_be_made_is_a_failure(tmp_path: Path) -> None:
+    def answer_in_clear(server: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            with client:
+                client.recv(4096)
+                client.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_in_clear, args=(server,))
+        thread.start()
+        answer, _ = find(f"https://127.0.0.1:{server.getsockname()[1]}", tmp_path / "hf", tmp_path, "packaged")
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert "SSL" in str(answer["error"]) and "cannot be reached" not in str(answer["error"])
+
+
+@pytest.mark.local
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for the size of a file")
+def test_a_download_that_cannot_be_written_is_a_failure(tmp_path: Path, hub: tuple[str, list[str]]) -> None:
+    answer, _ = find(hub[0], tmp_path / "hf", tmp_path, "packaged", MOST_BYTES_A_FILE="4")
+    error = str(answer["error"])
+    assert "the download broke off: OSError" in error and "File too large" in error
+    assert "cannot be reached" not in error
+
+
+@pytest.mark.local
+def test_a_full_disk_is_told_with_what_helps() -> None:
+    from apps.models.local.checkpoint import _judged
+
+    judged = _judged(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), NAME, "the download broke off")
+    assert isinstance(judged, CheckpointError)
+    assert "No space left on device" in str(judged) and "HF_HOME" in str(judged)
 
 
 @pytest.mark.local

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
@@ -13,7 +14,7 @@ from apps.models.admission import Admission
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
-from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig, load_gateway_config
+from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig
 from apps.models.gateway.embeddings_wire import EmbedderOnly, EmbeddingsWire
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
@@ -75,30 +76,36 @@ def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | Non
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
 
     def build() -> Router:
-        config = load_gateway_config(settings.gateway_config) if settings.gateway_config else default_config(settings)
+        config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings)
         providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
         return Router(config, providers)
 
     return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
 
 
+def _routing_file(path: Path) -> GatewayConfig:
+    from apps.models.gateway.routing_file import load_gateway_config  # imports YAML, which most starts do not need
+
+    return load_gateway_config(path)
+
+
 def default_config(settings: Settings) -> GatewayConfig:
     """Without a file: the local model under its own name, every other name handed to the one upstream."""
-    timeouts = TimeoutsConfig(
+    timeouts = TimeoutsConfig.model_construct(
         connect=settings.connect_timeout,
         first_token=settings.read_timeout,
         between_tokens=settings.read_timeout,
     )
     keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
-    upstream = ProviderConfig(
+    upstream = ProviderConfig.model_construct(
         base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
     )
-    return GatewayConfig(
+    return GatewayConfig.model_construct(
         providers={
             "openai": upstream,
-            "local": ProviderConfig(kind="local"),
+            "local": ProviderConfig.model_construct(kind="local"),
             # it computes one call at a time: more than the next one had better wait in the fair queue
-            "embedder": ProviderConfig(kind="embedder", max_concurrency=2),
+            "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
         },
         default_provider="openai",
     )

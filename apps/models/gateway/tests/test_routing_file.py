@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.models.gateway.config import GatewayConfig, GatewayConfigError, load_gateway_config
+from apps.models.gateway.config import GatewayConfig, GatewayConfigError
+from apps.models.gateway.routing_file import load_gateway_config
 
 GOOD = """
 providers:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -66,11 +67,24 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     exceptions.install(app)
     routes = _routes(services, settings)
     app.router.routes[:0] = routes
-    generate_page = app.openapi
-    app.openapi = lambda: whole_examples(generate_page())  # type: ignore[method-assign]
+    _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     return app
+
+
+def _complete_page(app: FastAPI) -> None:
+    """Have the OpenAPI page say what FastAPI cannot know of it, when it is first asked for."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            from apps.api.src.v1.documentation import document_v1
+
+            app.openapi_schema = whole_examples(document_v1(generate()))
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _routes(services: Services, settings: Settings) -> list[BaseRoute]:

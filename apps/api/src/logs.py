@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import logging.config
 import time
 from contextlib import nullcontext
 from typing import TextIO
@@ -76,19 +75,14 @@ def configure_logging(settings: Settings) -> None:
     # a record need not know its place in the code, its thread or its process: nothing here prints them
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "filters": {"request_id": {"()": RequestIdFilter}},
-            "formatters": {"line": {"()": LineFormatter, "format": FORMAT}},
-            "handlers": {"stderr": {"()": BufferedHandler, "formatter": "line", "filters": ["request_id"]}},
-            "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
-            "loggers": {
-                "uvicorn": {"handlers": [], "propagate": True},
-                "uvicorn.error": {"handlers": [], "propagate": True},
-                "uvicorn.access": {"handlers": [], "propagate": False},
-                **{name: {"level": "WARNING"} for name in LOUD},
-            },
-        }
-    )
+    handler = BufferedHandler()
+    handler.setFormatter(LineFormatter(FORMAT))
+    handler.addFilter(RequestIdFilter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], name != "uvicorn.access"
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.WARNING)

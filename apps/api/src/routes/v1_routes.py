@@ -7,11 +7,9 @@ from starlette.responses import JSONResponse, Response
 
 from apps.api.src.limits import RateLimits
 from apps.api.src.raw_route import RawRoute
-from apps.api.src.v1 import documentation
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
 from apps.api.src.wiring import Services
-from apps.core.errors import InvalidValue, NotFound, RateLimitExceeded
 from apps.core.settings import Settings
 from apps.models.gateway.router import Needs
 
@@ -21,22 +19,22 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
     raw = limits.route_class("v1", settings.rate_limit_v1, RawRoute)
     router = APIRouter(prefix="/v1", route_class=raw, tags=["v1"])
 
-    @router.post("/chat/completions", **documentation.CHAT)
+    @router.post("/chat/completions")
     async def chat_completions(request: Request) -> Response:
         """OpenAI's chat completions, from any provider or the local model."""
         return await relay(request, "/chat/completions")
 
-    @router.post("/completions", **documentation.COMPLETIONS)
+    @router.post("/completions")
     async def completions(request: Request) -> Response:
         """OpenAI's legacy completions; the local model writes on from the bare prompt."""
         return await relay(request, "/completions")
 
-    @router.post("/responses", **documentation.RESPONSES)
+    @router.post("/responses")
     async def responses(request: Request) -> Response:
         """OpenAI's responses, stateless; made from chat completions where a target has none of its own."""
         return await relay(request, "/responses")
 
-    @router.post("/embeddings", **documentation.EMBEDDINGS)
+    @router.post("/embeddings")
     async def embeddings(request: Request) -> Response:
         """OpenAI's embeddings, from any provider or from all-MiniLM-L6-v2 on this machine's CPU."""
         return await relay(request, "/embeddings")
@@ -49,17 +47,17 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     router = APIRouter(prefix="/v1", route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["v1"])
     directory = ModelDirectory(settings.default_model)
 
-    @router.get("/models", responses=documentation.v1_errors(RateLimitExceeded))
+    @router.get("/models")
     async def models() -> ModelList:
         """The names that calls may use, and whether each can answer now."""
         return directory.all(services.gateway.router)
 
-    @router.get("/models/{id:path}", responses=documentation.v1_errors(InvalidValue, NotFound, RateLimitExceeded))
+    @router.get("/models/{id:path}")
     async def model(id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
         return directory.one(services.gateway.router, id)
 
-    @router.get("/route", responses=documentation.v1_errors(InvalidValue, NotFound, RateLimitExceeded))
+    @router.get("/route")
     async def route(
         model: Annotated[str, Query(min_length=1, max_length=200)],
         tools: bool = False,

@@ -1,4 +1,7 @@
-"""What the OpenAPI page says of the /v1 routes: bodies, answers and errors, with an example of each."""
+"""What the OpenAPI page says of the /v1 routes: bodies, answers and errors, with an example of each.
+
+Imported when the page is first asked for: making all this takes a tenth of a start.
+"""
 
 from copy import deepcopy
 from typing import Any
@@ -69,7 +72,7 @@ class OpenAIErrorEnvelope(BaseModel):
 def v1_errors(*kinds: type[errors.AppError]) -> Responses:
     """`error_responses` with OpenAI's fields."""
     responses = deepcopy(error_responses(*kinds))
-    responses[errors.InternalError.status]["model"] = OpenAIErrorEnvelope
+    del responses[errors.InternalError.status]["model"]
     for entry in responses.values():
         content = entry["content"]["application/json"]
         content["schema"] = {"$ref": "#/components/schemas/OpenAIErrorEnvelope"}
@@ -80,14 +83,15 @@ def v1_errors(*kinds: type[errors.AppError]) -> Responses:
 
 
 def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None = None) -> dict[str, Any]:
-    """The options of a POST route."""
+    """What the page says of a POST route."""
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": answer}}
     if stream is not None:
         content["text/event-stream"] = {"schema": {"type": "string"}, "example": stream}
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
     request = {"required": True, "content": {"application/json": {"schema": _schema(body), "example": example}}}
     return {
-        "openapi_extra": {"requestBody": request, "parameters": PARAMETERS},
+        "requestBody": request,
+        "parameters": PARAMETERS,
         "responses": {
             200: {"description": "OpenAI's own shape, as the target wrote it", "headers": headers, "content": content},
             **v1_errors(*ERRORS),
@@ -169,3 +173,31 @@ EMBEDDINGS = _posted(
         "usage": {"prompt_tokens": 11, "total_tokens": 11},
     },
 )
+POSTS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/responses": RESPONSES,
+    "/v1/embeddings": EMBEDDINGS,
+}
+GETS = {
+    "/v1/models": v1_errors(errors.RateLimitExceeded),
+    "/v1/models/{id}": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+    "/v1/route": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+}
+
+
+def document_v1(page: dict[str, Any]) -> dict[str, Any]:
+    """The page with all this in it."""
+    schema = OpenAIErrorEnvelope.model_json_schema(ref_template="#/components/schemas/{model}")
+    page["components"]["schemas"] |= schema.pop("$defs") | {OpenAIErrorEnvelope.__name__: schema}
+    for path, operation in POSTS.items():
+        documented = page["paths"][path]["post"]
+        documented |= {**operation, "responses": _by_status(operation["responses"])}
+    for path, responses in GETS.items():
+        operation = page["paths"][path]["get"]
+        operation["responses"] = {"200": operation["responses"]["200"], **_by_status(responses)}
+    return page
+
+
+def _by_status(responses: Responses) -> dict[str, Any]:
+    return {str(status): response for status, response in responses.items()}

@@ -118,11 +118,24 @@ def local_wire(local: ChatModel) -> WireTarget:
 
 
 def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
-    admission = Admission(config.max_concurrency, config.queue_size, config.queue_timeout, f"The provider {name}")
+    admission = _admission(name, config, settings)
     if config.in_process:
         return Provider(name, config, *own[config.kind], admission)
     upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value())
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
+
+
+def _admission(name: str, config: ProviderConfig, settings: Settings) -> Admission:
+    """The local model's calls wait here, where the receipt counts it, and not in the model's own queue."""
+    if config.kind != "local":
+        return Admission(config.max_concurrency, config.queue_size, config.queue_timeout, f"The provider {name}")
+    told = config.model_fields_set
+    return Admission(
+        min(config.max_concurrency, settings.local_slots),
+        config.queue_size if "queue_size" in told else settings.local_queue_size,
+        config.queue_timeout if "queue_timeout" in told else settings.local_queue_timeout,
+        "The local model",
+    )
 
 
 def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> WireTarget:

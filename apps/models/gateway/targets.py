@@ -71,4 +71,5 @@ class Target:
         so_far = self.latency
         self._latency = seconds if so_far is None else so_far + SMOOTHING * (seconds - so_far)
         self._measured_at = time.monotonic()
-        self.breaker.succeeded(seconds if streamed else 0.0)
+        # in this process a late first token means a queue of our own, which says nothing of the model's health
+        self.breaker.succeeded(seconds if streamed and not self.provider.config.in_process else 0.0)

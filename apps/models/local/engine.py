@@ -49,6 +49,10 @@ class Engine(Protocol):
 
     context_length: int
 
+    @property
+    def failure(self) -> str | None:
+        """Why it will never answer again, in words for an operator; None while it can."""
+
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]: ...
 
     def describe(self) -> JsonObject:

@@ -25,7 +25,11 @@ LAYER = {
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Raises ValueError for a file of another architecture or with tensors that a Llama does not have."""
+    """Raises ValueError for a file of another architecture or with tensors that a Llama does not have.
+
+    OSError where ``folder`` cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
     from transformers.integrations.gguf import read_gguf_metadata
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -37,7 +41,12 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     _config(metadata, tied="output.weight" not in names).save_pretrained(folder)
     heads = (metadata["llama.attention.head_count"], metadata["llama.attention.head_count_kv"])
-    save_file(_weights(gguf, *heads), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = _weights(gguf, *heads)
+    try:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:
+        # what it raises for a full disk too
+        raise OSError(str(error)) from error
 
 
 def hub_name(name: str) -> str:

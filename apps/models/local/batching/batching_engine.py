@@ -28,6 +28,10 @@ class BatchingEngine:
         self._details = {"engine": "batching", **details, **step.describe()}
         self._scheduler = Scheduler(step, slots, caches)
 
+    @property
+    def failure(self) -> str | None:
+        return self._scheduler.failure
+
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
         """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
         mailbox = Mailbox(self._scheduler.wake)

@@ -4,15 +4,19 @@ The file's name holds a hash of everything that its content depends on. It is wr
 so that a file under its final name is whole, and several processes may write it at once.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
 import mmap
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +32,16 @@ log = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
 SLAB = 512
+ABANDONED_AFTER = 3600.0
+# takes where a slab begins, in bytes after the header, and its values: uint8 [blocks, width]
+Store = Callable[[int, Any], None]
 
 
 def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, threads: int) -> Weights:
     """Maps the packed file, or makes it first. Raises UnsupportedModel.
 
-    Where the cache cannot be written the weights are packed into memory, with a warning: each start pays again.
+    Where the cache cannot be written, or its disk is full, the weights are packed into memory, with a warning: each
+    start pays again.
     """
     files = checkpoint_files(folder)
     tensors = Tensors(files)
@@ -60,24 +68,55 @@ def _pack_into_cache(target: Path, parts: Sequence[Part], tensors: Tensors, thre
     header, size = _header(parts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
+        _remove_abandoned(target.parent)
+        _pack_into_file(target, header, size, parts, tensors, threads)
     except OSError as error:
         log.warning("Packed weights cannot be kept in %s (%s): packing into memory", target.parent, error.strerror)
-        memory = mmap.mmap(-1, len(header) + size)
-        _fill(memory, len(header), parts, tensors, threads)
-        return _arrays(memory, len(header), parts)
-    try:
-        with os.fdopen(descriptor, "r+b") as file:
-            file.write(header)
-            file.truncate(len(header) + size)
-            with mmap.mmap(file.fileno(), len(header) + size) as memory:
-                _fill(memory, len(header), parts, tensors, threads)
-        Path(partial).replace(target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        memory = mmap.mmap(-1, size)
+        values = np.frombuffer(memory, np.uint8)
+        _fill(lambda at, slab: np.copyto(values[at : at + slab.size], slab.reshape(-1)), parts, tensors, threads)
+        return _arrays(memory, parts)
     log.info("Packed the weights into %s in %.1f s", target, time.monotonic() - started)
     return _mapped(target, parts)
+
+
+def _pack_into_file(
+    target: Path, header: bytes, size: int, parts: Sequence[Part], tensors: Tensors, threads: int
+) -> None:
+    """Raises OSError, on a full disk too: a write through a mapping would end the process there with SIGBUS."""
+    descriptor, unfinished = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
+    writing = threading.Lock()
+    try:
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+
+            def store(at: int, slab: Any) -> None:
+                with writing:
+                    file.seek(len(header) + at)
+                    _write_all(file, slab)
+
+            _write_all(file, np.frombuffer(header, np.uint8))
+            file.truncate(len(header) + size)
+            _fill(store, parts, tensors, threads)
+        Path(unfinished).replace(target)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
+def _write_all(file: io.FileIO, values: Any) -> None:
+    """A single write may be cut short where the disk is nearly full."""
+    left = memoryview(values.reshape(-1))
+    while left:
+        left = left[file.write(left) :]
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Files that a killed process left behind."""
+    for file in folder.glob(".*.partial"):
+        # another process may be faster
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - file.stat().st_mtime > ABANDONED_AFTER:
+                file.unlink()
 
 
 def _header(parts: Sequence[Part]) -> tuple[bytes, int]:
@@ -96,8 +135,8 @@ def _header(parts: Sequence[Part]) -> tuple[bytes, int]:
     return len(text).to_bytes(8, "little") + text, offset
 
 
-def _arrays(memory: mmap.mmap, start: int, parts: Sequence[Part]) -> dict[str, Any]:
-    arrays = {}
+def _arrays(memory: mmap.mmap, parts: Sequence[Part]) -> dict[str, Any]:
+    arrays, start = {}, 0
     for part in parts:
         blocks, width = packed_shape(part.kind, part.outputs, part.inputs)
         arrays[part.name] = np.frombuffer(memory, np.uint8, blocks * width, start).reshape(blocks, width)
@@ -105,22 +144,24 @@ def _arrays(memory: mmap.mmap, start: int, parts: Sequence[Part]) -> dict[str, A
     return arrays
 
 
-def _fill(memory: mmap.mmap, start: int, parts: Sequence[Part], tensors: Tensors, threads: int) -> None:
-    arrays = _arrays(memory, start, parts)
+def _fill(store: Store, parts: Sequence[Part], tensors: Tensors, threads: int) -> None:
+    """Packs every part, a slab of rows at a time."""
 
-    def slab(part: Part, begin: int) -> None:
+    def slab(part: Part, start: int, width: int, begin: int) -> None:
         rows = source_rows(part, tensors, begin, min(begin + SLAB, part.outputs))
         try:
             values = pack(np.ascontiguousarray(rows), part.kind)
         except ValueError as error:
             raise UnsupportedModel(f"{', '.join(part.sources)}: {error}") from error
-        arrays[part.name][begin // 16 : begin // 16 + len(values)] = values
+        store(start + begin // 16 * width, np.ascontiguousarray(values))
 
+    start = 0
     with ThreadPoolExecutor(threads, "pack-weights") as pool:
         for part in parts:
-            list(pool.map(lambda begin, part=part: slab(part, begin), range(0, part.outputs, SLAB)))
+            blocks, width = packed_shape(part.kind, part.outputs, part.inputs)
+            list(pool.map(partial(slab, part, start, width), range(0, part.outputs, SLAB)))
             tensors.forget_pages()
-    arrays.clear()
+            start += blocks * width
 
 
 def _mapped(target: Path, parts: Sequence[Part]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Owns the inference thread. At most ``slots`` answers run; more wait in the order they came."""
+    """Owns the inference thread. At most ``slots`` answers run; more wait in the order they came.
+
+    ``failure`` says why the thread has ended, where it did so by itself.
+    """
 
     def __init__(self, step: Step, slots: int, caches: int) -> None:
         self._step = step
@@ -27,6 +30,7 @@ class Scheduler:
         self._running: list[Answer] = []
         self._changed = threading.Condition()
         self._closed = False
+        self.failure: str | None = None
         self._thread = threading.Thread(target=self._loop, name="local-model-inference", daemon=True)
         self._thread.start()
 
@@ -35,8 +39,10 @@ class Scheduler:
         return len(self._running)
 
     def add(self, answer: Answer) -> None:
-        """Raises ModelUnavailable where the engine is closed."""
+        """Raises ModelUnavailable where the engine is closed, or has failed."""
         with self._changed:
+            if self.failure is not None:
+                raise ModelUnavailable(f"The local model has failed: {self.failure}", retry_after=60)
             if self._closed:
                 raise _closing()
             self._waiting.append(answer)
@@ -64,6 +70,7 @@ class Scheduler:
         except Exception as error:
             # a bug here must not leave readers waiting for ever
             log.exception("The inference thread ended")
+            self.failure = f"its inference thread ended with {type(error).__name__} (see the log): restart the process"
             self._end_all(_failed(error))
         finally:
             self._step.close()
@@ -77,8 +84,9 @@ class Scheduler:
                 self._drop_cancelled()
                 while self._waiting and len(self._running) < self._slots:
                     answer = self._waiting.popleft()
-                    answer.begin(self._caches.take(answer.tokens))
+                    # first: whatever fails from here on must reach its reader
                     self._running.append(answer)
+                    answer.begin(self._caches.take(answer.tokens))
                 if any(not answer.mailbox.full for answer in self._running):
                     return True
                 self._changed.wait()

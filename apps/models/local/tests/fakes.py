@@ -51,6 +51,7 @@ class EchoEngine:
         self.running = 0
         self.most_running = 0
         self.closed = False
+        self.failure: str | None = None
         self.samplings: list[Sampling] = []
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:

@@ -186,6 +186,17 @@ async def test_an_engine_that_breaks_is_an_error_of_the_tree_and_frees_its_slot(
     await model.aclose()
 
 
+async def test_an_engine_that_fails_for_good_makes_the_model_failed_with_its_reason(settings: Settings) -> None:
+    engine = EchoEngine()
+    model = await ready(settings, engine)
+    engine.failure = "its inference thread ended"
+    assert (model.readiness().state, model.readiness().reason) == ("failed", "its inference thread ended")
+    with pytest.raises(ModelUnavailable, match=r"\(failed\): its inference thread ended") as refused:
+        await ask(model, "hi")
+    assert refused.value.details["state"] == "failed" and refused.value.retry_after
+    await model.aclose()
+
+
 async def test_closing_while_a_load_runs_returns_soon_and_the_late_engine_is_closed(settings: Settings) -> None:
     loader = GatedLoader()
     model = LocalModel(settings, loader)

@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 
 from apps.models.local.packaged import NEEDED, PackagedModelError, packaged_checkpoint, packaged_gguf
+from apps.models.local.tests.small_disk import run_on_small_disk
 
 CONVERT = """
 import sys
 from pathlib import Path
 from apps.models.local.packaged import packaged_checkpoint
 print(packaged_checkpoint(Path(sys.argv[1])))
+"""
+
+CONVERT_AND_TELL = """
+import sys
+from pathlib import Path
+from apps.models.local.packaged import PackagedModelError, packaged_checkpoint
+try:
+    packaged_checkpoint(Path(sys.argv[1]))
+except PackagedModelError as error:
+    print(error)
+print("left behind:", list(Path(sys.argv[1]).iterdir()))
 """
 
 # finders that do not know the package, as on a machine where it is not installed
@@ -73,6 +85,14 @@ def test_a_cache_folder_that_cannot_be_made_is_a_failure_that_names_the_setting(
     (tmp_path / "file").write_text("")
     with pytest.raises(PackagedModelError, match="MODEL_CACHE_DIR"):
         packaged_checkpoint(tmp_path / "file" / "cache")
+
+
+@pytest.mark.local
+def test_a_full_disk_is_a_failure_that_says_so_and_names_the_setting(tmp_path: Path) -> None:
+    done = run_on_small_disk(tmp_path, 20, CONVERT_AND_TELL, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("No space left on device", "MB were left", "MODEL_CACHE_DIR"))
+    assert done.stdout.endswith("left behind: []\n")
 
 
 @pytest.mark.local

@@ -8,6 +8,8 @@ import gc
 import os
 import sys
 
+gc.disable()  # what imports make lives on: searching it for garbage meanwhile takes a tenth of the start, and finds none
+
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
@@ -66,7 +68,10 @@ def calm_the_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-app = _app(_settings_or_exit())
+try:
+    app = _app(_settings_or_exit())
+finally:
+    gc.enable()
 
 if __name__ == "__main__":
     serve()

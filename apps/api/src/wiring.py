@@ -30,8 +30,14 @@ from apps.models.local.model import LocalModel
 from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
+from apps.operations.jwks import Jwks
+from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import server_secret
+from apps.operations.key_store import KeyStore
 
+START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
 
@@ -46,12 +52,18 @@ class Services:
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
     database: Database | None = None
+    keys: KeyRing | None = None
+    tokens: BearerTokens | None = None
 
     async def start(self) -> None:
         if self.database is not None:
             await self.database.start()
         await self.cloud.start()
         await self.local.start()
+        if self.keys is not None:
+            await self.keys.start()
+            # a database that is down must not keep /health from answering
+            await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
         await self.gateway.aclose()
@@ -59,6 +71,10 @@ class Services:
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self.keys is not None:
+            await self.keys.aclose()
         # last, since what ended just now may still have something to put down
         if self.database is not None:
             await self.database.aclose()
@@ -68,11 +84,37 @@ def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder = LocalModel(settings), MiniLM()
     gateway = build_gateway(settings, local, embedder)
-    return Services(build_cloud(settings, gateway), local, gateway, embedder, database=build_database(settings))
+    database = build_database(settings)
+    return Services(
+        build_cloud(settings, gateway),
+        local,
+        gateway,
+        embedder,
+        database=database,
+        keys=KeyRing(build_key_store(settings, database)),
+        tokens=build_tokens(settings),
+    )
 
 
 def build_database(settings: Settings) -> Database:
     return Database(settings.database_url.get_secret_value(), settings.data_dir)
+
+
+def build_key_store(settings: Settings, database: Database) -> KeyStore:
+    return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
+
+
+def build_tokens(settings: Settings) -> BearerTokens | None:
+    if not settings.oidc_issuer:
+        return None
+    return BearerTokens(
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_algorithms,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+    )
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cloud, build_gateway
+from apps.api.src.wiring import build_cloud, build_gateway, on_record
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
@@ -52,6 +52,6 @@ def serving_models(
     configured = settings(**changes)
     gateway = build_gateway(configured, local or quiet, embedder)
     routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
-    services = Services(cloud or routed, local or quiet, gateway, embedder)
+    services = on_record(configured, cloud or routed, local or quiet, gateway, embedder)
     with serving(create_app(configured, services)) as url:
         yield url

@@ -21,6 +21,11 @@ HEAVY = [
     "redis",
     "uvicorn",
     "uvloop",
+    "prometheus_client",
+    "structlog",
+    "opentelemetry.sdk",
+    "opentelemetry.exporter",
+    "google.protobuf",
 ]
 
 

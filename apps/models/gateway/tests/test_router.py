@@ -195,3 +195,15 @@ def test_an_old_latency_is_forgotten() -> None:
     assert target.latency == 0.5
     target._measured_at = time.monotonic() - 61
     assert target.latency is None
+
+
+def test_it_tells_every_target_and_every_name_that_means_something() -> None:
+    made = router({"m": to("a", "b")}, default_provider="q")
+    made.candidates("made up by a caller", Needs())
+    assert {target.name for target in made.everywhere()} == {
+        "p/a",
+        "p/b",
+        "here/my-local-model",
+        "q/made up by a caller",
+    }
+    assert made.models() == {"m", "a", "b", "my-local-model"}

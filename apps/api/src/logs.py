@@ -11,7 +11,7 @@ from apps.api.src.redaction import Redactor, secrets_of
 from apps.core.settings import Settings
 
 FLUSH_SECONDS = 0.05
-LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock")
+LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock", "alembic", "aiosqlite")
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):

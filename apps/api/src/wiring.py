@@ -38,7 +38,14 @@ from apps.models.local.model import LocalModel
 from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.bearer_tokens import BearerTokens
+from apps.operations.database import Database
+from apps.operations.jwks import Jwks
+from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import server_secret
+from apps.operations.key_store import KeyStore
 
+START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
 
@@ -54,11 +61,20 @@ class Services:
     meter: Meter = field(default_factory=Meter)
     metrics: Metrics = field(default_factory=Metrics)
     tracing: Tracing | None = None
+    database: Database | None = None
+    keys: KeyRing | None = None
+    tokens: BearerTokens | None = None
 
     async def start(self) -> None:
         self.metrics.warm()
+        if self.database is not None:
+            await self.database.start()
         await self.cloud.start()
         await self.local.start()
+        if self.keys is not None:
+            await self.keys.start()
+            # a database that is down must not keep /health from answering
+            await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
         await self.gateway.aclose()
@@ -68,13 +84,42 @@ class Services:
             await self.embedder.aclose()
         if self.tracing is not None:
             await self.tracing.aclose()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self.keys is not None:
+            await self.keys.aclose()
+        # last, since what ended just now may still have something to put down
+        if self.database is not None:
+            await self.database.aclose()
 
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder, tracing = LocalModel(settings), MiniLM(), open_tracing(settings)
     gateway = build_gateway(settings, local, embedder, tracing)
-    return on_record(settings, build_cloud(settings, gateway, tracing), local, gateway, embedder, tracing)
+    cloud = build_cloud(settings, gateway, tracing)
+    return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings))
+
+
+def build_database(settings: Settings) -> Database:
+    return Database(settings.database_url.get_secret_value(), settings.data_dir)
+
+
+def build_key_store(settings: Settings, database: Database) -> KeyStore:
+    return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
+
+
+def build_tokens(settings: Settings) -> BearerTokens | None:
+    if not settings.oidc_issuer:
+        return None
+    return BearerTokens(
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_algorithms,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+    )
 
 
 def on_record(
@@ -84,6 +129,7 @@ def on_record(
     gateway: Gateway,
     embedder: Embedder | None = None,
     tracing: Tracing | None = None,
+    database: Database | None = None,
     *,
     books: Sequence[Bookkeeper] = (),
     observed: Sequence[Observed] = (),
@@ -100,7 +146,10 @@ def on_record(
     metrics = Metrics(models, providers, parts, VERSION)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
     meter = Meter((CallsOnLine(), metrics.calls, *spans, *books))
-    return Services(cloud, local, gateway, embedder, meter, metrics, tracing)
+    keys = None if database is None else KeyRing(build_key_store(settings, database))
+    return Services(
+        cloud, local, gateway, embedder, meter, metrics, tracing, database, keys, tokens=build_tokens(settings)
+    )
 
 
 def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from apps.api.src.application import create_app
 from apps.api.src.logs import configure_logging
 from apps.api.src.tracing import open_tracing
-from apps.api.src.wiring import build_cloud, build_gateway, on_record
+from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.settings import load_settings
@@ -28,5 +28,6 @@ configure_logging(settings)
 tracing = open_tracing(settings)
 local = ScriptedModel(crashing)
 gateway = build_gateway(settings, local, tracing=tracing)
-services = on_record(settings, build_cloud(settings, gateway, tracing), local, gateway, tracing=tracing)
+cloud, database = build_cloud(settings, gateway, tracing), build_database(settings)
+services = on_record(settings, cloud, local, gateway, tracing=tracing, database=database)
 app = create_app(settings, services)

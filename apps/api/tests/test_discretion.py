@@ -107,6 +107,7 @@ def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder, port = tmp_path_factory.mktemp("driven"), free_port()
     with mock_upstream(tokens=4) as mock, collector() as taken:
         secrets = {"OPENAI_API_KEY": UPSTREAM_KEY, "GROQ_API_KEY": PROVIDER_KEY, "SECRET_KEY": SECRET_KEY}
+        secrets["DATA_DIR"] = str(folder)
         telemetry = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": taken.url,
             "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {COLLECTORS_KEY}",

@@ -26,6 +26,12 @@ HEAVY = [
     "opentelemetry.sdk",
     "opentelemetry.exporter",
     "google.protobuf",
+    "sqlalchemy",
+    "alembic",
+    "aiosqlite",
+    "asyncpg",
+    "jwt",
+    "cryptography",
 ]
 
 

@@ -133,7 +133,7 @@ class Hostile:
 
 
 async def test_no_caller_can_make_a_series() -> None:
-    configured = settings()
+    configured = settings(auth="off")
     model = ScriptedModel(answering)
     services = on_record(configured, model, model, build_gateway(configured, model))
     hostile = Hostile(create_app(configured, services))

@@ -73,7 +73,7 @@ def test_a_line_says_whose_key_it_was_and_what_the_model_did(
     http: httpx2.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="apps.access")
-    configured, model = settings(), ScriptedModel(saying("hello"))
+    configured, model = settings(auth="off"), ScriptedModel(saying("hello"))
     app = create_app(configured, on_record(configured, model, model, build_gateway(configured, model)))
     app.add_middleware(Known)
     with serving(app) as base:

@@ -96,6 +96,13 @@ class Router:
         named = {target.config.model for targets in self._targets.values() for target in targets}
         return {*self._models, *named, *self.own()}
 
+    def is_local(self, name: str) -> bool:
+        """Whether the local model alone would answer to this name, and nobody outside of this machine."""
+        if name in self._models:
+            return all(target.provider.config.kind == "local" for target in self._reachable(name))
+        own = self.own().get(name)
+        return own is not None and own.provider.config.kind == "local"
+
     @property
     def default(self) -> Provider | None:
         """Who takes the names that are not listed."""

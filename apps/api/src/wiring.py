@@ -11,6 +11,14 @@ from pydantic import SecretStr
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.cache.cached_model import CachedModel
+from apps.models.cache.disk_store import DiskStore
+from apps.models.cache.guarded_store import GuardedStore
+from apps.models.cache.memory_store import MemoryStore
+from apps.models.cache.redis_store import RedisStore
+from apps.models.cache.response_cache import LARGEST, ResponseCache
+from apps.models.cache.semantic import SemanticIndex
+from apps.models.cache.store import Store
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
@@ -27,11 +35,12 @@ from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.metering import Meter
+from apps.models.metering import Meter, MeteredModel
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+REDIS_SECONDS = 0.2
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -44,8 +53,16 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
+    cache: ResponseCache | None = None
+
+    def on_route(self, model: ChatModel, route: str) -> ChatModel:
+        """The model as a route asks it: each call on record, and answered from the cache where there is one."""
+        metered = MeteredModel(model, self.meter, route)
+        return metered if self.cache is None else CachedModel(metered, self.cache)
 
     async def start(self) -> None:
+        if self.cache is not None:
+            await self.cache.start()
         await self.cloud.start()
         await self.local.start()
 
@@ -53,6 +70,8 @@ class Services:
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
 
@@ -61,7 +80,23 @@ def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder = LocalModel(settings), MiniLM()
     gateway = build_gateway(settings, local, embedder)
-    return Services(build_cloud(settings, gateway), local, gateway, embedder)
+    return Services(build_cloud(settings, gateway), local, gateway, embedder, cache=build_cache(settings, embedder))
+
+
+def build_cache(settings: Settings, embedder: Embedder | None = None) -> ResponseCache | None:
+    """The response cache of CACHE_STORAGE; None where that is empty."""
+    kind, _, place = settings.cache_storage.partition("://")
+    if not kind:
+        return None
+    most = settings.cache_max_bytes
+    store: Store = MemoryStore(most)
+    if kind == "disk":
+        # a file that another process writes to, or a disk that sleeps, may take a moment
+        store = GuardedStore(DiskStore(Path(place), most), "the folder of CACHE_STORAGE", longest=1.0)
+    elif kind != "mem":
+        store = GuardedStore(RedisStore(settings.cache_storage, REDIS_SECONDS), "Redis", longest=REDIS_SECONDS)
+    largest = LARGEST if kind.startswith("redis") else min(LARGEST, most // 4)
+    return ResponseCache(store, settings.cache_ttl, SemanticIndex(embedder) if embedder else None, largest)
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

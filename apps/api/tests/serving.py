@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cloud, build_gateway
+from apps.api.src.wiring import Services, build_cache, build_cloud, build_gateway
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
@@ -52,6 +52,7 @@ def serving_models(
     configured = settings(**changes)
     gateway = build_gateway(configured, local or quiet, embedder)
     routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
-    services = Services(cloud or routed, local or quiet, gateway, embedder)
+    cache = build_cache(configured, embedder)
+    services = Services(cloud or routed, local or quiet, gateway, embedder, cache=cache)
     with serving(create_app(configured, services)) as url:
         yield url

@@ -1,0 +1,144 @@
+"""Which kept question is nearest in meaning: vectors by scope, in this process's memory, bounded in bytes.
+
+Cosine alone would mistake "under 5" for "under 50" and "is" for "is not": those differ in few words and are near. So
+the numbers of both texts must be the same, in their order, and both must negate equally often.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from apps.core.errors import AppError, InvalidValue
+from apps.core.ports import Embedder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 32 * 1024 * 1024
+BYTES_A_VALUE = 4
+# a text's vector has its digest, its signature and its places in two containers beside it
+OVERHEAD = 400
+# the embedder works on one call after another, and a long one must not keep a chat waiting
+LONGEST = 0.5
+MOST_CHARACTERS = 2_000
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+NEGATION = re.compile(
+    r"\b(?:no|not|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['\u2019]t\b", re.IGNORECASE
+)
+
+
+def signature(text: str) -> str:
+    """What must be equal in two texts that mean the same: their numbers in order, and how often they negate."""
+    return " ".join([*NUMBER.findall(text), f"not{len(NEGATION.findall(text))}"])
+
+
+@dataclass(slots=True)
+class _Kept:
+    signature: str
+    expires: float
+    vector: "Vector"
+
+
+@dataclass(slots=True)
+class _Scope:
+    kept: OrderedDict[bytes, _Kept] = field(default_factory=OrderedDict)
+    matrix: Any = None
+
+
+class SemanticIndex:
+    """Knows digests of questions, never answers. ``size`` in bytes, about; ``too_slow`` counts texts given up on."""
+
+    def __init__(
+        self, embedder: Embedder, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._embedder = embedder
+        self._most_bytes = most_bytes
+        self._clock = clock
+        self._scopes: OrderedDict[bytes, _Scope] = OrderedDict()
+        self._warned = False
+        self._each = embedder.dimensions * BYTES_A_VALUE * 2 + OVERHEAD
+        self.count = 0
+        self.too_slow = 0
+
+    @property
+    def size(self) -> int:
+        return self.count * self._each
+
+    async def vector_of(self, text: str) -> "Vector | None":
+        """Off the event loop. None where there is none to be had, soon: then only exact matches count."""
+        if len(text) > MOST_CHARACTERS or not text.strip() or not self._has_embedder():
+            return None
+        try:
+            async with asyncio.timeout(LONGEST):
+                vectors = await self._embedder.embed([text])
+        except InvalidValue:
+            return None
+        except TimeoutError:
+            self.too_slow += 1
+            return None
+        except AppError as error:
+            self._warn(error.message)
+            return None
+        import numpy as np
+
+        return np.asarray(vectors[0], dtype=np.float32)
+
+    def nearest(self, scope: bytes, vector: "Vector", text: str, least: float) -> list[tuple[bytes, float]]:
+        """Digests of kept questions that are at least so near, the nearest first."""
+        import numpy as np
+
+        known = self._scopes.get(scope)
+        if known is None:
+            return []
+        self._scopes.move_to_end(scope)
+        if known.matrix is None:
+            known.matrix = np.stack([kept.vector for kept in known.kept.values()])
+        cosines, wanted, now = known.matrix @ vector, signature(text), self._clock()
+        found = [
+            (digest, min(1.0, float(cosine)))
+            for (digest, kept), cosine in zip(known.kept.items(), cosines, strict=True)
+            if cosine >= least and kept.signature == wanted and kept.expires > now
+        ]
+        return sorted(found, key=lambda pair: -pair[1])
+
+    def add(self, scope: bytes, digest: bytes, vector: "Vector", text: str, ttl: float) -> None:
+        known = self._scopes.setdefault(scope, _Scope())
+        self._scopes.move_to_end(scope)
+        self.count += digest not in known.kept
+        known.kept[digest] = _Kept(signature(text), self._clock() + ttl, vector)
+        known.kept.move_to_end(digest)
+        known.matrix = None
+        while self.size > self._most_bytes:
+            oldest = next(iter(self._scopes))
+            self.forget(oldest, next(iter(self._scopes[oldest].kept)))
+
+    def forget(self, scope: bytes, digest: bytes) -> None:
+        """Its answer is gone."""
+        known = self._scopes.get(scope)
+        if known is None or known.kept.pop(digest, None) is None:
+            return
+        self.count -= 1
+        known.matrix = None
+        if not known.kept:
+            del self._scopes[scope]
+
+    def _has_embedder(self) -> bool:
+        readiness = self._embedder.readiness()
+        if readiness.state != "ready":
+            self._warn(readiness.reason)
+        return readiness.state == "ready"
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("A key asks for the semantic cache and gets exact matches only: %s", reason)

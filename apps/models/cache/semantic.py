@@ -1,12 +1,7 @@
-"""Which kept question is nearest in meaning: vectors by scope, in this process's memory, bounded in bytes.
-
-Cosine alone would mistake "under 5" for "under 50" and "is" for "is not": those differ in few words and are near. So
-the numbers of both texts must be the same, in their order, and both must negate equally often.
-"""
+"""Which kept question is nearest in meaning: vectors by scope, in this process's memory, bounded in bytes."""
 
 import asyncio
 import logging
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError, InvalidValue
 from apps.core.ports import Embedder
+from apps.models.cache.wording import may_mean_the_same
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,25 +22,17 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 32 * 1024 * 1024
 BYTES_A_VALUE = 4
-# a text's vector has its digest, its signature and its places in two containers beside it
+# a vector has its digest and its places in two containers beside it; a text has at most four bytes a character
 OVERHEAD = 400
+BYTES_A_CHARACTER = 4
 # the embedder works on one call after another, and a long one must not keep a chat waiting
 LONGEST = 0.5
 MOST_CHARACTERS = 2_000
-NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-NEGATION = re.compile(
-    r"\b(?:no|not|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['\u2019]t\b", re.IGNORECASE
-)
-
-
-def signature(text: str) -> str:
-    """What must be equal in two texts that mean the same: their numbers in order, and how often they negate."""
-    return " ".join([*NUMBER.findall(text), f"not{len(NEGATION.findall(text))}"])
 
 
 @dataclass(slots=True)
 class _Kept:
-    signature: str
+    text: str
     expires: float
     vector: "Vector"
 
@@ -52,6 +40,7 @@ class _Kept:
 @dataclass(slots=True)
 class _Scope:
     kept: OrderedDict[bytes, _Kept] = field(default_factory=OrderedDict)
+    digests: list[bytes] = field(default_factory=list)
     matrix: Any = None
 
 
@@ -67,12 +56,8 @@ class SemanticIndex:
         self._scopes: OrderedDict[bytes, _Scope] = OrderedDict()
         self._warned = False
         self._each = embedder.dimensions * BYTES_A_VALUE * 2 + OVERHEAD
-        self.count = 0
+        self.size = 0
         self.too_slow = 0
-
-    @property
-    def size(self) -> int:
-        return self.count * self._each
 
     async def vector_of(self, text: str) -> "Vector | None":
         """Off the event loop. None where there is none to be had, soon: then only exact matches count."""
@@ -102,22 +87,20 @@ class SemanticIndex:
             return []
         self._scopes.move_to_end(scope)
         if known.matrix is None:
+            known.digests = list(known.kept)
             known.matrix = np.stack([kept.vector for kept in known.kept.values()])
-        cosines, wanted, now = known.matrix @ vector, signature(text), self._clock()
-        found = [
-            (digest, min(1.0, float(cosine)))
-            for (digest, kept), cosine in zip(known.kept.items(), cosines, strict=True)
-            if cosine >= least and kept.signature == wanted and kept.expires > now
-        ]
-        return sorted(found, key=lambda pair: -pair[1])
+        cosines, now = known.matrix @ vector, self._clock()
+        near = [(known.digests[i], min(1.0, float(cosines[i]))) for i in np.flatnonzero(cosines >= least)]
+        able = [(digest, score) for digest, score in near if self._may_answer(known.kept[digest], text, now)]
+        return sorted(able, key=lambda pair: -pair[1])
 
     def add(self, scope: bytes, digest: bytes, vector: "Vector", text: str, ttl: float) -> None:
+        self.forget(scope, digest)
         known = self._scopes.setdefault(scope, _Scope())
         self._scopes.move_to_end(scope)
-        self.count += digest not in known.kept
-        known.kept[digest] = _Kept(signature(text), self._clock() + ttl, vector)
-        known.kept.move_to_end(digest)
+        known.kept[digest] = _Kept(text, self._clock() + ttl, vector)
         known.matrix = None
+        self.size += self._each + BYTES_A_CHARACTER * len(text)
         while self.size > self._most_bytes:
             oldest = next(iter(self._scopes))
             self.forget(oldest, next(iter(self._scopes[oldest].kept)))
@@ -125,12 +108,16 @@ class SemanticIndex:
     def forget(self, scope: bytes, digest: bytes) -> None:
         """Its answer is gone."""
         known = self._scopes.get(scope)
-        if known is None or known.kept.pop(digest, None) is None:
+        kept = known.kept.pop(digest, None) if known is not None else None
+        if known is None or kept is None:
             return
-        self.count -= 1
+        self.size -= self._each + BYTES_A_CHARACTER * len(kept.text)
         known.matrix = None
         if not known.kept:
             del self._scopes[scope]
+
+    def _may_answer(self, kept: _Kept, text: str, now: float) -> bool:
+        return kept.expires > now and may_mean_the_same(text, kept.text)
 
     def _has_embedder(self) -> bool:
         readiness = self._embedder.readiness()

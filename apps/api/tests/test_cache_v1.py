@@ -113,7 +113,7 @@ def test_a_response_streams_from_the_cache_too(cached: Cached, mock: MockUpstrea
 def test_other_spellings_of_a_body_are_the_same_question(cached: Cached, mock: MockUpstream) -> None:
     spellings = [
         b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"\\u00fc"}],"temperature":0,"max_tokens":5}',
-        b'{"max_tokens":5,\n"temperature":0.0, "messages":[{"content":"\xc3\xbc","role":"user"}],"model":"gpt-4o-mini"}',
+        b'{"max_tokens":5,\n"temperature":0.0,"messages":[{"content":"\xc3\xbc","role":"user"}],"model":"gpt-4o-mini"}',
         b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"\xc3\xbc"}],"temperature":-0e1,'
         b'"max_tokens":5.0,"stream":false}',
     ]

@@ -13,6 +13,8 @@ from apps.models.cache.store import RemoteStore, StoreError
 log = logging.getLogger(__name__)
 
 LONGEST = 0.2
+# what a store needs may be imported then
+STARTING = 2.0
 # once a look has waited so long, others do not begin to wait as well
 SUSPICIOUS = 0.05
 PROBE_EVERY = 0.5
@@ -39,7 +41,7 @@ class GuardedStore:
     async def start(self) -> None:
         """Never fails: a store that is not there yet is let in when it is."""
         try:
-            async with asyncio.timeout(self._longest):
+            async with asyncio.timeout(STARTING):
                 await self._inner.start()
                 await self._inner.ping()
         except (StoreError, TimeoutError) as error:

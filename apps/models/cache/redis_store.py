@@ -10,6 +10,7 @@ from apps.models.cache.store import PREFIX, StoreError
 
 if TYPE_CHECKING:
     from cashews.backends.redis import Redis
+    from redis.asyncio import BlockingConnectionPool
 
 T = TypeVar("T")
 
@@ -22,11 +23,12 @@ class RedisStore:
     def __init__(self, url: str, seconds: float) -> None:
         self._url = url
         self._seconds = seconds
+        self._pools = _Pools(seconds)
         self._backend: Redis | None = None
 
     async def start(self) -> None:
         await self.aclose()
-        self._backend = _backend(self._url, self._seconds)
+        self._backend = _backend(self._url, self._seconds, self._pools)
         await _asked(self._backend.init())  # type: ignore[no-untyped-call]
 
     async def get(self, key: bytes) -> bytes | None:
@@ -40,9 +42,10 @@ class RedisStore:
         await _asked(self._opened().ping())
 
     async def aclose(self) -> None:
-        backend, self._backend = self._backend, None
-        if backend is not None and backend.is_init:
-            await _asked(backend.close())  # type: ignore[no-untyped-call]
+        self._backend = None
+        pool, self._pools.latest = self._pools.latest, None
+        if pool is not None:
+            await _asked(pool.aclose())
 
     def _opened(self) -> "Redis":
         if self._backend is None:
@@ -54,7 +57,21 @@ def _name(key: bytes) -> str:
     return PREFIX + key.hex()
 
 
-def _backend(url: str, seconds: float) -> "Redis":
+class _Pools:
+    """Makes the backend's connections and keeps hold of them: its own way to close them is deprecated in the client."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.latest: BlockingConnectionPool | None = None
+
+    def from_url(self, url: str, **options: Any) -> "BlockingConnectionPool":
+        from redis.asyncio import BlockingConnectionPool
+
+        self.latest = BlockingConnectionPool.from_url(url, timeout=self._seconds, **options)
+        return self.latest
+
+
+def _backend(url: str, seconds: float, pools: _Pools) -> "Redis":
     # imports Redis's client, which a start without it does not need
     from cashews.backends.redis import Redis
     from cashews.serialize import NULL_SERIALIZER
@@ -65,7 +82,7 @@ def _backend(url: str, seconds: float) -> "Redis":
         "suppress": False,
         "serializer": NULL_SERIALIZER,
         "max_connections": CONNECTIONS,
-        "wait_for_connection_timeout": seconds,
+        "connection_pool_class": pools,
         "socket_timeout": seconds,
         "socket_connect_timeout": seconds,
         "health_check_interval": 0,

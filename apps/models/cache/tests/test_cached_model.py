@@ -59,7 +59,7 @@ def request(text: str = "hi", **fields: Any) -> ChatRequest:
 
 def rig(script: Sequence[Step] = ANSWER, store: MemoryStore | None = None, largest: int = 10_000) -> Rig:
     model, books = ScriptedModel(lambda request: script), Books()
-    cache = ResponseCache(store or MemoryStore(1_000_000), 60, largest=largest)
+    cache = ResponseCache(MemoryStore(1_000_000) if store is None else store, 60, largest=largest)
     return Rig(model, books, cache, CachedModel(MeteredModel(model, Meter([books]), "/generate"), cache))
 
 

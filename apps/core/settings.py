@@ -211,6 +211,16 @@ class Settings(BaseSettings):
         "scope", min_length=1, description="Claim with models:PATTERN, routes:PATTERN and admin, a string or a list"
     )
 
+    cache_storage: str = Field(
+        "",
+        pattern=r"^(|mem://|disk://.+|rediss?://.+)$",
+        description="Where answers are cached: mem://, disk://FOLDER or redis://host:port; empty: nowhere",
+    )
+    cache_ttl: int = Field(3600, ge=1, le=604_800, description="Seconds that a cached answer is given")
+    cache_max_bytes: int = Field(
+        67_108_864, ge=65_536, description="Most bytes of cached answers in memory or on disk; Redis has its own limit"
+    )
+
     allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(
         [], description="CORS origins outside development, separated by commas"
     )

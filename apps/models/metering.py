@@ -15,6 +15,8 @@ from apps.core.ports import ChatModel
 from apps.models.wrapper import WrapperModel
 
 CHARACTERS_PER_TOKEN = 4
+# what is answered in these ways has been paid for already
+FREE = frozenset({"hit", "semantic", "replay"})
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +95,17 @@ class MeteredModel(WrapperModel):
 
     def __init__(self, inner: ChatModel, meter: Meter, route: str) -> None:
         super().__init__(inner)
+        self.route = route
         self._meter = meter
-        self._route = route
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        async with self._meter.call(self._record(request)) as call, aclosing(self.inner.stream(request)) as deltas:
+        async with aclosing(self.on_record(self.new_record(request), self.inner.stream(request))) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def on_record(self, record: CallRecord, given: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        """The deltas as they are given, as a call with this record; they are closed with it."""
+        async with self._meter.call(record) as call, aclosing(given) as deltas:
             async for delta in deltas:
                 if delta.text or delta.tool_calls:
                     call.first_token()
@@ -106,11 +114,12 @@ class MeteredModel(WrapperModel):
                     call.finish()
                 yield delta
 
-    def _record(self, request: ChatRequest) -> CallRecord:
+    def new_record(self, request: ChatRequest) -> CallRecord:
+        """The record of a call that is about to be made, or to be answered without being made."""
         characters = sum(len(m.content) for m in request.messages if isinstance(m.content, str))
         return CallRecord(
             request.caller,
-            self._route,
+            self.route,
             request.model or "",
             streamed=True,
             estimated_tokens=characters // CHARACTERS_PER_TOKEN + (request.max_tokens or 0),
@@ -127,4 +136,8 @@ def note_delta(record: CallRecord, delta: Delta) -> None:
 
 def note_usage(record: CallRecord, usage: Usage) -> None:
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-    record.cached_tokens, record.cost = usage.cached_tokens, usage.cost
+    record.cached_tokens = usage.cached_tokens
+    if record.cache in FREE:
+        record.cost, record.saved = 0.0, usage.cost or 0.0
+    else:
+        record.cost = usage.cost

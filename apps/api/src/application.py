@@ -28,6 +28,7 @@ from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.tracing import OFF
+from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
@@ -40,7 +41,7 @@ Every error, on every route, has the same envelope: `{"error": {"code", "message
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
-EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
+EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", "Age", "X-Cache-Score"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
@@ -71,6 +72,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
+    app.state.v1_cache = V1Cache(services.cache, services.gateway, services.meter) if services.cache else None
     exceptions.install(app)
     routes = _routes(services, settings)
     app.router.routes[:0] = routes

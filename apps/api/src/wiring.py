@@ -19,6 +19,14 @@ from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.cache.cached_model import CachedModel
+from apps.models.cache.disk_store import DiskStore
+from apps.models.cache.guarded_store import GuardedStore
+from apps.models.cache.memory_store import MemoryStore
+from apps.models.cache.redis_store import RedisStore
+from apps.models.cache.response_cache import LARGEST, ResponseCache
+from apps.models.cache.semantic import SemanticIndex
+from apps.models.cache.store import Store
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
@@ -35,7 +43,7 @@ from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import TraceHeaders, WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.metering import Meter
+from apps.models.metering import Meter, MeteredModel
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 from apps.operations.bearer_tokens import BearerTokens
@@ -47,6 +55,7 @@ from apps.operations.key_store import KeyStore
 
 START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
+REDIS_SECONDS = 0.2
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -59,16 +68,24 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
+    cache: ResponseCache | None = None
     metrics: Metrics = field(default_factory=Metrics)
     tracing: Tracing | None = None
     database: Database | None = None
     keys: KeyRing | None = None
     tokens: BearerTokens | None = None
 
+    def on_route(self, model: ChatModel, route: str) -> ChatModel:
+        """The model as a route asks it: each call on record, and answered from the cache where there is one."""
+        metered = MeteredModel(model, self.meter, route)
+        return metered if self.cache is None else CachedModel(metered, self.cache)
+
     async def start(self) -> None:
         self.metrics.warm()
         if self.database is not None:
             await self.database.start()
+        if self.cache is not None:
+            await self.cache.start()
         await self.cloud.start()
         await self.local.start()
         if self.keys is not None:
@@ -80,6 +97,8 @@ class Services:
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
         if self.tracing is not None:
@@ -99,6 +118,22 @@ def build_services(settings: Settings) -> Services:
     gateway = build_gateway(settings, local, embedder, tracing)
     cloud = build_cloud(settings, gateway, tracing)
     return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings))
+
+
+def build_cache(settings: Settings, embedder: Embedder | None = None) -> ResponseCache | None:
+    """The response cache of CACHE_STORAGE; None where that is empty."""
+    kind, _, place = settings.cache_storage.partition("://")
+    if not kind:
+        return None
+    most = settings.cache_max_bytes
+    store: Store = MemoryStore(most)
+    if kind == "disk":
+        # a file that another process writes to, or a disk that sleeps, may take a moment
+        store = GuardedStore(DiskStore(Path(place), most), "the folder of CACHE_STORAGE", longest=1.0)
+    elif kind != "mem":
+        store = GuardedStore(RedisStore(settings.cache_storage, REDIS_SECONDS), "Redis", longest=REDIS_SECONDS)
+    largest = LARGEST if kind.startswith("redis") else min(LARGEST, most // 4)
+    return ResponseCache(store, settings.cache_ttl, SemanticIndex(embedder) if embedder else None, largest)
 
 
 def build_database(settings: Settings) -> Database:
@@ -148,7 +183,17 @@ def on_record(
     meter = Meter((CallsOnLine(), metrics.calls, *spans, *books))
     keys = None if database is None else KeyRing(build_key_store(settings, database))
     return Services(
-        cloud, local, gateway, embedder, meter, metrics, tracing, database, keys, tokens=build_tokens(settings)
+        cloud,
+        local,
+        gateway,
+        embedder,
+        meter,
+        build_cache(settings, embedder),
+        metrics,
+        tracing,
+        database,
+        keys,
+        build_tokens(settings),
     )
 
 

@@ -66,7 +66,9 @@ class WireTarget(Protocol):
 class Receipt:
     """What happened to a call: times in seconds, cost in US dollars; None where it is not known.
 
-    ``cache`` is ``miss``, or ``replay`` where the answer was recorded for an earlier call (see Idempotency-Key).
+    ``cache`` is ``miss`` where the answer was made for this call, ``replay`` where it was recorded under the same
+    Idempotency-Key, ``hit`` or ``semantic`` where the response cache had it: ``age`` seconds old, and for a question
+    that is like this one by a cosine of ``score``.
     """
 
     model: str = ""
@@ -79,3 +81,5 @@ class Receipt:
     completion_tokens: int | None = None
     cost: float | None = None
     tried: list[str] = field(default_factory=list)
+    age: float | None = None
+    score: float | None = None

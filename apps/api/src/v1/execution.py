@@ -5,9 +5,10 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
 from apps.api.src.streamed import LastFrame
-from apps.core.accounting import CallRecord
+from apps.core.accounting import CacheUse, CallRecord
 from apps.core.errors import AppError, Timeout
 from apps.models.gateway.attempts import Opened
 from apps.models.gateway.blocks import find_done
@@ -18,19 +19,36 @@ from apps.models.gateway.wire import Receipt, WireCall, WireReply
 from apps.models.metering import Meter, MeteredCall
 
 
+class SealedFrame(LastFrame):
+    """The last frame of a relayed stream, with the receipt in it; it remembers what stands around that."""
+
+    before: bytes
+    after: bytes
+
+    @classmethod
+    def sealed(cls, before: bytes, receipt: Receipt, after: bytes) -> Self:
+        frame = cls(b"".join((before, receipt_comment(receipt), after)))
+        frame.before, frame.after = before, after
+        return frame
+
+
 @dataclass(slots=True)
 class Execution:
-    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once."""
+    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once.
+
+    ``cache``: whether the cache was asked first.
+    """
 
     gateway: Gateway
     meter: Meter
     call: WireCall
     deadline: float | None = None
     receipt: Receipt = field(default_factory=Receipt)
+    cache: CacheUse = "off"
 
     async def whole(self) -> WireReply:
         """The whole answer; nothing is left to close."""
-        async with self.meter.call(new_record(self.call)) as metered:
+        async with self.meter.call(new_record(self.call, self.cache)) as metered:
             try:
                 opened = await self.gateway.open(self.call, self.receipt, self.deadline)
                 note_usage(self.receipt, opened.value.body)
@@ -41,7 +59,7 @@ class Execution:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
-        async with self.meter.call(new_record(self.call)) as metered:
+        async with self.meter.call(new_record(self.call, self.cache)) as metered:
             try:
                 async with aclosing(self._blocks(metered)) as blocks:
                     async for block in blocks:
@@ -84,10 +102,10 @@ class Execution:
         if end < 0:
             return block
         self.receipt.cost = cost_of(self.receipt, opened.target.price)
-        return LastFrame(b"".join((block[:end], receipt_comment(self.receipt), block[end:])))
+        return SealedFrame.sealed(block[:end], self.receipt, block[end:])
 
 
-def new_record(call: WireCall) -> CallRecord:
+def new_record(call: WireCall, cache: CacheUse = "off") -> CallRecord:
     """The record of a call that is about to be made, or to be answered without being made."""
     return CallRecord(
         call.caller,
@@ -95,6 +113,7 @@ def new_record(call: WireCall) -> CallRecord:
         str(call.body["model"]),
         streamed=call.stream,
         estimated_tokens=needs_of(call).tokens,
+        cache=cache,
     )
 
 

@@ -53,7 +53,7 @@ from apps.operations.key_ring import KeyRing
 from apps.operations.key_secrets import server_secret
 from apps.operations.key_store import KeyStore
 
-START_SECONDS = 5.0
+START_SECONDS = 3.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 REDIS_SECONDS = 0.2
 Own = tuple[WireTarget, ChatModel]

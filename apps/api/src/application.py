@@ -32,7 +32,7 @@ DESCRIPTION = """One HTTP contract in front of cloud models and a local model on
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
 """
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
-EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
 EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
 
@@ -43,15 +43,18 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
     """
     shutdown = Shutdown(settings.shutdown_grace)
+    limits = services.limits or RateLimits(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with shutdown.listening(), reloading(services.gateway):
+            await limits.counts.start()
             await services.start()
             try:
                 yield
             finally:
                 await services.aclose()
+                await limits.counts.aclose()
 
     app = FastAPIOffline(
         title="genai-project",
@@ -64,8 +67,9 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
+    app.state.limits = limits
     exceptions.install(app)
-    routes = _routes(services, settings)
+    routes = _routes(services, settings, limits)
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
@@ -87,9 +91,8 @@ def _complete_page(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
+def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[BaseRoute]:
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
-    limits = RateLimits(settings)
     routers = (
         v1_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),

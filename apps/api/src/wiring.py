@@ -8,6 +8,8 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.api.src.limits import RateLimits
+from apps.api.src.token_limits import TokenLimits
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
@@ -44,6 +46,7 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
+    limits: RateLimits | None = None
 
     async def start(self) -> None:
         await self.cloud.start()
@@ -61,7 +64,9 @@ def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder = LocalModel(settings), MiniLM()
     gateway = build_gateway(settings, local, embedder)
-    return Services(build_cloud(settings, gateway), local, gateway, embedder)
+    limits = RateLimits(settings)
+    meter = Meter([TokenLimits(limits.counts)])
+    return Services(build_cloud(settings, gateway), local, gateway, embedder, meter, limits)
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

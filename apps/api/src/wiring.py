@@ -16,7 +16,7 @@ from apps.models.admission import Admission
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
-from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig
+from apps.models.gateway.config import ANY_MODEL, GatewayConfig, Price, ProviderConfig, TimeoutsConfig
 from apps.models.gateway.embeddings_wire import EmbedderOnly, EmbeddingsWire
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
@@ -24,15 +24,17 @@ from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
 from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
 from apps.models.gateway.routed_model import RoutedModel
-from apps.models.gateway.router import Router
+from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.metering import Meter
+from apps.models.metering import Meter, PriceOf
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.budgets import Budgets
 from apps.operations.database import Database
+from apps.operations.ledger import Ledger
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
@@ -49,10 +51,15 @@ class Services:
     meter: Meter = field(default_factory=Meter)
     limits: RateLimits | None = None
     database: Database | None = None
+    ledger: Ledger | None = None
+    budgets: Budgets | None = None
+    cloud_price: PriceOf | None = None
 
     async def start(self) -> None:
         if self.database is not None:
             await self.database.start()
+        if self.ledger is not None:
+            await self.ledger.start()
         await self.cloud.start()
         await self.local.start()
 
@@ -63,6 +70,8 @@ class Services:
         if self.embedder is not None:
             await self.embedder.aclose()
         # last, since what ended just now may still have something to put down
+        if self.ledger is not None:
+            await self.ledger.aclose()
         if self.database is not None:
             await self.database.aclose()
 
@@ -72,8 +81,29 @@ def build_services(settings: Settings) -> Services:
     local, embedder = LocalModel(settings), MiniLM()
     gateway = build_gateway(settings, local, embedder)
     limits, database = RateLimits(settings), build_database(settings)
-    meter = Meter([TokenLimits(limits.counts)])
-    return Services(build_cloud(settings, gateway), local, gateway, embedder, meter, limits, database)
+    ledger = Ledger(database)
+    budgets = Budgets(database, ledger)
+    return Services(
+        build_cloud(settings, gateway),
+        local,
+        gateway,
+        embedder,
+        # the ledger first, so that it has what the others refuse; budgets last, so that nothing is reserved for that
+        Meter([ledger, TokenLimits(limits.counts), budgets]),
+        limits,
+        database,
+        ledger,
+        budgets,
+        cloud_price(settings, gateway),
+    )
+
+
+def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
+    """Of what /generate asks."""
+    if settings.gateway_config:
+        return lambda name: gateway.dearest(name or settings.default_model, Needs())
+    price = _openai_price(settings)
+    return lambda _: price
 
 
 def build_database(settings: Settings) -> Database:
@@ -116,7 +146,10 @@ def default_config(settings: Settings) -> GatewayConfig:
     )
     keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
     upstream = ProviderConfig.model_construct(
-        base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
+        base_url=settings.openai_base_url,
+        api_key_env="" if keyless else KEY_VARIABLE,
+        timeouts=timeouts,
+        prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
     )
     return GatewayConfig.model_construct(
         providers={
@@ -127,6 +160,13 @@ def default_config(settings: Settings) -> GatewayConfig:
         },
         default_provider="openai",
     )
+
+
+def _openai_price(settings: Settings) -> Price | None:
+    if not settings.openai_price:
+        return None
+    prompt, answer = map(float, settings.openai_price.split("/"))
+    return Price.model_construct(input=prompt, output=answer)
 
 
 def local_wire(local: ChatModel) -> WireTarget:

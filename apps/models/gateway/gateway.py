@@ -14,7 +14,7 @@ from apps.models.gateway.expected_use import BYTES_PER_TOKEN, LIMITS, ExpectedUs
 from apps.models.gateway.receipts import cost
 from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
-from apps.models.gateway.targets import Target
+from apps.models.gateway.targets import FREE, Target
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 
 
@@ -82,11 +82,15 @@ class Gateway:
 
     def most_cost(self, call: WireCall, use: ExpectedUse) -> float | None:
         """US dollars that a call may cost at the dearest of its targets; None where the price of one is not known."""
-        try:
-            price = self.router.dearest(str(call.body["model"]), needs_of(call))
-        except AppError:
-            return 0.0  # it will not be made
+        price = self.dearest(str(call.body["model"]), needs_of(call))
         return None if price is None else cost(price, use.prompt, use.answer)
+
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The price of the dearest target that a call of this name may reach; None where one's is not known."""
+        try:
+            return self.router.dearest(name, needs)
+        except AppError:
+            return FREE  # it will not be made
 
     def reload(self) -> None:
         """Read the file again, all or nothing; calls under way end on the providers they began on.

@@ -20,7 +20,7 @@ Stream = Annotated[bool, Query(description="Stream the answer as server-sent eve
 
 def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
-    model = MeteredModel(services.cloud, services.meter, "/generate")
+    model = MeteredModel(services.cloud, services.meter, "/generate", services.cloud_price)
 
     async def generate(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the cloud model; `model` is handed to the upstream as it is."""

@@ -102,6 +102,8 @@ class Execution:
 
     def _note(self, record: CallRecord) -> None:
         self._reckon()
+        if not self.receipt.queued:
+            record.estimated_cost = 0.0  # it never came as far as an upstream
         note_receipt(record, self.receipt)
 
 

@@ -32,10 +32,16 @@ from apps.models.local.model import LocalModel
 from apps.models.metering import Meter, PriceOf
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
+from apps.operations.jwks import Jwks
+from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import server_secret
+from apps.operations.key_store import KeyStore
 from apps.operations.ledger import Ledger
 
+START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
 
@@ -54,6 +60,8 @@ class Services:
     ledger: Ledger | None = None
     budgets: Budgets | None = None
     cloud_price: PriceOf | None = None
+    keys: KeyRing | None = None
+    tokens: BearerTokens | None = None
 
     async def start(self) -> None:
         if self.database is not None:
@@ -62,6 +70,10 @@ class Services:
             await self.ledger.start()
         await self.cloud.start()
         await self.local.start()
+        if self.keys is not None:
+            await self.keys.start()
+            # a database that is down must not keep /health from answering
+            await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
         await self.gateway.aclose()
@@ -69,6 +81,10 @@ class Services:
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self.keys is not None:
+            await self.keys.aclose()
         # last, since what ended just now may still have something to put down
         if self.ledger is not None:
             await self.ledger.aclose()
@@ -95,6 +111,8 @@ def build_services(settings: Settings) -> Services:
         ledger,
         budgets,
         cloud_price(settings, gateway),
+        keys=KeyRing(build_key_store(settings, database)),
+        tokens=build_tokens(settings),
     )
 
 
@@ -108,6 +126,23 @@ def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
 
 def build_database(settings: Settings) -> Database:
     return Database(settings.database_url.get_secret_value(), settings.data_dir)
+
+
+def build_key_store(settings: Settings, database: Database) -> KeyStore:
+    return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
+
+
+def build_tokens(settings: Settings) -> BearerTokens | None:
+    if not settings.oidc_issuer:
+        return None
+    return BearerTokens(
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_algorithms,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+    )
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

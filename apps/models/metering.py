@@ -134,7 +134,7 @@ class MeteredModel(WrapperModel):
         return record
 
     def _reckon(self, record: CallRecord, request: ChatRequest, pieces: int) -> None:
-        """Tokens that nobody told are the prompt's length and the pieces that came; a cost that nobody told is theirs."""
+        """Tokens that nobody told are the prompt's length and the pieces that came; so is a cost."""
         if record.prompt_tokens is None and pieces:
             record.prompt_tokens, record.completion_tokens = _prompt_tokens(request), pieces
             record.estimated = True

@@ -1,13 +1,21 @@
 """The periods of budgets: calendar days and months, in UTC."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from apps.core.callers import Period
+
+DAY = 86_400
 
 
 def day_of(time: float) -> str:
     """As 2026-11-25."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
+    return _written(int(time // DAY))
+
+
+@lru_cache(maxsize=8)
+def _written(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y-%m-%d")
 
 
 def period_of(period: Period, time: float) -> str:

@@ -24,6 +24,7 @@ from apps.api.src.routes.admin_key_routes import admin_key_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.routes.usage_routes import admin_usage_router, usage_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.v1.idempotency import Recordings
@@ -114,7 +115,9 @@ def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[
         local_router(services, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
+        usage_router(services, settings, limits),
         admin_key_router(services),
+        admin_usage_router(services, settings, limits),
     )
     return [route for router in routers for route in router.routes]
 

@@ -39,7 +39,7 @@ def keys_only() -> Iterator[str]:
 
 
 def serve(**changes: object) -> Iterator[str]:
-    configured = settings(**changes)
+    configured = settings(auth="off", **changes)
     model = ScriptedModel(lambda _: [Delta("hello"), Delta(finish_reason="stop", usage=USED)])
     limits = RateLimits(configured)
     meter = Meter([TokenLimits(limits.counts)])

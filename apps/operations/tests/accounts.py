@@ -1,13 +1,17 @@
 """What the ledger's tests share: calls of a key with a budget, and what the database holds in the end."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apps.core.accounting import CallRecord
+from apps.core.accounting import DISCONNECTED, Bookkeeper, CallRecord
 from apps.core.callers import Budget, Caller
 from apps.operations.database import Database
+from apps.operations.ledger import Ledger
 from apps.operations.tables import budgets, calls, reservations
 
 TEN = Budget(10, "day")
@@ -20,6 +24,34 @@ def key(budget: Budget | None = TEN, id: str = "k") -> Caller:
 
 def call(caller: Caller | None = None, estimated: float | None = 1.0, cost: float | None = None) -> CallRecord:
     return CallRecord(caller or key(), "/generate", "m", estimated_cost=estimated, cost=cost)
+
+
+class Meter:
+    """Tells the bookkeepers of a call, as the real one does, which is on another floor."""
+
+    def __init__(self, books: list[Bookkeeper]) -> None:
+        self._books = books
+
+    @asynccontextmanager
+    async def call(self, record: CallRecord) -> AsyncIterator[None]:
+        open_: list[Bookkeeper] = []
+        try:
+            for book in self._books:
+                await book.opening(record)
+                open_.append(book)
+            yield
+        except BaseException as error:
+            record.outcome = DISCONNECTED if isinstance(error, asyncio.CancelledError) else "INTERNAL_ERROR"
+            raise
+        finally:
+            for book in reversed(open_):
+                book.closing(record)
+
+
+async def written(ledger: Ledger) -> None:
+    async with asyncio.timeout(10):
+        while ledger.state().waiting:  # noqa: ASYNC110 - another task's work
+            await asyncio.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,10 @@ import pytest
 from apps.core.accounting import CallRecord
 from apps.core.callers import Budget
 from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
-from apps.models.metering import Meter
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
-from apps.operations.tests.accounts import BILLION, TEN, books, call, key
+from apps.operations.tests.accounts import BILLION, TEN, Meter, books, call, key, written
 
 
 @pytest.fixture
@@ -35,12 +34,6 @@ async def make(meter: Meter, record: CallRecord, cost: float | None = 1.0, secon
         await asyncio.sleep(seconds)
         record.cost = cost
     return record
-
-
-async def written(ledger: Ledger) -> None:
-    async with asyncio.timeout(10):
-        while ledger.state().waiting:  # noqa: ASYNC110 - another task's work
-            await asyncio.sleep(0.01)
 
 
 async def test_a_call_is_reserved_while_it_runs_and_settled_when_it_ends(
@@ -72,8 +65,9 @@ async def test_a_hundred_parallel_calls_on_a_budget_for_ten_are_ten(
 async def test_several_processes_hold_one_budget_together(url: str, tmp_path: Path) -> None:
     databases = [Database(url, tmp_path) for _ in range(3)]
     ledgers = [Ledger(database) for database in databases]
-    for part in (*databases, *ledgers):
-        await part.start()
+    for database, ledger in zip(databases, ledgers, strict=True):
+        await database.start()
+        await ledger.start()
     assert all([await database.ready(20) for database in databases])
     meters = [Meter([ledger, Budgets(database, ledger)]) for database, ledger in zip(databases, ledgers, strict=True)]
     calls = [make(meters[i % 3], call(), seconds=0.3) for i in range(60)]

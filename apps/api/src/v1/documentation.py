@@ -182,6 +182,7 @@ POSTS = {
 GETS = {
     "/v1/models": v1_errors(errors.RateLimitExceeded),
     "/v1/models/{id}": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+    "/v1/usage": v1_errors(errors.InvalidValue, errors.RateLimitExceeded, errors.Overloaded),
     "/v1/route": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
 }
 

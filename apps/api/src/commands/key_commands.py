@@ -18,7 +18,7 @@ from apps.operations.key_terms import KeyTerms
 
 T = TypeVar("T")
 Commands = Any  # argparse does not name the class of its subparsers
-DATABASE_SECONDS = 10.0
+DATABASE_SECONDS = 5.0
 COLUMNS = ("id", "prefix", "name", "tenant", "status", "expires_at", "budget_usd", "rpm", "tpm", "models", "routes")
 HELP = {
     "name": "what its owner calls it",

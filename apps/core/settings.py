@@ -54,6 +54,10 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _http_url_or_none(value: str) -> str:
+    return _http_url(value) if value else value
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     key = value.get_secret_value().strip()
     if not (key.isascii() and key.isprintable()):
@@ -114,6 +118,14 @@ class Settings(BaseSettings):
     debug: bool = Field(True, description="Tracebacks of crashes go to the log; answers never hold one")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         "info", description="debug, info, warning, error or critical"
+    )
+
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json: an object a line; console: for people; auto: json where ENV is production"
+    )
+    log_prompts: bool = Field(False, description="Prompts and messages of exceptions go to the log and into traces")
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_http_url_or_none)] = Field(
+        "", description="OpenTelemetry collector (OTLP over HTTP) for traces and metrics; empty: off"
     )
 
     openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(

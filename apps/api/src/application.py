@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
 from apps.api.src import exceptions
+from apps.api.src.accounts import build_accounts
 from apps.api.src.authenticator import Authenticator, RefusedKeys
 from apps.api.src.limits import RateLimits
 from apps.api.src.middleware.authentication import Authentication
@@ -23,11 +25,14 @@ from apps.api.src.reload import reloading
 from apps.api.src.routes.admin_key_routes import admin_key_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
+from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.usage_routes import admin_usage_router, usage_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
+from apps.api.src.tracing import OFF
 from apps.api.src.v1.idempotency import Recordings
+from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
 
@@ -47,39 +52,40 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
     """
     shutdown = Shutdown(settings.shutdown_grace)
-    limits = services.limits or RateLimits(settings)
+    accounts = services.accounts or build_accounts(settings, None)
+    services = replace(services, accounts=accounts)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening(), reloading(services.gateway):
-            await limits.counts.start()
+        with shutdown.listening(), reloading(services.gateway), services.metrics.loop_lag.measured():
             await services.start()
             try:
                 yield
             finally:
                 await services.aclose()
-                await limits.counts.aclose()
 
     app = FastAPIOffline(
-        title="genai-project",
-        version="0.1.0",
+        title=NAME,
+        version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry=OFF if services.tracing is None else services.tracing.config,
     )
     app.state.settings = settings
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
-    app.state.limits = limits
     exceptions.install(app)
-    routes = _routes(services, settings, limits)
+    routes = _routes(services, settings, accounts.limits)
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
     if settings.auth != "off":
         app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
     _add_middleware(app, settings, shutdown, server_rewrites_client)
+    fixed = frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "{")))
+    app.add_middleware(RequestScope, shutdown=shutdown, metrics=services.metrics.requests, fixed=fixed)
     return app
 
 
@@ -116,6 +122,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[
         health_router(services, settings, limits),
         ready_router(services),
         usage_router(services, settings, limits),
+        metrics_router(services),
         admin_key_router(services),
         admin_usage_router(services, settings, limits),
     )
@@ -123,7 +130,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
-    """From the innermost layer but one to the outermost."""
+    """From the innermost layer but one to the outermost but one."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
@@ -138,4 +145,3 @@ def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server
         )
     if settings.forwarded_allow_ips or server_rewrites_client:
         app.add_middleware(ClientAddress, trusted=settings.forwarded_allow_ips, server_rewrites=server_rewrites_client)
-    app.add_middleware(RequestScope, shutdown=shutdown)

@@ -1,15 +1,22 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from apps.api.src.limits import RateLimits
-from apps.api.src.token_limits import TokenLimits
+from apps.api.src.accounts import Accounts, build_accounts
+from apps.api.src.metrics.exposition import Metrics
+from apps.api.src.metrics.labels import KnownNames
+from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
+from apps.api.src.request_line import CallsOnLine
+from apps.api.src.tracing import Tracing, open_tracing
+from apps.api.src.version import VERSION
+from apps.core.accounting import Bookkeeper
+from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
@@ -26,20 +33,18 @@ from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOver
 from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Provider
-from apps.models.gateway.wire import WireTarget
+from apps.models.gateway.wire import TraceHeaders, WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
 from apps.models.metering import Meter, PriceOf
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 from apps.operations.bearer_tokens import BearerTokens
-from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.jwks import Jwks
 from apps.operations.key_ring import KeyRing
 from apps.operations.key_secrets import server_secret
 from apps.operations.key_store import KeyStore
-from apps.operations.ledger import Ledger
 
 START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -55,19 +60,20 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
-    limits: RateLimits | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None
     database: Database | None = None
-    ledger: Ledger | None = None
-    budgets: Budgets | None = None
-    cloud_price: PriceOf | None = None
     keys: KeyRing | None = None
     tokens: BearerTokens | None = None
+    accounts: Accounts | None = None
+    cloud_price: PriceOf | None = None
 
     async def start(self) -> None:
+        self.metrics.warm()
         if self.database is not None:
             await self.database.start()
-        if self.ledger is not None:
-            await self.ledger.start()
+        if self.accounts is not None:
+            await self.accounts.start()
         await self.cloud.start()
         await self.local.start()
         if self.keys is not None:
@@ -81,47 +87,25 @@ class Services:
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.tracing is not None:
+            await self.tracing.aclose()
         if self.tokens is not None:
             await self.tokens.aclose()
         if self.keys is not None:
             await self.keys.aclose()
         # last, since what ended just now may still have something to put down
-        if self.ledger is not None:
-            await self.ledger.aclose()
+        if self.accounts is not None:
+            await self.accounts.aclose()
         if self.database is not None:
             await self.database.aclose()
 
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
-    local, embedder = LocalModel(settings), MiniLM()
-    gateway = build_gateway(settings, local, embedder)
-    limits, database = RateLimits(settings), build_database(settings)
-    ledger = Ledger(database)
-    budgets = Budgets(database, ledger)
-    return Services(
-        build_cloud(settings, gateway),
-        local,
-        gateway,
-        embedder,
-        # the ledger first, so that it has what the others refuse; budgets last, so that nothing is reserved for that
-        Meter([ledger, TokenLimits(limits.counts), budgets]),
-        limits,
-        database,
-        ledger,
-        budgets,
-        cloud_price(settings, gateway),
-        keys=KeyRing(build_key_store(settings, database)),
-        tokens=build_tokens(settings),
-    )
-
-
-def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
-    """Of what /generate asks."""
-    if settings.gateway_config:
-        return lambda name: gateway.dearest(name or settings.default_model, Needs())
-    price = _openai_price(settings)
-    return lambda _: price
+    local, embedder, tracing = LocalModel(settings), MiniLM(), open_tracing(settings)
+    gateway = build_gateway(settings, local, embedder, tracing)
+    cloud = build_cloud(settings, gateway, tracing)
+    return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings))
 
 
 def build_database(settings: Settings) -> Database:
@@ -145,22 +129,78 @@ def build_tokens(settings: Settings) -> BearerTokens | None:
     )
 
 
-def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
+def on_record(
+    settings: Settings,
+    cloud: ChatModel,
+    local: ChatModel,
+    gateway: Gateway,
+    embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
+    database: Database | None = None,
+    *,
+    books: Sequence[Bookkeeper] = (),
+    observed: Sequence[Observed] = (),
+) -> Services:
+    """Services whose calls are counted, timed and logged; ``books`` are told of them too, ``observed`` is scraped too.
+
+    The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
+    """
+    models = KnownNames(lambda: (settings.default_model, *gateway.router.models()))
+    providers = KnownNames(lambda: gateway.router.providers)
+    roles = {"cloud": cloud.readiness, "local": local.readiness}
+    roles |= {"embedder": embedder.readiness} if embedder is not None else {}
+    accounts = build_accounts(settings, database)
+    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), accounts, *observed)
+    metrics = Metrics(models, providers, parts, VERSION)
+    spans = [tracing.call_spans(models, providers)] if tracing is not None else []
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
+    keys = None if database is None else KeyRing(build_key_store(settings, database))
+    return Services(
+        cloud,
+        local,
+        gateway,
+        embedder,
+        meter,
+        metrics,
+        tracing,
+        database,
+        keys,
+        build_tokens(settings),
+        accounts,
+        cloud_price(settings, gateway),
+    )
+
+
+def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
+    """Of what /generate asks."""
+    if settings.gateway_config:
+        return lambda name: gateway.dearest(name or settings.default_model, Needs())
+    price = _openai_price(settings)
+    return lambda _: price
+
+
+def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
     """What /generate asks: the routing file's names where there is one, else the one upstream."""
     if settings.gateway_config:
         return RoutedModel(gateway, settings.default_model)
-    return RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff)
+    model = OpenAIModel(settings, tracing.headers if tracing is not None else None)
+    return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
-def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
+def build_gateway(
+    settings: Settings, local: ChatModel, embedder: Embedder | None = None, tracing: Tracing | None = None
+) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
     own = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
+    trace = tracing.headers if tracing is not None else None
 
     def build() -> Router:
         config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings)
-        providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
+        providers = {
+            name: _provider(name, provider, settings, own, trace) for name, provider in config.providers.items()
+        }
         return Router(config, providers)
 
     return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
@@ -210,11 +250,13 @@ def local_wire(local: ChatModel) -> WireTarget:
     return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
 
 
-def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
+def _provider(
+    name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own], trace: TraceHeaders | None
+) -> Provider:
     admission = _admission(name, config, settings)
     if config.in_process:
         return Provider(name, config, *own[config.kind], admission)
-    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value())
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 
 

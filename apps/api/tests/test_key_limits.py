@@ -7,15 +7,12 @@ import httpx2
 import pytest
 
 from apps.api.src.application import create_app
-from apps.api.src.limits import RateLimits
-from apps.api.src.token_limits import TokenLimits
-from apps.api.src.wiring import Services, build_gateway
+from apps.api.src.wiring import build_gateway, on_record
 from apps.api.tests.acting_as import ActingAs
 from apps.api.tests.reading import envelope
 from apps.api.tests.serving import serving, settings
 from apps.core.callers import Caller
 from apps.core.deltas import Delta, Usage
-from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel
 
 CALLERS = {
@@ -41,9 +38,7 @@ def keys_only() -> Iterator[str]:
 def serve(**changes: object) -> Iterator[str]:
     configured = settings(auth="off", **changes)
     model = ScriptedModel(lambda _: [Delta("hello"), Delta(finish_reason="stop", usage=USED)])
-    limits = RateLimits(configured)
-    meter = Meter([TokenLimits(limits.counts)])
-    app = create_app(configured, Services(model, model, build_gateway(configured, model), None, meter, limits))
+    app = create_app(configured, on_record(configured, model, model, build_gateway(configured, model)))
     app.add_middleware(ActingAs, callers=CALLERS)
     with serving(app) as base:
         yield base

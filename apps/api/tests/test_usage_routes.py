@@ -12,16 +12,14 @@ import pytest
 
 from apps.api.src.application import create_app
 from apps.api.src.usage_csv import as_csv
-from apps.api.src.wiring import Services, build_database, build_gateway
+from apps.api.src.wiring import build_database, build_gateway, on_record
 from apps.api.tests.acting_as import ActingAs
 from apps.api.tests.reading import envelope
 from apps.api.tests.routing import ASK, routing_file
 from apps.api.tests.serving import serving, settings
 from apps.core.callers import Caller
 from apps.core.deltas import Delta, Usage
-from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel
-from apps.operations.ledger import Ledger
 from apps.operations.periods import day_of
 from eval.mock_upstream import MockUpstream
 
@@ -47,11 +45,8 @@ def url(mock: MockUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     }
     configured = settings(auth="off", gateway_config=routing_file(folder, content), data_dir=folder)
     local = ScriptedModel(lambda _: LOCAL, name="own")
-    database = build_database(configured)
-    ledger = Ledger(database)
     gateway = build_gateway(configured, local)
-    services = Services(local, local, gateway, meter=Meter([ledger]), database=database, ledger=ledger)
-    app = create_app(configured, services)
+    app = create_app(configured, on_record(configured, local, local, gateway, database=build_database(configured)))
     app.add_middleware(ActingAs, callers=CALLERS)
     with serving(app) as base, httpx2.Client(timeout=30, trust_env=False) as http:
         fill(http, base)
@@ -192,6 +187,6 @@ def test_without_a_database_there_is_no_usage(tmp_path: Path, http: httpx2.Clien
     away = "postgresql://nobody@127.0.0.1:1/none"
     configured = settings(auth="off", database_url=away, data_dir=tmp_path)
     local = ScriptedModel(lambda _: LOCAL)
-    services = Services(local, local, build_gateway(configured, local), database=build_database(configured))
-    with serving(create_app(configured, services)) as base:
+    gateway, database = build_gateway(configured, local), build_database(configured)
+    with serving(create_app(configured, on_record(configured, local, local, gateway, database=database))) as base:
         assert http.get(f"{base}/v1/usage").status_code == 503

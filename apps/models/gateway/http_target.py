@@ -15,7 +15,7 @@ from apps.models.gateway.receipts import note_usage
 from apps.models.gateway.response_blocks import ResponseBlocks
 from apps.models.gateway.stream_usage import UsageReader, asking_for_usage, lacks_usage, names_the_wish
 from apps.models.gateway.upstream_blocks import Patience, UpstreamBlocks, drain
-from apps.models.gateway.wire import Used, WireCall, WireReply
+from apps.models.gateway.wire import TraceHeaders, Used, WireCall, WireReply
 from apps.models.upstream_errors import nonsense, status_error
 
 if TYPE_CHECKING:
@@ -31,10 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class HttpTarget:
-    """One provider: a pooled client with keep-alive, its address, its key and its timeouts."""
+    """One provider: a pooled client with keep-alive, its address, its key and its timeouts.
 
-    def __init__(self, provider: ProviderConfig, api_key: str) -> None:
+    ``trace`` makes the headers that tie a call to its trace, where there is one.
+    """
+
+    def __init__(self, provider: ProviderConfig, api_key: str, trace: TraceHeaders | None = None) -> None:
         self._provider = provider
+        self._trace = trace
         self._client: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[str, str], yarl.URL] = {}
         self._draining: set[asyncio.Task[None]] = set()
@@ -81,7 +85,12 @@ class HttpTarget:
         asking = lacks_usage(call) and self._provider.stream_usage and (call.path, model) not in self._mute_on_usage
         session = self._client or self._open_session()
         body = asking_for_usage(call, model) if asking else call.for_model(model)
-        response = await session.post(self._url(call.path, model), data=body, allow_redirects=False)
+        response = await session.post(
+            self._url(call.path, model),
+            data=body,
+            headers=self._trace() if self._trace else None,
+            allow_redirects=False,
+        )
         try:
             if response.status == 200:
                 return await self._reply(call, response, ends, hidden=asking)

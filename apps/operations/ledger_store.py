@@ -41,8 +41,9 @@ async def reserve(
     """Reserve the charge where anything is left of ``limit``. Else the billionths that are spent and reserved."""
     if not await _take(connection, charge, limit):
         state = await _state(connection, charge)
-        if state is not None:
+        if state is not None and sum(state) >= limit:
             return state
+        # the period has not begun, or another call has begun it just now
         await _begin_period(connection, charge)
         if not await _take(connection, charge, limit):
             return await _state(connection, charge)

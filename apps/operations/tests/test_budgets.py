@@ -81,6 +81,15 @@ async def test_several_processes_hold_one_budget_together(url: str, tmp_path: Pa
         await database.aclose()
 
 
+async def test_calls_that_begin_a_period_together_are_all_let_in(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    for i in range(10):
+        caller = key(TEN, id=f"k{i}")
+        results = await asyncio.gather(*(make(meter, call(caller)) for _ in range(8)), return_exceptions=True)
+        assert [result for result in results if isinstance(result, BaseException)] == []
+
+
 async def test_the_refusal_says_what_is_spent_and_when_to_come_back(meter: Meter, ledger: Ledger) -> None:
     for period, latest in (("day", 86_400), ("month", 31 * 86_400)):
         caller = key(Budget(1.5, period), id=period)  # type: ignore[arg-type]

@@ -26,6 +26,8 @@ HEADERS = {
     "X-Completion-Tokens": "Tokens of the answer, of a whole one",
     "X-Cost-USD": "From the price table, where the price and the tokens are known",
     "X-Request-ID": "The caller's, or one made here",
+    "RateLimit": "What is left of each limit (r), and the seconds until it opens again (t)",
+    "RateLimit-Policy": "The limits that were counted: their quota (q) in a window of seconds (w)",
 }
 PARAMETERS = [
     {

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
 from apps.api.src.streamed import LastFrame
-from apps.core.accounting import CallRecord
+from apps.core.accounting import CacheUse, CallRecord
 from apps.core.errors import AppError, Timeout
 from apps.models.gateway.attempts import Opened
 from apps.models.gateway.blocks import find_done
@@ -33,7 +33,7 @@ class Execution:
 
     async def whole(self) -> WireReply:
         """The whole answer; nothing is left to close."""
-        async with self.meter.call(new_record(self.call, self.gateway)) as metered:
+        async with self.meter.call(new_record(self.call, gateway=self.gateway)) as metered:
             try:
                 self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
                 return self._opened.value
@@ -42,7 +42,7 @@ class Execution:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
-        async with self.meter.call(new_record(self.call, self.gateway)) as metered:
+        async with self.meter.call(new_record(self.call, gateway=self.gateway)) as metered:
             try:
                 async with aclosing(self._blocks(metered)) as blocks:
                     async for block in blocks:
@@ -107,7 +107,7 @@ class Execution:
         note_receipt(record, self.receipt)
 
 
-def new_record(call: WireCall, gateway: Gateway | None = None) -> CallRecord:
+def new_record(call: WireCall, cache: CacheUse = "off", *, gateway: Gateway | None = None) -> CallRecord:
     """The record of a call that is about to be made, or without a ``gateway`` to be answered without being made."""
     use = expected_use(call)
     record = CallRecord(
@@ -116,6 +116,7 @@ def new_record(call: WireCall, gateway: Gateway | None = None) -> CallRecord:
         str(call.body["model"]),
         streamed=call.stream,
         estimated_tokens=use.prompt + use.limit,
+        cache=cache,
     )
     if gateway is not None and call.caller.budget is not None:
         record.estimated_cost = gateway.most_cost(call, use)

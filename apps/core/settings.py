@@ -134,6 +134,11 @@ class Settings(BaseSettings):
     openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
     )
+    openai_price: str = Field(
+        "",
+        pattern=r"^(\d{1,6}(\.\d+)?/\d{1,6}(\.\d+)?)?$",
+        description="US dollars for a million tokens of prompts/answers, as 0.15/0.60; a routing file has its own",
+    )
     default_model: str = Field("gpt-4o-mini", min_length=1, description="Model of /generate")
     default_temperature: float = Field(0.0, ge=0, le=2, description="Temperature of /generate")
     default_max_tokens: int = Field(500, ge=1, le=16384, description="max_tokens of /generate")

@@ -8,6 +8,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.api.src.accounts import Accounts, build_accounts
 from apps.api.src.metrics.exposition import Metrics
 from apps.api.src.metrics.labels import KnownNames
 from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
@@ -30,7 +31,7 @@ from apps.models.cache.store import Store
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
-from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig
+from apps.models.gateway.config import ANY_MODEL, GatewayConfig, Price, ProviderConfig, TimeoutsConfig
 from apps.models.gateway.embeddings_wire import EmbedderOnly, EmbeddingsWire
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
@@ -38,12 +39,12 @@ from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
 from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
 from apps.models.gateway.routed_model import RoutedModel
-from apps.models.gateway.router import Router
+from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import TraceHeaders, WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.metering import Meter, MeteredModel
+from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 from apps.operations.bearer_tokens import BearerTokens
@@ -74,10 +75,12 @@ class Services:
     database: Database | None = None
     keys: KeyRing | None = None
     tokens: BearerTokens | None = None
+    accounts: Accounts | None = None
+    cloud_price: PriceOf | None = None
 
-    def on_route(self, model: ChatModel, route: str) -> ChatModel:
+    def on_route(self, model: ChatModel, route: str, price: PriceOf | None = None) -> ChatModel:
         """The model as a route asks it: each call on record, and answered from the cache where there is one."""
-        metered = MeteredModel(model, self.meter, route)
+        metered = MeteredModel(model, self.meter, route, price)
         return metered if self.cache is None else CachedModel(metered, self.cache)
 
     async def start(self) -> None:
@@ -86,6 +89,8 @@ class Services:
             await self.database.start()
         if self.cache is not None:
             await self.cache.start()
+        if self.accounts is not None:
+            await self.accounts.start()
         await self.cloud.start()
         await self.local.start()
         if self.keys is not None:
@@ -108,6 +113,8 @@ class Services:
         if self.keys is not None:
             await self.keys.aclose()
         # last, since what ended just now may still have something to put down
+        if self.accounts is not None:
+            await self.accounts.aclose()
         if self.database is not None:
             await self.database.aclose()
 
@@ -177,10 +184,11 @@ def on_record(
     providers = KnownNames(lambda: gateway.router.providers)
     roles = {"cloud": cloud.readiness, "local": local.readiness}
     roles |= {"embedder": embedder.readiness} if embedder is not None else {}
-    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), *observed)
+    accounts = build_accounts(settings, database)
+    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), accounts, *observed)
     metrics = Metrics(models, providers, parts, VERSION)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
-    meter = Meter((CallsOnLine(), metrics.calls, *spans, *books))
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
     keys = None if database is None else KeyRing(build_key_store(settings, database))
     return Services(
         cloud,
@@ -194,7 +202,17 @@ def on_record(
         database,
         keys,
         build_tokens(settings),
+        accounts,
+        cloud_price(settings, gateway),
     )
+
+
+def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
+    """Of what /generate asks."""
+    if settings.gateway_config:
+        return lambda name: gateway.dearest(name or settings.default_model, Needs())
+    price = _openai_price(settings)
+    return lambda _: price
 
 
 def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
@@ -239,7 +257,10 @@ def default_config(settings: Settings) -> GatewayConfig:
     )
     keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
     upstream = ProviderConfig.model_construct(
-        base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
+        base_url=settings.openai_base_url,
+        api_key_env="" if keyless else KEY_VARIABLE,
+        timeouts=timeouts,
+        prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
     )
     return GatewayConfig.model_construct(
         providers={
@@ -250,6 +271,13 @@ def default_config(settings: Settings) -> GatewayConfig:
         },
         default_provider="openai",
     )
+
+
+def _openai_price(settings: Settings) -> Price | None:
+    if not settings.openai_price:
+        return None
+    prompt, answer = map(float, settings.openai_price.split("/"))
+    return Price.model_construct(input=prompt, output=answer)
 
 
 def local_wire(local: ChatModel) -> WireTarget:

@@ -12,7 +12,7 @@ from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.models.gateway.local_body import chat_request, choice_count, wants_usage
 from apps.models.gateway.local_choices import Numbered, answers, merged, seeded, summed
-from apps.models.gateway.wire import WireCall, WireReply
+from apps.models.gateway.wire import Used, WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"
 
@@ -30,12 +30,15 @@ class LocalWire:
         requests = seeded(chat_request(call.body, call.caller), choice_count(call.body))
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         logprobs = requests[0].top_logprobs is not None
+        used = Used()
         if not call.stream:
-            return WireReply("application/json", _completion(head, await answers(self._chat, requests), logprobs))
+            whole = await answers(self._chat, requests)
+            used.note_usage(summed([answer.usage for answer in whole]))
+            return WireReply("application/json", _completion(head, whole, logprobs), used=used)
         # OpenAI's other chunks say that their usage is still to come
         head = {**head, "usage": None} if with_usage else head
-        blocks = _Chunks(head, len(requests), logprobs, with_usage).blocks(merged(self._chat, requests))
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
+        blocks = _Chunks(head, len(requests), logprobs, with_usage, used).blocks(merged(self._chat, requests))
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
@@ -44,11 +47,12 @@ class LocalWire:
 class _Chunks:
     """One streamed answer of one or more choices."""
 
-    def __init__(self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool) -> None:
+    def __init__(self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool, used: Used) -> None:
         self._head = head
         self._choices = choices
         self._logprobs = logprobs
         self._with_usage = with_usage
+        self._used = used
         self._begun: set[int] = set()
         self._usages: dict[int, Usage | None] = {}
 
@@ -61,9 +65,10 @@ class _Chunks:
                     yield block
         if len(self._usages) < self._choices:
             raise UpstreamError("The model's answer was cut off before its end")
-        tail = b""
+        tail, usage = b"", summed([*self._usages.values()])
+        self._used.note_usage(usage)
         if self._with_usage:
-            tail = _event({**self._head, "choices": [], "usage": usage_json(summed([*self._usages.values()]))})
+            tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
         yield tail + DONE
 
     def _block(self, index: int, delta: Delta) -> bytes:

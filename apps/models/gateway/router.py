@@ -10,7 +10,7 @@ from typing import Any
 from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import GatewayConfig, Strategy, TargetConfig
+from apps.models.gateway.config import GatewayConfig, Price, Strategy, TargetConfig
 from apps.models.gateway.targets import Provider, Target
 from apps.models.revision import digest_of, revision_of
 
@@ -126,6 +126,18 @@ class Router:
                 f"No target of {name} can do this: {', '.join(lacks)}", field="model", details={"lacking": lacks}
             )
         return sorted(able, key=lambda target: not target.wanted) if len(able) > 1 else able
+
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The most that a call may cost at the targets that may answer it; None where one's price is not known.
+
+        Raises as `candidates` does.
+        """
+        prices = [target.price for target in self.candidates(name, needs)]
+        known = [price for price in prices if price is not None]
+        if len(known) < len(prices):
+            return None
+        most = Price.model_construct
+        return most(input=max(price.input for price in known), output=max(price.output for price in known))
 
     def explain(self, name: str, needs: Needs) -> dict[str, Any]:
         """The decision, in the words of the file, with what it was based on."""

@@ -184,8 +184,15 @@ def on_record(
     providers = KnownNames(lambda: gateway.router.providers)
     roles = {"cloud": cloud.readiness, "local": local.readiness}
     roles |= {"embedder": embedder.readiness} if embedder is not None else {}
-    accounts = build_accounts(settings, database)
-    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), accounts, *observed)
+    accounts, cache = build_accounts(settings, database), build_cache(settings, embedder)
+    caches = [] if cache is None else [cache]
+    parts: tuple[Observed, ...] = (
+        GatewayObserved(gateway, models),
+        ModelsObserved(roles),
+        accounts,
+        *caches,
+        *observed,
+    )
     metrics = Metrics(models, providers, parts, VERSION)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
     meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
@@ -196,7 +203,7 @@ def on_record(
         gateway,
         embedder,
         meter,
-        build_cache(settings, embedder),
+        cache,
         metrics,
         tracing,
         database,

@@ -72,6 +72,14 @@ class InvalidValue(AppError):
     code, status, summary = "INVALID_VALUE", 422, "A field's value is out of its range"
 
 
+class Unauthorized(AppError):
+    code, status, summary = "UNAUTHORIZED", 401, "No key, or not a valid one"
+
+
+class Forbidden(AppError):
+    code, status, summary = "FORBIDDEN", 403, "The key does not reach this far"
+
+
 class NotFound(AppError):
     code, status, summary = "NOT_FOUND", 404, "No such route or resource"
 

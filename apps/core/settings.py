@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
     )
 
+    data_dir: Path = Field(
+        Path.home() / ".local" / "share" / "genai-project",
+        description="Folder for what the service keeps: keys, the ledger, documents",
+    )
+
     allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(
         [], description="CORS origins outside development, separated by commas"
     )

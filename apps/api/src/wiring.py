@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -27,6 +27,7 @@ from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
+from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 
@@ -42,6 +43,7 @@ class Services:
     local: ChatModel
     gateway: Gateway
     embedder: Embedder | None = None
+    meter: Meter = field(default_factory=Meter)
 
     async def start(self) -> None:
         await self.cloud.start()

@@ -9,6 +9,8 @@ from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.models.gateway.attempts import Attempts, Opened
+from apps.models.gateway.config import Price
+from apps.models.gateway.receipts import cost
 from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Target
@@ -71,7 +73,7 @@ class Gateway:
             try:
                 yield opened.value.first
                 async for delta in opened.value.rest:
-                    yield delta
+                    yield _priced(delta, opened.target.price)
             except AppError:
                 opened.broke_off()
                 raise
@@ -96,6 +98,14 @@ class Gateway:
             task.cancel()
         for router in routers:
             await router.aclose()
+
+
+def _priced(delta: Delta, price: Price | None) -> Delta:
+    """The delta that tells the usage tells the cost as well, where the routing file knows a price."""
+    usage = delta.usage
+    if usage is None or price is None:
+        return delta
+    return replace(delta, usage=replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens)))
 
 
 def needs_of(call: WireCall) -> Needs:

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from apps.core.callers import ANONYMOUS, Caller
+
 
 @dataclass(frozen=True, slots=True)
 class WireCall:
@@ -14,6 +16,7 @@ class WireCall:
     raw: bytes
     body: Mapping[str, Any]
     stream: bool
+    caller: Caller = ANONYMOUS
 
     def for_model(self, model: str) -> bytes:
         """The bytes for a target: untouched where it has the caller's own name for the model."""

@@ -1,0 +1,20 @@
+"""Who made a request, as the layer in front of the routes has found out; and what he may ask for."""
+
+from starlette.requests import Request
+
+from apps.core.callers import ANONYMOUS, Caller
+from apps.core.errors import Forbidden
+
+SCOPE_KEY = "caller"
+
+
+def caller_of(request: Request) -> Caller:
+    """ANONYMOUS while keys are off."""
+    caller: Caller = request.scope.get(SCOPE_KEY, ANONYMOUS)
+    return caller
+
+
+def allow_model(caller: Caller, model: str) -> None:
+    """Raise Forbidden where the caller's key is not for this model, whether or not there is such a model."""
+    if not caller.may_use(model):
+        raise Forbidden("This key may not use that model", field="model")

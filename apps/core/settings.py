@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
     rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
     rate_limit_v1: Rate = Field("60/minute", description="All calls of /v1 together")
+    rate_limit_rag: Rate = Field("60/minute", description="All calls of /rag together")
     rate_limit_storage: str = Field(
         "memory://",
         pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",
@@ -121,6 +122,19 @@ class Settings(BaseSettings):
     local_queue_timeout: Seconds = Field(30, description="Seconds a call may wait for a slot")
     model_cache_dir: Path = Field(
         Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
+    )
+
+    rag_model: str = Field(
+        "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
+    )
+    rag_min_score: float = Field(
+        0.35, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+    )
+    rag_context_tokens: int = Field(
+        8192, ge=256, description="Context length taken for models of which the routing file does not tell it"
+    )
+    rag_max_upload_bytes: int = Field(
+        67_108_864, ge=1024, description="Largest upload of documents as a form, in bytes, all its files together"
     )
 
     data_dir: Path = Field(

@@ -152,6 +152,24 @@ class Settings(BaseSettings):
         20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
     )
 
+    # --- RAG
+    rag_uri: str = Field(
+        "", description="Where the passages are kept: a folder or an object store (s3://...); empty: under DATA_DIR"
+    )
+    rag_max_file_bytes: int = Field(33_554_432, ge=1024, le=2**31, description="Largest document in bytes")
+    rag_chunk_tokens: int = Field(
+        220, ge=32, le=4096, description="Longest passage in tokens; less where the embedding model takes less"
+    )
+    rag_chunk_overlap: float = Field(
+        0.15, ge=0, le=0.5, allow_inf_nan=False, description="Share of a passage that the next one repeats"
+    )
+    rag_embedding_model: str = Field(
+        "", description="Name of an embedding model at OPENAI_BASE_URL; empty: all-MiniLM-L6-v2 on this CPU"
+    )
+    rag_embedding_dimensions: int = Field(
+        1536, ge=8, le=4096, multiple_of=8, description="Dimensions of RAG_EMBEDDING_MODEL"
+    )
+
 
 def load_settings() -> Settings:
     """Read the environment and `.env`.

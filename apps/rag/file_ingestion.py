@@ -2,9 +2,12 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from apps.core.errors import NotFound
 from apps.rag.embedding import fitting, vectors_of
+from apps.rag.filters import literal
 from apps.rag.index.database import refuse_mix
 from apps.rag.index.upkeep import ensure_text_index
 from apps.rag.index.writing import heads, put
@@ -55,22 +58,21 @@ class FileIngestion:
     async def _known_already(self) -> int | None:
         """The same bytes are there: only their name or metadata may be new. None where they are not."""
         claim, parts = self._claim, self._parts
+        where = f"document = {literal(claim.document)}"
+        try:
+            if not await heads(await parts.database.reading(claim.tenant, claim.collection), where):
+                return None
+        except NotFound:
+            return None
         async with parts.writers_lock(claim.tenant, claim.collection):
             table = await self._made()
-            known = await heads(table, f"document = '{claim.document}'")
+            known = await heads(table, where)
             if not known:
                 return None
             await self._must_hold()
-            document = Document(
-                **{
-                    **{name: getattr(known[0], name) for name in ("id", "kind", "bytes", "pages", "passages", "ingested")},
-                    "name": claim.name,
-                    "names": (claim.name,),
-                    "metadata": claim.metadata,
-                }
-            )
-            await put(table, document, [], [])
-            await self._finish(document.pages, document.passages)
+            [same] = known
+            await put(table, replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
+            await self._finish(same.pages, same.passages)
         return 0
 
     async def _read(self) -> dict[str, Any]:
@@ -139,9 +141,7 @@ class FileIngestion:
     async def _made(self) -> Any:
         """The collection's table, with its text index. The writers' lock is held."""
         claim, embedder = self._claim, self._parts.embedder
-        table = await self._parts.database.making(
-            claim.tenant, claim.collection, embedder.name, embedder.dimensions
-        )
+        table = await self._parts.database.making(claim.tenant, claim.collection, embedder.name, embedder.dimensions)
         await refuse_mix(table, embedder.name, embedder.dimensions)
         await ensure_text_index(table)
         return table

@@ -201,8 +201,8 @@ class JobTable:
         rows = self._db.execute("SELECT spooled FROM files WHERE status IN ('queued', 'running')").fetchall()
         return {row["spooled"] for row in rows}
 
-    def forget(self) -> None:
-        """Jobs that were finished long ago."""
+    def forget(self) -> set[str]:
+        """Jobs that were finished long ago. Returns what is still spooled for the others."""
         before = time.time() - self._limits.job_days * 86400
         with self._writing() as db, closing(db.cursor()) as cursor:
             cursor.execute(
@@ -210,6 +210,7 @@ class JobTable:
                 " (SELECT 1 FROM files WHERE job = jobs.id AND (finished IS NULL OR finished > ?))",
                 (before, before),
             )
+        return self.open_spooled()
 
 
 def _written(error: AppError) -> str:

@@ -31,5 +31,6 @@ class JobThread:
 
     def _opened(self) -> JobTable:
         if self._table is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._table = JobTable(self._path, self._limits)
         return self._table

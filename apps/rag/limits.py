@@ -14,12 +14,13 @@ class Limits:
     """Files that wait, of all tenants together; one tenant has half of them. More are Overloaded."""
     queued_bytes: int = 2 * 2**30
     chunk_tokens: int = 220
-    chunk_overlap: int = 32
+    chunk_overlap: float = 0.15
+    """A share of chunk_tokens."""
     parse_memory: int = 512 * 2**20
     parse_seconds: float = 20
     """CPU time for a file. By the clock it may take three times that, since the embedder wants the same cores."""
-    workers: int = 1
-    """Files that one process ingests at the same time."""
+    workers: int = 2
+    """Files that one process ingests at the same time: one is parsed while another is embedded."""
     lease_seconds: float = 15
     """A worker that was killed gives its files back after that."""
     job_days: float = 7

@@ -16,13 +16,18 @@ RETRY_SECONDS = 0.02
 @asynccontextmanager
 async def locked(path: Path) -> AsyncGenerator[None, None]:
     """Waits for its turn without a thread."""
-    file = path.open("ab")
+    file = _opened(path)
     try:
         while not _take(file):  # noqa: ASYNC110 - another process sets no event
             await asyncio.sleep(RETRY_SECONDS)
         yield
     finally:
         file.close()
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
 
 
 if sys.platform == "win32":

@@ -29,10 +29,8 @@ class Parts:
 
 
 def put_together(folder: Path, uri: str, embedder: Embedder, tokenizer: Path | None, limits: Limits) -> Parts:
-    """Makes the folders."""
+    """Folders are made when something is put into them."""
     folder = folder.resolve()
-    for name in ("spool", "locks"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     return Parts(
         embedder,
         tokenizer.resolve() if tokenizer else None,

@@ -1,19 +1,29 @@
 """From candidates to an order: fusion of the two halves' ranks, and maximal marginal relevance. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# the constant of the method's authors: how little a few ranks matter
-FUSION = 60
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The knobs of a search."""
 
-def fused(ranks: Sequence[int | None]) -> float:
-    """Reciprocal rank fusion: ranks count from 0; None is in a half that did not find it."""
-    return sum(1 / (FUSION + 1 + rank) for rank in ranks if rank is not None)
+    candidates: int = 50
+    """Of each half, at least; four times what is asked for where that is more."""
+    fusion: int = 60
+    """The constant of reciprocal rank fusion: how little a few ranks matter. 60 is its authors'."""
+    vector_weight: float = 1.0
+    text_weight: float = 1.0
+
+    def fused(self, vector_rank: int | None, text_rank: int | None) -> float:
+        """Reciprocal rank fusion. Ranks count from 0; None is in a half that did not find it."""
+        weighted = ((self.vector_weight, vector_rank), (self.text_weight, text_rank))
+        return sum(weight / (self.fusion + 1 + rank) for weight, rank in weighted if rank is not None)
 
 
 def cosines(query: Sequence[float], vectors: Sequence[Sequence[float]]) -> list[float]:

@@ -1,5 +1,6 @@
 """Uploads on the disk, from the moment they are acknowledged until they are ingested. Blocks."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -27,6 +28,7 @@ class Spool:
 
     def write(self, name: str, content: bytes | BinaryIO) -> tuple[str, str, int]:
         """Its name in the spool, its SHA-256 and its size; on the disk once ``settle`` has been called too."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         spooled, digest, size = uuid.uuid4().hex, hashlib.sha256(), 0
         try:
             with self.path(spooled).open("wb") as file:
@@ -57,11 +59,15 @@ class Spool:
 
     def remove(self, *spooled: str) -> None:
         for name in spooled:
-            self.path(name).unlink(missing_ok=True)
+            # Windows keeps what somebody reads: the sweep takes it later
+            with contextlib.suppress(PermissionError):
+                self.path(name).unlink(missing_ok=True)
 
     def sweep(self, known: Set[str]) -> None:
         """Remove what a crash left behind."""
         before = time.time() - ORPHAN_SECONDS
+        if not self._folder.is_dir():
+            return
         for path in self._folder.iterdir():
             if path.name not in known and path.stat().st_mtime < before:
                 path.unlink(missing_ok=True)

@@ -10,6 +10,10 @@ from apps.rag.records import Document, Passage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy import float32
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[float32] | Sequence[Sequence[float]]
 
 MODEL = b"embedding_model"
 DIMENSIONS = b"dimensions"
@@ -43,9 +47,7 @@ def schema(model: str, dimensions: int) -> "pa.Schema":
     return pa.schema([pa.field(name, kind) for name, kind in fields.items()], metadata=told)
 
 
-def table_of(
-    document: Document, pieces: Sequence[Piece], vectors: Sequence[Sequence[float]], of: "pa.Schema"
-) -> "pa.Table":
+def table_of(document: Document, pieces: Sequence[Piece], vectors: "Vectors", of: "pa.Schema") -> "pa.Table":
     import numpy
     import pyarrow as pa
 

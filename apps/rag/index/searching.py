@@ -50,7 +50,8 @@ async def _near(
         return []
     query = table.query().nearest_to(list(vector)).distance_type("cosine").nprobes(PROBES).refine_factor(REFINE)
     query = query.limit(wanted).select([*PASSAGE, "vector", "_distance"])
-    return await (query if where is None else query.where(where)).to_list()
+    found: list[dict[str, Any]] = await (query if where is None else query.where(where)).to_list()
+    return found
 
 
 async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted: int) -> list[dict[str, Any]]:
@@ -62,4 +63,5 @@ async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted
     # words to match and nothing else: no syntax in it
     query = table.query().nearest_to_text(MatchQuery(text, "text")).limit(wanted)
     query = query.select([*PASSAGE, "vector", "_score"])
-    return await (query if where is None else query.where(where)).to_list()
+    found: list[dict[str, Any]] = await (query if where is None else query.where(where)).to_list()
+    return found

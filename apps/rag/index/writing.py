@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import NotFound
 from apps.rag.filters import literal
-from apps.rag.index.rows import DOCUMENT, document_of, renamed, table_of
+from apps.rag.index.database import model_of
+from apps.rag.index.rows import DOCUMENT, document_of, renamed, schema, table_of
 from apps.rag.parsing.pieces import Piece
 from apps.rag.records import Document
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from lancedb.table import AsyncTable
+
+    from apps.rag.index.rows import Vectors
 
 
 async def heads(table: "AsyncTable", where: str) -> list[Document]:
@@ -20,9 +23,7 @@ async def heads(table: "AsyncTable", where: str) -> list[Document]:
     return [document_of(row) for row in await query.to_list()]
 
 
-async def put(
-    table: "AsyncTable", document: Document, pieces: Sequence[Piece], vectors: Sequence[Sequence[float]]
-) -> None:
+async def put(table: "AsyncTable", document: Document, pieces: Sequence[Piece], vectors: "Vectors") -> None:
     """The document is there under its (one) name, and nothing else is: all in one commit, and the same if repeated.
 
     A document that had the name before loses it, and goes where it has no other. Bytes that are there already keep
@@ -35,7 +36,8 @@ async def put(
     if before and not others and before.name == name and before.metadata == document.metadata:
         return
     if before is None:
-        rows = table_of(document, pieces, vectors, await table.schema())
+        # not the table's own: it shows JSON as the bytes that it is stored in
+        rows = table_of(document, pieces, vectors, schema(*await model_of(table)))
         if not others:
             await table.add(rows)
             return

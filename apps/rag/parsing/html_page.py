@@ -9,11 +9,12 @@ from apps.rag.parsing.sections import HeadingPath, Section
 
 SILENT = frozenset({"script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"})
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
-BLOCKS = frozenset(
-    "address article aside blockquote br dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6"
-    " header hr li main nav ol option p pre section summary table tbody td tfoot th thead tr ul".split()
-)
-VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+BLOCK_NAMES = """
+address article aside blockquote br dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6
+header hr li main nav ol option p pre section summary table tbody td tfoot th thead tr ul
+"""
+VOID_NAMES = "area base br col embed hr img input link meta source track wbr"
+BLOCKS, VOID = frozenset(BLOCK_NAMES.split()), frozenset(VOID_NAMES.split())
 # no page that was written for people comes near
 DEEPEST = 1000
 

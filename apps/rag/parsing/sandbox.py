@@ -41,14 +41,14 @@ class Sandbox:
 
         Raises InvalidValue where the file cannot be read.
         """
-        process, finished = await self._ready(), False
+        process, finished, event = await self._ready(), False, dict[str, Any]()
         self._used = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.parse_seconds * CLOCK):
                 await _tell(process, {"path": str(path), "name": name})
                 while not finished:
                     event = await _heard(process)
-                    if event is None:
+                    if not event:
                         raise await self._why_it_died(process)
                     finished = "error" in event or "done" in event
                     if not finished:
@@ -103,14 +103,14 @@ class Sandbox:
             "seconds": limits.parse_seconds,
             "chars": limits.text_chars,
             "tokens": limits.chunk_tokens,
-            "overlap": limits.chunk_overlap,
+            "overlap": int(limits.chunk_tokens * limits.chunk_overlap),
             "tokenizer": str(self._tokenizer) if self._tokenizer else None,
         }
         self._process = process
         try:
             async with asyncio.timeout(START_SECONDS):
                 await _tell(process, options)
-                if await _heard(process) is None:
+                if not await _heard(process):
                     raise InternalError("The parsing process does not start", details={"exit": await process.wait()})
         except BaseException:
             await self.aclose()
@@ -144,11 +144,11 @@ async def _tell(process: asyncio.subprocess.Process, order: dict[str, Any]) -> N
         return
 
 
-async def _heard(process: asyncio.subprocess.Process) -> dict[str, Any] | None:
-    """The next line; None where the process has ended."""
+async def _heard(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """The next line; empty where the process has ended."""
     assert process.stdout is not None  # noqa: S101 - it was opened with pipes
     line = await process.stdout.readline()
     if not line.endswith(b"\n"):
-        return None
+        return {}
     event: dict[str, Any] = json.loads(line)
     return event

@@ -45,14 +45,14 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         limits.begin_file()
-        with Path(order["path"]).open("rb") as file:
-            for event in _events(file, order["name"], splitter, options["chars"]):
-                _say(event)
+        for event in _events(Path(order["path"]), order["name"], splitter, options["chars"]):
+            _say(event)
 
 
-def _events(file: BinaryIO, name: str, splitter: Splitter, most_chars: int) -> Iterator[dict[str, Any]]:
+def _events(path: Path, name: str, splitter: Splitter, most_chars: int) -> Iterator[dict[str, Any]]:
     try:
-        yield from _parsed(file, name, splitter, most_chars)
+        with path.open("rb") as file:
+            yield from _parsed(file, name, splitter, most_chars)
     except InvalidValue as error:
         yield {"error": {"message": error.message, "field": error.field}}
     except MemoryError:

@@ -19,7 +19,7 @@ from apps.core.ports import ChatModel, Embedder, Readiness
 from apps.models.scripted import ScriptedModel, saying
 from apps.rag.library import Library
 
-DIMENSIONS = 64
+DIMENSIONS = 256
 WORD = re.compile(r"\w+")
 
 
@@ -57,7 +57,7 @@ def rag_app(
     folder: Path, model: ChatModel | None = None, embedder: Embedder | None = None, **changes: Any
 ) -> tuple[FastAPI, Services]:
     """The app, whose local model is ``model``; the documents live in ``folder``."""
-    configured = settings(data_dir=folder, **{"rag_min_score": 0.2, **changes})
+    configured = settings(data_dir=folder, **{"rag_min_score": 0.25, **changes})
     local, embeds = model or ScriptedModel(saying("30 days [1]."), name="local"), embedder or WordEmbedder()
     documents = build_documents(configured, local, Library(folder / "rag", embeds))
     gateway = build_gateway(configured, local, embeds, documents)

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.embedding.choice import chosen_embedder
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
@@ -58,6 +59,8 @@ class Services:
     async def aclose(self) -> None:
         if self.documents is not None:
             await self.documents.library.aclose()
+            if self.documents.embedder is not self.embedder:
+                await self.documents.embedder.aclose()
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
@@ -70,21 +73,25 @@ class Documents:
     """The library of documents, and answers from it; ``writers`` learns of the gateway once there is one."""
 
     library: Library
+    embedder: Embedder
     answers: RagModels
     writers: Writers
 
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
-    local, embedder = LocalModel(settings), MiniLM()
-    documents = build_documents(settings, local, Library.from_settings(settings, embedder))
+    local = LocalModel(settings)
+    embeds, tokenizer = chosen_embedder(settings)
+    # /v1/embeddings has MiniLM, whatever embeds the documents; where that is MiniLM too, it is loaded once
+    embedder = embeds if isinstance(embeds, MiniLM) else MiniLM()
+    documents = build_documents(settings, local, embeds, Library.from_settings(settings, embeds, tokenizer=tokenizer))
     gateway = build_gateway(settings, local, embedder, documents)
     return Services(build_cloud(settings, gateway), local, gateway, embedder, documents=documents)
 
 
-def build_documents(settings: Settings, local: ChatModel, library: Library) -> Documents:
+def build_documents(settings: Settings, local: ChatModel, embedder: Embedder, library: Library) -> Documents:
     writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
-    return Documents(library, RagModels(library, writers, settings.rag_min_score), writers)
+    return Documents(library, embedder, RagModels(library, writers, settings.rag_min_score), writers)
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

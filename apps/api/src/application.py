@@ -17,6 +17,7 @@ from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
+from apps.api.src.rag.documentation import document_rag
 from apps.api.src.reload import reloading
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
@@ -84,7 +85,7 @@ def _complete_page(app: FastAPI) -> None:
         if app.openapi_schema is None:
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_v1(generate()))
+            app.openapi_schema = whole_examples(document_rag(document_v1(generate())))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

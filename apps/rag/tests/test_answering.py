@@ -197,6 +197,20 @@ async def test_a_writer_that_fails_at_once_fails_before_the_first_delta() -> Non
     assert writing.open == 0
 
 
+async def test_a_question_that_is_too_long_to_search_for_is_searched_for_by_its_end() -> None:
+    class Narrow(Shelf):
+        async def search(self, tenant: str, collection: str, text: str, **more: Any) -> list[Passage]:
+            if len(text) > 150:
+                raise InvalidValue("too long", field="query")
+            return await super().search(tenant, collection, text, **more)
+
+    shelf, writing = Narrow(passage(1)), Writing()
+    question = "word " * 100 + "What is it?"
+    await answer(RagModel(shelf, writing, PLACE, 0.3), asking(question))
+    assert question.endswith(shelf.asked[0][2])
+    assert str(writing.requests[0].messages[1].content).endswith(f"Question: {question}")
+
+
 async def test_closing_the_answer_ends_the_writers_work() -> None:
     writing = Writing()
     stream = RagModel(Shelf(passage(1)), writing, PLACE, 0.3).stream(asking())

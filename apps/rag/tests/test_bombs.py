@@ -39,7 +39,7 @@ def laughs() -> bytes:
 BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a zip of zeros": ("a.zip", lambda: zipped("zeros", bytes(10**8)), "ZIP archive, and not a DOCX"),
     "10 GB of blanks in a DOCX": ("a.docx", lambda: made.docx_of_blanks(10 * GIB, says=10 * GIB), "unpacks to more"),
-    "blanks in a DOCX that lies about its size": (
+    "blanks in a DOCX that lies of its size": (
         "a.docx",
         lambda: made.docx_of_blanks(10 * GIB, says=150 * 2**20),
         "",

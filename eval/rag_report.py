@@ -70,12 +70,13 @@ def _fusion(results: Part) -> str:
 
 
 def _threshold(results: Part) -> str:
-    at = results["on_test"]
+    at, default = results["on_test"], results["default"]
     return (
         "### I don't know\n\nA passage whose cosine to the question is under the threshold says nothing about it. The "
         f"tuning half chooses {results['threshold']:.2f}; on the other half it refuses {at['refused']:.1%} of the "
         f"questions that have an answer, and lets {at['let_through']:.1%} of those through that are about something "
-        "else."
+        f"else. RAG_MIN_SCORE is {default['threshold']:.2f}: {default['refused']:.1%} and "
+        f"{default['let_through']:.1%}."
     )
 
 

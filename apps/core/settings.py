@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
     )
     rag_min_score: float = Field(
-        0.35, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+        0.4, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
     )
     rag_context_tokens: int = Field(
         8192, ge=256, description="Context length taken for models of which the routing file does not tell it"

@@ -88,5 +88,13 @@ def waited(http: httpx2.Client, url: str, job: str) -> dict[str, Any]:
     raise AssertionError(f"the job does not end: {told}")
 
 
-LEAVE = {"name": "leave.md", "text": "# Leave\n\nEverybody has 30 days of leave in a year.", "metadata": {"year": 2026}}
-TRAVEL = {"name": "travel.md", "text": "# Travel\n\nTrains are booked by the office.", "metadata": {"year": 2025}}
+LEAVE: dict[str, Any] = {
+    "name": "leave.md",
+    "text": "# Leave\n\nEverybody has 30 days of leave in a year.",
+    "metadata": {"year": 2026},
+}
+TRAVEL: dict[str, Any] = {
+    "name": "travel.md",
+    "text": "# Travel\n\nTrains are booked by the office.",
+    "metadata": {"year": 2025},
+}

@@ -4,7 +4,7 @@ import pytest
 
 from apps.rag.ranking import Ranking
 from eval.rag_measures import fused, quality, rank_of
-from eval.rag_questions import Question, question_set, split
+from eval.rag_questions import Question, plain, question_set, split
 from eval.rag_retrieval import Found
 from eval.rag_tuning import Fusion, best_fusion, best_threshold, by_fusion, refusals
 
@@ -53,18 +53,15 @@ def test_the_threshold_lies_between_what_has_an_answer_and_what_has_none() -> No
 def test_the_questions_are_many_split_in_two_and_no_copies_of_a_passage() -> None:
     questions = question_set()
     assert len(questions.asked) > 150
-    assert len(questions.summaries) > 300
+    assert len(questions.summaries) > 250
     assert len(questions.unanswerable) == 60
     for one in (questions.asked, questions.summaries, questions.unanswerable):
         halves = split(one, "tuning"), split(one, "test")
         assert sum(map(len, halves)) == len(one)
         assert all(len(half) > len(one) / 3 for half in halves)
-    texts = [" ".join(entry.text.split()).lower() for entries in questions.files.values() for entry in entries]
-    everything = "\n".join(texts)
-    copies = [question.text for question in questions.summaries if question.text.lower() in everything]
-    # the same sentence may stand in the entry of a sibling
-    assert len(copies) < len(questions.summaries) / 5
-    assert not [question.text for question in questions.asked if question.text.lower() in everything]
+    everything = "\n".join(plain(entry.text) for entries in questions.files.values() for entry in entries)
+    for question in [*questions.asked, *questions.summaries]:
+        assert plain(question.text) not in everything
 
 
 def test_every_question_has_an_answer_in_the_documents() -> None:

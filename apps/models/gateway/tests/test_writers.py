@@ -150,6 +150,12 @@ async def test_an_upstream_that_fails_is_tried_as_often_as_anybodys_and_no_more_
     assert caught.value.details["attempts"] == 3
 
 
+async def test_it_is_as_ready_as_the_one_who_writes_by_default(local: ScriptedModel) -> None:
+    loading = ScriptedModel(saying("x"), name="cloud", state="loading")
+    assert writers(local, loading).readiness().state == "ready"
+    assert writers(local, loading, "small").readiness().state == "loading"
+
+
 async def test_usage_and_cost_of_the_writer_are_known_above() -> None:
     def priced(request: ChatRequest) -> list[Step]:
         return [Delta("x", model="w"), Delta(finish_reason="stop", usage=Usage(10, 2, cost=0.5), model="w")]

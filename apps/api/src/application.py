@@ -21,12 +21,16 @@ from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
+from apps.api.src.rag.documentation import document_rag
 from apps.api.src.reload import reloading
 from apps.api.src.routes.admin_key_routes import admin_key_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.routes.rag_answer_routes import rag_answer_router
+from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
+from apps.api.src.routes.rag_routes import rag_router
 from apps.api.src.routes.usage_routes import admin_usage_router, usage_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
@@ -108,7 +112,7 @@ def _complete_page(app: FastAPI) -> None:
             from apps.api.src.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_security(document_v1(generate())))
+            app.openapi_schema = whole_examples(document_security(document_rag(document_v1(generate()))))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -121,6 +125,9 @@ def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[
         v1_lookup_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),
+        rag_answer_router(services, settings, limits),
+        rag_ingest_router(services, settings, limits),
+        rag_router(services, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
         usage_router(services, settings, limits),
@@ -134,7 +141,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
     """From the innermost layer but one to the outermost but one."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.rag_max_upload_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
     if origins:
         app.add_middleware(

@@ -1,7 +1,7 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
 from apps.api.src.request_line import CallsOnLine
 from apps.api.src.tracing import Tracing, open_tracing
 from apps.api.src.version import VERSION
+from apps.api.src.wiring_documents import Documents, open_documents
 from apps.core.accounting import Bookkeeper
 from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
@@ -77,6 +78,7 @@ class Services:
     tokens: BearerTokens | None = None
     accounts: Accounts | None = None
     cloud_price: PriceOf | None = None
+    documents: Documents | None = None
 
     def on_route(self, model: ChatModel, route: str, price: PriceOf | None = None) -> ChatModel:
         """The model as a route asks it: each call on record, and answered from the cache where there is one."""
@@ -93,12 +95,16 @@ class Services:
             await self.accounts.start()
         await self.cloud.start()
         await self.local.start()
+        if self.documents is not None:
+            await self.documents.library.start()
         if self.keys is not None:
             await self.keys.start()
             # a database that is down must not keep /health from answering
             await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
+        if self.documents is not None:
+            await self.documents.library.aclose()
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
@@ -106,6 +112,8 @@ class Services:
             await self.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.documents is not None and self.documents.embedder is not self.embedder:
+            await self.documents.embedder.aclose()
         if self.tracing is not None:
             await self.tracing.aclose()
         if self.tokens is not None:
@@ -121,10 +129,11 @@ class Services:
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
-    local, embedder, tracing = LocalModel(settings), MiniLM(), open_tracing(settings)
-    gateway = build_gateway(settings, local, embedder, tracing)
+    local, tracing = LocalModel(settings), open_tracing(settings)
+    documents, embedder = open_documents(settings, local)
+    gateway = build_gateway(settings, local, embedder, tracing, documents)
     cloud = build_cloud(settings, gateway, tracing)
-    return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings))
+    return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings), documents)
 
 
 def build_cache(settings: Settings, embedder: Embedder | None = None) -> ResponseCache | None:
@@ -172,6 +181,7 @@ def on_record(
     embedder: Embedder | None = None,
     tracing: Tracing | None = None,
     database: Database | None = None,
+    documents: Documents | None = None,
     *,
     books: Sequence[Bookkeeper] = (),
     observed: Sequence[Observed] = (),
@@ -211,6 +221,7 @@ def on_record(
         build_tokens(settings),
         accounts,
         cloud_price(settings, gateway),
+        documents,
     )
 
 
@@ -231,22 +242,31 @@ def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = 
 
 
 def build_gateway(
-    settings: Settings, local: ChatModel, embedder: Embedder | None = None, tracing: Tracing | None = None
+    settings: Settings,
+    local: ChatModel,
+    embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
+    documents: Documents | None = None,
 ) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
-    own = {"local": (local_wire(local), local)}
+    own: dict[str, Own] = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
+    if documents is not None:
+        own["rag"] = (documents.wire(), documents.answers)
     trace = tracing.headers if tracing is not None else None
 
     def build() -> Router:
-        config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings)
+        config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
         providers = {
             name: _provider(name, provider, settings, own, trace) for name, provider in config.providers.items()
         }
         return Router(config, providers)
 
-    return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+    gateway = Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+    if documents is not None:
+        documents.writers.gateway = gateway
+    return gateway
 
 
 def _routing_file(path: Path) -> GatewayConfig:
@@ -255,8 +275,8 @@ def _routing_file(path: Path) -> GatewayConfig:
     return load_gateway_config(path)
 
 
-def default_config(settings: Settings) -> GatewayConfig:
-    """Without a file: the local model under its own name, every other name handed to the one upstream."""
+def default_config(settings: Settings, own: Collection[str] = ("local", "embedder")) -> GatewayConfig:
+    """Without a file: this process's ``own`` models under their names, every other name handed to the one upstream."""
     timeouts = TimeoutsConfig.model_construct(
         connect=settings.connect_timeout,
         first_token=settings.read_timeout,
@@ -269,13 +289,14 @@ def default_config(settings: Settings) -> GatewayConfig:
         timeouts=timeouts,
         prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
     )
+    in_process = {
+        "local": ProviderConfig.model_construct(kind="local"),
+        # it computes one call at a time: more than the next one had better wait in the fair queue
+        "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
+        "rag": ProviderConfig.model_construct(kind="rag"),
+    }
     return GatewayConfig.model_construct(
-        providers={
-            "openai": upstream,
-            "local": ProviderConfig.model_construct(kind="local"),
-            # it computes one call at a time: more than the next one had better wait in the fair queue
-            "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
-        },
+        providers={"openai": upstream, **{name: in_process[name] for name in own}},
         default_provider="openai",
     )
 

@@ -40,11 +40,17 @@ class Blocks(Protocol):
 
 @dataclass(slots=True)
 class Used:
-    """The tokens of an answer, as far as they are known by now; those of a stream are known at its end."""
+    """The tokens of an answer, as far as they are known by now; those of a stream are known at its end.
+
+    ``model`` is who really answered where a target asked another model, and ``cost`` what that cost in US dollars;
+    None: the target itself.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    model: str | None = None
+    cost: float | None = None
 
     def note(self, prompt: int, completion: int, cached: int = 0) -> None:
         self.prompt_tokens, self.completion_tokens, self.cached_tokens = prompt, completion, cached
@@ -52,6 +58,7 @@ class Used:
     def note_usage(self, usage: Usage | None) -> None:
         if usage is not None:
             self.note(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            self.cost = usage.cost
 
 
 @dataclass(slots=True)

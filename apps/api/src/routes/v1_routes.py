@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from apps.api.src.caller import allow_model, caller_of, may_use
 from apps.api.src.limits import RateLimits
+from apps.api.src.rag.places import collection_names
 from apps.api.src.raw_route import RawRoute
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
@@ -52,14 +53,15 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     async def models(request: Request) -> ModelList:
         """The names that the caller's calls may use, and whether each can answer now."""
         caller, router = caller_of(request), services.gateway.router
-        listed = directory.all(router).data
+        listed = directory.all(router, await collection_names(services, router, caller)).data
         return ModelList(data=[model for model in listed if may_use(caller, model.id, router.is_local)])
 
     @router.get("/models/{id:path}")
     async def model(request: Request, id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
-        allow_model(caller_of(request), id, services.gateway.router.is_local)
-        return directory.one(services.gateway.router, id)
+        caller, router = caller_of(request), services.gateway.router
+        allow_model(caller, id, router.is_local)
+        return directory.one(router, id, await collection_names(services, router, caller))
 
     @router.get("/route")
     async def route(

@@ -116,7 +116,7 @@ class Execution:
         elif self.call.stream:
             receipt.prompt_tokens, receipt.completion_tokens = expected_use(self.call).prompt, self._pieces
             receipt.estimated = True
-        receipt.cost = cost_of(receipt, self._opened.target.price)
+        receipt.cost = used.cost if used.model is not None else cost_of(receipt, self._opened.target.price)
 
     def _note(self, record: CallRecord) -> None:
         self._reckon()

@@ -1,5 +1,6 @@
 """Runs kept in this process: for where there is no store, and for tests. A restart forgets them."""
 
+import time
 from copy import deepcopy
 
 from apps.core.agent_runs import AgentRun, RunStatus
@@ -24,16 +25,21 @@ class MemoryRuns:
         return deepcopy(run) if run is not None and run.tenant == tenant else None
 
     async def save(self, run: AgentRun) -> bool:
-        if not await self.is_running(run.id):
+        kept = self._runs.get(run.id)
+        if kept is None or kept.status not in ("running", "cancelled"):
             return False
+        cancelled = kept.status == "cancelled"
         self._runs[run.id] = deepcopy(run)
-        return True
+        if cancelled:
+            self._runs[run.id].status = "cancelled"
+        return not cancelled
 
     async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:
         run = self._runs.get(run_id)
         if run is None or run.tenant != tenant or run.status != before:
             return False
         run.status, run.ends_by = after, ends_by
+        run.ended_at = time.time() if after == "cancelled" else None
         return True
 
     async def is_running(self, run_id: str) -> bool:

@@ -49,7 +49,10 @@ class RunStore(Protocol):
         """None where there is none, or it is another tenant's: nobody can tell the difference."""
 
     async def save(self, run: AgentRun) -> bool:
-        """Write the run, if it still is ``running`` in the store; False where somebody has ended it meanwhile."""
+        """Write the run where it is ``running`` in the store.
+
+        False where somebody has cancelled it meanwhile: it stays ``cancelled`` then, and all the rest is written.
+        """
 
     async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:
         """Move a run from one status to another, in one step: of several who try at once, one gets True."""

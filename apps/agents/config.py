@@ -62,7 +62,9 @@ class AgentConfig(_Strict):
     instructions: str = Field("", max_length=100_000)
     tools: tuple[ToolConfig, ...] = ()
     first_step: Literal["auto", "tool"] = "auto"
+    parallel_tool_calls: bool = True
     temperature: float | None = Field(None, ge=0, le=2)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field((), max_length=4)
     output_schema: dict[str, Any] | None = None
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
 

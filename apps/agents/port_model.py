@@ -131,8 +131,10 @@ def chat_request(asking: Asking, messages: Sequence[ModelMessage]) -> ChatReques
         model=agent.model,
         temperature=agent.temperature,
         max_tokens=progress.answer_tokens(),
+        stop=agent.stop,
         tools=tools,
         tool_choice="required" if must_call else None,
+        parallel_tool_calls=False if tools and not agent.parallel_tool_calls else None,
         response_format=None
         if schema is None
         else {"type": "json_schema", "json_schema": {"name": SCHEMA_NAME, "schema": schema}},

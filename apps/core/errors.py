@@ -116,6 +116,15 @@ class Overloaded(AppError):
     code, status, summary = "OVERLOADED", 503, "The queue is full"
 
 
+class StoreUnavailable(Overloaded):
+    """The database did not answer in time. Nothing is let through on a guess: what needs it waits for its return."""
+
+    summary = "The database cannot be reached"
+
+    def __init__(self) -> None:
+        super().__init__("The service cannot reach its database; try again", retry_after=1)
+
+
 class Timeout(AppError):
     code, status, summary = "TIMEOUT", 504, "The time ran out"
 

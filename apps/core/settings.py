@@ -55,6 +55,13 @@ def _header_value(value: SecretStr) -> SecretStr:
     return SecretStr(key)
 
 
+def _database_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value().strip()
+    if url and not re.match(r"postgres(ql)?(\+asyncpg)?://[^/\s]", url):
+        raise ValueError("must look like postgresql://user:password@host:5432/name, or be empty for SQLite")
+    return SecretStr(url)
+
+
 Rate = Annotated[str, AfterValidator(_rate)]
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -126,6 +133,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path.home() / ".local" / "share" / "genai-project",
         description="Folder for what the service keeps: keys, the ledger, documents",
+    )
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        SecretStr(""), description="postgresql://user:password@host/name; empty: SQLite in DATA_DIR"
     )
 
     allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(

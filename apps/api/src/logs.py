@@ -11,7 +11,7 @@ from apps.core.settings import Settings
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 FLUSH_SECONDS = 0.05
-LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock")
+LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock", "alembic", "aiosqlite")
 
 
 class RequestIdFilter(logging.Filter):

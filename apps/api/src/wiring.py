@@ -30,6 +30,7 @@ from apps.models.local.model import LocalModel
 from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.database import Database
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
@@ -44,8 +45,11 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
+    database: Database | None = None
 
     async def start(self) -> None:
+        if self.database is not None:
+            await self.database.start()
         await self.cloud.start()
         await self.local.start()
 
@@ -55,13 +59,20 @@ class Services:
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        # last, since what ended just now may still have something to put down
+        if self.database is not None:
+            await self.database.aclose()
 
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder = LocalModel(settings), MiniLM()
     gateway = build_gateway(settings, local, embedder)
-    return Services(build_cloud(settings, gateway), local, gateway, embedder)
+    return Services(build_cloud(settings, gateway), local, gateway, embedder, database=build_database(settings))
+
+
+def build_database(settings: Settings) -> Database:
+    return Database(settings.database_url.get_secret_value(), settings.data_dir)
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 
+from apps.core.citations import Citation
 from apps.core.errors import UpstreamError
 from apps.core.messages import ToolCall
 
@@ -53,6 +54,7 @@ class Delta:
 
     ``model`` names who really answers and comes with the last delta at the latest, as ``usage`` does
     where the model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for.
+    ``citations`` come with the first delta of an answer from documents, and with no other: there may be none of them.
     """
 
     text: str = ""
@@ -61,6 +63,7 @@ class Delta:
     usage: Usage | None = None
     model: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    citations: tuple[Citation, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -73,6 +76,7 @@ class Answer:
     usage: Usage | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    citations: tuple[Citation, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     texts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
     logprobs: list[TokenLogprob] = []
-    finish = model = usage = None
+    finish = model = usage = citations = None
     async for delta in deltas:
         texts.append(delta.text)
         logprobs += delta.logprobs
@@ -111,10 +115,11 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
         finish = delta.finish_reason or finish
         model = delta.model or model
         usage = delta.usage or usage
+        citations = delta.citations if delta.citations is not None else citations
     if finish is None:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
-    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs)
+    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, citations)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
     rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
     rate_limit_v1: Rate = Field("60/minute", description="All calls of /v1 together")
+    rate_limit_rag: Rate = Field("60/minute", description="All calls of /rag together")
     rate_limit_storage: str = Field(
         "memory://",
         pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",
@@ -130,6 +131,19 @@ class Settings(BaseSettings):
         Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
     )
 
+    rag_model: str = Field(
+        "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
+    )
+    rag_min_score: float = Field(
+        0.35, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+    )
+    rag_context_tokens: int = Field(
+        8192, ge=256, description="Context length taken for models of which the routing file does not tell it"
+    )
+    rag_max_upload_bytes: int = Field(
+        67_108_864, ge=1024, description="Largest upload of documents as a form, in bytes, all its files together"
+    )
+
     data_dir: Path = Field(
         Path.home() / ".local" / "share" / "genai-project",
         description="Folder for what the service keeps: keys, the ledger, documents",
@@ -147,6 +161,24 @@ class Settings(BaseSettings):
     )
     shutdown_grace: float = Field(
         20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
+    )
+
+    # --- RAG
+    rag_uri: str = Field(
+        "", description="Where the passages are kept: a folder or an object store (s3://...); empty: under DATA_DIR"
+    )
+    rag_max_file_bytes: int = Field(33_554_432, ge=1024, le=2**31, description="Largest document in bytes")
+    rag_chunk_tokens: int = Field(
+        220, ge=32, le=4096, description="Longest passage in tokens; less where the embedding model takes less"
+    )
+    rag_chunk_overlap: float = Field(
+        0.15, ge=0, le=0.5, allow_inf_nan=False, description="Share of a passage that the next one repeats"
+    )
+    rag_embedding_model: str = Field(
+        "", description="Name of an embedding model at OPENAI_BASE_URL; empty: all-MiniLM-L6-v2 on this CPU"
+    )
+    rag_embedding_dimensions: int = Field(
+        1536, ge=8, le=4096, multiple_of=8, description="Dimensions of RAG_EMBEDDING_MODEL"
     )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
@@ -11,6 +12,7 @@ from apps.api.src.guard import guarded
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.sse import EventStream, Framing, PlainText
 from apps.api.src.streamed import StreamedResponse
+from apps.core.citations import citations_json
 from apps.core.deltas import Delta, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
@@ -27,7 +29,10 @@ async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, strea
         return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown)
     async with aclosing(deltas):
         whole = await guarded(collect(deltas), request.receive, shutdown)
-    return JSONResponse({"response": whole.text}, headers=model_header(whole.model))
+    body: dict[str, Any] = {"response": whole.text}
+    if whole.citations is not None:
+        body["citations"] = citations_json(whole.citations)
+    return JSONResponse(body, headers=model_header(whole.model))
 
 
 def framing_for(accept: str) -> Framing:
@@ -66,6 +71,8 @@ async def _framed(
                 model=delta.model or last.model,
             )
             headers.update(model_header(last.model))
+            if delta.citations is not None and (frame := framing.citations(delta.citations)):
+                yield frame
             if delta.text:
                 yield framing.delta(delta.text)
     if last.finish_reason is None:

@@ -21,6 +21,9 @@ from apps.api.src.reload import reloading
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.routes.rag_answer_routes import rag_answer_router
+from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
+from apps.api.src.routes.rag_routes import rag_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.v1.idempotency import Recordings
@@ -95,6 +98,9 @@ def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
         v1_lookup_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),
+        rag_answer_router(services, settings, limits),
+        rag_ingest_router(services, settings, limits),
+        rag_router(services, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
     )
@@ -104,14 +110,14 @@ def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
     """From the innermost layer but one to the outermost."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.rag_max_upload_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
     if origins:
         app.add_middleware(
             BrowserCors,
             allow_origins=origins,
             allow_credentials="*" not in origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )

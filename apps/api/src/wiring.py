@@ -1,7 +1,7 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +26,14 @@ from apps.models.gateway.router import Router
 from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import WireTarget
 from apps.models.gateway.wire_model import WireModel
+from apps.models.gateway.writers import Writers
 from apps.models.local.model import LocalModel
 from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 from apps.operations.database import Database
+from apps.rag.answering import RagModels
+from apps.rag.library import Library
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
@@ -46,14 +49,19 @@ class Services:
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
     database: Database | None = None
+    documents: "Documents | None" = None
 
     async def start(self) -> None:
         if self.database is not None:
             await self.database.start()
         await self.cloud.start()
         await self.local.start()
+        if self.documents is not None:
+            await self.documents.library.start()
 
     async def aclose(self) -> None:
+        if self.documents is not None:
+            await self.documents.library.aclose()
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
@@ -64,15 +72,37 @@ class Services:
             await self.database.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The library of documents, and answers from it; ``writers`` learns of the gateway once there is one."""
+
+    library: Library
+    answers: RagModels
+    writers: Writers
+
+
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
     local, embedder = LocalModel(settings), MiniLM()
-    gateway = build_gateway(settings, local, embedder)
-    return Services(build_cloud(settings, gateway), local, gateway, embedder, database=build_database(settings))
+    documents = build_documents(settings, local, Library.from_settings(settings, embedder))
+    gateway = build_gateway(settings, local, embedder, documents)
+    return Services(
+        build_cloud(settings, gateway),
+        local,
+        gateway,
+        embedder,
+        database=build_database(settings),
+        documents=documents,
+    )
 
 
 def build_database(settings: Settings) -> Database:
     return Database(settings.database_url.get_secret_value(), settings.data_dir)
+
+
+def build_documents(settings: Settings, local: ChatModel, library: Library) -> Documents:
+    writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
+    return Documents(library, RagModels(library, writers, settings.rag_min_score), writers)
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
@@ -82,18 +112,26 @@ def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
     return RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
-def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
+def build_gateway(
+    settings: Settings, local: ChatModel, embedder: Embedder | None = None, documents: Documents | None = None
+) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
-    own = {"local": (local_wire(local), local)}
+    own: dict[str, Own] = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
+    if documents is not None:
+        chat = LocalWire(documents.answers, asks_others=True)
+        own["rag"] = (ByPath({"/chat/completions": chat}), documents.answers)
 
     def build() -> Router:
-        config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings)
+        config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
         providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
         return Router(config, providers)
 
-    return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+    gateway = Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+    if documents is not None:
+        documents.writers.gateway = gateway
+    return gateway
 
 
 def _routing_file(path: Path) -> GatewayConfig:
@@ -102,8 +140,8 @@ def _routing_file(path: Path) -> GatewayConfig:
     return load_gateway_config(path)
 
 
-def default_config(settings: Settings) -> GatewayConfig:
-    """Without a file: the local model under its own name, every other name handed to the one upstream."""
+def default_config(settings: Settings, own: Collection[str] = ("local", "embedder")) -> GatewayConfig:
+    """Without a file: this process's ``own`` models under their names, every other name handed to the one upstream."""
     timeouts = TimeoutsConfig.model_construct(
         connect=settings.connect_timeout,
         first_token=settings.read_timeout,
@@ -113,13 +151,14 @@ def default_config(settings: Settings) -> GatewayConfig:
     upstream = ProviderConfig.model_construct(
         base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
     )
+    in_process = {
+        "local": ProviderConfig.model_construct(kind="local"),
+        # it computes one call at a time: more than the next one had better wait in the fair queue
+        "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
+        "rag": ProviderConfig.model_construct(kind="rag"),
+    }
     return GatewayConfig.model_construct(
-        providers={
-            "openai": upstream,
-            "local": ProviderConfig.model_construct(kind="local"),
-            # it computes one call at a time: more than the next one had better wait in the fair queue
-            "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
-        },
+        providers={"openai": upstream, **{name: in_process[name] for name in own}},
         default_provider="openai",
     )
 

@@ -47,6 +47,8 @@ class Gateway:
             opened = await self._attempts.open(
                 candidates, opener, receipt, self._budgets.of(name), streamed=call.stream, deadline=deadline
             )
+            if opened.value.answered is not None:
+                receipt.model = opened.value.answered.model
             if opened.value.rest is None:
                 opened.release()
             else:

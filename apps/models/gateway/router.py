@@ -40,8 +40,9 @@ class Router:
         self._own_names = [
             self._target(TargetConfig.model_construct(provider=name, model=""))
             for name, provider in self.providers.items()
-            if provider.config.in_process
+            if provider.config.in_process and not provider.config.prefix
         ]
+        self._prefixed = [provider for provider in self.providers.values() if provider.config.prefix]
         self._targets = {
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
         }
@@ -88,6 +89,10 @@ class Router:
     def default(self) -> Provider | None:
         """Who takes the names that are not listed."""
         return self._default
+
+    def takes(self, prefix: str) -> bool:
+        """Whether a provider of this process answers to the names that begin so."""
+        return any(provider.config.prefix == prefix for provider in self._prefixed)
 
     def candidates(self, name: str, needs: Needs) -> list[Target]:
         """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.
@@ -147,11 +152,14 @@ class Router:
         for own in self._own_names:
             if own.provider.chat.readiness().name == name:
                 return own
-        if self._default is None:
+        taker = next(
+            (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
+        )
+        if taker is None:
             raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
         target = self._passed.get(name)
         if target is None:
-            target = self._target(TargetConfig.model_construct(provider=self._default.name, model=name))
+            target = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
             self._passed[name] = target
             if len(self._passed) > MOST_PASSED_ON:
                 self._passed.popitem(last=False)

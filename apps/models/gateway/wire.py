@@ -36,15 +36,24 @@ class Blocks(Protocol):
 
 
 @dataclass(slots=True)
+class Answered:
+    """Who really answered where a target asked another model, and what that cost; the cost comes with the end."""
+
+    model: str
+    cost: float | None = None
+
+
+@dataclass(slots=True)
 class WireReply:
     """A 200: the whole body; or the first block of a stream, one or more whole events, and the ``rest`` of them.
 
-    ``close`` must be awaited, whatever happens; it ends the upstream's work.
+    ``close`` must be awaited, whatever happens; it ends the upstream's work. ``answered`` None: the target itself.
     """
 
     content_type: str
     body: bytes
     rest: Blocks | None = None
+    answered: Answered | None = None
 
     async def close(self) -> None:
         if self.rest is not None:

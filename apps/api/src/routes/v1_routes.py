@@ -5,7 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from apps.api.src.caller import caller_of
 from apps.api.src.limits import RateLimits
+from apps.api.src.rag.places import collection_names
 from apps.api.src.raw_route import RawRoute
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
@@ -48,14 +50,16 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     directory = ModelDirectory(settings.default_model)
 
     @router.get("/models")
-    async def models() -> ModelList:
+    async def models(request: Request) -> ModelList:
         """The names that calls may use, and whether each can answer now."""
-        return directory.all(services.gateway.router)
+        router = services.gateway.router
+        return directory.all(router, await collection_names(services, router, caller_of(request)))
 
     @router.get("/models/{id:path}")
-    async def model(id: str) -> Model:
+    async def model(request: Request, id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
-        return directory.one(services.gateway.router, id)
+        router = services.gateway.router
+        return directory.one(router, id, await collection_names(services, router, caller_of(request)))
 
     @router.get("/route")
     async def route(

@@ -34,7 +34,7 @@ class Execution:
             try:
                 opened = await self.gateway.open(self.call, self.receipt, self.deadline)
                 note_usage(self.receipt, opened.value.body)
-                self.receipt.cost = cost_of(self.receipt, opened.target.price)
+                self.receipt.cost = self._cost(opened)
                 return opened.value
             finally:
                 note_receipt(metered.record, self.receipt)
@@ -83,8 +83,12 @@ class Execution:
         end = _end_of_responses(block) if self.call.path == "/responses" else find_done(block)
         if end < 0:
             return block
-        self.receipt.cost = cost_of(self.receipt, opened.target.price)
+        self.receipt.cost = self._cost(opened)
         return LastFrame(b"".join((block[:end], receipt_comment(self.receipt), block[end:])))
+
+    def _cost(self, opened: Opened[WireReply]) -> float | None:
+        answered = opened.value.answered
+        return answered.cost if answered is not None else cost_of(self.receipt, opened.target.price)
 
 
 def new_record(call: WireCall) -> CallRecord:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from apps.agents.agents import Agents
-from apps.agents.config import AGENT_PREFIX
+from apps.agents.config import AGENT_PREFIX, Overrides
 from apps.agents.events import RunEnded, TextDelta
 from apps.core.deltas import Delta, Usage
 from apps.core.errors import Conflict, InvalidValue, NotFound
@@ -22,13 +22,14 @@ class AgentModel:
         name = (request.model or "").removeprefix(AGENT_PREFIX)
         _refuse_what_agents_decide(request)
         try:
-            session = self._agents.begin(name, request.caller, [_as_text(message) for message in request.messages])
+            messages = [_as_text(message) for message in request.messages]
+            session = self._agents.begin(name, request.caller, messages, _overrides(request))
         except NotFound as error:
             raise NotFound(error.message, field="model", details=error.details) from None
         async with aclosing(session.events()) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
-                    yield Delta(event.text, model=AGENT_PREFIX + name)
+                    yield Delta(event.text, model=session.run.model or AGENT_PREFIX + name)
                 elif isinstance(event, RunEnded):
                     if event.finish_reason == "approval_required":
                         # nobody on this path could decide, so the run does not stay behind
@@ -39,7 +40,9 @@ class AgentModel:
                         )
                     run = session.run
                     usage = Usage(run.prompt_tokens, run.completion_tokens, run.cached_tokens, run.cost)
-                    yield Delta(finish_reason=event.finish_reason, usage=usage, model=AGENT_PREFIX + name)
+                    yield Delta(
+                        finish_reason=event.finish_reason, usage=usage, model=event.model or AGENT_PREFIX + name
+                    )
 
     def readiness(self) -> Readiness:
         names = self._agents.names()
@@ -59,6 +62,10 @@ def _refuse_what_agents_decide(request: ChatRequest) -> None:
         raise InvalidValue("An agent has its own tools", field="tools")
     if request.response_format is not None and request.response_format.get("type") != "text":
         raise InvalidValue("An agent has its own output schema", field="response_format")
+
+
+def _overrides(request: ChatRequest) -> Overrides:
+    return Overrides(request.temperature, request.top_p, request.max_tokens, request.seed, request.stop)
 
 
 def _as_text(message: Message) -> Message:

@@ -5,13 +5,14 @@ Everything belongs to a tenant: of another's runs nobody can tell whether they e
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from apps.agents.config import AgentConfig, AgentsConfig
+from apps.agents.config import AgentConfig, AgentsConfig, Overrides
 from apps.agents.events import Emit, RunEnded
 from apps.agents.mcp_servers import McpServers
 from apps.agents.progress import Progress
@@ -19,18 +20,19 @@ from apps.agents.session import RunSession
 from apps.agents.tools import AgentTool
 from apps.core.agent_runs import AgentRun, RunStore
 from apps.core.callers import Caller
-from apps.core.errors import Conflict, InternalError, InvalidValue, NotFound
+from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
 from apps.core.messages import Message
 from apps.core.ports import ChatModel
 
 if TYPE_CHECKING:
-    from apps.agents.loop import Decision, Loop
+    from apps.agents.loop import Conversation, Decision, Loop
 
 # a run that is still `running` so long after its bound has lost its process
 SLACK_SECONDS = 60.0
 KEPT_SECONDS = 30 * 24 * 3600.0
 SECONDS_BETWEEN_CLEANINGS = 6 * 3600.0
 
+log = logging.getLogger(__name__)
 _inside: ContextVar[bool] = ContextVar("inside_an_agent", default=False)
 
 
@@ -102,7 +104,9 @@ class Agents:
             raise NotFound(f"No agent is named {name[:100]}", field="name", details={"available": self.names()})
         return agent
 
-    def begin(self, name: str, caller: Caller, messages: Sequence[Message]) -> RunSession:
+    def begin(
+        self, name: str, caller: Caller, messages: Sequence[Message], overrides: Overrides | None = None
+    ) -> RunSession:
         """A new run of an agent; nothing happens before its events are read. Raises NotFound and InvalidValue."""
         agent = self.agent(name)
         check_messages(messages)
@@ -112,9 +116,10 @@ class Agents:
         progress = Progress(run, agent.limits, self._redact)
 
         async def work(emit: Emit) -> RunEnded:
-            from apps.agents.loop import history_of
+            from apps.agents.loop import Conversation, history_of
 
-            return await self._work(agent, caller, progress, emit, history_of(agent.instructions, messages), None)
+            conversation = Conversation(history_of(agent.instructions, messages), overrides or Overrides())
+            return await self._work(agent, caller, progress, emit, conversation, None)
 
         return RunSession(progress, self._store, work, self._sessions, is_new=True)
 
@@ -132,10 +137,10 @@ class Agents:
         progress = Progress(run, agent.limits, self._redact)
 
         async def work(emit: Emit) -> RunEnded:
-            from apps.agents.loop import Decision, history_from
+            from apps.agents.loop import Conversation, Decision
 
             decision = Decision(approved, reason)
-            return await self._work(agent, caller, progress, emit, history_from(state), decision)
+            return await self._work(agent, caller, progress, emit, Conversation.read(state), decision)
 
         return RunSession(progress, self._store, work, self._sessions, is_new=False)
 
@@ -172,7 +177,7 @@ class Agents:
         caller: Caller,
         progress: Progress,
         emit: Emit,
-        history: list[Any],
+        conversation: "Conversation",
         decision: "Decision | None",
     ) -> RunEnded:
         from apps.agents.loop import make_loop, run_loop
@@ -184,7 +189,7 @@ class Agents:
             loop = self._loops[name] = make_loop(name, agent)
         tools = [tool for tool in await self._tools_of(agent) if tool.allowed_for(caller)]
         progress.still_wanted = self._still_wanted
-        return await run_loop(loop, agent, tools, self._chat, caller, progress, emit, history, decision)
+        return await run_loop(loop, agent, tools, self._chat, caller, progress, emit, conversation, decision)
 
     async def _still_wanted(self, run_id: str) -> bool:
         return await self._store.is_running(run_id)
@@ -211,7 +216,10 @@ class Agents:
     async def _keep_clean(self) -> None:
         await asyncio.to_thread(_import_loop)
         while True:
-            await self._store.forget(time.time() - KEPT_SECONDS)
+            try:
+                await self._store.forget(time.time() - KEPT_SECONDS)
+            except AppError as error:
+                log.warning("Old runs of agents could not be deleted: %s", error.message)
             await asyncio.sleep(SECONDS_BETWEEN_CLEANINGS)
 
 

@@ -1,8 +1,8 @@
-"""The loop of one run: pydantic-ai's, over our port, told as events. Importing it imports pydantic-ai (half a second)."""
+"""The loop of one run: pydantic-ai's, over our port, told as events. Importing it takes half a second."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pydantic_ai
@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.usage import UsageLimits
 from referencing import Registry
 
-from apps.agents.config import AgentConfig
+from apps.agents.config import AgentConfig, Overrides
 from apps.agents.events import ApprovalRequired, Emit, RunEnded, TextDelta
 from apps.agents.port_model import Asking, PortModel
 from apps.agents.progress import Progress
@@ -40,6 +40,24 @@ UNLIMITED = UsageLimits(request_limit=None)
 
 Output = str | DeferredToolRequests
 Loop = Agent[None, Output]
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Where a run stands: what was said so far, and what its call asked for. A paused run's is kept as text."""
+
+    messages: list[ModelMessage]
+    overrides: Overrides = field(default_factory=Overrides)
+
+    def written(self) -> str:
+        messages = ModelMessagesTypeAdapter.dump_json(self.messages).decode()
+        return json.dumps({"overrides": asdict(self.overrides), "messages": messages})
+
+    @classmethod
+    def read(cls, state: str) -> "Conversation":
+        kept = json.loads(state)
+        overrides = kept["overrides"] | {"stop": tuple(kept["overrides"]["stop"])}
+        return cls(ModelMessagesTypeAdapter.validate_json(kept["messages"]), Overrides(**overrides))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +94,15 @@ async def run_loop(
     caller: Caller,
     progress: Progress,
     emit: Emit,
-    history: list[ModelMessage],
+    conversation: Conversation,
     decision: Decision | None = None,
 ) -> RunEnded:
     """Run to an answer or to a pause; raises errors of the tree."""
-    model = PortModel(Asking(chat, agent, caller, progress, emit, function_schemas(tools)))
+    model = PortModel(Asking(chat, agent, caller, progress, emit, conversation.overrides, function_schemas(tools)))
     results = _results(progress, decision) if decision is not None else None
     try:
         result = await loop.run(
-            message_history=history,
+            message_history=conversation.messages,
             deferred_tool_results=results,
             model=model,
             toolsets=[RunToolset(tools, caller, progress, emit)],
@@ -97,7 +115,8 @@ async def run_loop(
         ) from error
     output = result.output
     if isinstance(output, DeferredToolRequests):
-        waiting = progress.pause(_written(result.all_messages()))
+        conversation.messages = result.all_messages()
+        waiting = progress.pause(conversation.written())
         await emit(ApprovalRequired(waiting))
         return RunEnded("approval_required", "", progress.run.model)
     output = progress.redact(output)
@@ -122,15 +141,6 @@ def history_of(instructions: str, messages: Sequence[Message]) -> list[ModelMess
             parts.append(UserPromptPart(text) if message.role == "user" else SystemPromptPart(text))
     history.append(ModelRequest(parts=parts))
     return history
-
-
-def history_from(state: str) -> list[ModelMessage]:
-    """The conversation of a paused run, as `pause` kept it."""
-    return ModelMessagesTypeAdapter.validate_json(state)
-
-
-def _written(messages: list[ModelMessage]) -> str:
-    return ModelMessagesTypeAdapter.dump_json(messages).decode()
 
 
 def _results(progress: Progress, decision: Decision) -> DeferredToolResults:

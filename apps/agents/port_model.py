@@ -24,7 +24,7 @@ from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from apps.agents.config import AgentConfig
+from apps.agents.config import AgentConfig, Overrides
 from apps.agents.events import Emit, TextDelta
 from apps.agents.progress import Progress
 from apps.core.callers import Caller
@@ -50,6 +50,7 @@ class Asking:
     caller: Caller
     progress: Progress
     emit: Emit
+    overrides: Overrides
     tools: tuple[JsonObject, ...] = field(default=())
 
 
@@ -96,6 +97,8 @@ class PortModel(Model[None]):
         async def told() -> AsyncGenerator[Delta, None]:
             async with aclosing(self._asking.chat.stream(request)) as deltas:
                 async for delta in deltas:
+                    if delta.model is not None:
+                        self._asking.progress.run.model = delta.model
                     if delta.text and not held:
                         await self._asking.emit(TextDelta(delta.text))
                     yield delta
@@ -121,7 +124,7 @@ class PortModel(Model[None]):
 
 def chat_request(asking: Asking, messages: Sequence[ModelMessage]) -> ChatRequest:
     """What the port is asked: the conversation so far, and the tools that may be called now."""
-    agent, progress = asking.agent, asking.progress
+    agent, progress, asked = asking.agent, asking.progress, asking.overrides
     rounds = agent.limits.tool_rounds
     tools = asking.tools if rounds is None or progress.tool_rounds < rounds else ()
     must_call = bool(tools) and agent.first_step == "tool" and progress.steps == 0
@@ -129,9 +132,11 @@ def chat_request(asking: Asking, messages: Sequence[ModelMessage]) -> ChatReques
     return ChatRequest(
         tuple(message for one in messages for message in as_messages(one)),
         model=agent.model,
-        temperature=agent.temperature,
-        max_tokens=progress.answer_tokens(),
-        stop=agent.stop,
+        temperature=agent.temperature if asked.temperature is None else asked.temperature,
+        top_p=asked.top_p,
+        max_tokens=min(progress.answer_tokens(), asked.max_tokens or progress.limits.answer_tokens),
+        stop=asked.stop or agent.stop,
+        seed=asked.seed,
         tools=tools,
         tool_choice="required" if must_call else None,
         parallel_tool_calls=False if tools and not agent.parallel_tool_calls else None,

@@ -23,8 +23,8 @@ class Documents(Protocol):
     async def search(self, caller: Caller, collection: str, query: str, top_k: int) -> list[dict[str, Any]]: ...
 
 
-def search_tool(documents: Documents, *, route: str) -> AgentTool:
-    """``route`` is the path that a key must reach to search without an agent."""
+def search_tool(documents: Documents) -> AgentTool:
+    """The tool `search`; which collections a caller's key reaches is for ``documents`` to know."""
 
     async def search(
         context: ToolContext,
@@ -50,4 +50,4 @@ def search_tool(documents: Documents, *, route: str) -> AgentTool:
         found.sort(key=lambda passage: -float(passage.get("score", 0)))
         return found[:PASSAGES]
 
-    return function_tool(search, route=route)
+    return function_tool(search)

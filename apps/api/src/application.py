@@ -8,7 +8,10 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
+from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
+from apps.api.src.agents.served_tools import ServedTools
+from apps.api.src.caller import caller_in
 from apps.api.src.limits import RateLimits
 from apps.api.src.middleware.body_limit import BodyLimit
 from apps.api.src.middleware.client_address import ClientAddress
@@ -18,8 +21,10 @@ from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
 from apps.api.src.reload import reloading
+from apps.api.src.routes.agent_routes import agent_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
+from apps.api.src.routes.mcp_routes import mcp_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.rag_answer_routes import rag_answer_router
 from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
@@ -30,6 +35,7 @@ from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
 
+VERSION = "0.1.0"
 DESCRIPTION = """One HTTP contract in front of cloud models and a local model on a plain CPU.
 
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
@@ -37,7 +43,7 @@ Every error, on every route, has the same envelope: `{"error": {"code", "message
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
-EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
+EXPOSED += ["X-Run-ID", "X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
@@ -45,7 +51,8 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
 
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
     """
-    shutdown = Shutdown(settings.shutdown_grace)
+    shutdown, limits = Shutdown(settings.shutdown_grace), RateLimits(settings)
+    mcp = McpEndpoint(ServedTools(services, settings, limits).for_caller, caller_in, VERSION)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,11 +61,12 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
             try:
                 yield
             finally:
+                await mcp.aclose()
                 await services.aclose()
 
     app = FastAPIOffline(
         title="genai-project",
-        version="0.1.0",
+        version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -68,7 +76,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
     exceptions.install(app)
-    routes = _routes(services, settings)
+    routes = _routes(services, settings, limits, mcp)
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
@@ -90,9 +98,8 @@ def _complete_page(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
+def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: McpEndpoint) -> list[BaseRoute]:
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
-    limits = RateLimits(settings)
     routers = (
         v1_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
@@ -101,6 +108,8 @@ def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
         rag_answer_router(services, settings, limits),
         rag_ingest_router(services, settings, limits),
         rag_router(services, settings, limits),
+        agent_router(services, settings, limits),
+        mcp_router(mcp, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
     )

@@ -1,6 +1,7 @@
 """Rate limits a client address, by slowapi: counted before the body is looked at, so that bad requests count too."""
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from apps.core.errors import AppError, RateLimitExceeded
 from apps.core.settings import Settings
 
 REDIS_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class RateLimits:
@@ -53,6 +56,20 @@ class RateLimits:
                 return limits._limited(super().get_route_handler(), name, rate)
 
         return LimitedRoute
+
+    def count(self, request: Request, scope: str, rate: str) -> None:
+        """Count a call that comes by another way against the budget of its route. Raises RateLimitExceeded."""
+        if not self._limiter.enabled:
+            return
+        item, address, engine = parse(rate), get_remote_address(request), self._limiter.limiter
+        try:
+            allowed = engine.hit(item, address, scope)
+            ends = engine.get_window_stats(item, address, scope).reset_time
+        except StorageError:
+            log.warning("Redis is away: a call by way of another route was not counted")
+            return
+        if not allowed:
+            raise _too_many(str(item), _as_headers(item.amount, 0, ends), ends)
 
     def _limited(self, handler: Handler, scope: str, rate: str) -> Handler:
         if not self._limiter.enabled:

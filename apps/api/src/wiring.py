@@ -8,6 +8,9 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.agents.agent_model import AgentModel
+from apps.agents.agents import Agents
+from apps.api.src.agent_wiring import build_agents
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
@@ -20,6 +23,7 @@ from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
 from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
+from apps.models.gateway.named_models import NamedModels
 from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
 from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Router
@@ -50,6 +54,7 @@ class Services:
     meter: Meter = field(default_factory=Meter)
     database: Database | None = None
     documents: "Documents | None" = None
+    agents: Agents | None = None
 
     async def start(self) -> None:
         if self.database is not None:
@@ -58,8 +63,12 @@ class Services:
         await self.local.start()
         if self.documents is not None:
             await self.documents.library.start()
+        if self.agents is not None:
+            await self.agents.start()
 
     async def aclose(self) -> None:
+        if self.agents is not None:
+            await self.agents.aclose()
         if self.documents is not None:
             await self.documents.library.aclose()
         await self.gateway.aclose()
@@ -82,17 +91,21 @@ class Documents:
 
 
 def build_services(settings: Settings) -> Services:
-    """Raises GatewayConfigError where the routing file is wrong."""
-    local, embedder = LocalModel(settings), MiniLM()
+    """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
+    local, embedder, database = LocalModel(settings), MiniLM(), build_database(settings)
     documents = build_documents(settings, local, Library.from_settings(settings, embedder))
-    gateway = build_gateway(settings, local, embedder, documents)
+    chat = NamedModels(local, settings.default_model)
+    agents = build_agents(settings, chat, documents.library, database, lambda name: _variable(name, settings))
+    gateway = build_gateway(settings, local, embedder, documents, agents)
+    chat.gateway = gateway
     return Services(
         build_cloud(settings, gateway),
         local,
         gateway,
         embedder,
-        database=build_database(settings),
+        database=database,
         documents=documents,
+        agents=agents,
     )
 
 
@@ -113,7 +126,11 @@ def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
 
 
 def build_gateway(
-    settings: Settings, local: ChatModel, embedder: Embedder | None = None, documents: Documents | None = None
+    settings: Settings,
+    local: ChatModel,
+    embedder: Embedder | None = None,
+    documents: Documents | None = None,
+    agents: Agents | None = None,
 ) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
     own: dict[str, Own] = {"local": (local_wire(local), local)}
@@ -122,6 +139,9 @@ def build_gateway(
     if documents is not None:
         chat = LocalWire(documents.answers, asks_others=True)
         own["rag"] = (ByPath({"/chat/completions": chat}), documents.answers)
+    if agents is not None:
+        model = AgentModel(agents)
+        own["agent"] = (ByPath({"/chat/completions": LocalWire(model, asks_others=True)}), model)
 
     def build() -> Router:
         config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
@@ -156,6 +176,7 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
         # it computes one call at a time: more than the next one had better wait in the fair queue
         "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
         "rag": ProviderConfig.model_construct(kind="rag"),
+        "agent": ProviderConfig.model_construct(kind="agent"),
     }
     return GatewayConfig.model_construct(
         providers={"openai": upstream, **{name: in_process[name] for name in own}},
@@ -201,8 +222,10 @@ def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> 
 
 def _key(variable: str, settings: Settings) -> SecretStr:
     """The key that a provider's ``api_key_env`` names: from the environment, or from `.env` as every setting."""
-    if variable == KEY_VARIABLE:
-        return settings.openai_api_key
+    return settings.openai_api_key if variable == KEY_VARIABLE else SecretStr(_variable(variable, settings))
+
+
+def _variable(name: str, settings: Settings) -> str:
     env_file = settings.model_config.get("env_file")
     written = dotenv_values(env_file) if isinstance(env_file, str) else {}
-    return SecretStr(os.environ.get(variable) or written.get(variable) or "")
+    return os.environ.get(name) or written.get(name) or ""

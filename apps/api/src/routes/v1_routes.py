@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from apps.agents.config import AGENT_PREFIX
 from apps.api.src.caller import caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.rag.places import collection_names
@@ -12,6 +13,7 @@ from apps.api.src.raw_route import RawRoute
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
 from apps.api.src.wiring import Services
+from apps.core.callers import Caller
 from apps.core.settings import Settings
 from apps.models.gateway.router import Needs
 
@@ -53,13 +55,13 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     async def models(request: Request) -> ModelList:
         """The names that calls may use, and whether each can answer now."""
         router = services.gateway.router
-        return directory.all(router, await collection_names(services, router, caller_of(request)))
+        return directory.all(router, await _more_names(services, caller_of(request)))
 
     @router.get("/models/{id:path}")
     async def model(request: Request, id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
         router = services.gateway.router
-        return directory.one(router, id, await collection_names(services, router, caller_of(request)))
+        return directory.one(router, id, await _more_names(services, caller_of(request)))
 
     @router.get("/route")
     async def route(
@@ -72,3 +74,13 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
         return JSONResponse(services.gateway.router.explain(model, Needs(tools, images, tokens)))
 
     return router
+
+
+async def _more_names(services: Services, caller: Caller) -> list[str]:
+    """The caller's collections and agents, by their names among the models."""
+    router = services.gateway.router
+    names = await collection_names(services, router, caller)
+    if services.agents is not None and router.takes(AGENT_PREFIX):
+        agents = (AGENT_PREFIX + name for name in services.agents.names())
+        names += [name for name in agents if caller.may_use(name)]
+    return names

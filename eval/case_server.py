@@ -25,6 +25,7 @@ INHERITED = ("PATH", "HOME", "USERPROFILE", "SYSTEMROOT", "TEMP", "TMP", "LANG",
 # No case may depend on the network: the hub is not asked, a cached TinyLlama or the packaged model serves.
 DEFAULTS = {
     "ENV": "test",
+    "AUTH": "off",
     "LOG_LEVEL": "info",
     "OPENAI_API_KEY": "smoke-key",
     "RATE_LIMIT_ENABLED": "false",

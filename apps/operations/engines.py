@@ -22,6 +22,8 @@ def open_engine(url: str, data_dir: Path, *, patient: bool = False) -> AsyncEngi
     statement = MIGRATION_SECONDS if patient else STATEMENT_SECONDS
     if not url:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # for its owner alone; what SQLite writes beside it has the same mode
+        (data_dir / FILE).touch(mode=0o600)
         return _sqlite(data_dir / FILE, statement)
     return _postgresql(make_url(url), statement)
 

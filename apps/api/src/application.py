@@ -11,8 +11,10 @@ from starlette.routing import BaseRoute
 from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
 from apps.api.src.agents.served_tools import ServedTools
+from apps.api.src.authenticator import Authenticator, RefusedKeys
 from apps.api.src.caller import caller_in
 from apps.api.src.limits import RateLimits
+from apps.api.src.middleware.authentication import Authentication
 from apps.api.src.middleware.body_limit import BodyLimit
 from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
@@ -21,6 +23,7 @@ from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
 from apps.api.src.reload import reloading
+from apps.api.src.routes.admin_key_routes import admin_key_router
 from apps.api.src.routes.agent_routes import agent_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
@@ -80,8 +83,18 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
+    if settings.auth != "off":
+        app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     return app
+
+
+def _authenticator(settings: Settings, services: Services) -> Authenticator:
+    if services.keys is None:
+        raise RuntimeError("without AUTH=off, the services need keys")
+    refused = RefusedKeys(settings.rate_limit_auth if settings.rate_limit_enabled else None)
+    open_while_empty = settings.auth == "auto" and settings.env == "development" and services.tokens is None
+    return Authenticator(services.keys, services.tokens, refused, open_while_empty=open_while_empty)
 
 
 def _complete_page(app: FastAPI) -> None:
@@ -90,9 +103,10 @@ def _complete_page(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            from apps.api.src.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_v1(generate()))
+            app.openapi_schema = whole_examples(document_security(document_v1(generate())))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -112,6 +126,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
         mcp_router(mcp, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
+        admin_key_router(services),
     )
     return [route for router in routers for route in router.routes]
 

@@ -35,10 +35,16 @@ from apps.models.local.model import LocalModel
 from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
+from apps.operations.jwks import Jwks
+from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import server_secret
+from apps.operations.key_store import KeyStore
 from apps.rag.answering import RagModels
 from apps.rag.library import Library
 
+START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
 
@@ -55,6 +61,8 @@ class Services:
     database: Database | None = None
     documents: "Documents | None" = None
     agents: Agents | None = None
+    keys: KeyRing | None = None
+    tokens: BearerTokens | None = None
 
     async def start(self) -> None:
         if self.database is not None:
@@ -65,6 +73,10 @@ class Services:
             await self.documents.library.start()
         if self.agents is not None:
             await self.agents.start()
+        if self.keys is not None:
+            await self.keys.start()
+            # a database that is down must not keep /health from answering
+            await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
         if self.agents is not None:
@@ -76,6 +88,10 @@ class Services:
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self.keys is not None:
+            await self.keys.aclose()
         # last, since what ended just now may still have something to put down
         if self.database is not None:
             await self.database.aclose()
@@ -106,6 +122,8 @@ def build_services(settings: Settings) -> Services:
         database=database,
         documents=documents,
         agents=agents,
+        keys=KeyRing(build_key_store(settings, database)),
+        tokens=build_tokens(settings),
     )
 
 
@@ -116,6 +134,21 @@ def build_database(settings: Settings) -> Database:
 def build_documents(settings: Settings, local: ChatModel, library: Library) -> Documents:
     writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
     return Documents(library, RagModels(library, writers, settings.rag_min_score), writers)
+def build_key_store(settings: Settings, database: Database) -> KeyStore:
+    return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
+
+
+def build_tokens(settings: Settings) -> BearerTokens | None:
+    if not settings.oidc_issuer:
+        return None
+    return BearerTokens(
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_algorithms,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+    )
 
 
 def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:

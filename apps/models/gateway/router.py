@@ -85,6 +85,13 @@ class Router:
         """The models of this process, by the names that they answer to as of now."""
         return {target.provider.chat.readiness().name: target for target in self._own_names}
 
+    def is_local(self, name: str) -> bool:
+        """Whether the local model alone would answer to this name, and nobody outside of this machine."""
+        if name in self._models:
+            return all(target.provider.config.kind == "local" for target in self._reachable(name))
+        own = self.own().get(name)
+        return own is not None and own.provider.config.kind == "local"
+
     @property
     def default(self) -> Provider | None:
         """Who takes the names that are not listed."""

@@ -83,13 +83,14 @@ class ServedTools:
 
     async def _cloud(self, request: Request, body: GenerateBody) -> Told:
         self.limits.count(request, "generate", self.settings.rate_limit_generate)
-        allow_model(caller_of(request), body.model or self.settings.default_model)
+        is_local = self.services.gateway.router.is_local
+        allow_model(caller_of(request), body.model or self.settings.default_model, is_local)
         return await self._answer(request, self.services.cloud, body)
 
     async def _local(self, request: Request, body: GenerateBody) -> Told:
         self.limits.count(request, "local", self.settings.rate_limit_local)
         name = self.services.local.readiness().name
-        allow_model(caller_of(request), name)
+        allow_model(caller_of(request), name, lambda _: True)
         if body.model not in (None, name):
             raise NotFound(f"The local model is {name}", field="model", details={"available": [name]})
         return await self._answer(request, self.services.local, body)

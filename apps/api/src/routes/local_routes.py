@@ -23,7 +23,7 @@ def local_router(services: Services, settings: Settings, limits: RateLimits) -> 
     async def generate_locally(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the local model: no key, no network."""
         caller = caller_of(request)
-        allow_model(caller, services.local.readiness().name)
+        allow_model(caller, services.local.readiness().name, lambda _: True)
         _check_name(services.local, body.model)
         return await answer(request, model, body.to_chat(caller), stream=stream)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from apps.agents.config import AGENT_PREFIX
-from apps.api.src.caller import caller_of
+from apps.api.src.caller import allow_model, caller_of, may_use
 from apps.api.src.limits import RateLimits
 from apps.api.src.rag.places import collection_names
 from apps.api.src.raw_route import RawRoute
@@ -53,24 +53,28 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
 
     @router.get("/models")
     async def models(request: Request) -> ModelList:
-        """The names that calls may use, and whether each can answer now."""
-        router = services.gateway.router
-        return directory.all(router, await _more_names(services, caller_of(request)))
+        """The names that the caller's calls may use, and whether each can answer now."""
+        caller, router = caller_of(request), services.gateway.router
+        listed = directory.all(router, await _more_names(services, caller)).data
+        return ModelList(data=[model for model in listed if may_use(caller, model.id, router.is_local)])
 
     @router.get("/models/{id:path}")
     async def model(request: Request, id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
-        router = services.gateway.router
-        return directory.one(router, id, await _more_names(services, caller_of(request)))
+        caller, router = caller_of(request), services.gateway.router
+        allow_model(caller, id, router.is_local)
+        return directory.one(router, id, await _more_names(services, caller))
 
     @router.get("/route")
     async def route(
+        request: Request,
         model: Annotated[str, Query(min_length=1, max_length=200)],
         tools: bool = False,
         images: bool = False,
         tokens: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         """Which targets would be asked, in which order, and why; nothing is spent."""
+        allow_model(caller_of(request), model, services.gateway.router.is_local)
         return JSONResponse(services.gateway.router.explain(model, Needs(tools, images, tokens)))
 
     return router

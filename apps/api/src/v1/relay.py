@@ -28,8 +28,8 @@ NEVER_STREAMED = frozenset({"/embeddings"})
 
 async def relay(request: Request, path: str) -> Response:
     """POST ``path`` of OpenAI's API, by whichever target the gateway finds."""
-    call = await _read_call(request, path)
     services: Services = request.app.state.services
+    call = await _read_call(request, path, services.gateway.router.is_local)
     deadline = _deadline(request)
     named = identity(request, call)
     if named is not None:
@@ -81,7 +81,7 @@ def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-async def _read_call(request: Request, path: str) -> WireCall:
+async def _read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
     raw, body = await read_json(request)
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
@@ -95,7 +95,7 @@ async def _read_call(request: Request, path: str) -> WireCall:
     if stream is not None and not isinstance(stream, bool):
         raise InvalidType("Stream must be true or false", field="stream")
     caller = caller_of(request)
-    allow_model(caller, model)
+    allow_model(caller, model, is_local)
     return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED, caller)
 
 

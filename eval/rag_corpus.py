@@ -14,9 +14,24 @@ LEAST = 40
 PACKAGES = ("asyncio", "collections", "concurrent/futures", "email", "html", "http", "importlib", "json", "logging")
 PACKAGES += ("multiprocessing", "sqlite3", "unittest", "urllib", "wsgiref", "xml/dom", "xml/etree", "zoneinfo")
 # twins of other modules, and what Python 3.13 no longer has: the questions are for 3.11 to 3.14
-SKIPPED = {"ntpath", "genericpath", "nturl2path", "turtle", "this", "antigravity", "idlelib", "test", "aifc", "asynchat"}
-SKIPPED |= {"asyncore", "cgi", "cgitb", "chunk", "crypt", "imghdr", "imp", "mailcap", "nntplib", "pipes", "smtpd"}
+SKIPPED = {"ntpath", "genericpath", "nturl2path", "turtle", "this", "antigravity", "idlelib", "test", "aifc"}
+SKIPPED |= {
+    "asynchat",
+    "asyncore",
+    "cgi",
+    "cgitb",
+    "chunk",
+    "crypt",
+    "imghdr",
+    "imp",
+    "mailcap",
+    "nntplib",
+    "pipes",
+    "smtpd",
+}
 SKIPPED |= {"sndhdr", "sunau", "telnetlib", "uu", "xdrlib"}
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,7 @@ def markdown(entries: list[Entry]) -> str:
     return "\n\n".join(f"{'#' * entry.level} {entry.name}\n\n{_quoted(entry.text)}" for entry in entries) + "\n"
 
 
-def _entries(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str, level: int) -> Iterator[Entry]:
+def _entries(node: Documented, name: str, level: int) -> Iterator[Entry]:
     text = ast.get_docstring(node)
     if text and len(text) >= LEAST:
         yield Entry(name, level, text)

@@ -24,6 +24,8 @@ PREFIX = "rag/"
 NAME = re.compile(r"(?:(shared)/)?([a-z0-9][a-z0-9_-]{0,62})")
 TOP_K = 5
 MAX_TOKENS = 500
+# characters: whatever is wrong with a question as short as this, it is not its length
+SHORT = 64
 NO_ANSWER = "I don't know: the documents say nothing about this."
 
 
@@ -122,14 +124,21 @@ class RagModel:
         """The library and the writer are closed by whoever made them."""
 
     async def _relevant(self, request: ChatRequest) -> list[Passage]:
-        found = await self._library.search(
-            self._place.tenant(request.caller),
-            self._place.collection,
-            question_of(request),
-            top_k=self._asking.top_k,
-            filter=self._asking.filter,
-        )
+        found = await self._found(self._place.tenant(request.caller), question_of(request))
         return [passage for passage in found if (passage.vector_score or 0.0) >= self._least_score]
+
+    async def _found(self, tenant: str, question: str) -> list[Passage]:
+        """What is found for the question, or for the end of one that is longer than the embedding model takes."""
+        while True:
+            try:
+                return await self._library.search(
+                    tenant, self._place.collection, question, top_k=self._asking.top_k, filter=self._asking.filter
+                )
+            except InvalidValue as error:
+                if error.field != "query" or len(question) < SHORT:
+                    raise
+                # the writer reads all of it all the same
+                question = question[len(question) // 2 :]
 
 
 class RagModels:
@@ -145,8 +154,11 @@ class RagModels:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         async with aclosing(self.of(place_of(request.model or "")).stream(request)) as deltas:
-            async for delta in deltas:
-                yield delta
+            try:
+                async for delta in deltas:
+                    yield delta
+            except NotFound as error:
+                raise NotFound(error.message, field="model", details=error.details) from error
 
     def readiness(self) -> Readiness:
         return replace(self._library.readiness(), name=PREFIX + "*")

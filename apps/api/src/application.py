@@ -22,6 +22,7 @@ from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
+from apps.api.src.rag.documentation import document_rag
 from apps.api.src.reload import reloading
 from apps.api.src.routes.admin_key_routes import admin_key_router
 from apps.api.src.routes.agent_routes import agent_router
@@ -106,7 +107,8 @@ def _complete_page(app: FastAPI) -> None:
             from apps.api.src.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_security(document_v1(generate())))
+            page = document_rag(document_v1(generate()))
+            app.openapi_schema = whole_examples(document_security(page))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ from apps.api.src.agent_wiring import build_agents
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.embedding.choice import chosen_embedder
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
@@ -83,6 +84,8 @@ class Services:
             await self.agents.aclose()
         if self.documents is not None:
             await self.documents.library.aclose()
+            if self.documents.embedder is not self.embedder:
+                await self.documents.embedder.aclose()
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
@@ -102,14 +105,18 @@ class Documents:
     """The library of documents, and answers from it; ``writers`` learns of the gateway once there is one."""
 
     library: Library
+    embedder: Embedder
     answers: RagModels
     writers: Writers
 
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
-    local, embedder, database = LocalModel(settings), MiniLM(), build_database(settings)
-    documents = build_documents(settings, local, Library.from_settings(settings, embedder))
+    local, database = LocalModel(settings), build_database(settings)
+    embeds, tokenizer = chosen_embedder(settings)
+    # /v1/embeddings has MiniLM, whatever embeds the documents; where that is MiniLM too, it is loaded once
+    embedder = embeds if isinstance(embeds, MiniLM) else MiniLM()
+    documents = build_documents(settings, local, embeds, Library.from_settings(settings, embeds, tokenizer=tokenizer))
     chat = NamedModels(local, settings.default_model)
     agents = build_agents(settings, chat, documents.library, database, lambda name: _variable(name, settings))
     gateway = build_gateway(settings, local, embedder, documents, agents)
@@ -131,9 +138,11 @@ def build_database(settings: Settings) -> Database:
     return Database(settings.database_url.get_secret_value(), settings.data_dir)
 
 
-def build_documents(settings: Settings, local: ChatModel, library: Library) -> Documents:
+def build_documents(settings: Settings, local: ChatModel, embedder: Embedder, library: Library) -> Documents:
     writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
-    return Documents(library, RagModels(library, writers, settings.rag_min_score), writers)
+    return Documents(library, embedder, RagModels(library, writers, settings.rag_min_score), writers)
+
+
 def build_key_store(settings: Settings, database: Database) -> KeyStore:
     return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
 

@@ -59,7 +59,7 @@ def rag_app(
     """The app, whose local model is ``model``; the documents live in ``folder``."""
     configured = settings(data_dir=folder, **{"rag_min_score": 0.25, **changes})
     local, embeds = model or ScriptedModel(saying("30 days [1]."), name="local"), embedder or WordEmbedder()
-    documents = build_documents(configured, local, Library(folder / "rag", embeds))
+    documents = build_documents(configured, local, embeds, Library(folder / "rag", embeds))
     gateway = build_gateway(configured, local, embeds, documents)
     services = Services(local, local, gateway, embeds, documents=documents)
     return create_app(configured, services), services

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from apps.rag.parsing.kinds import decoded, unreadable
 from apps.rag.parsing.sections import HeadingPath, Section
 
-SILENT = frozenset({"script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"})
+SILENT = frozenset({"script", "style", "template", "noscript", "svg", "math", "head", "title", "iframe", "object"})
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 BLOCK_NAMES = """
 address article aside blockquote br dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6

@@ -3,7 +3,7 @@
 from typing import Any
 
 from apps.api.src.openapi import Responses, error_responses, generate_responses
-from apps.api.src.rag.schemas import DOCUMENT
+from apps.api.src.rag.schemas import DOCUMENT, DocumentBody
 from apps.core import errors
 
 READ = (
@@ -101,6 +101,12 @@ def answer_responses() -> Responses:
     }
     stream["example"] = "event: citations\ndata: [" + '{"number": 1, "name": "leave.md"}' + "]\n\n" + stream["example"]
     return responses
+
+
+def document_rag(page: dict[str, Any]) -> dict[str, Any]:
+    """The page with the schema of a document as JSON, which no route of FastAPI's own reads."""
+    page["components"]["schemas"][DocumentBody.__name__] = DocumentBody.model_json_schema()
+    return page
 
 
 def job_responses() -> Responses:

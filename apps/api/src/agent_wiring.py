@@ -1,6 +1,6 @@
 """The part of the wiring that makes the agents: their tools, their models, where their runs are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from apps.agents.agents import Agents
@@ -12,7 +12,7 @@ from apps.agents.mcp_servers import Lookup, McpServers
 from apps.agents.memory_runs import MemoryRuns
 from apps.agents.redaction import Redaction
 from apps.agents.search import search_tool
-from apps.agents.tools import function_tool
+from apps.agents.tools import AgentTool, function_tool
 from apps.core.agent_runs import RunStore
 from apps.core.callers import Caller
 from apps.core.ports import ChatModel
@@ -33,17 +33,19 @@ def build_agents(
     database: Database | None,
     secret: Lookup,
     declared: AgentsConfig | None = None,
+    more: Sequence[AgentTool] = (),
 ) -> Agents:
-    """The agents of AGENTS_CONFIG, or those that are ``declared`` in Python.
+    """The agents of AGENTS_CONFIG, or those that are ``declared`` in Python, with ``more`` tools of one's own.
 
     Raises AgentsConfigError where the file is wrong. ``secret`` reads the variables that the file names.
     """
-    config = declared or _config(settings)
+    config = declared or _config(settings, [*TOOLS, *(tool.name for tool in more)])
     tools = {
         "calculator": function_tool(calculator),
         "clock": function_tool(clock),
         "fetch": Fetcher(config.fetch).tool(),
         "search": search_tool(LibraryDocuments(library)),
+        **{tool.name: tool for tool in more},
     }
     store: RunStore = AgentRuns(database) if database is not None else MemoryRuns()
     servers = McpServers(config.mcp_servers, secret)
@@ -51,12 +53,12 @@ def build_agents(
     return Agents(config, chat, tools, store, servers, Redaction(known))
 
 
-def _config(settings: Settings) -> AgentsConfig:
+def _config(settings: Settings, tools: Sequence[str]) -> AgentsConfig:
     if settings.agents_config is None:
         return AgentsConfig.model_construct()
     from apps.agents.agents_file import load_agents_config  # imports YAML, which most starts do not need
 
-    return load_agents_config(settings.agents_config, TOOLS)
+    return load_agents_config(settings.agents_config, tools)
 
 
 def _variables(config: AgentsConfig) -> Iterator[str]:

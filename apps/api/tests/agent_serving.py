@@ -1,0 +1,116 @@
+"""Serves agents over a real socket: declared in Python, on a scripted model, with a database of their own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConfig
+from apps.agents.tools import AgentTool
+from apps.api.src.agent_wiring import build_agents
+from apps.api.src.application import create_app
+from apps.api.src.wiring import (
+    Services,
+    build_cloud,
+    build_database,
+    build_gateway,
+    build_key_store,
+    build_tokens,
+)
+from apps.api.tests.serving import serving, settings
+from apps.core.accounting import Bookkeeper, CallRecord
+from apps.core.ports import ChatModel
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.gateway.named_models import NamedModels
+from apps.models.metering import Meter
+from apps.models.scripted import ScriptedModel, saying
+from apps.operations.key_ring import KeyRing
+
+
+def agent(*tools: str, approval: Sequence[str] = (), **more: Any) -> AgentConfig:
+    """An agent on the local model."""
+    named = tuple(ToolConfig(tool=tool, approval=tool in approval) for tool in tools)
+    return AgentConfig(model="local", tools=named, **more)
+
+
+def limits(**values: float) -> LimitsConfig:
+    return LimitsConfig.model_validate(values)
+
+
+class Book:
+    """Implements Bookkeeper: remembers every record that was closed."""
+
+    def __init__(self) -> None:
+        self.closed: list[CallRecord] = []
+
+    async def opening(self, call: CallRecord) -> None:
+        """Lets everything pass."""
+
+    def closing(self, call: CallRecord) -> None:
+        self.closed.append(call)
+
+
+def build(
+    declared: AgentsConfig | None,
+    model: ChatModel,
+    tools: Sequence[AgentTool] = (),
+    books: Sequence[Bookkeeper] = (),
+    **changes: object,
+) -> tuple[Any, Services]:
+    """The app, and its services; everything but the models is production's own."""
+    configured = settings(**changes)
+    database = build_database(configured)
+    chat = NamedModels(model, configured.default_model)
+    agents = build_agents(configured, chat, None, database, lambda name: "", declared, tools)
+    gateway = build_gateway(configured, model, agents=agents)
+    chat.gateway = gateway
+    cloud = build_cloud(configured, gateway) if configured.gateway_config else ScriptedModel(saying("from the cloud"))
+    services = Services(
+        cloud,
+        model,
+        gateway,
+        meter=Meter(books),
+        database=database,
+        agents=agents,
+        keys=KeyRing(build_key_store(configured, database)),
+        tokens=build_tokens(configured),
+    )
+    return create_app(configured, services), services
+
+
+@contextmanager
+def serving_agents(
+    agents: dict[str, AgentConfig],
+    model: ChatModel,
+    *tools: AgentTool,
+    books: Sequence[Bookkeeper] = (),
+    **changes: object,
+) -> Iterator[str]:
+    """The base URL."""
+    app, _ = build(AgentsConfig(agents=agents), model, tools, books, **changes)
+    with serving(app) as url:
+        yield url
+
+
+@dataclass(slots=True)
+class RunStream:
+    """The events of a run, in their order: kind and data."""
+
+    events: list[tuple[str, bytes]]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.events]
+
+    @property
+    def text(self) -> str:
+        return "".join(data.decode() for kind, data in self.events if kind == "message")
+
+
+def read_run(data: bytes) -> RunStream:
+    """Checks that there is exactly one terminal event, and that it is the last."""
+    events = [(event.type, event.data) for event in EventStreamDecoder().feed(data)]
+    terminal = [kind for kind, _ in events if kind in ("done", "error")]
+    assert len(terminal) == 1, events
+    assert events[-1][0] == terminal[0]
+    return RunStream(events)

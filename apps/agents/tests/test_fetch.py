@@ -150,7 +150,8 @@ async def test_no_connection_to_a_forbidden_address(url: str, canary: tuple[int,
     with pytest.raises(ToolError) as raised:
         await fetcher.get(url.format(port=port))
     assert not len(connections)
-    assert "127.0.0.1 " not in str(raised.value)
+    told = str(raised.value)
+    assert not any(address in told for name, found in NAMES.items() if name in url for address in found)
 
 
 @pytest.mark.parametrize("location", REDIRECTS)
@@ -167,7 +168,7 @@ async def test_no_redirect_leads_to_a_forbidden_address(location: str, canary: t
 
 
 async def test_a_name_that_rebinds_is_connected_to_where_it_was_checked() -> None:
-    wire = Wire(lambda request: httpx2.Response(200, text="hello", headers={"Content-Type": "text/plain"}))
+    wire = Wire(lambda request: page("hello"))
     resolver = Resolver()
     assert await Fetcher(FetchConfig(allow=("*",)), resolver, wire).get("https://rebinds.example/a?b=1") == "hello"
     (request,) = wire.requests
@@ -193,7 +194,7 @@ async def test_a_name_that_rebinds_is_connected_to_where_it_was_checked() -> Non
     ],
 )
 async def test_only_what_the_list_has(allow: tuple[str, ...], url: str, allowed: bool) -> None:
-    wire = Wire(lambda request: httpx2.Response(200, text="ok", headers={"Content-Type": "text/plain"}))
+    wire = Wire(lambda request: page("ok"))
     fetcher = Fetcher(FetchConfig(allow=allow), Resolver(), wire)
     if allowed:
         assert await fetcher.get(url) == "ok"
@@ -211,7 +212,7 @@ async def test_redirects_within_the_list_are_followed_and_out_of_it_not() -> Non
             return httpx2.Response(301, headers={"Location": "https://evil.example/"})
         if request.url.path == "/loop":
             return httpx2.Response(302, headers={"Location": "/loop"})
-        return httpx2.Response(200, text="page", headers={"Content-Type": "text/plain"})
+        return page("page")
 
     fetcher = Fetcher(FetchConfig(allow=("docs.example", "other.example")), Resolver(), Wire(answer))
     assert await fetcher.get("https://docs.example/in") == "page"
@@ -219,6 +220,15 @@ async def test_redirects_within_the_list_are_followed_and_out_of_it_not() -> Non
         await fetcher.get("https://docs.example/out")
     with pytest.raises(ToolError, match="Too many redirects"):
         await fetcher.get("https://docs.example/loop")
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def page(text: str, kind: str = "text/plain") -> httpx2.Response:
+    """As it comes off a wire: not read yet."""
+    return httpx2.Response(200, content=_once(text.encode()), headers={"Content-Type": kind})
 
 
 async def _endless() -> AsyncIterator[bytes]:
@@ -244,11 +254,11 @@ async def test_size_time_and_kind_are_bounded() -> None:
             case "/picture":
                 return httpx2.Response(200, content=b"x", headers={"Content-Type": "image/png"})
             case "/bomb":
-                bomb = gzip.compress(b"0" * 10_000_000)
+                bomb = _once(gzip.compress(b"0" * 10_000_000))
                 return httpx2.Response(200, content=bomb, headers={**text, "Content-Encoding": "gzip"})
             case "/html":
-                page = "<html><head><title>T</title></head><body><p>Hello</p><script>x()</script>&amp; you</body>"
-                return httpx2.Response(200, text=page, headers={"Content-Type": "text/html"})
+                html = "<html><head><title>T</title></head><body><p>Hello</p><script>x()</script>&amp; you</body>"
+                return page(html, "text/html")
         return httpx2.Response(404)
 
     fetcher = Fetcher(FetchConfig(allow=("docs.example",), seconds=0.3, bytes=20_000), Resolver(), Wire(answer))

@@ -9,7 +9,7 @@ MOST_RUNS = 1000
 
 
 class MemoryRuns:
-    """Implements RunStore; the oldest are forgotten first."""
+    """Implements RunStore; beyond ``most`` the oldest that have ended are forgotten."""
 
     def __init__(self, most: int = MOST_RUNS) -> None:
         self._most = most
@@ -17,8 +17,10 @@ class MemoryRuns:
 
     async def add(self, run: AgentRun) -> None:
         self._runs[run.id] = deepcopy(run)
-        while len(self._runs) > self._most:
-            del self._runs[next(iter(self._runs))]
+        if len(self._runs) > self._most:
+            ended = next((kept.id for kept in self._runs.values() if kept.status not in ("running", "paused")), None)
+            if ended is not None:
+                del self._runs[ended]
 
     async def get(self, tenant: str, run_id: str) -> AgentRun | None:
         run = self._runs.get(run_id)

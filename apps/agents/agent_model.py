@@ -20,12 +20,12 @@ class AgentModel:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         name = (request.model or "").removeprefix(AGENT_PREFIX)
-        _refuse_what_agents_decide(request)
         try:
             messages = [_as_text(message) for message in request.messages]
             session = self._agents.begin(name, request.caller, messages, _overrides(request))
         except NotFound as error:
             raise NotFound(error.message, field="model", details=error.details) from None
+        _refuse_what_agents_decide(request)
         async with aclosing(session.events()) as events:
             async for event in events:
                 if isinstance(event, TextDelta):

@@ -19,7 +19,7 @@ def test_runs_and_agents_belong_to_those_whose_keys_reach_them(tmp_path: Path, h
     terms: list[dict[str, Any]] = [
         {"tenant": "red"},
         {"tenant": "blue"},
-        {"tenant": "red", "models": ("agent/other", "scripted")},
+        {"tenant": "red", "models": ["agent/other", "scripted"]},
     ]
     changes: dict[str, object] = {"auth": "on", "data_dir": tmp_path}
     red, blue, narrow = ({"Authorization": f"Bearer {key}"} for key in make_keys(settings(**changes), *terms))

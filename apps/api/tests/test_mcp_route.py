@@ -71,8 +71,8 @@ def _text(result: Any) -> str:
 async def test_a_key_sees_and_calls_what_it_reaches_and_no_more(tmp_path: Path) -> None:
     terms: list[dict[str, Any]] = [
         {},
-        {"models": ("agent/a", "scripted"), "routes": ("/mcp", "/agents/*", "/local/generate")},
-        {"routes": ("/generate",)},
+        {"models": ["agent/a", "scripted"], "routes": ["/mcp", "/agents/*", "/local/generate"]},
+        {"routes": ["/generate"]},
     ]
     changes: dict[str, object] = {"auth": "on", "data_dir": tmp_path}
     everything, some, elsewhere = await asyncio.to_thread(make_keys, settings(**changes), *terms)

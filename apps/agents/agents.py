@@ -135,6 +135,7 @@ class Agents:
         run = replace(run, status="running", ends_by=ends_by)
         state, run.state = run.state, ""
         progress = Progress(run, agent.limits, self._redact)
+        progress.decided(caller.key_id, reason, approved=approved)
 
         async def work(emit: Emit) -> RunEnded:
             from apps.agents.loop import Conversation, Decision

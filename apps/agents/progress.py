@@ -11,7 +11,7 @@ from apps.core.agent_runs import AgentRun
 from apps.core.deltas import Answer
 from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
 
-MODEL, TOOL = "model", "tool"
+MODEL, TOOL, DECISION = "model", "tool", "decision"
 
 
 class BoundReached(InvalidValue):
@@ -118,6 +118,11 @@ class Progress:
             }
         )
         return ToolReturned(call_id, tool, result, failed, seconds)
+
+    def decided(self, key_id: str | None, reason: str, *, approved: bool) -> None:
+        """Note who has decided about the calls that waited."""
+        told = {"approved": approved, "reason": self.redact(reason), "key_id": key_id}
+        self.run.steps.append({"kind": DECISION, **told, "seconds": 0.0})
 
     def pause(self, state: str) -> tuple[ToolCalled, ...]:
         """Have the run wait for a decision about the calls without a result."""

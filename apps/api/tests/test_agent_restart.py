@@ -59,4 +59,4 @@ def test_a_paused_run_survives_a_restart(tmp_path: Path, http: httpx2.Client) ->
         assert envelope(http.post(f"{path}/approve"))["code"] == "CONFLICT"
     assert (tmp_path / "payments.txt").read_text() == "5\n"
     assert (done["status"], done["answer"], done["pending"]) == ("done", "It is paid.", [])
-    assert [step["kind"] for step in done["steps"]] == ["model", "tool", "tool", "model"]
+    assert [step["kind"] for step in done["steps"]] == ["model", "tool", "decision", "tool", "model"]

@@ -190,7 +190,9 @@ def test_approvals_over_http(http: httpx2.Client) -> None:
         assert (paused["status"], paused["finish_reason"]) == ("paused", "approval_required")
         denied = http.post(f"{url}/agents/runs/{paused['run']}/deny?reason=no").json()
         assert (denied["status"], denied["answer"]) == ("done", "done")
-        assert denied["steps"][1]["result"] == "This call was denied: no"
+        decision, refused = denied["steps"][1:3]
+        assert (decision["approved"], decision["reason"], decision["key_id"]) == (False, "no", None)
+        assert refused["result"] == "This call was denied: no"
         assert envelope(http.delete(f"{url}/agents/runs/{paused['run']}"))["code"] == "CONFLICT"
     assert [record.route for record in book.closed][:2] == ["/agents/{name}/run", "/agents/runs/{id}/approve"]
     assert [record.prompt_tokens for record in book.closed] == [10, 0, 10, 0]

@@ -5,10 +5,12 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from apps.core.deltas import Delta
+from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel, Readiness
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.wire import Receipt
+from apps.models.gateway.writers import all_tried
 
 LOCAL = "local"
 
@@ -32,9 +34,12 @@ class NamedModels:
             deltas = self._local.stream(replace(request, model=None))
         else:
             deltas = self.gateway.stream(replace(request, model=name), Receipt())
-        async with aclosing(deltas):
-            async for delta in deltas:
-                yield delta
+        try:
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    yield delta
+        except AppError as error:
+            raise all_tried(error) from error
 
     def readiness(self) -> Readiness:
         return self._local.readiness()

@@ -108,7 +108,7 @@ class RunAnswer(BaseModel):
     answer: str
     output: Any = Field(description="The answer as JSON, where the agent has an output schema")
     model: str | None = Field(description="The model that answered")
-    steps: list[dict[str, Any]] = Field(description="Calls of the model and of tools, in their order")
+    steps: list[dict[str, Any]] = Field(description="Calls of the model, of tools, and decisions, in order")
     pending: list[dict[str, Any]] = Field(description="The calls that wait for an approval")
     usage: RunUsage
     begun_at: float = Field(description="Unix time")

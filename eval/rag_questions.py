@@ -52,8 +52,16 @@ def question_set() -> QuestionSet:
     summaries: list[Question] = []
     for name, entries in files.items():
         files[name] = [_without_summary(entry, summaries) if entry.name not in kept else entry for entry in entries]
+    # a sentence that a sibling has too would be a copy of a passage, and of the wrong one
+    whole = "\n".join(plain(entry.text) for entries in files.values() for entry in entries)
+    summaries = [question for question in summaries if plain(question.text) not in whole]
     lines = (HERE / "rag_unanswerable.txt").read_text(encoding="utf-8").splitlines()
     return QuestionSet(files, asked, summaries, [Question(line, frozenset()) for line in lines])
+
+
+def plain(text: str) -> str:
+    """For comparing: without line breaks and capitals."""
+    return " ".join(text.split()).lower()
 
 
 def split(questions: Iterable[Question], which: Split) -> list[Question]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from apps.core.settings import Settings
 from apps.rag.ranking import Ranking
 from eval.rag_measures import RECALL_AT, Quality, quality
 from eval.rag_questions import Split
@@ -54,6 +55,8 @@ class Results:
     rows: list[Row]
     threshold: float
     on_test: Refusals
+    default: Refusals
+    """At the threshold that RAG_MIN_SCORE has by itself."""
     curve: list[Refusals]
     library_equals_its_formula: bool
 
@@ -75,6 +78,7 @@ class Results:
             rows,
             threshold,
             refusals(*test, threshold),
+            refusals(*test, Settings.model_fields["rag_min_score"].default),
             [refusals(*test, other) for other in THRESHOLDS],
             computed == [rank if rank and rank <= RECALL_AT else None for rank in run.own],
         )

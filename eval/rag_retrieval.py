@@ -67,5 +67,6 @@ async def ask(library: Library, question: Question) -> Found:
 
 async def own_ranking(library: Library, found: Found) -> int | None:
     """The answer's rank in the library's own hybrid search."""
-    passages = await library.search(TENANT, COLLECTION, found.question.text, top_k=DEEP)
+    # no more than this, or the library would look deeper than its ranking says
+    passages = await library.search(TENANT, COLLECTION, found.question.text, top_k=Ranking().candidates // 4)
     return rank_of(found.question.targets, (passage.headings[-1] if passage.headings else "" for passage in passages))

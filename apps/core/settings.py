@@ -54,6 +54,10 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _http_url_or_none(value: str) -> str:
+    return _http_url(value) if value else value
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     key = value.get_secret_value().strip()
     if not (key.isascii() and key.isprintable()):
@@ -116,6 +120,14 @@ class Settings(BaseSettings):
         "info", description="debug, info, warning, error or critical"
     )
 
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json: an object a line; console: for people; auto: json where ENV is production"
+    )
+    log_prompts: bool = Field(False, description="Prompts and messages of exceptions go to the log and into traces")
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_http_url_or_none)] = Field(
+        "", description="OpenTelemetry collector (OTLP over HTTP) for traces and metrics; empty: off"
+    )
+
     openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
         SecretStr(""), description="Key of the cloud model; empty turns it off"
     )
@@ -174,7 +186,7 @@ class Settings(BaseSettings):
         "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
     )
     rag_min_score: float = Field(
-        0.35, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+        0.4, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
     )
     rag_context_tokens: int = Field(
         8192, ge=256, description="Context length taken for models of which the routing file does not tell it"

@@ -115,7 +115,7 @@ class RagModel:
                 yield delta
 
     def readiness(self) -> Readiness:
-        return replace(self._library.readiness(), name=self._place.model)
+        return _readiness(self._place.model, self._library, self._writer)
 
     async def start(self) -> None:
         """The library and the writer are started by whoever made them."""
@@ -161,13 +161,22 @@ class RagModels:
                 raise NotFound(error.message, field="model", details=error.details) from error
 
     def readiness(self) -> Readiness:
-        return replace(self._library.readiness(), name=PREFIX + "*")
+        return _readiness(PREFIX + "*", self._library, self._writer)
 
     async def start(self) -> None:
         """The library and the writer are started by whoever made them."""
 
     async def aclose(self) -> None:
         """The library and the writer are closed by whoever made them."""
+
+
+def _readiness(name: str, library: Searchable, writer: Writer) -> Readiness:
+    """As ready as the library is, and whoever writes."""
+    found = library.readiness()
+    if found.state != "ready":
+        return replace(found, name=name)
+    writes = writer.readiness()
+    return Readiness(name, writes.state, f"{writes.name} writes: {writes.reason}")
 
 
 def cited(passages: Sequence[Passage]) -> tuple[Citation, ...]:

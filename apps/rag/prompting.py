@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from apps.core.errors import InvalidValue
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import ContextWindow
-from apps.rag.quoting import instructions, new_mark, quoted
+from apps.rag.quoting import instructions, mark_for, quoted
 from apps.rag.records import Passage
 
 
@@ -32,7 +32,7 @@ async def fitted(request: ChatRequest, passages: Sequence[Passage], window: Cont
     Raises InvalidValue where not even one does: nothing is ever cut.
     """
     answer = request.max_tokens or 0
-    mark = new_mark(passages)
+    mark = mark_for(passages)
     for kept in range(len(passages), 0, -1):
         messages = _messages(request.messages, passages[:kept], mark, window)
         tokens = await window.count(messages)

@@ -1,16 +1,17 @@
-"""Text of documents as quoted data: fenced by marks that nobody can guess, and without a model's control texts.
+"""Text of documents as quoted data: fenced by marks that it does not hold, and without a model's control texts.
 
 A tokenizer reads ``<|im_end|>`` in a document as the end of a turn, whatever stands around it, so such texts are
 written differently in what the model sees. The citation keeps the document's own words.
 """
 
+import hashlib
 import re
-import secrets
 from collections.abc import Collection, Sequence
 
 from apps.rag.records import Passage
 
 LONGEST_TITLE = 200
+MARK_LENGTH = 16
 BARS = re.compile(r"[<\uff1c][|\uff5c]|[|\uff5c][>\uff1e]")
 TAGS = re.compile(
     r"<(/?(?:s|bos|eos|unk|pad|mask|cls|sep|think|tools?|system|user|assistant|reponame|filename|"
@@ -33,12 +34,16 @@ INSTRUCTIONS = (
 )
 
 
-def new_mark(passages: Sequence[Passage]) -> str:
-    """A mark that none of these texts holds."""
-    while True:
-        mark = secrets.token_hex(8)
-        if not any(mark in passage.text for passage in passages):
-            return mark
+def mark_for(passages: Sequence[Passage], length: int = MARK_LENGTH) -> str:
+    """A mark that none of these texts holds, so none can end its own quotation.
+
+    Made from them, so that the same call makes the same prompt: greedy answers stay repeatable.
+    """
+    whole = "\n".join(text for passage in passages for text in (passage.name, *passage.headings, passage.text))
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass"))
+    while (mark := digest.hexdigest()[:length]) in whole:
+        digest.update(b"\n")
+    return mark
 
 
 def instructions(mark: str) -> str:

@@ -29,17 +29,19 @@ from apps.api.src.routes.agent_routes import agent_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.mcp_routes import mcp_router
+from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.rag_answer_routes import rag_answer_router
 from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
 from apps.api.src.routes.rag_routes import rag_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
+from apps.api.src.tracing import OFF
 from apps.api.src.v1.idempotency import Recordings
+from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
 
-VERSION = "0.1.0"
 DESCRIPTION = """One HTTP contract in front of cloud models and a local model on a plain CPU.
 
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
@@ -60,7 +62,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening(), reloading(services.gateway):
+        with shutdown.listening(), reloading(services.gateway), services.metrics.loop_lag.measured():
             await services.start()
             try:
                 yield
@@ -69,11 +71,12 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
                 await services.aclose()
 
     app = FastAPIOffline(
-        title="genai-project",
+        title=NAME,
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry=OFF if services.tracing is None else services.tracing.config,
     )
     app.state.settings = settings
     app.state.services = services
@@ -87,6 +90,8 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     if settings.auth != "off":
         app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
     _add_middleware(app, settings, shutdown, server_rewrites_client)
+    fixed = frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "{")))
+    app.add_middleware(RequestScope, shutdown=shutdown, metrics=services.metrics.requests, fixed=fixed)
     return app
 
 
@@ -107,8 +112,7 @@ def _complete_page(app: FastAPI) -> None:
             from apps.api.src.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            page = document_rag(document_v1(generate()))
-            app.openapi_schema = whole_examples(document_security(page))
+            app.openapi_schema = whole_examples(document_security(document_rag(document_v1(generate()))))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -128,13 +132,14 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
         mcp_router(mcp, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
+        metrics_router(services),
         admin_key_router(services),
     )
     return [route for router in routers for route in router.routes]
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
-    """From the innermost layer but one to the outermost."""
+    """From the innermost layer but one to the outermost but one."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.rag_max_upload_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
@@ -149,4 +154,3 @@ def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server
         )
     if settings.forwarded_allow_ips or server_rewrites_client:
         app.add_middleware(ClientAddress, trusted=settings.forwarded_allow_ips, server_rewrites=server_rewrites_client)
-    app.add_middleware(RequestScope, shutdown=shutdown)

@@ -1,20 +1,28 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from apps.agents.agent_model import AgentModel
 from apps.agents.agents import Agents
-from apps.api.src.agent_wiring import build_agents
+from apps.agents.config import AGENT_PREFIX
+from apps.api.src.metrics.exposition import Metrics
+from apps.api.src.metrics.labels import KnownNames
+from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
+from apps.api.src.request_line import CallsOnLine
+from apps.api.src.tracing import Tracing, open_tracing
+from apps.api.src.version import VERSION
+from apps.api.src.wiring_agents import AgentParts, open_agents
+from apps.api.src.wiring_documents import Documents, open_documents
+from apps.core.accounting import Bookkeeper
+from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
-from apps.models.embedding.choice import chosen_embedder
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
@@ -24,14 +32,12 @@ from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
 from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
-from apps.models.gateway.named_models import NamedModels
 from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
 from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Router
 from apps.models.gateway.targets import Provider
-from apps.models.gateway.wire import WireTarget
+from apps.models.gateway.wire import TraceHeaders, WireTarget
 from apps.models.gateway.wire_model import WireModel
-from apps.models.gateway.writers import Writers
 from apps.models.local.model import LocalModel
 from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
@@ -42,8 +48,6 @@ from apps.operations.jwks import Jwks
 from apps.operations.key_ring import KeyRing
 from apps.operations.key_secrets import server_secret
 from apps.operations.key_store import KeyStore
-from apps.rag.answering import RagModels
-from apps.rag.library import Library
 
 START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -59,13 +63,16 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None
     database: Database | None = None
-    documents: "Documents | None" = None
-    agents: Agents | None = None
     keys: KeyRing | None = None
     tokens: BearerTokens | None = None
+    documents: Documents | None = None
+    agents: Agents | None = None
 
     async def start(self) -> None:
+        self.metrics.warm()
         if self.database is not None:
             await self.database.start()
         await self.cloud.start()
@@ -84,13 +91,15 @@ class Services:
             await self.agents.aclose()
         if self.documents is not None:
             await self.documents.library.aclose()
-            if self.documents.embedder is not self.embedder:
-                await self.documents.embedder.aclose()
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.documents is not None and self.documents.embedder is not self.embedder:
+            await self.documents.embedder.aclose()
+        if self.tracing is not None:
+            await self.tracing.aclose()
         if self.tokens is not None:
             await self.tokens.aclose()
         if self.keys is not None:
@@ -100,47 +109,18 @@ class Services:
             await self.database.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Documents:
-    """The library of documents, and answers from it; ``writers`` learns of the gateway once there is one."""
-
-    library: Library
-    embedder: Embedder
-    answers: RagModels
-    writers: Writers
-
-
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
-    local, database = LocalModel(settings), build_database(settings)
-    embeds, tokenizer = chosen_embedder(settings)
-    # /v1/embeddings has MiniLM, whatever embeds the documents; where that is MiniLM too, it is loaded once
-    embedder = embeds if isinstance(embeds, MiniLM) else MiniLM()
-    documents = build_documents(settings, local, embeds, Library.from_settings(settings, embeds, tokenizer=tokenizer))
-    chat = NamedModels(local, settings.default_model)
-    agents = build_agents(settings, chat, documents.library, database, lambda name: _variable(name, settings))
-    gateway = build_gateway(settings, local, embedder, documents, agents)
-    chat.gateway = gateway
-    return Services(
-        build_cloud(settings, gateway),
-        local,
-        gateway,
-        embedder,
-        database=database,
-        documents=documents,
-        agents=agents,
-        keys=KeyRing(build_key_store(settings, database)),
-        tokens=build_tokens(settings),
-    )
+    local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
+    documents, embedder = open_documents(settings, local)
+    parts = open_agents(settings, local, documents.library, database, lambda name: _variable(name, settings))
+    gateway = build_gateway(settings, local, embedder, tracing, documents, parts)
+    cloud = build_cloud(settings, gateway, tracing)
+    return on_record(settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents)
 
 
 def build_database(settings: Settings) -> Database:
     return Database(settings.database_url.get_secret_value(), settings.data_dir)
-
-
-def build_documents(settings: Settings, local: ChatModel, embedder: Embedder, library: Library) -> Documents:
-    writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
-    return Documents(library, embedder, RagModels(library, writers, settings.rag_min_score), writers)
 
 
 def build_key_store(settings: Settings, database: Database) -> KeyStore:
@@ -160,39 +140,88 @@ def build_tokens(settings: Settings) -> BearerTokens | None:
     )
 
 
-def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
+def on_record(
+    settings: Settings,
+    cloud: ChatModel,
+    local: ChatModel,
+    gateway: Gateway,
+    embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
+    database: Database | None = None,
+    documents: Documents | None = None,
+    agents: Agents | None = None,
+    *,
+    books: Sequence[Bookkeeper] = (),
+    observed: Sequence[Observed] = (),
+) -> Services:
+    """Services whose calls are counted, timed and logged; ``books`` are told of them too, ``observed`` is scraped too.
+
+    The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
+    """
+    own = tuple(AGENT_PREFIX + name for name in agents.names()) if agents is not None else ()
+    models = KnownNames(lambda: (settings.default_model, *own, *gateway.router.models()))
+    providers = KnownNames(lambda: gateway.router.providers)
+    roles = {"cloud": cloud.readiness, "local": local.readiness}
+    roles |= {"embedder": embedder.readiness} if embedder is not None else {}
+    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), *observed)
+    metrics = Metrics(models, providers, parts, VERSION)
+    spans = [tracing.call_spans(models, providers)] if tracing is not None else []
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *books))
+    keys = None if database is None else KeyRing(build_key_store(settings, database))
+    return Services(
+        cloud,
+        local,
+        gateway,
+        embedder,
+        meter,
+        metrics,
+        tracing,
+        database,
+        keys,
+        tokens=build_tokens(settings),
+        documents=documents,
+        agents=agents,
+    )
+
+
+def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
     """What /generate asks: the routing file's names where there is one, else the one upstream."""
     if settings.gateway_config:
         return RoutedModel(gateway, settings.default_model)
-    return RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff)
+    model = OpenAIModel(settings, tracing.headers if tracing is not None else None)
+    return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
 def build_gateway(
     settings: Settings,
     local: ChatModel,
     embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
     documents: Documents | None = None,
-    agents: Agents | None = None,
+    agents: AgentParts | None = None,
 ) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
     own: dict[str, Own] = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
     if documents is not None:
-        chat = LocalWire(documents.answers, asks_others=True)
-        own["rag"] = (ByPath({"/chat/completions": chat}), documents.answers)
+        own["rag"] = (documents.wire(), documents.answers)
     if agents is not None:
-        model = AgentModel(agents)
-        own["agent"] = (ByPath({"/chat/completions": LocalWire(model, asks_others=True)}), model)
+        own["agent"] = (agents.wire(), agents.model)
+    trace = tracing.headers if tracing is not None else None
 
     def build() -> Router:
         config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
-        providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
+        providers = {
+            name: _provider(name, provider, settings, own, trace) for name, provider in config.providers.items()
+        }
         return Router(config, providers)
 
     gateway = Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
     if documents is not None:
         documents.writers.gateway = gateway
+    if agents is not None:
+        agents.chat.gateway = gateway
     return gateway
 
 
@@ -232,11 +261,13 @@ def local_wire(local: ChatModel) -> WireTarget:
     return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
 
 
-def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
+def _provider(
+    name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own], trace: TraceHeaders | None
+) -> Provider:
     admission = _admission(name, config, settings)
     if config.in_process:
         return Provider(name, config, *own[config.kind], admission)
-    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value())
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 
 

@@ -29,7 +29,7 @@ def main() -> None:
         calling(("pay", {"amount": 5}), ("calculator", {"expression": "2 + 3"})),
         saying("It is ", "paid."),
     )
-    app, _ = build(declared, ScriptedModel(script), [function_tool(pay)], data_dir=configured.data_dir)
+    app = build(declared, ScriptedModel(script), [function_tool(pay)], data_dir=configured.data_dir)
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_config=None)
 
 

@@ -5,26 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import FastAPI
+
 from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConfig
 from apps.agents.tools import AgentTool
-from apps.api.src.agent_wiring import build_agents
 from apps.api.src.application import create_app
-from apps.api.src.wiring import (
-    Services,
-    build_cloud,
-    build_database,
-    build_gateway,
-    build_key_store,
-    build_tokens,
-)
+from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
+from apps.api.src.wiring_agents import open_agents
 from apps.api.tests.serving import serving, settings
 from apps.core.accounting import Bookkeeper, CallRecord
 from apps.core.ports import ChatModel
 from apps.models.event_stream import EventStreamDecoder
-from apps.models.gateway.named_models import NamedModels
-from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel, saying
-from apps.operations.key_ring import KeyRing
 
 
 def agent(*tools: str, approval: Sequence[str] = (), **more: Any) -> AgentConfig:
@@ -56,26 +48,15 @@ def build(
     tools: Sequence[AgentTool] = (),
     books: Sequence[Bookkeeper] = (),
     **changes: object,
-) -> tuple[Any, Services]:
-    """The app, and its services; everything but the models is production's own."""
+) -> FastAPI:
+    """The app; everything but the models is production's own."""
     configured = settings(**changes)
     database = build_database(configured)
-    chat = NamedModels(model, configured.default_model)
-    agents = build_agents(configured, chat, None, database, lambda name: "", declared, tools)
-    gateway = build_gateway(configured, model, agents=agents)
-    chat.gateway = gateway
+    parts = open_agents(configured, model, None, database, lambda name: "", declared, tools)
+    gateway = build_gateway(configured, model, agents=parts)
     cloud = build_cloud(configured, gateway) if configured.gateway_config else ScriptedModel(saying("from the cloud"))
-    services = Services(
-        cloud,
-        model,
-        gateway,
-        meter=Meter(books),
-        database=database,
-        agents=agents,
-        keys=KeyRing(build_key_store(configured, database)),
-        tokens=build_tokens(configured),
-    )
-    return create_app(configured, services), services
+    services = on_record(configured, cloud, model, gateway, database=database, agents=parts.agents, books=books)
+    return create_app(configured, services)
 
 
 @contextmanager
@@ -87,8 +68,7 @@ def serving_agents(
     **changes: object,
 ) -> Iterator[str]:
     """The base URL."""
-    app, _ = build(AgentsConfig(agents=agents), model, tools, books, **changes)
-    with serving(app) as url:
+    with serving(build(AgentsConfig(agents=agents), model, tools, books, **changes)) as url:
         yield url
 
 

@@ -13,7 +13,8 @@ import httpx2
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_documents, build_gateway
+from apps.api.src.wiring import Services, build_gateway
+from apps.api.src.wiring_documents import build_documents
 from apps.api.tests.serving import serving, settings
 from apps.core.ports import ChatModel, Embedder, Readiness
 from apps.models.scripted import ScriptedModel, saying
@@ -57,10 +58,10 @@ def rag_app(
     folder: Path, model: ChatModel | None = None, embedder: Embedder | None = None, **changes: Any
 ) -> tuple[FastAPI, Services]:
     """The app, whose local model is ``model``; the documents live in ``folder``."""
-    configured = settings(data_dir=folder, **{"rag_min_score": 0.25, **changes})
+    configured = settings(data_dir=folder, **{"auth": "off", "rag_min_score": 0.25, **changes})
     local, embeds = model or ScriptedModel(saying("30 days [1]."), name="local"), embedder or WordEmbedder()
     documents = build_documents(configured, local, embeds, Library(folder / "rag", embeds))
-    gateway = build_gateway(configured, local, embeds, documents)
+    gateway = build_gateway(configured, local, embeds, documents=documents)
     services = Services(local, local, gateway, embeds, documents=documents)
     return create_app(configured, services), services
 
@@ -88,5 +89,13 @@ def waited(http: httpx2.Client, url: str, job: str) -> dict[str, Any]:
     raise AssertionError(f"the job does not end: {told}")
 
 
-LEAVE = {"name": "leave.md", "text": "# Leave\n\nEverybody has 30 days of leave in a year.", "metadata": {"year": 2026}}
-TRAVEL = {"name": "travel.md", "text": "# Travel\n\nTrains are booked by the office.", "metadata": {"year": 2025}}
+LEAVE: dict[str, Any] = {
+    "name": "leave.md",
+    "text": "# Leave\n\nEverybody has 30 days of leave in a year.",
+    "metadata": {"year": 2026},
+}
+TRAVEL: dict[str, Any] = {
+    "name": "travel.md",
+    "text": "# Travel\n\nTrains are booked by the office.",
+    "metadata": {"year": 2025},
+}

@@ -14,11 +14,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cloud, build_database, build_gateway, build_key_store, build_tokens
+from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
-from apps.operations.key_ring import KeyRing
 
 
 @cache
@@ -69,16 +68,8 @@ def serving_models(
     configured = settings(**changes)
     gateway = build_gateway(configured, local or quiet, embedder)
     routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
-    database = build_database(configured)
-    keys = KeyRing(build_key_store(configured, database))
-    services = Services(
-        cloud or routed,
-        local or quiet,
-        gateway,
-        embedder,
-        database=database,
-        keys=keys,
-        tokens=build_tokens(configured),
+    services = on_record(
+        configured, cloud or routed, local or quiet, gateway, embedder, database=build_database(configured)
     )
     with serving(create_app(configured, services)) as url:
         yield url

@@ -10,7 +10,7 @@ import pytest
 from apps.agents.agents_file import load_agents_config
 from apps.agents.calculator import calculator
 from apps.agents.tools import function_tool
-from apps.api.src.agent_wiring import TOOLS
+from apps.api.src.wiring_agents import TOOLS
 from apps.api.tests.agent_serving import read_run, serving_agents
 from apps.api.tests.serving import settings
 from apps.models.local.model import LocalModel

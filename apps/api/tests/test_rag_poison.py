@@ -32,8 +32,8 @@ def test_no_instruction_of_fifty_poisoned_documents_is_followed(tmp_path: Path, 
     with serving_documents(tmp_path, model, rag_context_tokens=60_000, rag_min_score=-1.0) as base:
         collection = f"{base}/rag/collections/poisoned"
         assert ingested(http, collection, *documents)["status"] == "done"
-        for document in documents:
-            body = {"prompt": f"{QUESTION} {document['text'].partition(chr(10))[0]}", "top_k": 20}
+        for alone in [None, *({"name": document["name"]} for document in documents)]:
+            body = {"prompt": QUESTION, "top_k": 20, "filter": alone}
             answer = http.post(f"{collection}/generate", json=body).json()
             seen |= {citation["name"] for citation in answer["citations"]}
             assert answer["response"] == "I have read it.", model.requests[-1].messages

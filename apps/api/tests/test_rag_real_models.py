@@ -97,7 +97,7 @@ def test_the_models_own_control_texts_in_a_document_do_not_reach_it_as_such(url:
     from apps.models.local.tokenizer import HubTokenizer
     from apps.rag.quoting import harmless
 
-    tokenizer = HubTokenizer(packaged_checkpoint(Settings(_env_file=None).model_cache_dir))  # type: ignore[call-arg]
+    tokenizer = HubTokenizer(packaged_checkpoint(Settings().model_cache_dir))
     control = tokenizer.control_texts()
     assert "<|im_end|>" in control
     special = {token for text in control for token in tokenizer.encode(text)}

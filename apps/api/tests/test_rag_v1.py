@@ -168,10 +168,10 @@ def test_a_shared_collection_is_read_by_all_and_changed_by_an_administrator(url:
         answer = http.request(method, shared + path, json=body, headers=as_caller("other"))
         assert answer.status_code == 403, (method, path)
     with client(url, "other") as other:
-        answer = other.chat.completions.create(
+        written = other.chat.completions.create(
             model="rag/shared/handbook", messages=[{"role": "user", "content": "Trains are booked by whom?"}]
         )
-    assert answer.choices[0].message.content == "30 days [1]."
+    assert written.choices[0].message.content == "30 days [1]."
 
 
 def test_no_tenants_name_makes_its_own_collections_everybodys(url: str, http: httpx2.Client) -> None:

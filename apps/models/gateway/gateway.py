@@ -26,7 +26,7 @@ class Gateway:
     def __init__(self, build: Callable[[], Router], attempts: Attempts) -> None:
         self._build = build
         self._attempts = attempts
-        self._budgets = RetryBudgets()
+        self.budgets = RetryBudgets()
         self._retired: dict[asyncio.Task[None], Router] = {}
         self.router = build()
 
@@ -45,7 +45,7 @@ class Gateway:
         kept = False
         try:
             opened = await self._attempts.open(
-                candidates, opener, receipt, self._budgets.of(name), streamed=call.stream, deadline=deadline
+                candidates, opener, receipt, self.budgets.of(name), streamed=call.stream, deadline=deadline
             )
             if opened.value.answered is not None:
                 receipt.model = opened.value.answered.model
@@ -70,7 +70,7 @@ class Gateway:
         candidates = router.candidates(name, Needs(tools=bool(request.tools), tokens=request.max_tokens or 0))
         router.enter()
         try:
-            opened = await self._attempts.open(candidates, opener, receipt, self._budgets.of(name), streamed=True)
+            opened = await self._attempts.open(candidates, opener, receipt, self.budgets.of(name), streamed=True)
             opened.closes(opened.value.rest.aclose)
             try:
                 yield opened.value.first

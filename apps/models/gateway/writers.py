@@ -12,6 +12,7 @@ from apps.core.errors import AppError, InternalError, InvalidValue, Timeout, Ups
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import ChatModel, ContextWindow, Readiness, Writer
 from apps.models.gateway.gateway import Gateway
+from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Needs
 from apps.models.gateway.targets import Target
 from apps.models.gateway.wire import Receipt
@@ -68,7 +69,10 @@ class Writers:
             raise all_tried(error) from error
 
     def readiness(self) -> Readiness:
-        return self._local.readiness()
+        """Of whoever writes where the caller names nobody."""
+        if not self._default:
+            return self._local.readiness()
+        return RoutedModel(self._gateway(), self._default).readiness()
 
     async def start(self) -> None:
         """The models are started by whoever made them."""

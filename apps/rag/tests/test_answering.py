@@ -243,6 +243,11 @@ def test_names_of_places_cannot_collide() -> None:
     assert place_of("rag/shared/x") == Place("x", shared=True)
 
 
+def test_a_collection_is_as_ready_as_the_library_and_the_writer() -> None:
+    assert RagModels(Shelf(), Writing(), 0.3).readiness() == Readiness("rag/*", "ready", "writer writes: there")
+    assert RagModel(Shelf(), Writing(), PLACE, 0.3).readiness().name == "rag/handbook"
+
+
 def test_nobodys_own_tenant_is_what_everybody_shares() -> None:
     with pytest.raises(NotFound):
         own_tenant(Caller("shared"))

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from apps.rag.quoting import harmless, instructions, new_mark, quoted
+from apps.rag.quoting import harmless, instructions, mark_for, quoted
 from apps.rag.records import Passage
 
 
@@ -61,8 +61,15 @@ def test_every_passage_stands_between_its_marks_and_so_does_its_title() -> None:
     )
 
 
-def test_a_mark_is_new_each_time_and_in_no_passage() -> None:
-    marks = {new_mark([passage("x")]) for _ in range(100)}
-    assert len(marks) == 100
-    assert all(re.fullmatch(r"[0-9a-f]{16}", mark) for mark in marks)
-    assert all(mark in instructions(mark) for mark in marks)
+def test_a_mark_is_in_no_passage_and_the_same_for_the_same_ones() -> None:
+    first = passage("x")
+    mark = mark_for([first])
+    assert re.fullmatch(r"[0-9a-f]{16}", mark)
+    assert mark_for([first]) == mark
+    assert mark in instructions(mark)
+    assert mark_for([passage("y")]) != mark
+
+
+def test_a_passage_that_knows_its_mark_gets_another() -> None:
+    known = passage("0123456789", name="a", headings=("b", "cde"))
+    assert mark_for([known], length=1) == "f"

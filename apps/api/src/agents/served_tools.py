@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apps.agents.config import AGENT_PREFIX
 from apps.agents.mcp_server import Scope, ServedTool, Told
 from apps.agents.tools import Arguments
-from apps.api.src.agent_wiring import LibraryDocuments
 from apps.api.src.agents.answers import metered_events, new_record
 from apps.api.src.agents.shown import shown_run, shown_usage
 from apps.api.src.caller import allow_model, caller_of
@@ -20,6 +19,7 @@ from apps.api.src.schemas import Between, GenerateBody, cloud_body, local_body
 from apps.api.src.sse import usage_json
 from apps.api.src.validation_errors import as_app_error
 from apps.api.src.wiring import Services
+from apps.api.src.wiring_agents import LibraryDocuments
 from apps.core.callers import Caller
 from apps.core.deltas import collect
 from apps.core.errors import NotFound

@@ -47,7 +47,7 @@ def _add_generate(router: APIRouter, services: Services, path: str, shared: bool
         place, caller = Place(name, shared), caller_of(request)
         allow_model(caller, place.model)
         if body.model is not None:
-            allow_model(caller, body.model)
+            allow_model(caller, body.model, services.gateway.router.is_local)
         rag = answers_of(services).of(place, Asking(body.top_k, body.filter, body.model))
         return await answer(
             request, MeteredModel(rag, services.meter, path), body.to_chat(caller, place.model), stream=stream

@@ -13,6 +13,7 @@ from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.exceptions import envelope
 from apps.api.src.guard import guarded
 from apps.api.src.json_body import read_json
+from apps.api.src.prompts import note_body
 from apps.api.src.sse import EventStream
 from apps.api.src.streamed import LastFrame, StreamedResponse
 from apps.api.src.v1.execution import Execution, new_record
@@ -96,6 +97,7 @@ async def _read_call(request: Request, path: str, is_local: Callable[[str], bool
         raise InvalidType("Stream must be true or false", field="stream")
     caller = caller_of(request)
     allow_model(caller, model, is_local)
+    note_body(request, body)
     return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED, caller)
 
 

@@ -1,5 +1,8 @@
 """The models that write for others: who is meant, how much fits, and that nothing is tried twice."""
 
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
 import pytest
 
 from apps.core.deltas import Delta, Usage, collect
@@ -23,8 +26,16 @@ from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import Receipt, WireCall
 from apps.models.gateway.writers import Writers
 from apps.models.scripted import ScriptedModel, Step, saying
+from apps.models.wrapper import WrapperModel
 
 USER = user_message("What?")
+
+
+class Asks(WrapperModel):
+    """Has its writer answer, whatever itself was asked as."""
+
+    def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        return self.inner.stream(replace(request, model=None))
 
 
 def provider(name: str, kind: str, chat: ScriptedModel) -> Provider:
@@ -89,7 +100,7 @@ async def test_the_window_is_the_smallest_of_whoever_may_answer(
 
 async def test_an_unknown_tokenizer_is_taken_to_need_a_token_a_byte(local: ScriptedModel, cloud: ScriptedModel) -> None:
     window = await writers(local, cloud).window(ChatRequest(USER, model="small"))
-    few, many = (await window.count([Message("user", text)]) for text in ("aaaa", "ä€😀"))
+    few, many = [await window.count([Message("user", text)]) for text in ("aaaa", "ä€😀")]
     assert few >= 4
     assert many - few == 9 - 4
 
@@ -128,8 +139,8 @@ async def test_an_upstream_that_fails_is_tried_as_often_as_anybodys_and_no_more_
         return [UpstreamUnavailable("down")]
 
     made = writers(ScriptedModel(saying("x")), ScriptedModel(failing, name="cloud"), "small")
-    config = ProviderConfig(kind="rag")
-    above = Provider("rag", config, LocalWire(made, asks_others=True), made, Admission(4, 4, 1))
+    config, asks = ProviderConfig(kind="rag"), Asks(made)
+    above = Provider("rag", config, LocalWire(asks, asks_others=True), asks, Admission(4, 4, 1))
     gateway = GatewayConfig(providers={"rag": config})
     router = Gateway(lambda: Router(gateway, {"rag": above}), Attempts(most=3, backoff=0))
     body = {"model": "rag/a", "messages": [{"role": "user", "content": "x"}]}
@@ -137,6 +148,12 @@ async def test_an_upstream_that_fails_is_tried_as_often_as_anybodys_and_no_more_
         await router.open(WireCall("/chat/completions", b"{}", body, stream=False), Receipt())
     assert calls == 3
     assert caught.value.details["attempts"] == 3
+
+
+async def test_it_is_as_ready_as_the_one_who_writes_by_default(local: ScriptedModel) -> None:
+    loading = ScriptedModel(saying("x"), name="cloud", state="loading")
+    assert writers(local, loading).readiness().state == "ready"
+    assert writers(local, loading, "small").readiness().state == "loading"
 
 
 async def test_usage_and_cost_of_the_writer_are_known_above() -> None:

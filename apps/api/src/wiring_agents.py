@@ -1,8 +1,10 @@
-"""The part of the wiring that makes the agents: their tools, their models, where their runs are kept."""
+"""The part of wiring.py that names what agents need: their tools, their models, where their runs are kept."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from apps.agents.agent_model import AgentModel
 from apps.agents.agents import Agents
 from apps.agents.calculator import calculator
 from apps.agents.clock import clock
@@ -17,24 +19,42 @@ from apps.core.agent_runs import RunStore
 from apps.core.callers import Caller
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
+from apps.models.gateway.by_path import ByPath
+from apps.models.gateway.local_wire import LocalWire
+from apps.models.gateway.named_models import NamedModels
+from apps.models.gateway.wire import WireTarget
 from apps.operations.agent_runs import AgentRuns
 from apps.operations.database import Database
 from apps.rag.answering import Place
 from apps.rag.library import Library
 from apps.rag.records import SHARED
 
+
+@dataclass(frozen=True, slots=True)
+class AgentParts:
+    """The agents, and themselves as a model; ``chat``, which they ask, learns of the gateway once there is one."""
+
+    agents: Agents
+    chat: NamedModels
+    model: AgentModel
+
+    def wire(self) -> WireTarget:
+        """The agents on the one path of OpenAI's API that they serve."""
+        return ByPath({"/chat/completions": LocalWire(self.model, asks_others=True)})
+
+
 TOOLS = ("calculator", "clock", "fetch", "search")
 
 
-def build_agents(
+def open_agents(
     settings: Settings,
-    chat: ChatModel,
+    local: ChatModel,
     library: Library | None,
     database: Database | None,
     secret: Lookup,
     declared: AgentsConfig | None = None,
     more: Sequence[AgentTool] = (),
-) -> Agents:
+) -> AgentParts:
     """The agents of AGENTS_CONFIG, or those that are ``declared`` in Python, with ``more`` tools of one's own.
 
     Raises AgentsConfigError where the file is wrong. ``secret`` reads the variables that the file names.
@@ -50,7 +70,9 @@ def build_agents(
     store: RunStore = AgentRuns(database) if database is not None else MemoryRuns()
     servers = McpServers(config.mcp_servers, secret)
     known = [settings.openai_api_key.get_secret_value(), *(secret(name) for name in _variables(config))]
-    return Agents(config, chat, tools, store, servers, Redaction(known))
+    chat = NamedModels(local, settings.default_model)
+    agents = Agents(config, chat, tools, store, servers, Redaction(known))
+    return AgentParts(agents, chat, AgentModel(agents))
 
 
 def _config(settings: Settings, tools: Sequence[str]) -> AgentsConfig:

@@ -193,7 +193,11 @@ class Agents:
         return await run_loop(loop, agent, tools, self._chat, caller, progress, emit, conversation, decision)
 
     async def _still_wanted(self, run_id: str) -> bool:
-        return await self._store.is_running(run_id)
+        try:
+            return await self._store.is_running(run_id)
+        except AppError as error:
+            log.warning("Nobody knows whether the run %s is still wanted: %s", run_id, error.message)
+            return True
 
     async def _tools_of(self, agent: AgentConfig) -> list[AgentTool]:
         """Raises ModelUnavailable where a server of tools does not answer."""

@@ -11,6 +11,7 @@ from apps.core.agent_runs import AgentRun
 from apps.core.deltas import Answer
 from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
 
+LOOK_EVERY = 1.0
 MODEL, TOOL, DECISION = "model", "tool", "decision"
 
 
@@ -27,6 +28,7 @@ class Progress:
         self.redact = redact
         # asked before each further step: a run may be cancelled by way of another process
         self.still_wanted: Callable[[str], Awaitable[bool]] | None = None
+        self._looked_at = time.monotonic()
         self._asked: dict[str, ToolCalled] = {str(step["id"]): _called(step) for step in run.pending}
         run.pending = []
 
@@ -54,8 +56,12 @@ class Progress:
             raise self._reached("cost", limits.cost, f"{limits.cost:g} US dollars")
 
     async def check_wanted(self) -> None:
-        """Raise Conflict where somebody has cancelled the run."""
-        if self.steps and self.still_wanted is not None and not await self.still_wanted(self.run.id):
+        """Raise Conflict where somebody has cancelled the run; looks once a second at most."""
+        now = time.monotonic()
+        if self.still_wanted is None or now - self._looked_at < LOOK_EVERY:
+            return
+        self._looked_at = now
+        if not await self.still_wanted(self.run.id):
             self.run.status = "cancelled"
             raise Conflict("The run was cancelled", details={"run": self.run.id})
 

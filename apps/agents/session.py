@@ -125,7 +125,15 @@ class RunSession:
         await self._save_in_the_end()
 
     async def _save(self) -> None:
-        if not await self._store.save(self.run):
+        """Raises Conflict where the run was cancelled; an answer that is there is told also without its record."""
+        try:
+            saved = await self._store.save(self.run)
+        except AppError:
+            if self.run.status != "done":
+                raise
+            log.exception("The run %s is done, and could not be written down", self.run.id)
+            return
+        if not saved:
             cancelled = CancelledByRequest(self.run.id)
             self.run.status = "cancelled"
             self.progress.failed(cancelled)

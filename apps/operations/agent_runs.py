@@ -1,16 +1,22 @@
 """Runs of agents in the database. Implements RunStore of apps.core.agent_runs; knows no loop and no HTTP."""
 
+import asyncio
 import json
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.agent_runs import AgentRun, RunStatus
-from apps.operations.database import Database
+from apps.operations.database import Database, Work
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+T = TypeVar("T")
+
+# a run takes seconds to minutes: it can wait a little, and must not keep the pool from those who cannot
+AT_ONCE = 3
+SECONDS = 10.0
 JSON_COLUMNS = ("steps", "pending", "error")
 # neither database takes this character in a text
 NUL, SHOWN_NUL = "\0", "\ufffd"
@@ -21,6 +27,7 @@ class AgentRuns:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def add(self, run: AgentRun) -> None:
         from apps.operations.tables import agent_runs
@@ -30,7 +37,7 @@ class AgentRuns:
         async def insert(connection: "AsyncConnection") -> None:
             await connection.execute(agent_runs.insert().values(**values))
 
-        await self._database.write(insert)
+        await self._write(insert)
 
     async def get(self, tenant: str, run_id: str) -> AgentRun | None:
         from sqlalchemy import select
@@ -42,7 +49,7 @@ class AgentRuns:
             row = (await connection.execute(asked)).mappings().first()
             return None if row is None else _run(dict(row))
 
-        return await self._database.read(find)
+        return await self._read(find)
 
     async def save(self, run: AgentRun) -> bool:
         from sqlalchemy import update
@@ -62,7 +69,7 @@ class AgentRuns:
             )
             return False
 
-        return await self._database.write(write)
+        return await self._write(write)
 
     async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:
         from sqlalchemy import update
@@ -79,7 +86,7 @@ class AgentRuns:
             )
             return moved.rowcount == 1
 
-        return await self._database.write(move)
+        return await self._write(move)
 
     async def is_running(self, run_id: str) -> bool:
         from sqlalchemy import select
@@ -90,7 +97,7 @@ class AgentRuns:
             asked = select(agent_runs.c.status).where(agent_runs.c.id == run_id)
             return (await connection.execute(asked)).scalar() == "running"
 
-        return await self._database.read(look)
+        return await self._read(look)
 
     async def forget(self, begun_before: float) -> int:
         from sqlalchemy import delete
@@ -100,7 +107,15 @@ class AgentRuns:
         async def remove(connection: "AsyncConnection") -> int:
             return (await connection.execute(delete(agent_runs).where(agent_runs.c.begun_at < begun_before))).rowcount
 
-        return await self._database.write(remove)
+        return await self._write(remove)
+
+    async def _read(self, work: Work[T]) -> T:
+        async with self._turn:
+            return await self._database.read(work, SECONDS)
+
+    async def _write(self, work: Work[T]) -> T:
+        async with self._turn:
+            return await self._database.write(work, SECONDS)
 
 
 def _row(run: AgentRun) -> dict[str, Any]:

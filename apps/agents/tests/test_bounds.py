@@ -9,13 +9,14 @@ import pytest
 from apps.agents.config import LimitsConfig
 from apps.agents.events import ToolCalled
 from apps.agents.memory_runs import MemoryRuns
-from apps.agents.progress import BoundReached
+from apps.agents.progress import LOOK_EVERY, BoundReached
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, agents_of, declared, ran, read
 from apps.agents.tools import AgentTool, function_tool
+from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.deltas import Usage
-from apps.core.errors import Conflict, NotFound, Timeout
+from apps.core.errors import Conflict, NotFound, StoreUnavailable, Timeout
 from apps.core.messages import user_message
 from apps.models.scripted import Script, ScriptedModel, calling, in_turns, saying
 
@@ -148,6 +149,7 @@ async def test_a_run_that_another_process_cancels_ends_before_its_next_step() ->
         """Cancel the run, as another process would."""
         run_id = next(iter(store._runs))
         assert await store.change("tenant", run_id, "running", "cancelled", 0.0)
+        await asyncio.sleep(LOOK_EVERY)
         return "done"
 
     agents = agents_of(model, declared("stop"), function_tool(stop), store=store)
@@ -168,3 +170,27 @@ async def test_a_reader_that_is_slow_costs_no_memory() -> None:
         await asyncio.sleep(0.05)
         assert session._events.qsize() < 300
         assert len([event async for event in events]) == 5000
+
+
+class Down(MemoryRuns):
+    """A store that goes away once the run has begun."""
+
+    async def save(self, run: AgentRun) -> bool:
+        raise StoreUnavailable
+
+    async def is_running(self, run_id: str) -> bool:
+        raise StoreUnavailable
+
+
+async def test_a_store_that_goes_away_takes_no_answer_with_it_but_lets_no_run_pause() -> None:
+    async def nap() -> str:
+        """Sleep."""
+        await asyncio.sleep(LOOK_EVERY)
+        return "done"
+
+    script = in_turns(calling(("nap", {})), saying("the answer"))
+    done = await ran(script, declared("nap"), function_tool(nap), store=Down())
+    assert done.end.answer == "the answer"
+    agents = agents_of(ScriptedModel(calling(("clock", {}))), declared("clock", approval=["clock"]), store=Down())
+    with pytest.raises(StoreUnavailable):
+        await read(agents.begin("a", CALLER, user_message("hi")))

@@ -72,7 +72,8 @@ async def fetch_target(url: str, allow: Iterable[str], resolve: Resolve) -> Fetc
         raise ToolError(f"{host} has no address")
     if not all(map(is_public, addresses)):
         raise ToolError(f"{host} does not lie on the public internet")
-    return FetchTarget(scheme, host, port, path, addresses[0])
+    # IPv4 first: machines without a way to IPv6 are common, and hosts without IPv4 are not
+    return FetchTarget(scheme, host, port, path, min(addresses, key=lambda address: address.version))
 
 
 def _taken_apart(url: str) -> tuple[str, str, int, str]:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
 CLOSE_SECONDS = 7.0
+RETRY_SECONDS = 3.0
 MOST_PAGES = 20
 LONGEST_DESCRIPTION = 1_000
 NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
@@ -68,6 +70,8 @@ class McpServer:
     _connection: _Connection | None = None
     _holder: asyncio.Task[None] | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _failure: ModelUnavailable | None = None
+    _failed_at: float = 0.0
 
     async def tools(self, wanted: str) -> list[AgentTool]:
         connection = await self._connected()
@@ -114,24 +118,34 @@ class McpServer:
                 task.cancel()
 
     async def _connected(self) -> _Connection:
-        """Raises ModelUnavailable within the bound."""
+        """Raises ModelUnavailable within the bound, at once where it has just failed for somebody else."""
         async with self._turn:
+            if self._failure is not None and time.monotonic() - self._failed_at < RETRY_SECONDS:
+                raise self._failure
             if self._connection is not None and self._holder is not None and not self._holder.done():
                 return self._connection
             ready: asyncio.Future[_Connection] = asyncio.get_running_loop().create_future()
-            holder = asyncio.create_task(self._hold(ready), name=f"mcp-{self.name}")
+            self._holder = holder = asyncio.create_task(self._hold(ready), name=f"mcp-{self.name}")
             try:
                 async with asyncio.timeout(self.config.connect_seconds):
                     self._connection = await asyncio.shield(ready)
             except TimeoutError:
                 holder.cancel()
                 ready.cancel()
-                raise self._unavailable(f"did not answer within {self.config.connect_seconds:g} seconds") from None
+                words = f"did not answer within {self.config.connect_seconds:g} seconds"
+                raise self._failed(self._unavailable(words)) from None
+            except ModelUnavailable as error:
+                raise self._failed(error) from None
             except BaseException:
                 holder.cancel()
                 raise
-            self._holder = holder
+            self._failure = None
             return self._connection
+
+    def _failed(self, error: ModelUnavailable) -> ModelUnavailable:
+        """Remember it for those who wait for the same server: one after the other, they would wait for ever."""
+        self._failure, self._failed_at = error, time.monotonic()
+        return error
 
     async def _hold(self, ready: "asyncio.Future[_Connection]") -> None:
         """Open the session, and close it when it is asked to; what goes wrong is told to whoever waits for it."""
@@ -205,7 +219,9 @@ class McpServer:
             self._connection = None
 
     def _unavailable(self, what: str) -> ModelUnavailable:
-        return ModelUnavailable(f"The MCP server {self.name} {what}", details={"mcp_server": self.name}, retry_after=30)
+        return ModelUnavailable(
+            f"The MCP server {self.name} {what}", details={"mcp_server": self.name}, retry_after=RETRY_SECONDS
+        )
 
 
 def _text(result: "CallToolResult") -> str:

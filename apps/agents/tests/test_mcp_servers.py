@@ -91,6 +91,10 @@ async def test_a_server_that_is_not_there_is_a_clear_error_within_a_bound(config
         await servers.tools("gone", "*")
     assert time.perf_counter() - started < 6
     assert raised.value.details == {"mcp_server": "gone"}
+    again = time.perf_counter()
+    results = await asyncio.gather(*(servers.tools("gone", "*") for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(result, ModelUnavailable) for result in results)
+    assert time.perf_counter() - again < 0.5
     await servers.aclose()
 
 

@@ -136,6 +136,8 @@ def test_what_fails_before_the_first_event_has_its_status_and_what_fails_later_e
         for path in ("/agents/a/run", "/agents/a/run?stream=true"):
             answer = http.post(url + path, json=ASK)
             assert (answer.status_code, envelope(answer)["code"]) == (503, "MODEL_UNAVAILABLE")
+            failed = http.get(f"{url}/agents/runs/{answer.headers['x-run-id']}").json()
+            assert (failed["status"], failed["error"]["code"]) == ("failed", "MODEL_UNAVAILABLE")
         assert envelope(http.post(f"{url}/agents/b/run", json=ASK))["code"] == "NOT_FOUND"
         assert envelope(http.get(f"{url}/agents/runs/none"))["code"] == "NOT_FOUND"
         assert envelope(http.get(f"{url}/agents/a/run"))["code"] == "METHOD_NOT_ALLOWED"

@@ -17,6 +17,7 @@ from apps.api.src.streamed import StreamedResponse
 from apps.core.accounting import CallRecord
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
+from apps.core.errors import AppError
 from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
 
 RUN_HEADER = "X-Run-ID"
@@ -72,6 +73,9 @@ async def metered_events(session: RunSession, meter: Meter, record: CallRecord) 
                         _note(record, run, *before)
                         call.finish()
                     yield event
+        except AppError as error:
+            error.headers.setdefault(RUN_HEADER, run.id)
+            raise
         finally:
             _note(record, run, *before)
 

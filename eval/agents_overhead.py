@@ -7,6 +7,7 @@ import asyncio
 import json
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -53,7 +54,22 @@ async def _measured(store: RunStore) -> dict[str, float]:
     started = time.perf_counter()
     await asyncio.gather(*(_one(agents) for _ in range(AT_ONCE)))
     together = (time.perf_counter() - started) * 1000 / STEPS / AT_ONCE
-    return {"median": _rounded(median(alone)), "worst": _rounded(max(alone)), "of_50_at_once": _rounded(together)}
+    return {
+        "median": _rounded(median(alone)),
+        "worst": _rounded(max(alone)),
+        "of_50_at_once": _rounded(together),
+        "kb_a_run_of_50": await _memory(agents),
+    }
+
+
+async def _memory(agents: Agents) -> float:
+    """Kilobytes at the peak of fifty runs at once, a run."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    await asyncio.gather(*(_one(agents) for _ in range(AT_ONCE)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return _rounded((peak - before) / 1024 / AT_ONCE)
 
 
 def _rounded(value: float) -> float:
@@ -61,7 +77,7 @@ def _rounded(value: float) -> float:
 
 
 async def measure(folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds a step, in memory and with SQLite."""
+    """Milliseconds a step and kilobytes a run, in memory and with SQLite."""
     database = Database("", folder)
     await database.start()
     try:
@@ -75,7 +91,7 @@ async def measure(folder: Path) -> dict[str, dict[str, float]]:
 def main(arguments: Sequence[str] = ()) -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(measure(Path(folder)))
-    print(json.dumps({"ms_per_step": figures, "steps": STEPS, "runs": RUNS}, indent=2))
+    print(json.dumps({"figures": figures, "steps": STEPS, "runs": RUNS}, indent=2))
 
 
 if __name__ == "__main__":

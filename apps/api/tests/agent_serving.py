@@ -12,6 +12,7 @@ from apps.agents.tools import AgentTool
 from apps.api.src.application import create_app
 from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
 from apps.api.src.wiring_agents import open_agents
+from apps.api.src.wiring_documents import Documents
 from apps.api.tests.serving import serving, settings
 from apps.core.accounting import Bookkeeper, CallRecord
 from apps.core.ports import ChatModel
@@ -47,15 +48,19 @@ def build(
     model: ChatModel,
     tools: Sequence[AgentTool] = (),
     books: Sequence[Bookkeeper] = (),
+    documents: Documents | None = None,
     **changes: object,
 ) -> FastAPI:
     """The app; everything but the models is production's own."""
     configured = settings(**changes)
     database = build_database(configured)
-    parts = open_agents(configured, model, None, database, lambda name: "", declared, tools)
-    gateway = build_gateway(configured, model, agents=parts)
+    library = documents.library if documents is not None else None
+    parts = open_agents(configured, model, library, database, lambda name: "", declared, tools)
+    gateway = build_gateway(configured, model, documents=documents, agents=parts)
     cloud = build_cloud(configured, gateway) if configured.gateway_config else ScriptedModel(saying("from the cloud"))
-    services = on_record(configured, cloud, model, gateway, database=database, agents=parts.agents, books=books)
+    services = on_record(
+        configured, cloud, model, gateway, database=database, documents=documents, agents=parts.agents, books=books
+    )
     return create_app(configured, services)
 
 

@@ -1,5 +1,6 @@
 """The bridge to stdio: a real client starts it as a program and uses the service through it."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,6 @@ def program(url: str, key: str = "") -> StdioServerParameters:
 
 
 async def test_a_client_over_stdio_reaches_what_its_key_does(tmp_path: Path) -> None:
-    import asyncio
-
     changes: dict[str, object] = {"auth": "on", "data_dir": tmp_path}
     terms = {"routes": ["/mcp", "/agents/*"]}
     (key,) = await asyncio.to_thread(make_keys, settings(**changes), terms)

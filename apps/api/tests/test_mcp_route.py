@@ -1,18 +1,15 @@
 """The MCP server over a real socket, with the package's own client: tools by the caller's key, errors, leaving."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
 
 from apps.api.tests.agent_serving import Book, agent, serving_agents
 from apps.api.tests.keys import make_keys
+from apps.api.tests.mcp_clients import connected, text_of
 from apps.api.tests.reading import envelope
 from apps.api.tests.serving import settings
 from apps.core.deltas import Delta, Usage
@@ -23,16 +20,6 @@ COMPUTING = in_turns(
 )
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 HEADERS = {"Accept": "application/json, text/event-stream"}
-
-
-@asynccontextmanager
-async def connected(url: str, key: str = "", mode: str = "auto") -> AsyncIterator[Client]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with (
-        httpx2.AsyncClient(headers=headers, trust_env=False, timeout=30) as http,
-        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
-    ):
-        yield client
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -50,22 +37,18 @@ async def test_a_real_client_lists_and_calls_the_tools(mode: str) -> None:
             computed = await client.call_tool("agent_calc_1", {"prompt": "What is 1234 * 5678?"})
             wrong = await client.call_tool("generate", {"prompt": "hi", "temperature": 3})
             unknown = await client.call_tool("nothing", {})
-    assert _text(local) == "from here"
-    assert _text(cloud) == "from the cloud"
-    assert _text(computed) == "It is 7006652."
+    assert text_of(local) == "from here"
+    assert text_of(cloud) == "from the cloud"
+    assert text_of(computed) == "It is 7006652."
     assert computed.structured_content["usage"]["cost"] == 0.25
     assert wrong.is_error
-    assert _text(wrong) == "INVALID_VALUE: Temperature must be between 0 and 2"
+    assert text_of(wrong) == "INVALID_VALUE: Temperature must be between 0 and 2"
     assert wrong.structured_content["error"]["field"] == "temperature"
     assert unknown.is_error
     assert [(r.route, r.asked, r.cost) for r in book.closed if r.asked.startswith("agent/")] == [
         ("/mcp", "agent/calc-1", 0.25)
     ]
     assert {record.route for record in book.closed} == {"/mcp"}
-
-
-def _text(result: Any) -> str:
-    return "".join(block.text for block in result.content)
 
 
 async def test_a_key_sees_and_calls_what_it_reaches_and_no_more(tmp_path: Path) -> None:
@@ -86,7 +69,7 @@ async def test_a_key_sees_and_calls_what_it_reaches_and_no_more(tmp_path: Path) 
             for name in ("generate", "agent_b"):
                 refused = await client.call_tool(name, {"prompt": "hi"})
                 assert refused.is_error
-                assert "NOT_FOUND" in _text(refused)
+                assert "NOT_FOUND" in text_of(refused)
         async with httpx2.AsyncClient(trust_env=False) as http:
             nobody = await http.post(f"{url}/mcp", json=CALL, headers=HEADERS)
             bearer = {"Authorization": f"Bearer {elsewhere}"}
@@ -105,7 +88,7 @@ async def test_the_budget_of_a_route_counts_here_too() -> None:
             third = await client.call_tool("local_generate", {"prompt": "hi"})
             assert (await http.post(f"{url}/local/generate", json={"prompt": "hi"})).status_code == 429
     assert third.is_error
-    assert "RATE_LIMIT_EXCEEDED: Rate limit exceeded: 2 per 1 minute" in _text(third)
+    assert "RATE_LIMIT_EXCEEDED: Rate limit exceeded: 2 per 1 minute" in text_of(third)
 
 
 async def test_strangers_pages_wrong_methods_and_large_bodies_are_refused_with_the_envelope(

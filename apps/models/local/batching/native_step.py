@@ -62,8 +62,8 @@ class NativeStep:
         return np.frombuffer(memory, element).reshape(heads)
 
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
-        # keys lie in runs of 8 positions
-        values = -(-tokens // 8) * 8 * self._shape.head_dim
+        # keys lie in runs of 16 positions
+        values = -(-tokens // 16) * 16 * self._shape.head_dim
         target[..., :values] = source[..., :values]
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:

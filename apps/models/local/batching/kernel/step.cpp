@@ -1,15 +1,12 @@
 // One step of a Llama-shaped model for any number of rows: a row is one token of one sequence, be it the next one of
 // an answer or one of a prompt. C interface for ctypes; every pointer handed in must outlive the engine.
-#include <memory>
-#include <new>
-
 #include "attention.h"
 #include "linear.h"
 #include "pool.h"
 
 extern "C" {
 struct Layer {
-  Linear qkv, o, gate_up, down;
+  Linear qkv, o, gate_up, down;  // gate_up: 16 outputs of gate, 16 of up, and so on
   const float *input_norm, *post_norm, *q_norm, *k_norm;  // the last two may be null
 };
 struct Model {
@@ -25,149 +22,145 @@ struct Model {
 }
 
 namespace {
-constexpr int64_t SEGMENT = 512, TILE = 4;
+constexpr int64_t TILE = 8;  // rows of one sequence that attend together
 
 struct Tile { int64_t first, rows; };
 
 struct Engine {
-  Engine(const Model& model, int threads, int64_t rows) : m(model), pool(threads), max_rows(rows) {
-    const int64_t widest = std::max({m.hidden, m.heads * m.head_dim, m.intermediate});
-    width = std::max((m.heads + 2 * m.kv_heads) * m.head_dim, 2 * m.intermediate) + 32;
-    x.resize(rows * m.hidden);
-    y.resize(rows * width);
-    attended.resize(rows * m.heads * m.head_dim);
-    q.resize(rows * widest + 64);
-    scales.resize(rows * widest / 32);
-    offsets.resize(rows * widest / 32);
-    if (model.head.kind >= BF16) floats.resize(rows * widest);
-    in = {q.data(), scales.data(), offsets.data(), floats.data()};
-    scratch_size = std::max(widest, TILE * (m.context + 16));
-    scratch.resize(threads * scratch_size);
-  }
+  Engine(const Model& model, int threads, int64_t most_rows)
+      : m(model), pool(threads), q_size(m.heads * m.head_dim), kv_size(m.kv_heads * m.head_dim), ld(m.context + 16),
+        x(most_rows * m.hidden), y(most_rows * (q_size + 2 * kv_size)), attended(most_rows * q_size),
+        narrow(most_rows, m.hidden, m.head.kind), wide(most_rows, std::max(m.intermediate, q_size), m.head.kind),
+        scratch(threads, std::vector<float>(std::max({m.hidden, QUERIES * ld, most_rows * 64}))) {}
 
   template <class T> void step(int thread);
-  template <class T> void attention(int64_t layer, const Tile& tile, int64_t kv_head, float* scores);
+  template <class T> void prepare(const Layer& layer, int64_t row, int64_t kv_head, const HeadCache<T>& kv);
+  template <class T> void attention(const Tile& tile, int64_t kv_head, const HeadCache<T>& kv, float* scores);
   template <class T> HeadCache<T> head_cache(int64_t row, int64_t layer, int64_t kv_head) const {
     T* base = (T*)cache[row] + (layer * 2 * m.kv_heads + kv_head) * m.context * m.head_dim;
     return {base, base + m.kv_heads * m.context * m.head_dim, m.head_dim};
   }
   void embed(int64_t row);
-  void linear(const Linear& lin, int64_t count, float* to, int64_t ld, bool add) {
-    const int64_t blocks = lin.n / 16, grain = std::max<int64_t>(1, blocks / (pool.threads() * 16));
-    pool.each((blocks + grain - 1) / grain, [&](int64_t chunk) {
-      for (int64_t b = chunk * grain; b < std::min(blocks, (chunk + 1) * grain); b++)
-        linear_block(lin, in, count, b, to, ld, add);
-    });
+  void mlp(const Layer& layer, int64_t group, float* scratch);
+  void linear(int thread, const Linear& lin, const Input& in, int64_t count, float* to, bool add, Upcoming next = {}) {
+    const int64_t ld = add ? m.hidden : lin.n;
+    pool.each(thread, lin.n / 16, [&](int64_t b) { linear_block(lin, in, count, b, to + 16 * b, ld, add); }, next);
   }
   void split_rows() {
     tiles.clear();
+    prompts = false;
     for (int64_t r = 0; r < rows; r++) {
-      Tile* last = tiles.empty() ? nullptr : &tiles.back();
-      if (last && last->rows < TILE && cache[r] == cache[r - 1] && position[r] == position[r - 1] + 1) last->rows++;
+      const bool goes_on = r && cache[r] == cache[r - 1];
+      prompts |= goes_on;
+      if (goes_on && tiles.back().rows < TILE) tiles.back().rows++;
       else tiles.push_back({r, 1});
     }
   }
 
   const Model m;
   Pool pool;
-  int64_t max_rows, width, scratch_size;
-  std::vector<float> x, y, attended, scales, offsets, floats, scratch;
-  std::vector<int8_t> q;
-  Input in;
+  const int64_t q_size, kv_size, ld;
+  std::vector<float> x, y, attended;
+  Input narrow, wide;
+  std::vector<std::vector<float>> scratch;
   // the running step
   int64_t rows, wanted;
   const int64_t *token, *position, *want;
   void* const* cache;
   float* logits;
   std::vector<Tile> tiles;
+  bool prompts;  // a row may attend to another one of this step
 };
+
+Upcoming upcoming(const Linear& lin) { return {lin.data, lin.n / 16 * lin.block_bytes()}; }
 
 void Engine::embed(int64_t row) {
   const int64_t at = token[row] * m.hidden;
-  float* to = x.data() + row * m.hidden;
-  for (int64_t i = 0; i < m.hidden; i += 8) {
-    const __m256 v = m.embedding_kind == FP32   ? _mm256_loadu_ps((const float*)m.embedding + at + i)
-                     : m.embedding_kind == BF16 ? weight8((const uint16_t*)m.embedding + at + i)
-                                                : half8((const uint16_t*)m.embedding + at + i);
-    _mm256_storeu_ps(to + i, v);
+  for (int64_t i = 0; i < m.hidden; i += 16)
+    store(&x[row * m.hidden + i], m.embedding_kind == FP32   ? load((const float*)m.embedding + at + i)
+                                  : m.embedding_kind == BF16 ? load((const Bf16*)m.embedding + at + i)
+                                                             : load((const Half*)m.embedding + at + i));
+}
+
+// A row's queries and key of one kv head turned to their position; key and value into the cache.
+template <class T>
+void Engine::prepare(const Layer& layer, int64_t row, int64_t kv_head, const HeadCache<T>& kv) {
+  const int64_t d = m.head_dim, group = m.heads / m.kv_heads;
+  const float *cos = m.cos + position[row] * (d / 2), *sin = m.sin + position[row] * (d / 2);
+  float *qkv = &y[row * (q_size + 2 * kv_size)], *key = qkv + q_size + kv_head * d;
+  for (int64_t h = 0; h <= group; h++) {
+    float* head = h < group ? qkv + (kv_head * group + h) * d : key;
+    const float* norm = h < group ? layer.q_norm : layer.k_norm;
+    if (norm) rms_norm(head, norm, m.eps, d, head);
+    rotate(head, cos, sin, d);
   }
+  kv.write(position[row], key, key + kv_size);
 }
 
 template <class T>
-void Engine::attention(int64_t layer, const Tile& tile, int64_t kv_head, float* scores) {
+void Engine::attention(const Tile& tile, int64_t kv_head, const HeadCache<T>& kv, float* scores) {
   const int64_t group = m.heads / m.kv_heads, d = m.head_dim, count = tile.rows * group;
-  const float scaling = 1.f / std::sqrt((float)d);
-  const HeadCache<T> kv = head_cache<T>(tile.first, layer, kv_head);
-  for (int64_t i = 0, n; i < count; i += n) {
-    n = std::min(TILE, count - i);
-    const float* query[TILE];
-    float* out[TILE];
-    int64_t seen[TILE];
+  for (int64_t i = 0; i < count; i += QUERIES) {
+    const int64_t n = std::min<int64_t>(QUERIES, count - i);
+    const float* query[QUERIES];
+    float* out[QUERIES];
+    int64_t seen[QUERIES];
     for (int64_t j = 0; j < n; j++) {
       const int64_t row = tile.first + (i + j) / group, head = kv_head * group + (i + j) % group;
-      query[j] = y.data() + row * width + head * d;
-      out[j] = attended.data() + (row * m.heads + head) * d;
+      query[j] = &y[row * (q_size + 2 * kv_size) + head * d];
+      out[j] = &attended[row * q_size + head * d];
       seen[j] = position[row] + 1;
     }
-    const int64_t ld = m.context + 16;
-    if (n == 4) attend<4>(query, seen, kv, scaling, scores, ld, out);
-    else if (n == 3) attend<3>(query, seen, kv, scaling, scores, ld, out);
-    else if (n == 2) attend<2>(query, seen, kv, scaling, scores, ld, out);
-    else attend<1>(query, seen, kv, scaling, scores, ld, out);
+    attend<QUERIES>(n, query, seen, kv, scores, ld, out);
+  }
+}
+
+// 32 values of all rows on their way from gate and up to down
+void Engine::mlp(const Layer& layer, int64_t group, float* scratch) {
+  for (int64_t b = 0; b < 4; b++)
+    linear_block(layer.gate_up, narrow, rows, 4 * group + b, scratch + 16 * b, 64, false);
+  for (int64_t r = 0; r < rows; r++) {
+    float* v = scratch + 64 * r;
+    for (int64_t h = 0; h < 2; h++) silu_mul(v + 32 * h, v + 32 * h + 16, 16, v + 16 * h);
+    wide.put(r, m.intermediate, 32 * group, v, 32);
   }
 }
 
 template <class T>
 void Engine::step(int thread) {
-  float* mine = scratch.data() + thread * scratch_size;
-  const int64_t d = m.head_dim, q_size = m.heads * d, kv_size = m.kv_heads * d;
-  const auto normed = [&](const float* weight, const Linear& next) {
-    pool.each(rows, [&](int64_t r) {
-      rms_norm(x.data() + r * m.hidden, weight, m.eps, m.hidden, mine);
-      put(in, next.kind, r, mine, 0, m.hidden, m.hidden);
-    });
+  float* mine = scratch[thread].data();
+  const int64_t kvs = m.kv_heads, group_size = q_size / kvs;
+  const auto normed = [&](int64_t count, const int64_t* rows_of, const float* weight, const Linear& next) {
+    pool.each(thread, count, [&](int64_t i) {
+      rms_norm(&x[(rows_of ? rows_of[i] : i) * m.hidden], weight, m.eps, m.hidden, mine);
+      narrow.put(i, m.hidden, 0, mine, m.hidden);
+    }, upcoming(next));
   };
-  pool.each(rows, [&](int64_t r) { embed(r); });
+  pool.each(thread, rows, [&](int64_t r) { embed(r); });
   for (int64_t l = 0; l < m.layers; l++) {
     const Layer& layer = m.layer[l];
-    normed(layer.input_norm, layer.qkv);
-    linear(layer.qkv, rows, y.data(), width, false);
-    pool.each(rows * m.kv_heads, [&](int64_t i) {
-      const int64_t r = i / m.kv_heads, head = i % m.kv_heads, group = m.heads / m.kv_heads;
-      const float *cos = m.cos + position[r] * (d / 2), *sin = m.sin + position[r] * (d / 2);
-      float *qs = y.data() + r * width + head * group * d, *k = y.data() + r * width + q_size + head * d;
-      for (int64_t h = 0; h < group; h++) {
-        if (layer.q_norm) rms_norm(qs + h * d, layer.q_norm, m.eps, d, qs + h * d);
-        rotate(qs + h * d, cos, sin, d);
-      }
-      if (layer.k_norm) rms_norm(k, layer.k_norm, m.eps, d, k);
-      rotate(k, cos, sin, d);
-      head_cache<T>(r, l, head).write(position[r], k, k + kv_size);
+    normed(rows, nullptr, layer.input_norm, layer.qkv);
+    linear(thread, layer.qkv, narrow, rows, y.data(), false);
+    if (prompts) pool.each(thread, rows * kvs, [&](int64_t i) {
+      prepare(layer, i / kvs, i % kvs, head_cache<T>(i / kvs, l, i % kvs));
     });
-    pool.each((int64_t)tiles.size() * m.kv_heads,
-              [&](int64_t i) { attention<T>(l, tiles[i / m.kv_heads], i % m.kv_heads, mine); });
-    const int64_t parts = (q_size + SEGMENT - 1) / SEGMENT;
-    pool.each(rows * parts, [&](int64_t i) {
-      const int64_t r = i / parts, from = i % parts * SEGMENT, to = std::min(q_size, from + SEGMENT);
-      put(in, layer.o.kind, r, attended.data() + r * q_size, from, to, q_size);
-    });
-    linear(layer.o, rows, x.data(), m.hidden, true);
-    normed(layer.post_norm, layer.gate_up);
-    linear(layer.gate_up, rows, y.data(), width, false);
-    const int64_t pieces = (m.intermediate + SEGMENT - 1) / SEGMENT;
-    pool.each(rows * pieces, [&](int64_t i) {
-      const int64_t r = i / pieces, from = i % pieces * SEGMENT, to = std::min(m.intermediate, from + SEGMENT);
-      float* gate = y.data() + r * width;
-      silu_mul(gate + from, gate + m.intermediate + from, to - from, gate + from);
-      put(in, layer.down.kind, r, gate, from, to, m.intermediate);
-    });
-    linear(layer.down, rows, x.data(), m.hidden, true);
+    pool.each(thread, (int64_t)tiles.size() * kvs, [&](int64_t i) {
+      const Tile& tile = tiles[i / kvs];
+      const HeadCache<T> kv = head_cache<T>(tile.first, l, i % kvs);
+      if (!prompts) prepare(layer, tile.first, i % kvs, kv);
+      attention(tile, i % kvs, kv, mine);
+      if (group_size % 32 == 0)
+        for (int64_t r = tile.first; r < tile.first + tile.rows; r++)
+          wide.put(r, q_size, i % kvs * group_size, &attended[r * q_size + i % kvs * group_size], group_size);
+    }, upcoming(layer.o));
+    if (group_size % 32) pool.each(thread, rows, [&](int64_t r) { wide.put(r, q_size, 0, &attended[r * q_size], q_size); });
+    linear(thread, layer.o, wide, rows, x.data(), true);
+    normed(rows, nullptr, layer.post_norm, layer.gate_up);
+    pool.each(thread, m.intermediate / 32, [&](int64_t i) { mlp(layer, i, mine); }, upcoming(layer.down));
+    linear(thread, layer.down, wide, rows, x.data(), true);
   }
-  pool.each(wanted, [&](int64_t i) {
-    rms_norm(x.data() + want[i] * m.hidden, m.final_norm, m.eps, m.hidden, mine);
-    put(in, m.head.kind, i, mine, 0, m.hidden, m.hidden);
-  });
-  linear(m.head, wanted, logits, m.head.n, false);
+  normed(wanted, want, m.final_norm, m.head);
+  linear(thread, m.head, narrow, wanted, logits, false);
 }
 }  // namespace
 
@@ -195,11 +188,9 @@ void engine_step(void* engine, int64_t rows, const int64_t* token, const int64_t
 
 // y[rows, n] = x[rows, k] @ W^T + bias on the calling thread: for the self check and the tests
 void linear_once(const Linear* lin, int64_t rows, const float* x, float* y) {
-  std::vector<int8_t> q(rows * lin->k + 64);
-  std::vector<float> scale(rows * lin->k / 32), offset(rows * lin->k / 32), floats(rows * lin->k);
-  const Input in{q.data(), scale.data(), offset.data(), floats.data()};
-  for (int64_t r = 0; r < rows; r++) put(in, lin->kind, r, x + r * lin->k, 0, lin->k, lin->k);
-  for (int64_t b = 0; b < lin->n / 16; b++) linear_block(*lin, in, rows, b, y, lin->n, false);
+  Input in(rows, lin->k, lin->kind);
+  for (int64_t r = 0; r < rows; r++) in.put(r, lin->k, 0, x + r * lin->k, lin->k);
+  for (int64_t b = 0; b < lin->n / 16; b++) linear_block(*lin, in, rows, b, y + 16 * b, lin->n, false);
 }
 
 void rms_norm_once(const float* x, const float* weight, float eps, int64_t n, float* to) { rms_norm(x, weight, eps, n, to); }
@@ -209,11 +200,11 @@ void rotate_once(float* head, const float* cos, const float* sin, int64_t d) { r
 // One query over n keys and values [n][d], as float32 or through a float16 cache.
 void attend_once(const float* query, const float* keys, const float* values, int64_t n, int64_t d, int half, float* out) {
   const int64_t context = (n + 15) / 16 * 16;
-  std::vector<float> scores(context + 16), room(2 * context * d);
+  std::vector<float> scores(context), room(2 * context * d);
   const auto run = [&](auto* memory) {
     const HeadCache<std::remove_pointer_t<decltype(memory)>> cache{memory, memory + context * d, d};
     for (int64_t t = 0; t < n; t++) cache.write(t, keys + t * d, values + t * d);
-    attend<1>(&query, &n, cache, 1.f / std::sqrt((float)d), scores.data(), context + 16, &out);
+    attend<1>(1, &query, &n, cache, scores.data(), context, &out);
   };
   half ? run((Half*)room.data()) : run(room.data());
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from apps.core.messages import JsonObject
 from apps.models.local.batching.errors import NoKernel
-from apps.models.local.batching.library import CLayer, CLinear, CModel
+from apps.models.local.batching.library import CLayer, CLinear, CModel, CRows
 from apps.models.local.batching.packing import Kind
 from apps.models.local.batching.rope import rope_table
 from apps.models.local.batching.shape import Shape
@@ -70,16 +70,11 @@ class NativeStep:
         token, position, want = (np.asarray(values, np.int64) for values in (tokens, positions, wanted))
         pointers = (ctypes.c_void_p * len(caches))(*[cache.ctypes.data for cache in caches])
         logits = np.empty((len(wanted), self._logits_width), np.float32)
-        self._library.engine_step(
-            self._engine,
-            len(token),
-            token.ctypes.data,
-            position.ctypes.data,
-            pointers,
-            len(want),
-            want.ctypes.data,
-            logits.ctypes.data,
+        rows = CRows(
+            *(len(token), len(want), token.ctypes.data, position.ctypes.data, want.ctypes.data),
+            *(ctypes.addressof(pointers), logits.ctypes.data),
         )
+        self._library.engine_step(self._engine, ctypes.byref(rows))
         return logits[:, : self._shape.vocabulary]
 
     def describe(self) -> JsonObject:

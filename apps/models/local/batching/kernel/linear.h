@@ -2,7 +2,8 @@
 //   int4, int8  [n/16][k/32] groups: per plane 4 x 64 bytes of nibbles (16 outputs x 4 k; low nibbles are k-step 2j,
 //               high ones 2j+1), then 16 float16 steps and 16 float16 minimums. w = step * q + minimum; int8 is two
 //               planes, the high nibbles of q first. Inputs are quantized to int8 by groups of 32 on the fly.
-//   bf16, fp32  [n/16][k][16], multiplied in float32
+//   bf16        [n/16][k/2][16][2], multiplied in float32; where the CPU multiplies bf16, inputs are rounded to it
+//   fp32        [n/16][k][16]
 // A row's result has the same bits whatever other rows are computed beside it: integers are exact, and the float
 // operations of one output are the same, in the same order, for every tile height.
 #pragma once
@@ -13,9 +14,8 @@
 #include "simd.h"
 
 enum Kind : int32_t { INT4 = 0, INT8 = 1, BF16 = 2, FP32 = 3 };
-
-#ifdef KERNEL_AVX512  // as many as the registers hold
-constexpr int INT_ROWS = 8, FLOAT_ROWS = 12;
+#ifdef KERNEL_AVX512  // rows of a tile: as many as the registers hold
+constexpr int INT_ROWS = 12, FLOAT_ROWS = 12;
 #else
 constexpr int INT_ROWS = 4, FLOAT_ROWS = 6;
 #endif
@@ -25,56 +25,48 @@ struct Linear {
   const float* bias;  // null or n values
   int64_t n, k;       // n is a multiple of 16, k of 32
   int32_t kind;
-  int64_t block_bytes() const { return kind == INT4 ? k / 32 * 320 : kind == INT8 ? k / 32 * 576 : k * (kind == BF16 ? 32 : 64); }
+  int64_t bytes() const { return n / 16 * block_bytes(); }
+  int64_t block_bytes() const { return k / 32 * (kind == INT4 ? 320 : kind == INT8 ? 576 : kind == BF16 ? 1024 : 2048); }
 };
-
-inline int32_t four(const int8_t* p) { int32_t v; memcpy(&v, p, 4); return v; }
 
 // Rows ready to be multiplied: quantized for int4 and int8 (scale, and scale * sum of the group), else as floats.
-class Input {
- public:
-  Input(int64_t rows, int64_t most_k, int32_t kind) : exact_(kind >= BF16) {
-    if (exact_) x.resize(rows * most_k);
-    else q.resize(rows * most_k), scale.resize(rows * most_k / 32), offset.resize(rows * most_k / 32);
-  }
+struct Input {
+  Input(int64_t rows, int64_t k, int32_t kind)
+      : kind(kind), q(kind < BF16 ? rows * k : 0), scale(q.size() / 32), offset(scale), x(kind < BF16 ? 0 : rows * k) {}
   // The values [from, from + count) of a row of k, multiples of 32. A group with NaN or infinity makes the row NaN.
   void put(int64_t row, int64_t k, int64_t from, const float* values, int64_t count) {
-    if (exact_) memcpy(&x[row * k + from], values, count * sizeof(float));
-    else
-      for (int64_t i = 0; i < count; i += 32) quantize(values + i, (row * k + from + i) / 32);
+    for (int64_t i = 0, at = row * k + from; i < count; i += 32, at += 32) {
+      if (kind < BF16) quantize(values + i, at / 32);
+#ifdef KERNEL_BF16
+      else if (kind == BF16)
+        _mm512_storeu_si512(&x[at - (from + i) / 2], (__m512i)_mm512_cvtne2ps_pbh(load(values + i + 16).part[0], load(values + i).part[0]));
+#endif
+      else memcpy(&x[at], values + i, 128);
+    }
   }
+  void quantize(const float* values, int64_t group) {
+    int32_t bits[32], top = 0, sum = 0;  // as integers, the bits of NaN are the largest of all
+    memcpy(bits, values, sizeof bits);
+    for (int32_t b : bits) top = std::max(top, b & 0x7fffffff);
+    float largest, unknown = std::numeric_limits<float>::quiet_NaN();
+    memcpy(&largest, &top, sizeof top);
+    const bool none = largest < 1e-30f, broken = top >= 0x7f800000;
+    const float inverse = none || broken ? 0.f : 127.f / largest;
+    for (int i = 0; i < 32; i++) sum += bits[i] = broken ? 0 : (int32_t)nearest(values[i] * inverse);
+    for (int i = 0; i < 32; i++) q[32 * group + i] = (int8_t)bits[i];
+    scale[group] = broken ? unknown : none ? 0.f : largest / 127.f;
+    offset[group] = scale[group] * (float)sum;
+  }
+  int32_t kind;
   std::vector<int8_t> q;
   std::vector<float> scale, offset, x;
-
- private:
-  void quantize(const float* values, int64_t group) {
-    const F v[2] = {load(values), load(values + 16)};
-    // as integers, the bits of NaN are the largest of all
-    const auto bits = [&](int i) { return each_part([&](int h) { return (V)((VI)v[i].part[h] & 0x7fffffff); }); };
-    const int32_t top = fold<int32_t>(bits(0), bits(1), [](int32_t a, int32_t b) { return a > b ? a : b; });
-    float amax;
-    memcpy(&amax, &top, 4);
-    const bool none = amax < 1e-30f, broken = top >= 0x7f800000;
-    const float inverse = none || broken ? 0.f : 127.f / amax;
-    F rounded[2];
-    for (int i = 0; i < 2; i++) {
-      rounded[i] = each_part([&](int h) { return (V)__builtin_convertvector(nearest(v[i].part[h] * inverse), VI); });
-      for (int h = 0; h < PARTS; h++) {
-        const auto bytes = __builtin_convertvector((VI)rounded[i].part[h], VB);
-        memcpy(&q[32 * group + 16 * i + LANES * h], &bytes, sizeof bytes);
-      }
-    }
-    scale[group] = broken ? std::numeric_limits<float>::quiet_NaN() : none ? 0.f : amax / 127.f;
-    offset[group] = scale[group] * (float)fold<int32_t>(rounded[0], rounded[1], [](int32_t a, int32_t b) { return a + b; });
-  }
-  bool exact_;
 };
 
-// The weights are asked for this many bytes ahead: what memory delivers in the time that it takes to answer.
-constexpr int64_t AHEAD = 8192;
-inline void prefetch(const uint8_t* w, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch((const char*)w + i, _MM_HINT_T0);
+// Asks for weights so far ahead that memory has answered when they are needed; `first` where a block is not read yet.
+inline void prefetch(bool first, const void* w, int64_t bytes) {
+  for (int64_t i = 8192; first && i < 8192 + bytes; i += 64) _mm_prefetch((const char*)w + i, _MM_HINT_T0);
 }
+inline int32_t four(const int8_t* p) { int32_t v; memcpy(&v, p, 4); return v; }
 
 // total[m] += a plane's nibbles times one group of 32 of row m
 template <int M>
@@ -108,19 +100,18 @@ inline void add_plane(const uint8_t* w, const int8_t* x, int64_t k, VI (*total)[
 #endif
 }
 
-// M rows times one block of P planes; `ahead` where the block is read for the first time
-template <int P, int M>
-void int_tile(const uint8_t* w, const Input& in, int64_t row, int64_t k, bool ahead, F* out) {
+template <int PLANES, int M>
+void int_tile(const uint8_t* w, const Input& in, int64_t row, int64_t k, F* out) {
   const int64_t groups = k / 32;
   const int8_t* x = in.q.data() + row * k;
   const float *scale = in.scale.data() + row * groups, *offset = in.offset.data() + row * groups;
   F acc[M] = {};
   for (int64_t g = 0; g < groups; g++, x += 32, w += 64) {
-    if (ahead) prefetch(w + AHEAD, 256 * P + 64);
+    prefetch(row == 0, w, 256 * PLANES + 64);
     VI total[M][PARTS] = {};
-    for (int p = 0; p < P; p++, w += 256) {
+    for (int p = 0; p < PLANES; p++, w += 256) {
       for (int m = 0; m < M * p; m++)
-        for (int h = 0; h < PARTS; h++) total[m][h] <<= 4;
+        for (VI& part : total[m]) part <<= 4;
       add_plane<M>(w, x, k, total);
     }
     const F step = load((const Half*)w), minimum = load((const Half*)w + 16);
@@ -133,42 +124,51 @@ void int_tile(const uint8_t* w, const Input& in, int64_t row, int64_t k, bool ah
   for (int m = 0; m < M; m++) out[m] = acc[m];
 }
 
-template <class T, int M>
-void float_tile(const T* w, const float* x, int64_t k, bool ahead, F* out) {
+// w holds pairs of bf16, or single floats
+template <int PAIRED, int M>
+void float_tile(const float* w, const Input& in, int64_t row, int64_t k, F* out) {
+  const float* x = in.x.data() + row * k;
   F acc[M] = {};
-  for (int64_t i = 0; i < k; i++, w += 16) {
-    if (ahead) prefetch((const uint8_t*)w + AHEAD, sizeof(T) * 16);
+  for (int64_t i = 0; i < k; i += 1 + PAIRED, w += 16) {
+    prefetch(row == 0, w, 64);
     const F v = load(w);
-    for (int m = 0; m < M; m++) acc[m] = fma(v, set(x[m * k + i]), acc[m]);
+#ifdef KERNEL_BF16
+    for (int m = 0; m < M * PAIRED; m++)
+      acc[m].part[0] = (V)_mm512_dpbf16_ps(acc[m].part[0], (__m512bh)v.part[0], (__m512bh)set(x[m * k + i / 2]).part[0]);
+    for (int m = 0; m < M * !PAIRED; m++) acc[m] = fma(v, set(x[m * k + i]), acc[m]);
+#else
+    const F a = each_part([&](int h) { return PAIRED ? (V)((VI)v.part[h] << 16) : v.part[h]; });
+    const F b = each_part([&](int h) { return (V)((VI)v.part[h] & (int32_t)0xffff0000); });
+    for (int m = 0; m < M; m++) acc[m] = fma(a, set(x[m * k + i]), acc[m]);
+    for (int m = 0; m < M * PAIRED; m++) acc[m] = fma(b, set(x[m * k + i + 1]), acc[m]);
+#endif
   }
   for (int m = 0; m < M; m++) out[m] = acc[m];
 }
 
 template <int M>
-void tile(int64_t rows, const Linear& lin, const Input& in, int64_t row, const uint8_t* w, F* out) {
+void tile(int64_t rows, const Linear& lin, const uint8_t* w, const Input& in, int64_t row, F* out) {
   if constexpr (M > 1)
-    if (rows < M) return tile<M - 1>(rows, lin, in, row, w, out);
-  const bool ahead = row == 0;
-  const float* x = in.x.data() + row * lin.k;
-  if (lin.kind == INT4) int_tile<1, M>(w, in, row, lin.k, ahead, out);
-  else if (lin.kind == INT8) int_tile<2, M>(w, in, row, lin.k, ahead, out);
-  else if (lin.kind == BF16) float_tile<Bf16, M>((const Bf16*)w, x, lin.k, ahead, out);
-  else float_tile<float, M>((const float*)w, x, lin.k, ahead, out);
+    if (rows < M) return tile<M - 1>(rows, lin, w, in, row, out);
+  if constexpr (M <= INT_ROWS) {
+    if (lin.kind == INT4) return int_tile<1, M>(w, in, row, lin.k, out);
+    if (lin.kind == INT8) return int_tile<2, M>(w, in, row, lin.k, out);
+  }
+  const auto float_weights = (const float*)w;
+  lin.kind == BF16 ? float_tile<1, M>(float_weights, in, row, lin.k, out) : float_tile<0, M>(float_weights, in, row, lin.k, out);
 }
 
 // All rows of the outputs [16 * block, 16 * block + 16): to[row * ld + 0..15]
 inline void linear_block(const Linear& lin, const Input& in, int64_t rows, int64_t block, float* to, int64_t ld, bool add) {
   const int64_t most = lin.kind >= BF16 ? FLOAT_ROWS : INT_ROWS;
-  F out[FLOAT_ROWS > INT_ROWS ? FLOAT_ROWS : INT_ROWS];
   for (int64_t row = 0; row < rows; row += most) {
+    F out[FLOAT_ROWS];
     const int64_t count = std::min(most, rows - row);
-    const uint8_t* w = lin.data + block * lin.block_bytes();
-    if (lin.kind >= BF16) tile<FLOAT_ROWS>(count, lin, in, row, w, out);
-    else tile<INT_ROWS>(count, lin, in, row, w, out);
+    tile<FLOAT_ROWS>(count, lin, lin.data + block * lin.block_bytes(), in, row, out);
     for (int64_t r = 0; r < count; r++) {
       float* y = to + (row + r) * ld;
-      const F v = lin.bias ? out[r] + load(lin.bias + block * 16) : out[r];
-      store(y, add ? load(y) + v : v);
+      if (lin.bias) out[r] = out[r] + load(lin.bias + block * 16);
+      store(y, add ? load(y) + out[r] : out[r]);
     }
   }
 }

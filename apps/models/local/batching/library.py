@@ -29,14 +29,10 @@ class CLayer(ctypes.Structure):
 
 class CModel(ctypes.Structure):
     _fields_ = (
-        *(
-            (name, INT)
-            for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocabulary", "context")
-        ),
+        *((name, INT) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "context")),
         ("layer", ctypes.POINTER(CLayer)),
         ("head", CLinear),
-        *((name, POINTER) for name in ("final_norm", "cos", "sin", "embedding")),
-        ("embedding_kind", ctypes.c_int32),
+        *((name, POINTER) for name in ("final_norm", "cos", "sin")),
         ("half_cache", ctypes.c_int32),
         ("eps", ctypes.c_float),
     )
@@ -45,7 +41,7 @@ class CModel(ctypes.Structure):
 class CRows(ctypes.Structure):
     _fields_ = (
         *((name, INT) for name in ("rows", "wanted")),
-        *((name, POINTER) for name in ("token", "position", "want", "cache", "logits")),
+        *((name, POINTER) for name in ("position", "want", "embedded", "cache", "logits")),
     )
 
 

@@ -2,7 +2,7 @@
 
 import ctypes
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,6 @@ from apps.models.local.batching.packing import Kind
 from apps.models.local.batching.rope import rope_table
 from apps.models.local.batching.shape import Shape
 from apps.models.local.batching.weights import Weights
-
-EMBEDDING_KINDS: Mapping[str, int] = {"BF16": 2, "F32": 3, "F16": 4}
 
 
 def anonymous_memory(size: int) -> mmap.mmap:
@@ -67,11 +65,12 @@ class NativeStep:
         target[..., :values] = source[..., :values]
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
-        token, position, want = (np.asarray(values, np.int64) for values in (tokens, positions, wanted))
+        position, want = np.asarray(positions, np.int64), np.asarray(wanted, np.int64)
+        embedded = self._weights.embedded(tokens)
         pointers = (ctypes.c_void_p * len(caches))(*[cache.ctypes.data for cache in caches])
-        logits = np.empty((len(wanted), self._logits_width), np.float32)
+        logits = np.empty((len(want), self._logits_width), np.float32)
         rows = CRows(
-            *(len(token), len(want), token.ctypes.data, position.ctypes.data, want.ctypes.data),
+            *(len(position), len(want), position.ctypes.data, want.ctypes.data, embedded.ctypes.data),
             *(ctypes.addressof(pointers), logits.ctypes.data),
         )
         self._library.engine_step(self._engine, ctypes.byref(rows))
@@ -97,14 +96,12 @@ class NativeStep:
         self._kept += [layers, cos, sin]
         return CModel(
             *(shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate),
-            *(shape.vocabulary, self._context),
+            self._context,
             layer=layers,
             head=self._linear("head"),
             final_norm=weights.norms["model.norm.weight"].ctypes.data,
             cos=cos.ctypes.data,
             sin=sin.ctypes.data,
-            embedding=weights.embedding.ctypes.data,
-            embedding_kind=EMBEDDING_KINDS[weights.embedding_type],
             half_cache=int(self._half),
             eps=shape.norm_eps,
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from apps.models.local.batching.errors import UnsupportedModel
-from apps.models.local.batching.packing import BLOCK, Kind
+from apps.models.local.batching.packing import BLOCK, Kind, from_bf16
 from apps.models.local.batching.shape import Shape
 from apps.models.local.batching.tensors import Tensors
 
@@ -41,6 +41,11 @@ class Weights:
     norms: dict[str, Any] = field(default_factory=dict)
     embedding: Any = None
     embedding_type: str = "F32"
+
+    def embedded(self, tokens: Sequence[int]) -> Any:
+        """Their rows of the embedding, float32 [tokens, hidden]."""
+        rows = self.embedding[np.asarray(tokens, np.int64)]
+        return from_bf16(rows) if self.embedding_type == "BF16" else np.ascontiguousarray(rows, np.float32)
 
     @property
     def packed_bytes(self) -> int:

@@ -10,8 +10,7 @@
 inline void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* to) {
   F squares = {};
   for (int64_t i = 0; i < n; i += 16) squares = fma(load(x + i), load(x + i), squares);
-  const float mean = fold<float>(squares, F{}, [](float a, float b) { return a + b; }) / (float)n;
-  const F scale = set(1.f / std::sqrt(mean + eps));
+  const F scale = set(1.f / std::sqrt(fold<float>(squares, F{}, [](float a, float b) { return a + b; }) / (float)n + eps));
   for (int64_t i = 0; i < n; i += 16) store(to + i, load(weight + i) * (load(x + i) * scale));
 }
 
@@ -47,12 +46,6 @@ struct HeadCache {
   }
 };
 
-#ifdef KERNEL_AVX512  // queries of a tile: as many as the registers hold
-constexpr int QUERIES = 8;
-#else
-constexpr int QUERIES = 6;
-#endif
-
 struct Query {
   const float* values;
   int64_t seen;  // it sees the positions 0..seen - 1
@@ -62,8 +55,7 @@ struct Query {
 // The first `count` of Q queries, of ascending positions. scores: room for Q * ld floats.
 template <int Q, class T>
 void attend(int64_t count, const Query* query, const HeadCache<T>& cache, float* scores, int64_t ld) {
-  if constexpr (Q > 1)
-    if (count < Q) return attend<Q - 1>(count, query, cache, scores, ld);
+  if constexpr (Q > 1) if (count < Q) return attend<Q - 1>(count, query, cache, scores, ld);
   const int64_t d = cache.d, n = query[Q - 1].seen;
   const F scaling = set(1.f / std::sqrt((float)d));
   for (int64_t t = 0; t < n; t += 16) {

@@ -14,11 +14,6 @@
 #include "simd.h"
 
 enum Kind : int32_t { INT4 = 0, INT8 = 1, BF16 = 2, FP32 = 3 };
-#ifdef KERNEL_AVX512  // rows of a tile: as many as the registers hold
-constexpr int INT_ROWS = 12, FLOAT_ROWS = 12;
-#else
-constexpr int INT_ROWS = 4, FLOAT_ROWS = 6;
-#endif
 
 struct Linear {
   const uint8_t* data;
@@ -52,7 +47,7 @@ struct Input {
     memcpy(&largest, &top, sizeof top);
     const bool none = largest < 1e-30f, broken = top >= 0x7f800000;
     const float inverse = none || broken ? 0.f : 127.f / largest;
-    for (int i = 0; i < 32; i++) sum += bits[i] = broken ? 0 : (int32_t)nearest(values[i] * inverse);
+    for (int i = 0; i < 32; i++) sum += bits[i] = (int32_t)nearest(values[i] * inverse);
     for (int i = 0; i < 32; i++) q[32 * group + i] = (int8_t)bits[i];
     scale[group] = broken ? unknown : none ? 0.f : largest / 127.f;
     offset[group] = scale[group] * (float)sum;
@@ -148,8 +143,7 @@ void float_tile(const float* w, const Input& in, int64_t row, int64_t k, F* out)
 
 template <int M>
 void tile(int64_t rows, const Linear& lin, const uint8_t* w, const Input& in, int64_t row, F* out) {
-  if constexpr (M > 1)
-    if (rows < M) return tile<M - 1>(rows, lin, w, in, row, out);
+  if constexpr (M > 1) if (rows < M) return tile<M - 1>(rows, lin, w, in, row, out);
   if constexpr (M <= INT_ROWS) {
     if (lin.kind == INT4) return int_tile<1, M>(w, in, row, lin.k, out);
     if (lin.kind == INT8) return int_tile<2, M>(w, in, row, lin.k, out);

@@ -15,8 +15,7 @@ class Pool {
     for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { work(t); });
   }
   ~Pool() {
-    begin(nullptr);
-    for (auto& worker : workers_) worker.join();
+    for (begin(nullptr); auto& worker : workers_) worker.join();
   }
   // Runs body(thread) on every thread of the team and returns when all are through.
   void run(const std::function<void(int)>& body) {
@@ -26,8 +25,7 @@ class Pool {
   }
   // Inside body: item(i) for 0..count, each thread a run of neighbours, since memory likes to be read in one stream,
   // then what others have not come to; and waits for all of them. `next` is what the next phase will read.
-  template <class Item>
-  void each(int thread, int64_t count, Item&& item, const uint8_t* next = nullptr, int64_t bytes = 0) {
+  void each(int thread, int64_t count, auto&& item, const uint8_t* next = nullptr, int64_t bytes = 0) {
     for (int k = 0; k < threads_; k++) {
       const int owner = (thread + k) % threads_;
       const int64_t from = count * owner / threads_, end = count * (owner + 1) / threads_;

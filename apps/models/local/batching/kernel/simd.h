@@ -4,14 +4,15 @@
 
 #include <cstdint>
 #include <cstring>
+// ROWS and QUERIES: how many a tile's registers hold
 #ifdef KERNEL_AVX512
 #ifndef I  // the tests give another one, which needs no such CPU
 #define I(name) _mm512_##name
 #endif
-constexpr int PARTS = 1;
+constexpr int PARTS = 1, INT_ROWS = 12, FLOAT_ROWS = 12, QUERIES = 8;
 #else
 #define I(name) _mm256_##name
-constexpr int PARTS = 2;
+constexpr int PARTS = 2, INT_ROWS = 4, FLOAT_ROWS = 6, QUERIES = 6;
 #endif
 constexpr int LANES = 16 / PARTS;
 typedef float V __attribute__((vector_size(4 * LANES)));
@@ -20,8 +21,7 @@ typedef int32_t VI __attribute__((vector_size(4 * LANES)));
 struct F { V part[PARTS]; };
 struct Half { uint16_t bits; };
 
-template <class Op>
-inline F each_part(Op op) {
+inline F each_part(auto op) {
   F f;
   for (int i = 0; i < PARTS; i++) f.part[i] = op(i);
   return f;
@@ -32,9 +32,7 @@ inline F operator*(F a, F b) { return each_part([&](int i) { return a.part[i] * 
 inline F operator+(F a, F b) { return each_part([&](int i) { return a.part[i] + b.part[i]; }); }
 inline F set(float v) { return each_part([&](int) { return (V)I(set1_ps)(v); }); }
 inline F load(const float* p) { return each_part([&](int i) { return (V)I(loadu_ps)(p + LANES * i); }); }
-inline void store(float* p, F f) {
-  for (int i = 0; i < PARTS; i++) I(storeu_ps)(p + LANES * i, f.part[i]);
-}
+inline void store(float* p, F f) { memcpy(p, &f, sizeof f); }
 inline F load(const Half* p) {
 #ifdef __AVX512F__
   return {(V)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))};
@@ -49,8 +47,7 @@ inline void store(Half* p, F f) {  // saturates: an outlier must not become infi
   for (int i = 0; i < 2; i++) _mm_storeu_si128((__m128i*)p + i, _mm256_cvtps_ph(((__m256*)&f)[i], 0));
 }
 
-template <class X>
-inline X nearest(X x) { return (x + 12582912.f) - 12582912.f; }  // integer, of -2^22..2^22
+inline auto nearest(auto x) { return (x + 12582912.f) - 12582912.f; }  // integer, of -2^22..2^22
 
 // exp within 2 units in the last place; NaN stays NaN, below -87.3 it is 0 (after Cephes' expf)
 inline V exp(V x) {
@@ -66,8 +63,8 @@ inline V exp(V x) {
 }
 
 // The values of both made into one, in the same order on every CPU.
-template <class T, class Op>
-inline T fold(F a, F b, Op op) {
+template <class T>
+inline T fold(F a, F b, auto op) {
   T v[16], w[16];
   memcpy(v, &a, 64), memcpy(w, &b, 64);
   for (int i = 0; i < 16; i++) v[i] = op(v[i], w[i]);

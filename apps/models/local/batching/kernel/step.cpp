@@ -10,19 +10,19 @@ struct Layer {
   const float *input_norm, *post_norm, *q_norm, *k_norm;  // the last two may be null
 };
 struct Model {
-  int64_t layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary, context;
+  int64_t layers, hidden, heads, kv_heads, head_dim, intermediate, context;
   const Layer* layer;
   Linear head;
   const float *final_norm, *cos, *sin;  // cos and sin: [context][head_dim / 2]
-  const void* embedding;                // [vocabulary][hidden]
-  int32_t embedding_kind;               // BF16, FP32, or 4 for float16
   int32_t half_cache;                   // the cache's elements: float16, else float32
   float eps;
 };
-// Rows of one sequence stand side by side in ascending positions; logits [wanted][head.n] of the rows in want.
+// Rows of one sequence stand side by side in ascending positions. embedded: [rows][hidden], the tokens' embeddings;
+// logits: [wanted][head.n], of the rows in want.
 struct Rows {
   int64_t rows, wanted;
-  const int64_t *token, *position, *want;
+  const int64_t *position, *want;
+  const float* embedded;
   void* const* cache;
   float* logits;
 };
@@ -52,21 +52,12 @@ struct Engine {
   void begin(const Rows& rows) {
     now = rows, prompts = false;
     tiles.clear();
+    std::copy_n(now.embedded, now.rows * m.hidden, x.begin());
     for (int64_t r = 0; r < now.rows; r++) {
       const bool goes_on = r && now.cache[r] == now.cache[r - 1];
       prompts |= goes_on;
       if (goes_on && tiles.back().rows < 8) tiles.back().rows++;
       else tiles.push_back({r, 1});
-    }
-  }
-
-  void embed(int64_t row) {
-    const int64_t at = now.token[row] * m.hidden;
-    const auto halves = (const uint16_t*)m.embedding + at;
-    for (int64_t i = 0; i < m.hidden; i++) {
-      const uint32_t widened = (uint32_t)halves[i] << 16;
-      if (m.embedding_kind == BF16) memcpy(&x[row * m.hidden + i], &widened, 4);
-      else x[row * m.hidden + i] = m.embedding_kind == FP32 ? ((const float*)m.embedding)[at + i] : _cvtsh_ss(halves[i]);
     }
   }
 
@@ -90,8 +81,7 @@ struct Engine {
   }
 
   // A row's queries and key of one kv head turned to their position; key and value into the cache.
-  template <class T>
-  void prepare(const Layer& layer, int64_t row, int64_t kv_head, const HeadCache<T>& kv) {
+  void prepare(const Layer& layer, int64_t row, int64_t kv_head, const auto& kv) {
     const int64_t d = m.head_dim, at = now.position[row] * (d / 2);
     float *qkv = &y[row * (q_size + 2 * kv_size)], *queries = qkv + kv_head * group_size, *key = qkv + q_size + kv_head * d;
     for (int64_t i = 0; i <= group_size; i += d) {
@@ -103,8 +93,7 @@ struct Engine {
     kv.write(now.position[row], key, key + kv_size);
   }
 
-  template <class T>
-  void attention(const Tile& tile, int64_t kv_head, const HeadCache<T>& kv, float* scores) {
+  void attention(const Tile& tile, int64_t kv_head, const auto& kv, float* scores) {
     const int64_t group = group_size / m.head_dim, count = tile.rows * group;
     for (int64_t i = 0; i < count; i += QUERIES) {
       const int64_t n = std::min<int64_t>(QUERIES, count - i);
@@ -132,7 +121,6 @@ struct Engine {
   void step(int thread) {
     float* mine = scratch[thread].data();
     const int64_t rows = now.rows, kvs = m.kv_heads;
-    pool.each(thread, rows, [&](int64_t r) { embed(r); });
     for (int64_t l = 0; l < m.layers; l++) {
       const Layer& layer = m.layer[l];
       normed(thread, rows, nullptr, layer.input_norm, layer.qkv);
@@ -159,12 +147,10 @@ struct Engine {
 
 extern "C" {
 // null where threads or memory cannot be had
-void* engine_new(const Model* model, int threads, int64_t max_rows) {
-  try {
-    return new Engine(*model, threads, max_rows);
-  } catch (const std::exception&) {
-    return nullptr;
-  }
+void* engine_new(const Model* model, int threads, int64_t max_rows) try {
+  return new Engine(*model, threads, max_rows);
+} catch (const std::exception&) {
+  return nullptr;
 }
 void engine_free(void* engine) { delete (Engine*)engine; }
 void engine_step(void* engine, const Rows* rows) {

@@ -9,11 +9,15 @@ from apps.core.messages import ToolCall
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. ``cached_tokens`` of the prompt's were not computed again."""
+    """Tokens of one call, and its cost in US dollars where a price is known.
+
+    ``cached_tokens`` of the prompt's were not computed again.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cost: float | None = None
 
     @property
     def total_tokens(self) -> int:

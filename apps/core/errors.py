@@ -72,6 +72,14 @@ class InvalidValue(AppError):
     code, status, summary = "INVALID_VALUE", 422, "A field's value is out of its range"
 
 
+class Unauthorized(AppError):
+    code, status, summary = "UNAUTHORIZED", 401, "No key, or not a valid one"
+
+
+class Forbidden(AppError):
+    code, status, summary = "FORBIDDEN", 403, "The key does not reach this far"
+
+
 class NotFound(AppError):
     code, status, summary = "NOT_FOUND", 404, "No such route or resource"
 
@@ -106,6 +114,15 @@ class ModelUnavailable(AppError):
 
 class Overloaded(AppError):
     code, status, summary = "OVERLOADED", 503, "The queue is full"
+
+
+class StoreUnavailable(Overloaded):
+    """The database did not answer in time. Nothing is let through on a guess: what needs it waits for its return."""
+
+    summary = "The database cannot be reached"
+
+    def __init__(self) -> None:
+        super().__init__("The service cannot reach its database; try again", retry_after=1)
 
 
 class Timeout(AppError):

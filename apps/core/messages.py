@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from apps.core.callers import ANONYMOUS, Caller
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 JsonObject = Mapping[str, Any]
 
@@ -35,7 +37,8 @@ class ChatRequest:
     ``tools`` are function schemas in the shape of OpenAI's chat API. ``top_p``, ``temperature`` and
     ``max_tokens`` left at None are not sent: the model's own default counts. So are the last three:
     ``response_format`` in the shape of OpenAI's chat API; ``top_logprobs`` None asks for no log probabilities, a
-    number for each token's and that many alternatives.
+    number for each token's and that many alternatives. ``caller`` is never sent anywhere: it says whose stores may be
+    looked into.
     """
 
     messages: tuple[Message, ...]
@@ -52,6 +55,7 @@ class ChatRequest:
     top_logprobs: int | None = None
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
+    caller: Caller = ANONYMOUS
 
 
 def user_message(text: str) -> tuple[Message, ...]:

@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.guard import guarded
+from apps.api.src.prompts import note_messages
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.sse import EventStream, Framing, PlainText
 from apps.api.src.streamed import StreamedResponse
@@ -22,6 +23,7 @@ UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, stream: bool) -> Response:
     """Ask the model; the answer is collected into JSON, or streamed in the framing that Accept asks for."""
     shutdown: Shutdown = request.app.state.shutdown
+    note_messages(request, chat.messages)
     deltas = model.stream(chat)
     if stream:
         return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown)

@@ -9,7 +9,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
 from apps.api.src import exceptions
+from apps.api.src.authenticator import Authenticator, RefusedKeys
 from apps.api.src.limits import RateLimits
+from apps.api.src.middleware.authentication import Authentication
 from apps.api.src.middleware.body_limit import BodyLimit
 from apps.api.src.middleware.client_address import ClientAddress
 from apps.api.src.middleware.cors import BrowserCors
@@ -18,12 +20,16 @@ from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
 from apps.api.src.reload import reloading
+from apps.api.src.routes.admin_key_routes import admin_key_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
+from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
+from apps.api.src.tracing import OFF
 from apps.api.src.v1.idempotency import Recordings
+from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
 
@@ -46,7 +52,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening(), reloading(services.gateway):
+        with shutdown.listening(), reloading(services.gateway), services.metrics.loop_lag.measured():
             await services.start()
             try:
                 yield
@@ -54,11 +60,12 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
                 await services.aclose()
 
     app = FastAPIOffline(
-        title="genai-project",
-        version="0.1.0",
+        title=NAME,
+        version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry=OFF if services.tracing is None else services.tracing.config,
     )
     app.state.settings = settings
     app.state.services = services
@@ -69,8 +76,20 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
+    if settings.auth != "off":
+        app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
     _add_middleware(app, settings, shutdown, server_rewrites_client)
+    fixed = frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "{")))
+    app.add_middleware(RequestScope, shutdown=shutdown, metrics=services.metrics.requests, fixed=fixed)
     return app
+
+
+def _authenticator(settings: Settings, services: Services) -> Authenticator:
+    if services.keys is None:
+        raise RuntimeError("without AUTH=off, the services need keys")
+    refused = RefusedKeys(settings.rate_limit_auth if settings.rate_limit_enabled else None)
+    open_while_empty = settings.auth == "auto" and settings.env == "development" and services.tokens is None
+    return Authenticator(services.keys, services.tokens, refused, open_while_empty=open_while_empty)
 
 
 def _complete_page(app: FastAPI) -> None:
@@ -79,9 +98,10 @@ def _complete_page(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            from apps.api.src.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_v1(generate()))
+            app.openapi_schema = whole_examples(document_security(document_v1(generate())))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -97,12 +117,14 @@ def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
         local_router(services, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
+        metrics_router(services),
+        admin_key_router(services),
     )
     return [route for router in routers for route in router.routes]
 
 
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
-    """From the innermost layer but one to the outermost."""
+    """From the innermost layer but one to the outermost but one."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
@@ -111,10 +133,9 @@ def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server
             BrowserCors,
             allow_origins=origins,
             allow_credentials="*" not in origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
     if settings.forwarded_allow_ips or server_rewrites_client:
         app.add_middleware(ClientAddress, trusted=settings.forwarded_allow_ips, server_rewrites=server_rewrites_client)
-    app.add_middleware(RequestScope, shutdown=shutdown)

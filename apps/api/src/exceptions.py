@@ -14,15 +14,19 @@ from apps.api.src.guard import ClientGone
 from apps.api.src.validation_errors import as_app_error
 from apps.core.errors import (
     AppError,
+    Forbidden,
     InternalError,
     InvalidValue,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    Unauthorized,
     UnsupportedMediaType,
 )
 
 BY_STATUS: dict[int, tuple[type[AppError], str]] = {
+    401: (Unauthorized, "A valid API key is required"),
+    403: (Forbidden, "This key may not do that"),
     404: (NotFound, "No such route"),
     405: (MethodNotAllowed, "Method not allowed: see Allow"),
     413: (PayloadTooLarge, "Request body is too large"),

@@ -39,6 +39,8 @@ EXAMPLES: list[AppError] = [
     errors.InvalidValue(
         "Temperature must be between 0 and 2", field="temperature", details={"min": 0, "max": 2, "received": 3.5}
     ),
+    errors.Unauthorized("A valid API key is required"),
+    errors.Forbidden("This key may not do that"),
     errors.NotFound("No such route"),
     errors.MethodNotAllowed("Method not allowed: see Allow"),
     errors.Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key"),
@@ -96,6 +98,8 @@ BODY_ERRORS = (
     errors.MissingRequiredField,
     errors.InvalidType,
     errors.InvalidValue,
+    errors.Unauthorized,
+    errors.Forbidden,
     errors.NotFound,
     errors.PayloadTooLarge,
     errors.UnsupportedMediaType,

@@ -10,6 +10,7 @@ from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from apps.api.src.validation_errors import OUT_OF_RANGE
+from apps.core.callers import Caller
 from apps.core.messages import ChatRequest, user_message
 from apps.core.settings import Settings
 
@@ -87,13 +88,14 @@ class GenerateBody(BaseModel):
     max_tokens: int = 500
     model: Annotated[str, CodePoints(LONGEST_NAME)] | None = Field(None, description="Who answers; see each route")
 
-    def to_chat(self) -> ChatRequest:
+    def to_chat(self, caller: Caller) -> ChatRequest:
         return ChatRequest(
             messages=user_message(self.prompt),
             model=self.model,
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
+            caller=caller,
         )
 
 

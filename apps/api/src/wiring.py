@@ -1,13 +1,21 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.api.src.metrics.exposition import Metrics
+from apps.api.src.metrics.labels import KnownNames
+from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
+from apps.api.src.request_line import CallsOnLine
+from apps.api.src.tracing import Tracing, open_tracing
+from apps.api.src.version import VERSION
+from apps.core.accounting import Bookkeeper
+from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
@@ -24,12 +32,20 @@ from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOver
 from apps.models.gateway.routed_model import RoutedModel
 from apps.models.gateway.router import Router
 from apps.models.gateway.targets import Provider
-from apps.models.gateway.wire import WireTarget
+from apps.models.gateway.wire import TraceHeaders, WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
+from apps.models.metering import Meter
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
+from apps.operations.bearer_tokens import BearerTokens
+from apps.operations.database import Database
+from apps.operations.jwks import Jwks
+from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import server_secret
+from apps.operations.key_store import KeyStore
 
+START_SECONDS = 5.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 Own = tuple[WireTarget, ChatModel]
 
@@ -42,10 +58,23 @@ class Services:
     local: ChatModel
     gateway: Gateway
     embedder: Embedder | None = None
+    meter: Meter = field(default_factory=Meter)
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None
+    database: Database | None = None
+    keys: KeyRing | None = None
+    tokens: BearerTokens | None = None
 
     async def start(self) -> None:
+        self.metrics.warm()
+        if self.database is not None:
+            await self.database.start()
         await self.cloud.start()
         await self.local.start()
+        if self.keys is not None:
+            await self.keys.start()
+            # a database that is down must not keep /health from answering
+            await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
         await self.gateway.aclose()
@@ -53,31 +82,98 @@ class Services:
         await self.local.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.tracing is not None:
+            await self.tracing.aclose()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self.keys is not None:
+            await self.keys.aclose()
+        # last, since what ended just now may still have something to put down
+        if self.database is not None:
+            await self.database.aclose()
 
 
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong."""
-    local, embedder = LocalModel(settings), MiniLM()
-    gateway = build_gateway(settings, local, embedder)
-    return Services(build_cloud(settings, gateway), local, gateway, embedder)
+    local, embedder, tracing = LocalModel(settings), MiniLM(), open_tracing(settings)
+    gateway = build_gateway(settings, local, embedder, tracing)
+    cloud = build_cloud(settings, gateway, tracing)
+    return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings))
 
 
-def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
+def build_database(settings: Settings) -> Database:
+    return Database(settings.database_url.get_secret_value(), settings.data_dir)
+
+
+def build_key_store(settings: Settings, database: Database) -> KeyStore:
+    return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
+
+
+def build_tokens(settings: Settings) -> BearerTokens | None:
+    if not settings.oidc_issuer:
+        return None
+    return BearerTokens(
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_algorithms,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+    )
+
+
+def on_record(
+    settings: Settings,
+    cloud: ChatModel,
+    local: ChatModel,
+    gateway: Gateway,
+    embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
+    database: Database | None = None,
+    *,
+    books: Sequence[Bookkeeper] = (),
+    observed: Sequence[Observed] = (),
+) -> Services:
+    """Services whose calls are counted, timed and logged; ``books`` are told of them too, ``observed`` is scraped too.
+
+    The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
+    """
+    models = KnownNames(lambda: (settings.default_model, *gateway.router.models()))
+    providers = KnownNames(lambda: gateway.router.providers)
+    roles = {"cloud": cloud.readiness, "local": local.readiness}
+    roles |= {"embedder": embedder.readiness} if embedder is not None else {}
+    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), *observed)
+    metrics = Metrics(models, providers, parts, VERSION)
+    spans = [tracing.call_spans(models, providers)] if tracing is not None else []
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *books))
+    keys = None if database is None else KeyRing(build_key_store(settings, database))
+    return Services(
+        cloud, local, gateway, embedder, meter, metrics, tracing, database, keys, tokens=build_tokens(settings)
+    )
+
+
+def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
     """What /generate asks: the routing file's names where there is one, else the one upstream."""
     if settings.gateway_config:
         return RoutedModel(gateway, settings.default_model)
-    return RetryingModel(OpenAIModel(settings), attempts=settings.retry_attempts, backoff=settings.retry_backoff)
+    model = OpenAIModel(settings, tracing.headers if tracing is not None else None)
+    return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
-def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
+def build_gateway(
+    settings: Settings, local: ChatModel, embedder: Embedder | None = None, tracing: Tracing | None = None
+) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
     own = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
+    trace = tracing.headers if tracing is not None else None
 
     def build() -> Router:
         config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings)
-        providers = {name: _provider(name, provider, settings, own) for name, provider in config.providers.items()}
+        providers = {
+            name: _provider(name, provider, settings, own, trace) for name, provider in config.providers.items()
+        }
         return Router(config, providers)
 
     return Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
@@ -117,11 +213,13 @@ def local_wire(local: ChatModel) -> WireTarget:
     return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
 
 
-def _provider(name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own]) -> Provider:
+def _provider(
+    name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own], trace: TraceHeaders | None
+) -> Provider:
     admission = _admission(name, config, settings)
     if config.in_process:
         return Provider(name, config, *own[config.kind], admission)
-    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value())
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 
 

@@ -21,6 +21,12 @@ HEAVY = [
     "redis",
     "uvicorn",
     "uvloop",
+    "sqlalchemy",
+    "alembic",
+    "aiosqlite",
+    "asyncpg",
+    "jwt",
+    "cryptography",
 ]
 
 

@@ -9,6 +9,8 @@ from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.models.gateway.attempts import Attempts, Opened
+from apps.models.gateway.config import Price
+from apps.models.gateway.receipts import cost
 from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Target
@@ -24,7 +26,7 @@ class Gateway:
     def __init__(self, build: Callable[[], Router], attempts: Attempts) -> None:
         self._build = build
         self._attempts = attempts
-        self._budgets = RetryBudgets()
+        self.budgets = RetryBudgets()
         self._retired: dict[asyncio.Task[None], Router] = {}
         self.router = build()
 
@@ -43,7 +45,7 @@ class Gateway:
         kept = False
         try:
             opened = await self._attempts.open(
-                candidates, opener, receipt, self._budgets.of(name), streamed=call.stream, deadline=deadline
+                candidates, opener, receipt, self.budgets.of(name), streamed=call.stream, deadline=deadline
             )
             if opened.value.rest is None:
                 opened.release()
@@ -66,12 +68,12 @@ class Gateway:
         candidates = router.candidates(name, Needs(tools=bool(request.tools), tokens=request.max_tokens or 0))
         router.enter()
         try:
-            opened = await self._attempts.open(candidates, opener, receipt, self._budgets.of(name), streamed=True)
+            opened = await self._attempts.open(candidates, opener, receipt, self.budgets.of(name), streamed=True)
             opened.closes(opened.value.rest.aclose)
             try:
                 yield opened.value.first
                 async for delta in opened.value.rest:
-                    yield delta
+                    yield _priced(delta, opened.target.price)
             except AppError:
                 opened.broke_off()
                 raise
@@ -96,6 +98,14 @@ class Gateway:
             task.cancel()
         for router in routers:
             await router.aclose()
+
+
+def _priced(delta: Delta, price: Price | None) -> Delta:
+    """The delta that tells the usage tells the cost as well, where the routing file knows a price."""
+    usage = delta.usage
+    if usage is None or price is None:
+        return delta
+    return replace(delta, usage=replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens)))
 
 
 def needs_of(call: WireCall) -> Needs:

@@ -12,7 +12,7 @@ from apps.core.errors import ModelUnavailable
 from apps.models.gateway.blocks import EventBlocks, is_silent, whole_json
 from apps.models.gateway.config import ProviderConfig
 from apps.models.gateway.response_blocks import ResponseBlocks
-from apps.models.gateway.wire import WireCall, WireReply
+from apps.models.gateway.wire import TraceHeaders, WireCall, WireReply
 from apps.models.upstream_errors import nonsense, status_error
 
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ DRAIN_SECONDS = 1.0
 
 
 class HttpTarget:
-    """One provider: a pooled client with keep-alive, its address, its key and its timeouts."""
+    """One provider: a pooled client with keep-alive, its address, its key and its timeouts.
 
-    def __init__(self, provider: ProviderConfig, api_key: str) -> None:
+    ``trace`` makes the headers that tie a call to its trace, where there is one.
+    """
+
+    def __init__(self, provider: ProviderConfig, api_key: str, trace: TraceHeaders | None = None) -> None:
         self._provider = provider
+        self._trace = trace
         self._client: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[str, str], yarl.URL] = {}
         self._draining: set[asyncio.Task[None]] = set()
@@ -70,7 +74,12 @@ class HttpTarget:
 
     async def _send(self, call: WireCall, model: str, ends: float) -> WireReply:
         session = self._client or self._open_session()
-        response = await session.post(self._url(call.path, model), data=call.for_model(model), allow_redirects=False)
+        response = await session.post(
+            self._url(call.path, model),
+            data=call.for_model(model),
+            headers=self._trace() if self._trace else None,
+            allow_redirects=False,
+        )
         try:
             if response.status != 200:
                 raise status_error(response.status, response.headers)

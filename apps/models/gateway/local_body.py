@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import InvalidType, InvalidValue
 from apps.core.messages import ChatRequest
 from apps.models.gateway.local_messages import read_messages
@@ -27,7 +28,7 @@ MOST_CHOICES = 4
 MOST_TOP_LOGPROBS = 20
 
 
-def chat_request(body: Mapping[str, Any]) -> ChatRequest:
+def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS) -> ChatRequest:
     """One choice's request. Raises an error of the contract's table that names the field."""
     for name, value in body.items():
         if value is not None and name not in HARMLESS and name not in READ and value not in ONLY.get(name, ()):
@@ -46,6 +47,7 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
         parallel_tool_calls=_boolean(body, "parallel_tool_calls"),
         response_format=read_response_format(body.get("response_format")),
         top_logprobs=_top_logprobs(body),
+        caller=caller,
     )
 
 

@@ -41,7 +41,7 @@ class LocalCompletions:
         self._chat = chat
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        request, prefix = _read(call.body)
+        request, prefix = _read(call)
         with_usage = wants_usage(call.body)
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
@@ -64,8 +64,9 @@ class LocalCompletions:
         """The model is closed by whoever made it."""
 
 
-def _read(body: Mapping[str, Any]) -> tuple[ChatRequest, str]:
+def _read(call: WireCall) -> tuple[ChatRequest, str]:
     """The request, and what is said before the answer. Raises an error of the contract's table, with its field."""
+    body = call.body
     prompt, echo = body.get("prompt"), body.get("echo")
     for name, value in body.items():
         known = name in SHARED or name in ("prompt", "echo")
@@ -75,7 +76,7 @@ def _read(body: Mapping[str, Any]) -> tuple[ChatRequest, str]:
         raise InvalidType("Echo must be true or false", field="echo")
     text = _prompt(prompt)
     shared = {name: value for name, value in body.items() if name in SHARED and value is not None}
-    request = chat_request({**shared, "messages": [{"role": "user", "content": text}]})
+    request = chat_request({**shared, "messages": [{"role": "user", "content": text}]}, call.caller)
     limit = MAX_TOKENS if request.max_tokens is None else request.max_tokens
     return replace(request, raw=True, max_tokens=limit), text if echo else ""
 

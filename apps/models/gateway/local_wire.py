@@ -27,7 +27,7 @@ class LocalWire:
         if call.path != "/chat/completions":
             raise NotFound(f"The local model does not serve {call.path}")
         with_usage = wants_usage(call.body)
-        requests = seeded(chat_request(call.body), choice_count(call.body))
+        requests = seeded(chat_request(call.body, call.caller), choice_count(call.body))
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         logprobs = requests[0].top_logprobs is not None
         if not call.stream:

@@ -25,5 +25,9 @@ def cost_of(receipt: Receipt, price: Price | None) -> float | None:
     """US dollars; None where the price or the tokens are not known."""
     if price is None or receipt.prompt_tokens is None:
         return None
-    completion = receipt.completion_tokens or 0
-    return (receipt.prompt_tokens * price.input + completion * price.output) / PER_MILLION
+    return cost(price, receipt.prompt_tokens, receipt.completion_tokens or 0)
+
+
+def cost(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+    """US dollars."""
+    return (prompt_tokens * price.input + completion_tokens * price.output) / PER_MILLION

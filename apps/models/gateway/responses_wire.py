@@ -29,7 +29,8 @@ class ResponsesOverChat:
 
     async def open(self, call: WireCall, model: str) -> WireReply:
         body = chat_body(call.body)
-        chat_call = WireCall("/chat/completions", json.dumps(body, ensure_ascii=False).encode(), body, call.stream)
+        raw = json.dumps(body, ensure_ascii=False).encode()
+        chat_call = WireCall("/chat/completions", raw, body, call.stream, call.caller)
         try:
             reply = await self._chat.open(chat_call, model)
         except AppError as error:

@@ -84,6 +84,25 @@ class Router:
         """The models of this process, by the names that they answer to as of now."""
         return {target.provider.chat.readiness().name: target for target in self._own_names}
 
+    def everywhere(self) -> Iterator[Target]:
+        """Every target that there is now, those of names that are passed on too."""
+        for targets in self._targets.values():
+            yield from targets
+        yield from self._own_names
+        yield from self._passed.values()
+
+    def models(self) -> set[str]:
+        """The names that mean something here: those of the file, of its targets, and of this process's models."""
+        named = {target.config.model for targets in self._targets.values() for target in targets}
+        return {*self._models, *named, *self.own()}
+
+    def is_local(self, name: str) -> bool:
+        """Whether the local model alone would answer to this name, and nobody outside of this machine."""
+        if name in self._models:
+            return all(target.provider.config.kind == "local" for target in self._reachable(name))
+        own = self.own().get(name)
+        return own is not None and own.provider.config.kind == "local"
+
     @property
     def default(self) -> Provider | None:
         """Who takes the names that are not listed."""

@@ -1,9 +1,13 @@
 """What goes over the wire of OpenAI's API: a call as its caller sent it, and an answer as its bytes."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from apps.core.callers import ANONYMOUS, Caller
+
+TraceHeaders = Callable[[], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,7 @@ class WireCall:
     raw: bytes
     body: Mapping[str, Any]
     stream: bool
+    caller: Caller = ANONYMOUS
 
     def for_model(self, model: str) -> bytes:
         """The bytes for a target: untouched where it has the caller's own name for the model."""

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from apps.api.src.answers import answer
+from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import generate_responses
 from apps.api.src.routes.openai_routes import Stream
@@ -12,15 +13,19 @@ from apps.api.src.wiring import Services
 from apps.core.errors import InternalError, ModelUnavailable, NotFound, Overloaded, RateLimitExceeded
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
+from apps.models.metering import MeteredModel
 
 
 def local_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("local", settings.rate_limit_local), tags=["local"])
+    model = MeteredModel(services.local, services.meter, "/local/generate")
 
     async def generate_locally(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the local model: no key, no network."""
+        caller = caller_of(request)
+        allow_model(caller, services.local.readiness().name, lambda _: True)
         _check_name(services.local, body.model)
-        return await answer(request, services.local, body.to_chat(), stream=stream)
+        return await answer(request, model, body.to_chat(caller), stream=stream)
 
     generate_locally.__annotations__["body"] = local_body(settings)
     router.add_api_route(

@@ -6,22 +6,30 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from apps.api.src.answers import answer
+from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import generate_responses
 from apps.api.src.schemas import GenerateAnswer, GenerateBody, cloud_body
 from apps.api.src.wiring import Services
 from apps.core.errors import InternalError, ModelUnavailable, RateLimitExceeded, Timeout, UpstreamError
 from apps.core.settings import Settings
+from apps.models.metering import MeteredModel
 
 Stream = Annotated[bool, Query(description="Stream the answer as server-sent events")]
 
 
 def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
+    model = MeteredModel(services.cloud, services.meter, "/generate")
+
+    def is_local(name: str) -> bool:
+        return settings.gateway_config is not None and services.gateway.router.is_local(name)
 
     async def generate(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the cloud model; `model` is handed to the upstream as it is."""
-        return await answer(request, services.cloud, body.to_chat(), stream=stream)
+        caller = caller_of(request)
+        allow_model(caller, body.model or settings.default_model, is_local)
+        return await answer(request, model, body.to_chat(caller), stream=stream)
 
     generate.__annotations__["body"] = cloud_body(settings)
     router.add_api_route(

@@ -3,25 +3,25 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import asdict
+from contextlib import aclosing
 
 from fastapi import Request
 from starlette.responses import Response
 
 from apps.api.src.answers import model_header
+from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.exceptions import envelope
 from apps.api.src.guard import guarded
 from apps.api.src.json_body import read_json
+from apps.api.src.prompts import note_body
 from apps.api.src.sse import EventStream
 from apps.api.src.streamed import LastFrame, StreamedResponse
+from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.v1.idempotency import Recording, Recordings, identity
+from apps.api.src.wiring import Services
 from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
-from apps.models.gateway.attempts import Opened
-from apps.models.gateway.blocks import find_done
-from apps.models.gateway.gateway import Gateway
-from apps.models.gateway.receipts import cost_of, note_usage
-from apps.models.gateway.response_blocks import END as RESPONSE_END
-from apps.models.gateway.wire import Receipt, WireCall, WireReply
+from apps.models.gateway.wire import Receipt, WireCall
+from apps.models.metering import Meter
 
 # answered whole, whatever a field of this name may mean to an upstream
 NEVER_STREAMED = frozenset({"/embeddings"})
@@ -29,20 +29,20 @@ NEVER_STREAMED = frozenset({"/embeddings"})
 
 async def relay(request: Request, path: str) -> Response:
     """POST ``path`` of OpenAI's API, by whichever target the gateway finds."""
-    call = await _read_call(request, path)
-    gateway: Gateway = request.app.state.services.gateway
+    services: Services = request.app.state.services
+    call = await _read_call(request, path, services.gateway.router.is_local)
     deadline = _deadline(request)
     named = identity(request, call)
     if named is not None:
         recordings: Recordings = request.app.state.recordings
-        recording, made = recordings.join(named, lambda made: _record(gateway, call, made))
+        execution = Execution(services.gateway, services.meter, call)
+        recording, made = recordings.join(named, lambda made: _record(execution, made))
         return await _replay(request, call, recording, deadline, maker=made)
-    receipt = Receipt()
+    execution = Execution(services.gateway, services.meter, call, deadline)
     if call.stream:
-        return _streamed(request, _frames(gateway, call, receipt, deadline), lambda: receipt)
-    opened = await guarded(gateway.open(call, receipt, deadline), request.receive, request.app.state.shutdown)
-    _account(opened, receipt)
-    return WholeResponse(opened.value.content_type, opened.value.body, receipt)
+        return _streamed(request, execution.frames(), lambda: execution.receipt)
+    reply = await guarded(execution.whole(), request.receive, request.app.state.shutdown)
+    return WholeResponse(reply.content_type, reply.body, execution.receipt)
 
 
 class WholeResponse(Response):
@@ -82,7 +82,7 @@ def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
-async def _read_call(request: Request, path: str) -> WireCall:
+async def _read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
     raw, body = await read_json(request)
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
@@ -95,7 +95,10 @@ async def _read_call(request: Request, path: str) -> WireCall:
         raise InvalidValue("Model must not be empty", field="model")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidType("Stream must be true or false", field="stream")
-    return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED)
+    caller = caller_of(request)
+    allow_model(caller, model, is_local)
+    note_body(request, body)
+    return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED, caller)
 
 
 def _deadline(request: Request) -> float | None:
@@ -125,79 +128,25 @@ def _streamed(
     )
 
 
-async def _frames(
-    gateway: Gateway, call: WireCall, receipt: Receipt, deadline: float | None
-) -> AsyncGenerator[bytes, None]:
-    """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
-    opened = await gateway.open(call, receipt, deadline)
-    try:
-        yield _accounted(opened, receipt, opened.value.body, call.path)
-        blocks = opened.value.rest
-        while blocks is not None:
-            try:
-                # bounded here, where nothing is yielded: a timeout must not cancel who reads
-                async with asyncio.timeout_at(deadline) as limit:
-                    block = await anext(blocks)
-            except StopAsyncIteration:
-                break
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise Timeout("The deadline ran out") from None
-            yield _accounted(opened, receipt, block, call.path)
-    except AppError as error:
-        if not isinstance(error, Timeout) or "upstream_status" in error.details:
-            opened.broke_off()
-        raise
-    finally:
-        await opened.close()
-
-
-def _account(opened: Opened[WireReply], receipt: Receipt) -> None:
-    note_usage(receipt, opened.value.body)
-    receipt.cost = cost_of(receipt, opened.target.price)
-
-
-def _accounted(opened: Opened[WireReply], receipt: Receipt, block: bytes, path: str) -> bytes:
-    """The block; the one that ends the stream has the receipt in front of its last event."""
-    note_usage(receipt, block)
-    end = _end_of_responses(block) if path == "/responses" else find_done(block)
-    if end < 0:
-        return block
-    receipt.cost = cost_of(receipt, opened.target.price)
-    return LastFrame(b"".join((block[:end], receipt_comment(receipt), block[end:])))
-
-
-def _end_of_responses(block: bytes) -> int:
-    end = RESPONSE_END.search(block)
-    return end.start() if end else -1
-
-
-def receipt_comment(receipt: Receipt) -> bytes:
-    """An event stream's comment: every conforming client passes over it."""
-    return b": receipt " + json.dumps(asdict(receipt)).encode() + b"\n\n"
-
-
-async def _record(gateway: Gateway, call: WireCall, recording: Recording) -> None:
+async def _record(execution: Execution, recording: Recording) -> None:
     """Make a call into a recording, for whoever asks for it by its Idempotency-Key."""
-    if call.stream:
-        frames = _frames(gateway, call, recording.receipt, None)
-        try:
+    recording.receipt = execution.receipt
+    if execution.call.stream:
+        async with aclosing(execution.frames()) as frames:
             async for frame in frames:
                 recording.add(frame)
-        finally:
-            await frames.aclose()
         return
-    opened = await gateway.open(call, recording.receipt, None)
-    _account(opened, recording.receipt)
-    recording.content_type = opened.value.content_type
-    recording.add(opened.value.body)
+    reply = await execution.whole()
+    recording.content_type = reply.content_type
+    recording.add(reply.body)
 
 
 async def _replay(
     request: Request, call: WireCall, recording: Recording, deadline: float | None, *, maker: bool
 ) -> Response:
     frames = recording.read(deadline)
+    if not maker:
+        frames = _on_record(request.app.state.services.meter, call, frames)
     if call.stream:
         return _streamed(request, frames, lambda: recording.receipt_for(maker=maker))
     try:
@@ -205,6 +154,17 @@ async def _replay(
     finally:
         await frames.aclose()
     return WholeResponse(recording.content_type, body, recording.receipt_for(maker=maker))
+
+
+async def _on_record(meter: Meter, call: WireCall, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """A replay is a call too; what it repeats has been paid for."""
+    record = new_record(call)
+    record.cache, record.estimated_tokens = "replay", 0
+    async with meter.call(record) as metered, aclosing(frames):
+        async for frame in frames:
+            if isinstance(frame, LastFrame):
+                metered.finish()
+            yield frame
 
 
 async def _joined(frames: AsyncGenerator[bytes, None]) -> bytes:

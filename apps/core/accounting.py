@@ -1,0 +1,59 @@
+"""What a call is on record for: who asked which model, what came of it and what it cost; and who keeps such records."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from apps.core.callers import Caller
+
+CacheUse = Literal["off", "miss", "hit", "semantic", "replay"]
+DISCONNECTED = "CLIENT_GONE"
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call of the API for a model, filled in while it runs. Times in seconds, money in US dollars.
+
+    ``route`` is the route's template and never a raw path. ``outcome`` is ``ok``, a code of the error tree, or
+    CLIENT_GONE where the caller left before the end. ``estimated_tokens`` and ``estimated_cost`` are the most that the
+    call is expected to use, known before it is made; ``saved`` is what a cached answer would have cost. Tokens and cost
+    stay None where nobody told them.
+    """
+
+    caller: Caller
+    route: str
+    asked: str
+    """The model that the caller named: his own text, so it goes into the ledger and never into a metric's label."""
+    streamed: bool = False
+    estimated_tokens: int = 0
+    estimated_cost: float = 0.0
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    begun_at: float = field(default_factory=time.time)
+    model: str = ""
+    provider: str = ""
+    outcome: str = "ok"
+    cache: CacheUse = "off"
+    attempts: int = 0
+    queued: float = 0.0
+    first_token: float | None = None
+    duration: float = 0.0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int = 0
+    cost: float | None = None
+    saved: float = 0.0
+
+
+class Bookkeeper(Protocol):
+    """Wants to know of calls: limits of tokens, budgets, the ledger, metrics."""
+
+    async def opening(self, call: CallRecord) -> None:
+        """Before anything is spent; raises an error of the tree where the call must not be made."""
+
+    def closing(self, call: CallRecord) -> None:
+        """Exactly once after every `opening` that did not raise, whatever happened.
+
+        Must not raise, and cannot wait: a call may be ending because its task is being cancelled. What takes time is
+        left to a task of the bookkeeper's own.
+        """

@@ -1,0 +1,130 @@
+"""The meter: every call for a model opens and closes its record here, once, whatever becomes of it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+
+from apps.core.accounting import DISCONNECTED, Bookkeeper, CallRecord
+from apps.core.deltas import Delta, Usage
+from apps.core.errors import AppError, InternalError
+from apps.core.messages import ChatRequest
+from apps.core.ports import ChatModel
+from apps.models.wrapper import WrapperModel
+
+CHARACTERS_PER_TOKEN = 4
+
+log = logging.getLogger(__name__)
+
+
+class Meter:
+    """Tells the bookkeepers of each call, in their order at its beginning and in the reverse order at its end."""
+
+    def __init__(self, books: Sequence[Bookkeeper] = ()) -> None:
+        self._books = tuple(books)
+
+    def call(self, record: CallRecord) -> "MeteredCall":
+        """``async with meter.call(record) as call``: the block is the call."""
+        return MeteredCall(self._books, record)
+
+
+class MeteredCall:
+    """The span of one call. An error that leaves the block becomes the record's outcome."""
+
+    __slots__ = ("_books", "_open", "_started", "record")
+
+    def __init__(self, books: Sequence[Bookkeeper], record: CallRecord) -> None:
+        self._books = books
+        self._open: list[Bookkeeper] = []
+        self._started = time.perf_counter()
+        self.record = record
+
+    async def __aenter__(self) -> "MeteredCall":
+        try:
+            for book in self._books:
+                await book.opening(self.record)
+                self._open.append(book)
+        except BaseException as error:
+            self._close(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(error)
+
+    def first_token(self) -> None:
+        """Note the time; later tokens change nothing."""
+        if self.record.first_token is None:
+            self.record.first_token = time.perf_counter() - self._started
+
+    def finish(self) -> None:
+        """The answer is whole: close the record now, whatever may still happen to those who carry it away."""
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
+        if not self._open:
+            return
+        self.record.duration = time.perf_counter() - self._started
+        if error is not None:
+            self.record.outcome = outcome_of(error)
+        books, self._open = self._open, []
+        for book in reversed(books):
+            try:
+                book.closing(self.record)
+            except Exception:
+                log.exception("A bookkeeper failed at the end of a call: %s", type(book).__name__)
+
+
+def outcome_of(error: BaseException) -> str:
+    """A code of the error tree; a call that was cancelled or closed early lost its client."""
+    if isinstance(error, AppError):
+        return error.code
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return DISCONNECTED
+    return InternalError.code
+
+
+class MeteredModel(WrapperModel):
+    """A ChatModel each call of which is on record under ``route``."""
+
+    def __init__(self, inner: ChatModel, meter: Meter, route: str) -> None:
+        super().__init__(inner)
+        self._meter = meter
+        self._route = route
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        async with self._meter.call(self._record(request)) as call, aclosing(self.inner.stream(request)) as deltas:
+            async for delta in deltas:
+                if delta.text or delta.tool_calls:
+                    call.first_token()
+                note_delta(call.record, delta)
+                if delta.finish_reason is not None:
+                    call.finish()
+                yield delta
+
+    def _record(self, request: ChatRequest) -> CallRecord:
+        characters = sum(len(m.content) for m in request.messages if isinstance(m.content, str))
+        return CallRecord(
+            request.caller,
+            self._route,
+            request.model or "",
+            streamed=True,
+            estimated_tokens=characters // CHARACTERS_PER_TOKEN + (request.max_tokens or 0),
+        )
+
+
+def note_delta(record: CallRecord, delta: Delta) -> None:
+    """Take from a delta what it tells of the call as a whole."""
+    if delta.model is not None:
+        record.model = delta.model
+    if delta.usage is not None:
+        note_usage(record, delta.usage)
+
+
+def note_usage(record: CallRecord, usage: Usage) -> None:
+    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    record.cached_tokens, record.cost = usage.cached_tokens, usage.cost

@@ -126,10 +126,13 @@ async def test_without_a_compiler_torch_s_kernels_serve_the_same_answers(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     engine = open_engine(packaged, tokenizer, "int4", SLOTS, tmp_path)
+    assert "without the project's kernels" in engine.describe()["precision_reason"]
+    engine.close()
+    # exact, since in bf16 torch rounds otherwise for one row than for several
+    engine = open_engine(packaged, tokenizer, "fp32", SLOTS, tmp_path)
     try:
         told = engine.describe()
         assert (told["kernels"], told["kernels_missing"]) == ("torch", "there is no C++ compiler (g++ or clang++)")
-        assert "without the project's kernels" in told["precision_reason"]
         alone = [await text(engine, prompt, greedy(12)) for prompt in prompts[:4]]
         assert await asyncio.gather(*[text(engine, prompt, greedy(12)) for prompt in prompts[:4]]) == alone
         assert generated(packaged, prompts[:1], tokenizer, 12) == alone[:1]

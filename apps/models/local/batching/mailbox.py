@@ -5,8 +5,8 @@ Instead the scheduler asks ``full`` and leaves a slow reader's answer out of its
 
 import asyncio
 import contextlib
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 
 from apps.core.errors import AppError
 from apps.models.local.engine import Piece
@@ -29,8 +29,12 @@ class Mailbox:
         return len(self._pieces) >= self._capacity
 
     def put(self, piece: Piece | AppError) -> None:
-        """From the inference thread, which then calls ``announce``. An error is raised to the reader, in its turn."""
+        """From the inference thread. An error is raised to the reader, in its turn."""
         self._pieces.append(piece)
+        if not self._arrived.is_set():
+            # a closed loop refuses: nobody reads any more, and whoever closed it closes the engine
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def get(self) -> Piece:
         while not self._pieces:
@@ -46,20 +50,3 @@ class Mailbox:
         if isinstance(piece, AppError):
             raise piece
         return piece
-
-
-def announce(mailboxes: Iterable[Mailbox]) -> None:
-    """Wake those who wait for what was put into them: once a step, since waking a loop costs more than a token."""
-    arrived: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = defaultdict(list)
-    for mailbox in mailboxes:
-        if mailbox._pieces and not mailbox._arrived.is_set():
-            arrived[mailbox._loop].append(mailbox._arrived)
-    for loop, events in arrived.items():
-        # a closed loop refuses: nobody reads any more, and whoever closed it closes the engine
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_set_all, events)
-
-
-def _set_all(events: Iterable[asyncio.Event]) -> None:
-    for event in events:
-        event.set()

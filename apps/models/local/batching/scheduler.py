@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.models.local.batching.answer import Answer
 from apps.models.local.batching.chunking import Chunking
-from apps.models.local.batching.mailbox import announce
 from apps.models.local.batching.prefix_cache import PrefixCache
 from apps.models.local.batching.step import Step
 
@@ -149,7 +148,6 @@ class Scheduler:
                 self._leave(answer)
             if answer.finished:
                 self._leave(answer)
-        announce(answer.mailbox for answer, _ in plan)
 
     def _leave(self, answer: Answer) -> None:
         if answer in self._running:
@@ -162,7 +160,6 @@ class Scheduler:
             self._closed = True
             for answer in [*self._running, *self._waiting]:
                 answer.fail(error)
-            announce(answer.mailbox for answer in [*self._running, *self._waiting])
             self._running.clear()
             self._waiting.clear()
 

@@ -11,7 +11,7 @@ import pytest
 from apps.core.errors import InternalError
 from apps.models.local.batching.choice import TokenChoice
 from apps.models.local.batching.chunking import LARGEST, SMALLEST, Chunking
-from apps.models.local.batching.mailbox import Mailbox, announce
+from apps.models.local.batching.mailbox import Mailbox
 from apps.models.local.batching.packed_cache import load_weights
 from apps.models.local.batching.prefix_cache import PrefixCache
 from apps.models.local.batching.quantize import dequantize, quantize
@@ -200,6 +200,5 @@ async def test_a_mailbox_gives_its_pieces_in_order_and_tells_of_room() -> None:
     waiting = asyncio.create_task(box.get())
     await asyncio.sleep(0)
     box.put(InternalError("wrong"))
-    await asyncio.to_thread(announce, [box])
     with pytest.raises(InternalError):
         await waiting

@@ -44,6 +44,10 @@ class AgentModel:
                         finish_reason=event.finish_reason, usage=usage, model=event.model or AGENT_PREFIX + name
                     )
 
+    def dearest(self, model: str) -> tuple[float, float] | None:
+        """Implements AsksOthers: a run asks the agent's own model, as often as its steps allow."""
+        return self._agents.dearest(model.removeprefix(AGENT_PREFIX))
+
     def readiness(self) -> Readiness:
         names = self._agents.names()
         if not names:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 # a run that is still `running` so long after its bound has lost its process
 SLACK_SECONDS = 60.0
 KEPT_SECONDS = 30 * 24 * 3600.0
+MILLION = 1_000_000
 SECONDS_BETWEEN_CLEANINGS = 6 * 3600.0
 
+Price = Callable[[str | None], tuple[float, float] | None]
 log = logging.getLogger(__name__)
 _inside: ContextVar[bool] = ContextVar("inside_an_agent", default=False)
 
@@ -55,7 +57,10 @@ class AgentCard:
 
 
 class Agents:
-    """``chat`` is asked by the names that the declarations use; ``tools`` are those that need no server."""
+    """``chat`` is asked by the names that the declarations use; ``tools`` are those that need no server.
+
+    ``price`` tells of those names what a million tokens of prompt and of answer cost; None where it is not known.
+    """
 
     def __init__(
         self,
@@ -65,7 +70,9 @@ class Agents:
         store: RunStore,
         servers: McpServers | None = None,
         redact: Callable[[str], str] = str,
+        price: Price = lambda _: (0.0, 0.0),
     ) -> None:
+        self._price = price
         self._config = config
         self._chat = chat
         self._tools = dict(tools)
@@ -74,6 +81,7 @@ class Agents:
         self._redact = redact
         self._loops: dict[str, Loop] = {}
         self._sessions: dict[str, RunSession] = {}
+        self._asked_for_price: set[str] = set()
         self._cleaning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -103,6 +111,30 @@ class Agents:
         if agent is None:
             raise NotFound(f"No agent is named {name[:100]}", field="name", details={"available": self.names()})
         return agent
+
+    def dearest(self, name: str) -> tuple[float, float] | None:
+        """US dollars for a million tokens, as often as a run may ask its model; None where the price is not known."""
+        agent = self._config.agents.get(name)
+        if agent is None or _inside.get():
+            return 0.0, 0.0  # it will be refused
+        if name in self._asked_for_price:
+            return 0.0, 0.0  # its model leads back to it, which is refused too
+        self._asked_for_price.add(name)
+        try:
+            price = self._price(agent.model)
+        finally:
+            self._asked_for_price.discard(name)
+        return None if price is None else (price[0] * agent.limits.steps, price[1] * agent.limits.steps)
+
+    def most_cost(self, name: str, prompt_tokens: int) -> float | None:
+        """US dollars that a run is expected to cost at most; None where a price is not known."""
+        agent, price = self.agent(name), self.dearest(name)
+        if price is None:
+            return None
+        limits = agent.limits
+        asked = (prompt_tokens * price[0] + limits.answer_tokens * price[1]) / MILLION
+        spent = limits.tokens * max(price) / limits.steps / MILLION
+        return min(asked, spent, limits.cost if limits.cost is not None else asked)
 
     def begin(
         self, name: str, caller: Caller, messages: Sequence[Message], overrides: Overrides | None = None

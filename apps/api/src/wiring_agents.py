@@ -71,7 +71,7 @@ def open_agents(
     servers = McpServers(config.mcp_servers, secret)
     known = [settings.openai_api_key.get_secret_value(), *(secret(name) for name in _variables(config))]
     chat = NamedModels(local, settings.default_model)
-    agents = Agents(config, chat, tools, store, servers, Redaction(known))
+    agents = Agents(config, chat, tools, store, servers, Redaction(known), chat.dearest)
     return AgentParts(agents, chat, AgentModel(agents))
 
 

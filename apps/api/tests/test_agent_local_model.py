@@ -1,6 +1,7 @@
 """The example's calculator on the packaged model: it calls the tool within its schema and answers with its result."""
 
 import json
+import time
 from pathlib import Path
 
 import httpx2
@@ -28,10 +29,10 @@ QUESTIONS = {
 
 def test_the_calculator_computes_with_the_packaged_model(http: httpx2.Client) -> None:
     agents = load_agents_config(EXAMPLE, TOOLS).agents
-    local = LocalModel(settings(local_model="/no/such/folder"))
+    local = LocalModel(settings(local_model="no-such-org/tests-of-agents"))
     schema = function_tool(calculator).parameters
     with serving_agents(dict(agents), local) as url:
-        _wait_for(http, url)
+        _wait_for(local)
         for question, result in QUESTIONS.items():
             run = http.post(f"{url}/agents/calculator/run", json={"prompt": question}).json()
             steps = [step for step in run["steps"] if step["kind"] == "tool"]
@@ -47,12 +48,10 @@ def test_the_calculator_computes_with_the_packaged_model(http: httpx2.Client) ->
     assert json.loads(stream.events[-1][1])["usage"]["completion_tokens"] > 0
 
 
-def _wait_for(http: httpx2.Client, url: str) -> None:
+def _wait_for(local: LocalModel) -> None:
     for _ in range(600):
-        if http.get(f"{url}/v1/models/agent/calculator").status_code != 200:
-            raise AssertionError("no such agent")
-        answer = http.post(f"{url}/local/generate", json={"prompt": "hi", "max_tokens": 1})
-        if answer.status_code == 200:
-            return
-        assert answer.status_code == 503, answer.text
-    raise AssertionError("the local model did not load")
+        readiness = local.readiness()
+        if readiness.state != "loading":
+            break
+        time.sleep(0.1)
+    assert (readiness.state, readiness.name) == ("ready", "SmolLM2-135M-Instruct")

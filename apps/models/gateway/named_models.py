@@ -9,6 +9,7 @@ from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel, Readiness
 from apps.models.gateway.gateway import Gateway
+from apps.models.gateway.router import Needs
 from apps.models.gateway.wire import Receipt
 from apps.models.gateway.writers import all_tried
 
@@ -40,6 +41,16 @@ class NamedModels:
                     yield delta
         except AppError as error:
             raise all_tried(error) from error
+
+    def dearest(self, name: str | None) -> tuple[float, float] | None:
+        """US dollars for a million tokens of prompt and answer, at the dearest target; None where one is not known."""
+        if self.gateway is None:
+            raise RuntimeError("there is no gateway yet")
+        asked = name or self._default
+        if asked == LOCAL and LOCAL not in self.gateway.router.names():
+            return 0.0, 0.0
+        price = self.gateway.dearest(asked, Needs(tools=True))
+        return None if price is None else (price.input, price.output)
 
     def readiness(self) -> Readiness:
         return self._local.readiness()

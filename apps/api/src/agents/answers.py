@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from apps.agents.agents import Agents
+from apps.agents.config import AGENT_PREFIX
 from apps.agents.events import Event, RunEnded, TextDelta
 from apps.agents.session import RunSession
 from apps.api.src.agents.shown import frame, shown_run
@@ -24,11 +26,19 @@ RUN_HEADER = "X-Run-ID"
 
 
 async def run_answer(
-    request: Request, session: RunSession, meter: Meter, caller: Caller, route: str, *, stream: bool, asked: int = 0
+    request: Request,
+    agents: Agents,
+    session: RunSession,
+    meter: Meter,
+    caller: Caller,
+    route: str,
+    *,
+    stream: bool,
+    asked: int = 0,
 ) -> Response:
     """Run it; ``asked`` are the characters of the question. Whoever stops waiting for the answer ends the run."""
     shutdown = request.app.state.shutdown
-    events = metered_events(session, meter, new_record(session, caller, route, asked, streamed=stream))
+    events = metered_events(session, meter, new_record(agents, session, caller, route, asked, streamed=stream))
     if not stream:
         async with aclosing(events):
             await guarded(_last(events), request.receive, shutdown)
@@ -48,15 +58,21 @@ def run_headers(run: AgentRun) -> dict[str, str]:
     return {RUN_HEADER: run.id, **model_header(run.model or None)}
 
 
-def new_record(session: RunSession, caller: Caller, route: str, asked: int, *, streamed: bool) -> CallRecord:
-    limits = session.progress.limits
-    return CallRecord(
+def new_record(
+    agents: Agents, session: RunSession, caller: Caller, route: str, asked: int, *, streamed: bool
+) -> CallRecord:
+    """The record of a run that is about to begin, or to go on."""
+    name, prompt = session.run.agent, asked // CHARACTERS_PER_TOKEN
+    record = CallRecord(
         caller,
         route,
-        f"agent/{session.run.agent}",
+        AGENT_PREFIX + name,
         streamed=streamed,
-        estimated_tokens=asked // CHARACTERS_PER_TOKEN + limits.answer_tokens,
+        estimated_tokens=prompt + session.progress.limits.answer_tokens,
     )
+    if caller.budget is not None:
+        record.estimated_cost = agents.most_cost(name, prompt)
+    return record
 
 
 async def metered_events(session: RunSession, meter: Meter, record: CallRecord) -> AsyncGenerator[Event, None]:

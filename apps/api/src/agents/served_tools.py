@@ -125,7 +125,7 @@ class ServedTools:
             await self.limits.count(request, "agents", self.settings.rate_limit_agents)
             caller = caller_of(request)
             session = agents.begin(name, caller, user_message(body.prompt))
-            record = new_record(session, caller, ROUTE, len(body.prompt), streamed=False)
+            record = new_record(agents, session, caller, ROUTE, len(body.prompt), streamed=False)
             async with aclosing(metered_events(session, self.services.meter, record)) as events:
                 async for _ in events:
                     pass

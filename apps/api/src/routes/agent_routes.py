@@ -66,9 +66,10 @@ def _add_running(router: APIRouter, services: Services, settings: Settings) -> N
         if body.model not in (None, model):
             raise InvalidValue("An agent has its own model", field="model")
         messages = body.conversation()
-        session = agents_of(services).begin(name, caller, messages, body.overrides())
+        agents = agents_of(services)
+        session = agents.begin(name, caller, messages, body.overrides())
         asked = sum(len(str(message.content)) for message in messages)
-        return await run_answer(request, session, services.meter, caller, RUN_ROUTE, stream=stream, asked=asked)
+        return await run_answer(request, agents, session, services.meter, caller, RUN_ROUTE, stream=stream, asked=asked)
 
     run_agent.__annotations__["body"] = run_body(settings)
     responses = run_responses(*RUN)
@@ -82,7 +83,7 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
         caller, agents = caller_of(request), agents_of(services)
         await _allow_deciding(agents, id, caller)
         session = await agents.decide(id, caller, approved=True)
-        return await run_answer(request, session, services.meter, caller, APPROVE_ROUTE, stream=stream)
+        return await run_answer(request, agents, session, services.meter, caller, APPROVE_ROUTE, stream=stream)
 
     @router.post(DENY_ROUTE, response_model=RunAnswer, responses=run_responses(*DECIDE))
     async def deny(request: Request, id: str, reason: Reason = "", stream: Stream = False) -> Response:
@@ -90,7 +91,7 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
         caller, agents = caller_of(request), agents_of(services)
         await _allow_deciding(agents, id, caller)
         session = await agents.decide(id, caller, approved=False, reason=reason)
-        return await run_answer(request, session, services.meter, caller, DENY_ROUTE, stream=stream)
+        return await run_answer(request, agents, session, services.meter, caller, DENY_ROUTE, stream=stream)
 
 
 async def _allow_deciding(agents: Agents, id: str, caller: Caller) -> None:

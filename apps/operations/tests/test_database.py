@@ -91,14 +91,14 @@ async def test_a_cancelled_write_is_rolled_back_and_leaves_its_connection(databa
     assert await database.read(number) == 0
 
 
-async def test_whenever_it_is_closed_it_leaves_nothing_running(url: str, tmp_path: Path) -> None:
+async def test_whenever_it_is_closed_it_leaves_nothing_running(tmp_path: Path) -> None:
     """What is left would be cancelled a second time with the loop, and aiosqlite would never end."""
-    for number in range(60):
-        database = Database(url, tmp_path)
+    for number in range(20):
+        database = Database("", tmp_path)
         await database.start()
         assert await database.ready(10)
         asked = asyncio.create_task(database.write(raise_by_one))
-        await asyncio.sleep(number * 0.0001)
+        await asyncio.sleep(number * 0.0002)
         asked.cancel()
         await asyncio.wait({asked})
         await database.aclose()

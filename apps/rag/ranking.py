@@ -15,10 +15,11 @@ class Ranking:
 
     candidates: int = 50
     """Of each half, at least; four times what is asked for where that is more."""
-    fusion: int = 60
-    """The constant of reciprocal rank fusion: how little a few ranks matter. 60 is its authors'."""
+    fusion: int = 5
+    """The constant of reciprocal rank fusion: how little a few ranks matter. With 60, its authors', and equal weights
+    hybrid search was little better than vectors alone (eval/rag_eval.py)."""
     vector_weight: float = 1.0
-    text_weight: float = 1.0
+    text_weight: float = 0.5
 
     def fused(self, vector_rank: int | None, text_rank: int | None) -> float:
         """Reciprocal rank fusion. Ranks count from 0; None is in a half that did not find it."""

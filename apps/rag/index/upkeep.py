@@ -24,8 +24,8 @@ async def ensure_text_index(table: "AsyncTable") -> None:
 
     names = {index.name for index in await table.list_indices()}
     if TEXT_INDEX not in names:
-        # ICU finds words in scripts that have no blanks, too
-        await table.create_index("text", config=FTS(base_tokenizer="icu"), name=TEXT_INDEX)
+        # ICU finds words in scripts that have no blanks, too; split, it also finds those in names like a.b_c
+        await table.create_index("text", config=FTS(base_tokenizer="icu/split"), name=TEXT_INDEX)
     if DOCUMENT_INDEX not in names:
         await table.create_index("document", config=BTree(), name=DOCUMENT_INDEX)
 

@@ -8,7 +8,7 @@ pytest.importorskip("numpy")
 
 
 def test_fusion_adds_the_reciprocal_ranks_of_both_halves() -> None:
-    ranking = Ranking()
+    ranking = Ranking(fusion=60, text_weight=1)
     assert ranking.fused(0, 2) == pytest.approx(1 / 61 + 1 / 63)
     assert ranking.fused(None, 0) == pytest.approx(1 / 61)
     assert Ranking(fusion=0, vector_weight=2, text_weight=0).fused(1, 0) == pytest.approx(1)

@@ -176,10 +176,17 @@ class JobTable:
         changes = "status = 'failed', percent = 100, error = ?, finished = ?"
         return self._own(claim, changes, (_written(error), time.time()))
 
-    def give_back(self, claim: Claim, wait: float, counted: bool) -> bool:
-        """Another try after ``wait`` seconds; ``counted`` where this one says something about the file."""
-        changes = "status = 'queued', worker = NULL, due = ?, attempts = attempts - ?"
-        return self._own(claim, changes, (time.time() + wait, 0 if counted else 1))
+    def give_back(self, claim: Claim, wait: float) -> bool:
+        """Another try after ``wait`` seconds."""
+        return self._own(claim, "status = 'queued', worker = NULL, due = ?", (time.time() + wait,))
+
+    def release(self, worker: str) -> None:
+        """What a worker that ends has not finished; that says nothing about the files."""
+        self._db.execute(
+            "UPDATE files SET status = 'queued', worker = NULL, due = 0, attempts = attempts - 1"
+            " WHERE worker = ? AND status = 'running'",
+            (worker,),
+        )
 
     def _own(self, claim: Claim, changes: str, values: tuple[Any, ...]) -> bool:
         statement = f"UPDATE files SET {changes} WHERE id = ? AND worker = ? AND status = 'running'"  # noqa: S608

@@ -12,6 +12,7 @@ from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.core.messages import ChatRequest
 from apps.core.ports import Embedder, Readiness
 from apps.models.gateway.wire import Used, WireCall, WireReply
+from apps.models.revision import digest_of
 
 KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
 MOST_TEXTS = 2048
@@ -49,6 +50,9 @@ class EmbedderOnly:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         raise _only_embeddings(self._embedder.name)
         yield Delta()
+
+    def revision(self, request: ChatRequest) -> str:
+        return digest_of(self._embedder.name, self._embedder.dimensions)
 
     def readiness(self) -> Readiness:
         return self._embedder.readiness()

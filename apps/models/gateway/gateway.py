@@ -45,6 +45,8 @@ class Gateway:
             opened = await self._attempts.open(
                 candidates, opener, receipt, self.budgets.of(name), streamed=call.stream, deadline=deadline
             )
+            if opened.value.used.model is not None:
+                receipt.model = opened.value.used.model
             if opened.value.rest is None:
                 opened.release()
             else:

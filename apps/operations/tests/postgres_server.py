@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-PASSWORD = "marked-password-of-the-database"
+PASSWORD = "Pw7hQ2xV9kLm4TzR8sNd"
 USER = "genai"
 START_SECONDS = 30
 

@@ -9,7 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from apps.api.src.exceptions import OPENAI_TYPES
-from apps.api.src.openapi import BODY_ERRORS, ErrorBody, Responses, error_responses
+from apps.api.src.openapi import (
+    BODY_ERRORS,
+    CACHE_HEADERS,
+    CACHE_PARAMETERS,
+    ErrorBody,
+    Responses,
+    error_responses,
+)
 from apps.api.src.v1.schemas import ChatCompletionsBody, CompletionsBody, EmbeddingsBody, ResponsesBody
 from apps.core import errors
 
@@ -19,7 +26,7 @@ HEADERS = {
     "X-Model": "The model that answered",
     "X-Provider": "The provider that answered",
     "X-Attempts": "How many attempts were made, on one target or several",
-    "X-Cache": "miss, or replay where the answer was recorded under the same Idempotency-Key",
+    **CACHE_HEADERS,
     "X-Queue-Ms": "Milliseconds in the provider's queue",
     "X-First-Token-Ms": "Milliseconds to the first token, of a stream",
     "X-Prompt-Tokens": "Tokens of the prompt, of a whole answer",
@@ -44,6 +51,7 @@ PARAMETERS = [
         "description": "Calls with the same key and the same body within 24 hours are executed once",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     },
+    *CACHE_PARAMETERS,
 ]
 ERRORS = (
     *BODY_ERRORS,

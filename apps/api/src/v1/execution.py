@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
 from apps.api.src.streamed import LastFrame
 from apps.core.accounting import CacheUse, CallRecord
@@ -19,21 +20,38 @@ from apps.models.gateway.wire import Receipt, WireCall, WireReply
 from apps.models.metering import Meter, MeteredCall
 
 
+class SealedFrame(LastFrame):
+    """The last frame of a relayed stream, with the receipt in it; it remembers what stands around that."""
+
+    before: bytes
+    after: bytes
+
+    @classmethod
+    def sealed(cls, before: bytes, receipt: Receipt, after: bytes) -> Self:
+        frame = cls(b"".join((before, receipt_comment(receipt), after)))
+        frame.before, frame.after = before, after
+        return frame
+
+
 @dataclass(slots=True)
 class Execution:
-    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once."""
+    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once.
+
+    ``cache``: whether the cache was asked first.
+    """
 
     gateway: Gateway
     meter: Meter
     call: WireCall
     deadline: float | None = None
     receipt: Receipt = field(default_factory=Receipt)
+    cache: CacheUse = "off"
     _opened: Opened[WireReply] | None = None
     _pieces: int = 0
 
     async def whole(self) -> WireReply:
         """The whole answer; nothing is left to close."""
-        async with self.meter.call(new_record(self.call, gateway=self.gateway)) as metered:
+        async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
             try:
                 self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
                 return self._opened.value
@@ -42,7 +60,7 @@ class Execution:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
-        async with self.meter.call(new_record(self.call, gateway=self.gateway)) as metered:
+        async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
             try:
                 async with aclosing(self._blocks(metered)) as blocks:
                     async for block in blocks:
@@ -85,7 +103,7 @@ class Execution:
         if end < 0:
             return block
         self._reckon()
-        return LastFrame(b"".join((block[:end], receipt_comment(self.receipt), block[end:])))
+        return SealedFrame.sealed(block[:end], self.receipt, block[end:])
 
     def _reckon(self) -> None:
         """Tokens and cost, as far as an answer has begun: what was told, or else the pieces that came."""
@@ -98,7 +116,7 @@ class Execution:
         elif self.call.stream:
             receipt.prompt_tokens, receipt.completion_tokens = expected_use(self.call).prompt, self._pieces
             receipt.estimated = True
-        receipt.cost = cost_of(receipt, self._opened.target.price)
+        receipt.cost = used.cost if used.model is not None else cost_of(receipt, self._opened.target.price)
 
     def _note(self, record: CallRecord) -> None:
         self._reckon()

@@ -25,12 +25,15 @@ INHERITED = ("PATH", "HOME", "USERPROFILE", "SYSTEMROOT", "TEMP", "TMP", "LANG",
 # No case may depend on the network: the hub is not asked, a cached TinyLlama or the packaged model serves.
 DEFAULTS = {
     "ENV": "test",
+    "AUTH": "off",
     "LOG_LEVEL": "info",
     "OPENAI_API_KEY": "smoke-key",
     "RATE_LIMIT_ENABLED": "false",
     "RETRY_BACKOFF": "0.05",
     "SHUTDOWN_GRACE": "1",
     "HF_HUB_OFFLINE": "1",
+    # in the server's own folder, which goes with it
+    "DATA_DIR": "data",
 }
 
 
@@ -47,7 +50,7 @@ def server(settings: Mapping[str, str], upstream: str, log: Path) -> Iterator[st
     port = _free_port()
     given = {"OPENAI_BASE_URL": upstream, **DEFAULTS, **settings}
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | given
-    environment |= {"API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    environment |= {"DATA_DIR": "data", "API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "apps.api.src.main"]
     with (
         tempfile.TemporaryDirectory() as folder,

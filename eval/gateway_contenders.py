@@ -59,6 +59,7 @@ def _everything_on(upstream: str, port: int, folder: Path) -> dict[str, str]:
         "OPENAI_API_KEY": "unused",
         "LOCAL_MODEL": str(folder / "no-model"),
         "LOCAL_FALLBACK": "none",
+        "DATA_DIR": str(folder / "data"),
         "RATE_LIMIT_ENABLED": "true",
         "RATE_LIMIT_V1": "1000000000/minute",
         "LOG_LEVEL": "info",

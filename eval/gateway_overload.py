@@ -95,6 +95,7 @@ def gateway(upstream: str, folder: Path) -> Iterator[str]:
         "DEFAULT_MODEL": MODEL,
         "LOCAL_MODEL": str(folder / "none"),
         "LOCAL_FALLBACK": "none",
+        "DATA_DIR": str(folder / "data"),
         "RATE_LIMIT_ENABLED": "false",
     }
     command = [sys.executable, "-m", "apps.api.src.main"]

@@ -5,6 +5,8 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 Period = Literal["day", "month"]
+LOCAL = "local"
+"""Among the models of a caller: the local model, whatever its name is. Never the name of another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class Caller:
     """The holder of a key, or of none.
 
     ``tenant`` owns what the caller stores and caches: callers of one tenant see each other's, nobody else's.
-    ``models`` and ``routes`` are patterns (``*`` and ``?``) of model names and of paths; ``admin`` opens `/admin`.
+    ``models`` and ``routes`` are patterns (``*`` and ``?``) of model names and of paths, and LOCAL may stand among the
+    models; ``admin`` opens `/admin`.
     ``requests_per_minute`` and ``tokens_per_minute`` None mean no limit of the key's own. ``semantic_cache`` is the
     least cosine at which an answer to another wording may be given; None: never.
     """
@@ -37,7 +40,8 @@ class Caller:
     semantic_cache: float | None = None
 
     def may_use(self, model: str) -> bool:
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        """By the model's name; whether it is the local one is for others to know."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models if pattern != LOCAL)
 
     def may_call(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self.routes)

@@ -89,7 +89,8 @@ class MethodNotAllowed(AppError):
 
 
 class Conflict(AppError):
-    code, status, summary = "CONFLICT", 409, "The Idempotency-Key was used with another body"
+    code, status = "CONFLICT", 409
+    summary = "The Idempotency-Key was used with another body, or the collection has another embedding model"
 
 
 class PayloadTooLarge(AppError):
@@ -114,6 +115,15 @@ class ModelUnavailable(AppError):
 
 class Overloaded(AppError):
     code, status, summary = "OVERLOADED", 503, "The queue is full"
+
+
+class StoreUnavailable(Overloaded):
+    """The database did not answer in time. Nothing is let through on a guess: what needs it waits for its return."""
+
+    summary = "The database cannot be reached"
+
+    def __init__(self) -> None:
+        super().__init__("The service cannot reach its database; try again", retry_after=1)
 
 
 class Timeout(AppError):

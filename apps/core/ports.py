@@ -1,11 +1,11 @@
 """The ports: what the floors above may ask of whatever answers."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from apps.core.deltas import Delta
-from apps.core.messages import ChatRequest, JsonObject
+from apps.core.messages import ChatRequest, JsonObject, Message
 
 State = Literal["ready", "loading", "failed", "not_configured"]
 
@@ -37,6 +37,27 @@ class ChatModel(Protocol):
 
     async def aclose(self) -> None:
         """End everything that ``start`` and the calls began."""
+
+
+class ContextWindow(Protocol):
+    """How much a model can take: ``tokens`` of prompt and answer together.
+
+    ``control`` are the texts that its tokenizer reads as more than text, as far as they are known: an end of a turn.
+    """
+
+    tokens: int
+    control: Collection[str]
+
+    async def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt that these make: never fewer than the model will count, and maybe more."""
+
+
+@runtime_checkable
+class Writer(ChatModel, Protocol):
+    """A ChatModel whose window is known before it is asked, so that a prompt can be made to fit."""
+
+    async def window(self, request: ChatRequest) -> ContextWindow:
+        """Of whoever would answer this request. Raises ModelUnavailable where that is not known yet."""
 
 
 class Embedder(Protocol):

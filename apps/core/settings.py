@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 RATE = re.compile(r"[1-9]\d*\s*(?:/|per)\s*(?:[1-9]\d*\s*)?(?:second|minute|hour|day|month|year)s?")
+
+SECRET_CHARACTERS = 32
+# no secret is shared with an issuer, so that its public key can never pass for one
+ASYMMETRIC = frozenset(
+    ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
+)
 
 
 class SettingsError(Exception):
@@ -48,11 +54,49 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _http_url_or_none(value: str) -> str:
+    return _http_url(value) if value else value
+
+
 def _header_value(value: SecretStr) -> SecretStr:
     key = value.get_secret_value().strip()
     if not (key.isascii() and key.isprintable()):
         raise ValueError("must be printable ASCII, since it goes into a header")
     return SecretStr(key)
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value().strip()
+    if url and not re.match(r"postgres(ql)?(\+asyncpg)?://[^/\s]", url):
+        raise ValueError("must look like postgresql://user:password@host:5432/name, or be empty for SQLite")
+    return SecretStr(url)
+
+
+def _secret_key(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    secret = value.get_secret_value().strip()
+    if secret and len(secret) < SECRET_CHARACTERS:
+        raise ValueError(f"must have at least {SECRET_CHARACTERS} characters")
+    if not secret and info.data.get("env") == "production" and info.data.get("auth") != "off":
+        raise ValueError(f"must be set to {SECRET_CHARACTERS} or more random characters where ENV=production")
+    return SecretStr(secret)
+
+
+def _issuer_url(value: str, info: ValidationInfo) -> str:
+    if value and info.data.get("env") == "production" and not value.startswith("https://"):
+        raise ValueError("must start with https:// where ENV=production")
+    return _http_url(value) if value else value
+
+
+def _with_issuer(value: str, info: ValidationInfo) -> str:
+    if info.data.get("oidc_issuer") and not value:
+        raise ValueError("must be set where OIDC_ISSUER is")
+    return value
+
+
+def _algorithms(value: list[str]) -> list[str]:
+    if not value or not set(value) <= ASYMMETRIC:
+        raise ValueError(f"must be some of {', '.join(sorted(ASYMMETRIC))}")
+    return value
 
 
 Rate = Annotated[str, AfterValidator(_rate)]
@@ -65,14 +109,23 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
+    # first, since what others must be depends on it
+    env: Literal["development", "production", "test"] = Field(
+        "development", description="development opens CORS to all origins, and needs no key while there is none"
+    )
     api_host: str = Field("0.0.0.0", description="Address to listen on")  # noqa: S104 - the seed's default
     api_port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
-    env: Literal["development", "production", "test"] = Field(
-        "development", description="development opens CORS to all origins"
-    )
     debug: bool = Field(True, description="Tracebacks of crashes go to the log; answers never hold one")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         "info", description="debug, info, warning, error or critical"
+    )
+
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json: an object a line; console: for people; auto: json where ENV is production"
+    )
+    log_prompts: bool = Field(False, description="Prompts and messages of exceptions go to the log and into traces")
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_http_url_or_none)] = Field(
+        "", description="OpenTelemetry collector (OTLP over HTTP) for traces and metrics; empty: off"
     )
 
     openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
@@ -80,6 +133,11 @@ class Settings(BaseSettings):
     )
     openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
+    )
+    openai_price: str = Field(
+        "",
+        pattern=r"^(\d{1,6}(\.\d+)?/\d{1,6}(\.\d+)?)?$",
+        description="US dollars for a million tokens of prompts/answers, as 0.15/0.60; a routing file has its own",
     )
     default_model: str = Field("gpt-4o-mini", min_length=1, description="Model of /generate")
     default_temperature: float = Field(0.0, ge=0, le=2, description="Temperature of /generate")
@@ -97,6 +155,8 @@ class Settings(BaseSettings):
     rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
     rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
     rate_limit_v1: Rate = Field("60/minute", description="All calls of /v1 together")
+    rate_limit_rag: Rate = Field("60/minute", description="All calls of /rag together")
+    rate_limit_auth: Rate = Field("30/minute", description="Keys of an address that are refused")
     rate_limit_storage: str = Field(
         "memory://",
         pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",
@@ -123,9 +183,51 @@ class Settings(BaseSettings):
         Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
     )
 
+    rag_model: str = Field(
+        "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
+    )
+    rag_min_score: float = Field(
+        0.4, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+    )
+    rag_context_tokens: int = Field(
+        8192, ge=256, description="Context length taken for models of which the routing file does not tell it"
+    )
+    rag_max_upload_bytes: int = Field(
+        67_108_864, ge=1024, description="Largest upload of documents as a form, in bytes, all its files together"
+    )
+
     data_dir: Path = Field(
         Path.home() / ".local" / "share" / "genai-project",
         description="Folder for what the service keeps: keys, the ledger, documents",
+    )
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        SecretStr(""), description="postgresql://user:password@host/name; empty: SQLite in DATA_DIR"
+    )
+
+    auth: Literal["auto", "on", "off"] = Field(
+        "auto", description="auto: no key is needed in development while none exists; on: always; off: never"
+    )
+    secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="Secret that keys are hashed with; outside production one is made in DATA_DIR",
+    )
+    oidc_issuer: Annotated[str, AfterValidator(_issuer_url)] = Field(
+        "", description="Issuer of bearer tokens (OpenID Connect); empty: keys only"
+    )
+    oidc_audience: Annotated[str, AfterValidator(_with_issuer)] = Field(
+        "", validate_default=True, description="Audience that tokens must be for"
+    )
+    oidc_jwks_url: Annotated[str, AfterValidator(_issuer_url)] = Field(
+        "", description="Where the issuer's keys are; empty: as its configuration says"
+    )
+    oidc_algorithms: Annotated[Listed, AfterValidator(_algorithms)] = Field(
+        ["RS256", "ES256"], description="Signatures that count, separated by commas"
+    )
+    oidc_tenant_claim: str = Field("tenant", min_length=1, description="Claim that names the tenant")
+    oidc_scope_claim: str = Field(
+        "scope", min_length=1, description="Claim with models:PATTERN, routes:PATTERN and admin, a string or a list"
     )
 
     cache_storage: str = Field(
@@ -146,6 +248,24 @@ class Settings(BaseSettings):
     )
     shutdown_grace: float = Field(
         20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
+    )
+
+    # --- RAG
+    rag_uri: str = Field(
+        "", description="Where the passages are kept: a folder or an object store (s3://...); empty: under DATA_DIR"
+    )
+    rag_max_file_bytes: int = Field(33_554_432, ge=1024, le=2**31, description="Largest document in bytes")
+    rag_chunk_tokens: int = Field(
+        220, ge=32, le=4096, description="Longest passage in tokens; less where the embedding model takes less"
+    )
+    rag_chunk_overlap: float = Field(
+        0.15, ge=0, le=0.5, allow_inf_nan=False, description="Share of a passage that the next one repeats"
+    )
+    rag_embedding_model: str = Field(
+        "", description="Name of an embedding model at OPENAI_BASE_URL; empty: all-MiniLM-L6-v2 on this CPU"
+    )
+    rag_embedding_dimensions: int = Field(
+        1536, ge=8, le=4096, multiple_of=8, description="Dimensions of RAG_EMBEDDING_MODEL"
     )
 
 

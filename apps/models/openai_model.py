@@ -5,7 +5,7 @@ timeout is a silence between bytes and never the length of an answer.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ NO_KEY = "set OPENAI_API_KEY, or OPENAI_BASE_URL for an upstream that needs no k
 
 
 class OpenAIModel:
-    """Configured by a key, or by the base URL of an upstream that needs none."""
+    """Configured by a key, or by the base URL of an upstream that needs none; ``trace`` is the transport's."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, trace: Callable[[], Mapping[str, str]] | None = None) -> None:
         self._settings = settings
+        self._trace = trace
         self._key = settings.openai_api_key.get_secret_value()
         self._configured = bool(self._key) or settings.openai_base_url.rstrip("/") != OPENAI_URL
         self._transport: OpenAITransport | None = None
@@ -65,7 +66,9 @@ class OpenAIModel:
 
         s = self._settings
         timeouts = Timeouts(s.connect_timeout, s.read_timeout, s.write_timeout)
-        self._transport = OpenAITransport(base_url=s.openai_base_url, api_key=self._key, timeouts=timeouts)
+        self._transport = OpenAITransport(
+            base_url=s.openai_base_url, api_key=self._key, timeouts=timeouts, trace=self._trace
+        )
         return self._transport
 
     async def _ready_transport(self) -> "OpenAITransport":

@@ -29,9 +29,20 @@ class Timeouts:
 
 
 class OpenAITransport:
-    """A pooled client of one OpenAI-compatible upstream."""
+    """A pooled client of one OpenAI-compatible upstream.
 
-    def __init__(self, *, base_url: str, api_key: str, timeouts: Timeouts) -> None:
+    ``trace`` makes the headers that tie a call to its trace, where there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        timeouts: Timeouts,
+        trace: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        self._trace = trace
         timeout = httpx.Timeout(
             connect=timeouts.connect, read=timeouts.read, write=timeouts.write, pool=timeouts.connect
         )
@@ -57,8 +68,9 @@ class OpenAITransport:
         """
         create: Any = self._client.chat.completions.with_streaming_response.create
         usage = {"include_usage": True}
+        headers = {**self._headers, **self._trace()} if self._trace else self._headers
         with translated_errors():
-            async with create(**body, stream=True, stream_options=usage, extra_headers=self._headers) as response:
+            async with create(**body, stream=True, stream_options=usage, extra_headers=headers) as response:
                 http_response = response.http_response
                 if "event-stream" not in http_response.headers.get("content-type", ""):
                     yield parsed_object(await http_response.aread())
@@ -70,6 +82,13 @@ class OpenAITransport:
                             return
                         if event.data:  # some upstreams send empty ones to keep the connection alive
                             yield parsed_object(event.data)
+
+    async def embeddings(self, body: Mapping[str, Any]) -> Chunk:
+        """POST /embeddings; the answer, parsed. Raises only errors of apps.core.errors."""
+        create: Any = self._client.embeddings.with_raw_response.create
+        with translated_errors():
+            response = await create(**body, extra_headers=self._headers)
+            return parsed_object(response.content)
 
     async def aclose(self) -> None:
         await self._client.close()

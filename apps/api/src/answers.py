@@ -4,15 +4,18 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.cache_headers import cache_headers, wishes_of
 from apps.api.src.guard import guarded
+from apps.api.src.prompts import note_messages
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.sse import EventStream, Framing, PlainText
 from apps.api.src.streamed import StreamedResponse
+from apps.core.citations import citations_json
 from apps.core.deltas import CacheNote, Delta, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
@@ -24,6 +27,7 @@ UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, stream: bool) -> Response:
     """Ask the model; the answer is collected into JSON, or streamed in the framing that Accept asks for."""
     shutdown: Shutdown = request.app.state.shutdown
+    note_messages(request, chat.messages)
     if request.app.state.v1_cache is not None:
         chat = replace(chat, cache=wishes_of(request))
     deltas = model.stream(chat)
@@ -31,7 +35,10 @@ async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, strea
         return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown)
     async with aclosing(deltas):
         whole = await guarded(collect(deltas), request.receive, shutdown)
-    return JSONResponse({"response": whole.text}, headers={**model_header(whole.model), **_cache(whole.cache)})
+    body: dict[str, Any] = {"response": whole.text}
+    if whole.citations is not None:
+        body["citations"] = citations_json(whole.citations)
+    return JSONResponse(body, headers={**model_header(whole.model), **_cache(whole.cache)})
 
 
 def framing_for(accept: str) -> Framing:
@@ -75,6 +82,8 @@ async def _framed(
             )
             headers.update(model_header(last.model))
             headers.update(_cache(delta.cache))
+            if delta.citations is not None and (frame := framing.citations(delta.citations)):
+                yield frame
             if delta.text:
                 yield framing.delta(delta.text)
     if last.finish_reason is None:

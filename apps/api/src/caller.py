@@ -1,8 +1,10 @@
 """Who made a request, as the layer in front of the routes has found out; and what he may ask for."""
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 
-from apps.core.callers import ANONYMOUS, Caller
+from apps.core.callers import ANONYMOUS, LOCAL, Caller
 from apps.core.errors import Forbidden
 
 SCOPE_KEY = "caller"
@@ -14,7 +16,12 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def allow_model(caller: Caller, model: str) -> None:
+def may_use(caller: Caller, model: str, is_local: Callable[[str], bool]) -> bool:
+    """``is_local`` is asked only where it matters."""
+    return caller.may_use(model) or (LOCAL in caller.models and is_local(model))
+
+
+def allow_model(caller: Caller, model: str, is_local: Callable[[str], bool] = lambda _: False) -> None:
     """Raise Forbidden where the caller's key is not for this model, whether or not there is such a model."""
-    if not caller.may_use(model):
+    if not may_use(caller, model, is_local):
         raise Forbidden("This key may not use that model", field="model")

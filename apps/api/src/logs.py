@@ -1,38 +1,17 @@
-"""Logging: one format, the request's id in every line, and the loud libraries turned down."""
+"""Logging: everything to standard error in one format, and the loud libraries turned down."""
 
 import asyncio
 import logging
-import time
 from contextlib import nullcontext
 from typing import TextIO
 
-from apps.api.src.middleware.request_scope import access_log, request_id
+from apps.api.src.log_lines import LineFormatter
+from apps.api.src.middleware.request_scope import access_log
+from apps.api.src.redaction import Redactor, secrets_of
 from apps.core.settings import Settings
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 FLUSH_SECONDS = 0.05
-LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock")
-
-
-class RequestIdFilter(logging.Filter):
-    """Puts the id of the request that is being served into the record."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
-        return True
-
-
-class LineFormatter(logging.Formatter):
-    """The date and time are made once a second, not once a line."""
-
-    _second = -1
-    _written = ""
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._written = second, time.strftime("%Y-%m-%d %H:%M:%S", self.converter(record.created))
-        return f"{self._written},{int(record.msecs):03d}"
+LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock", "alembic", "aiosqlite")
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):
@@ -76,8 +55,15 @@ def configure_logging(settings: Settings) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = BufferedHandler()
-    handler.setFormatter(LineFormatter(FORMAT))
-    handler.addFilter(RequestIdFilter())
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and settings.env == "production")
+    handler.setFormatter(
+        LineFormatter(
+            Redactor(secrets_of(settings)),
+            as_json=as_json,
+            messages=settings.log_prompts,
+            colors=not as_json and handler.stream.isatty(),
+        )
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())

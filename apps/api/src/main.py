@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from apps.api.src.application import create_app
 from apps.api.src.logs import configure_logging
+from apps.api.src.start_checks import no_key_exists, unwritable
 from apps.api.src.wiring import build_services
 from apps.core.settings import Settings, SettingsError, load_settings
 from apps.models.gateway.config import GatewayConfigError
@@ -32,12 +33,24 @@ def _settings_or_exit() -> Settings:
 
 def _app(settings: Settings) -> FastAPI:
     configure_logging(settings)
+    _exit_unless_kept(settings)
     server_rewrites = __name__ != "__main__" and TRUST not in os.environ
     try:
         services = build_services(settings)
     except GatewayConfigError as error:
         sys.exit(str(error))
     return create_app(settings, services, server_rewrites_client=server_rewrites)
+
+
+def _exit_unless_kept(settings: Settings) -> None:
+    """What is kept must have a place; and with ENV=production there must be a key, or it must be said that none is."""
+    if fault := unwritable(settings):
+        sys.exit(fault)
+    if settings.env == "production" and settings.auth != "off" and not settings.oidc_issuer and no_key_exists(settings):
+        sys.exit(
+            "ENV=production needs a key: make one with `python -m apps.api.src.cli keys create --name NAME`,"
+            " or set AUTH=off"
+        )
 
 
 def serve() -> None:

@@ -43,6 +43,8 @@ def _one(error: Mapping[str, Any]) -> AppError:
         context = error["ctx"]
         details = {name: _shown(context[name]) for name in ("min", "max", "received")}
         return InvalidValue(f"{label} {context['rule']}", field=field, details=details)
+    if kind == "value_error":  # of our own validators, whose words are made for this
+        return InvalidValue(f"{label} {str(error['msg']).removeprefix('Value error, ')}", field=field)
     return InvalidValue(f"{label} has a wrong value", field=field, details={"received": _shown(error.get("input"))})
 
 

@@ -1,10 +1,11 @@
-"""What the tests of the API share: a mock upstream a module, and a client that follows nothing and waits long."""
+"""What the tests of the API share: a mock upstream, a PostgreSQL, and a client that follows nothing and waits long."""
 
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 
+from apps.operations.tests.postgres_server import PROGRAMS, PostgresServer, postgres_server
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 
@@ -18,3 +19,11 @@ def mock() -> Iterator[MockUpstream]:
 def http() -> Iterator[httpx2.Client]:
     with httpx2.Client(timeout=30, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    if PROGRAMS is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with postgres_server() as server:
+        yield server

@@ -1,23 +1,39 @@
 """Serves an app over a real socket, from a thread, for as long as a test needs it."""
 
+import atexit
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cache, build_cloud, build_gateway
+from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
 
 
+@cache
+def _data_folder() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="genai-data-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
 def settings(**changes: object) -> Settings:
-    """Settings that no `.env` of the machine reaches; limits are off unless a test turns them on."""
+    """Settings that no `.env` of the machine reaches; limits are off unless a test turns them on.
+
+    What the service keeps lies in a folder that is gone when the process of the tests is.
+    """
+    if "data_dir" not in changes:
+        changes["data_dir"] = Path(tempfile.mkdtemp(dir=_data_folder()))
     values: dict[str, object] = {"rate_limit_enabled": False, **changes}
     return Settings(_env_file=None, **values)  # type: ignore[arg-type]
 
@@ -52,7 +68,8 @@ def serving_models(
     configured = settings(**changes)
     gateway = build_gateway(configured, local or quiet, embedder)
     routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
-    cache = build_cache(configured, embedder)
-    services = Services(cloud or routed, local or quiet, gateway, embedder, cache=cache)
+    services = on_record(
+        configured, cloud or routed, local or quiet, gateway, embedder, database=build_database(configured)
+    )
     with serving(create_app(configured, services)) as url:
         yield url

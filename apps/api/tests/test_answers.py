@@ -126,7 +126,7 @@ class FastLoop(asyncio.SelectorEventLoop):
 
 async def called(model: ScriptedModel, sent: "asyncio.Queue[Message]", *, stall_after: int | None = None) -> None:
     """POST /local/generate?stream=true on the whole app, without a socket; a client may stop reading."""
-    configured = settings()
+    configured = settings(auth="off")  # whose time is the wall's
     app = create_app(configured, Services(model, model, build_gateway(configured, model)))
     incoming: asyncio.Queue[Message] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False})

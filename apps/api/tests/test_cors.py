@@ -38,7 +38,7 @@ def test_in_development_every_origin_may_ask_without_credentials(http: httpx2.Cl
 
 @pytest.mark.parametrize("env", ["production", "test"])
 def test_otherwise_only_the_named_origins_may(env: str, http: httpx2.Client) -> None:
-    with serving_models(env=env, allowed_origins=[HERE]) as url:
+    with serving_models(env=env, auth="off", allowed_origins=[HERE]) as url:
         named = http.post(f"{url}/generate", json=BODY, headers={"Origin": HERE})
         other = http.post(f"{url}/generate", json=BODY, headers={"Origin": ELSEWHERE})
         before = preflight(http, url, HERE)
@@ -52,14 +52,14 @@ def test_otherwise_only_the_named_origins_may(env: str, http: httpx2.Client) -> 
 
 
 def test_a_star_among_the_named_origins_turns_credentials_off(http: httpx2.Client) -> None:
-    with serving_models(env="production", allowed_origins=[HERE, "*"]) as url:
+    with serving_models(env="production", auth="off", allowed_origins=[HERE, "*"]) as url:
         for origin in (HERE, ELSEWHERE):
             answer = http.post(f"{url}/generate", json=BODY, headers={"Origin": origin, "Cookie": "a=b"})
             assert cors(answer) == {"access-control-allow-origin": "*"}
 
 
 def test_without_named_origins_there_is_no_cors(http: httpx2.Client) -> None:
-    with serving_models(env="production") as url:
+    with serving_models(env="production", auth="off") as url:
         assert cors(http.post(f"{url}/generate", json=BODY, headers={"Origin": HERE})) == {}
         assert envelope(preflight(http, url, HERE))["code"] == "METHOD_NOT_ALLOWED"
 

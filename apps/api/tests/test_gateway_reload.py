@@ -69,6 +69,7 @@ def service(mock: MockUpstream, tmp_path: Path) -> Iterator[Service]:
         "LOCAL_FALLBACK": "none",
         "RATE_LIMIT_ENABLED": "false",
         "DEFAULT_MODEL": "m",
+        "DATA_DIR": str(tmp_path / "data"),
     }
     log = tmp_path / "log"
     with log.open("wb") as output:
@@ -166,7 +167,7 @@ def test_a_process_does_not_start_on_a_wrong_file(tmp_path: Path) -> None:
     file.write_text("providers: {a: {kind: nonsense}}\n")
     done = subprocess.run(
         [sys.executable, "-m", "apps.api.src.main"],
-        env={**os.environ, "GATEWAY_CONFIG": str(file)},
+        env={**os.environ, "GATEWAY_CONFIG": str(file), "DATA_DIR": str(tmp_path / "data")},
         capture_output=True,
         timeout=60,
         check=False,

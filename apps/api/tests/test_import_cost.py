@@ -23,6 +23,17 @@ HEAVY = [
     "sqlite3",
     "uvicorn",
     "uvloop",
+    "prometheus_client",
+    "structlog",
+    "opentelemetry.sdk",
+    "opentelemetry.exporter",
+    "google.protobuf",
+    "sqlalchemy",
+    "alembic",
+    "aiosqlite",
+    "asyncpg",
+    "jwt",
+    "cryptography",
 ]
 
 

@@ -75,7 +75,9 @@ def test_a_request_is_one_line_of_the_log_with_its_id(tmp_path: Path, http: http
         service.gone_after(service.terminate(), 10)
     lines = [line for line in service.log.read_text().splitlines() if "GET /health" in line]
     assert len(lines) == 1
-    assert re.fullmatch(r"[\d-]+ [\d:,]+ INFO apps\.access \[marked-id\] GET /health 200 [\d.]+ms", lines[0])
+    assert re.fullmatch(
+        r"[\dT:.-]+Z \[info     \] GET /health 200 [\d.]+ms \[apps.access\] request_id=marked-id", lines[0]
+    )
 
 
 def test_the_defaults_of_the_cloud_route_are_settings(tmp_path: Path, http: httpx2.Client) -> None:

@@ -10,7 +10,7 @@ import pytest
 from apps.api.tests.serving import serving_models
 
 POSTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
-GETS = ["/v1/models", "/v1/models/{id}", "/v1/route"]
+GETS = ["/v1/models", "/v1/models/{id}", "/v1/route", "/v1/usage"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,22 @@ def test_an_answer_has_an_example_for_each_of_its_forms(page: dict[str, Any], pa
 @pytest.mark.parametrize("path", POSTS)
 def test_every_error_has_an_example_with_openais_fields(page: dict[str, Any], path: str) -> None:
     responses = page["paths"][path]["post"]["responses"]
-    assert set(responses) == {"200", "404", "405", "409", "413", "415", "422", "429", "500", "502", "503", "504"}
+    assert set(responses) == {
+        "200",
+        "401",
+        "403",
+        "404",
+        "405",
+        "409",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+    }
     for status, response in responses.items():
         if status == "200":
             continue

@@ -23,7 +23,7 @@ def test_a_providers_key_comes_from_the_environment_or_from_the_env_file(
     (tmp_path / "routes.yaml").write_text(
         f"providers: {{groq: {{base_url: '{mock.base_url}', api_key_env: GROQ_API_KEY}}}}\ndefault_provider: groq\n"
     )
-    lines = ["GATEWAY_CONFIG=routes.yaml", "RATE_LIMIT_ENABLED=false"]
+    lines = ["GATEWAY_CONFIG=routes.yaml", "RATE_LIMIT_ENABLED=false", "AUTH=off"]
     if place == ".env":
         lines.append("GROQ_API_KEY=from-somewhere")
     else:

@@ -67,7 +67,7 @@ class CachedModel(WrapperModel):
         deltas = answer.recording.read(None)
         if answer.begun_here:
             return deltas, MISS
-        return self._metered.on_record(self._free_record(request), deltas), CacheNote("hit", 0.0)
+        return self._metered.given(self._free_record(request), deltas), CacheNote("hit", 0.0)
 
     async def _replay(self, request: ChatRequest, found: Found) -> tuple[AsyncGenerator[Delta, None], CacheNote | None]:
         try:
@@ -76,12 +76,12 @@ class CachedModel(WrapperModel):
             self._cache.counts.corrupt += 1
             return self.inner.stream(request), MISS
         record = self._free_record(request, found)
-        return self._metered.on_record(record, _replayed(deltas)), CacheNote(found.use, found.age, found.score)
+        return self._metered.given(record, _replayed(deltas)), CacheNote(found.use, found.age, found.score)
 
     async def _execute(self, request: ChatRequest, recording: DeltaRecording) -> Facts | None:
         record = self._metered.new_record(request)
         record.cache = "miss"
-        async with aclosing(self._metered.on_record(record, self._metered.inner.stream(request))) as deltas:
+        async with aclosing(self._metered.made(request, record)) as deltas:
             async for delta in deltas:
                 recording.add(delta)
         if not recording.whole:

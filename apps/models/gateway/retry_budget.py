@@ -6,7 +6,7 @@ calls, and never fewer than a few, so that a quiet service can retry at all.
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 SHARE = 0.2
 FEWEST = 10
@@ -39,15 +39,25 @@ class RetryBudget:
         self._extra += 1
         return True
 
+    def left(self) -> float:
+        """Extra attempts that would be granted now."""
+        self._forget()
+        return max(0.0, max(self._fewest, self._share * self._calls) - self._extra)
+
     def _bucket(self) -> list[float]:
+        now = self._forget()
+        if not self._buckets or now - self._buckets[-1][0] >= WINDOW_SECONDS / BUCKETS:
+            self._buckets.append([now, 0, 0])
+        return self._buckets[-1]
+
+    def _forget(self) -> float:
+        """Drop what is over a minute old; the time."""
         now = self._clock()
         while self._buckets and now - self._buckets[0][0] >= WINDOW_SECONDS:
             _, calls, extra = self._buckets.popleft()
             self._calls -= int(calls)
             self._extra -= int(extra)
-        if not self._buckets or now - self._buckets[-1][0] >= WINDOW_SECONDS / BUCKETS:
-            self._buckets.append([now, 0, 0])
-        return self._buckets[-1]
+        return now
 
 
 class RetryBudgets:
@@ -65,3 +75,7 @@ class RetryBudgets:
             if len(self._budgets) > MOST_NAMES:
                 self._budgets.popitem(last=False)
         return budget
+
+    def each(self) -> Iterable[tuple[str, RetryBudget]]:
+        """The names that were asked for, and their budgets."""
+        return self._budgets.items()

@@ -10,7 +10,7 @@ from typing import Any
 from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import GatewayConfig, Strategy, TargetConfig
+from apps.models.gateway.config import GatewayConfig, Price, Strategy, TargetConfig
 from apps.models.gateway.targets import Provider, Target
 from apps.models.revision import digest_of, revision_of
 
@@ -42,8 +42,9 @@ class Router:
         self._own_names = [
             self._target(TargetConfig.model_construct(provider=name, model=""))
             for name, provider in self.providers.items()
-            if provider.config.in_process
+            if provider.config.in_process and not provider.config.prefix
         ]
+        self._prefixed = [provider for provider in self.providers.values() if provider.config.prefix]
         self._targets = {
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
         }
@@ -87,10 +88,33 @@ class Router:
         """The models of this process, by the names that they answer to as of now."""
         return {target.provider.chat.readiness().name: target for target in self._own_names}
 
+    def everywhere(self) -> Iterator[Target]:
+        """Every target that there is now, those of names that are passed on too."""
+        for targets in self._targets.values():
+            yield from targets
+        yield from self._own_names
+        yield from self._passed.values()
+
+    def models(self) -> set[str]:
+        """The names that mean something here: those of the file, of its targets, and of this process's models."""
+        named = {target.config.model for targets in self._targets.values() for target in targets}
+        return {*self._models, *named, *self.own()}
+
+    def is_local(self, name: str) -> bool:
+        """Whether the local model alone would answer to this name, and nobody outside of this machine."""
+        if name in self._models:
+            return all(target.provider.config.kind == "local" for target in self._reachable(name))
+        own = self.own().get(name)
+        return own is not None and own.provider.config.kind == "local"
+
     @property
     def default(self) -> Provider | None:
         """Who takes the names that are not listed."""
         return self._default
+
+    def takes(self, prefix: str) -> bool:
+        """Whether a provider of this process answers to the names that begin so."""
+        return any(provider.config.prefix == prefix for provider in self._prefixed)
 
     def candidates(self, name: str, needs: Needs) -> list[Target]:
         """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.
@@ -107,6 +131,18 @@ class Router:
                 f"No target of {name} can do this: {', '.join(lacks)}", field="model", details={"lacking": lacks}
             )
         return sorted(able, key=lambda target: not target.wanted) if len(able) > 1 else able
+
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The most that a call may cost at the targets that may answer it; None where one's price is not known.
+
+        Raises as `candidates` does.
+        """
+        prices = [target.price for target in self.candidates(name, needs)]
+        known = [price for price in prices if price is not None]
+        if len(known) < len(prices):
+            return None
+        most = Price.model_construct
+        return most(input=max(price.input for price in known), output=max(price.output for price in known))
 
     def explain(self, name: str, needs: Needs) -> dict[str, Any]:
         """The decision, in the words of the file, with what it was based on."""
@@ -187,11 +223,14 @@ class Router:
         for own in self._own_names:
             if own.provider.chat.readiness().name == name:
                 return own
-        if self._default is None:
+        taker = next(
+            (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
+        )
+        if taker is None:
             raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
         target = self._passed.get(name)
         if target is None:
-            target = self._target(TargetConfig.model_construct(provider=self._default.name, model=name))
+            target = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
             self._passed[name] = target
             if len(self._passed) > MOST_PASSED_ON:
                 self._passed.popitem(last=False)

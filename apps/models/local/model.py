@@ -27,6 +27,7 @@ from apps.models.local.grammar import GrammarCompiler, open_compiler
 from apps.models.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local
 from apps.models.local.tool_calls import ToolCallReader
 from apps.models.local.tool_prompt import text_of
+from apps.models.local.window import LocalWindow
 from apps.models.revision import digest_of
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,11 @@ class LocalModel:
                 raise
             except Exception as error:
                 raise InternalError("The local model failed", details={"cause": type(error).__name__}) from error
+
+    async def window(self, request: ChatRequest) -> LocalWindow:
+        """What fits into one call. Raises ModelUnavailable."""
+        loaded = self._require_loaded()
+        return LocalWindow(loaded.tokenizer, loaded.engine.context_length)
 
     async def aclose(self) -> None:
         """Ends every generation. A load that runs on is left to itself: its thread frees what it made."""

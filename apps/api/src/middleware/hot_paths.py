@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from apps.api.src.exceptions import render
 from apps.api.src.guard import ClientGone
 from apps.api.src.raw_route import RawRoute
+from apps.api.src.tracing import served_by
 from apps.core.errors import AppError
 
 
@@ -30,6 +31,7 @@ class HotPaths:
             await self._app(scope, receive, send)
             return
         scope["route"] = route
+        served_by(scope, route.path)
         try:
             # both raise before a byte is out: a response that has begun ends by itself
             response = await route.handler(Request(scope, receive))

@@ -1,4 +1,4 @@
-"""The outermost layer: a request's id, its time, its line in the access log, and its end at shutdown."""
+"""The outermost layer: a request's id, its time, its metrics, its line in the access log, and its end at shutdown."""
 
 import asyncio
 import logging
@@ -9,8 +9,13 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from apps.api.src.caller import SCOPE_KEY
 from apps.api.src.exceptions import render
+from apps.api.src.metrics.labels import OTHER, route_label
+from apps.api.src.metrics.request_metrics import RequestMetrics
+from apps.api.src.request_line import RequestLine, current_line
 from apps.api.src.shutdown import Shutdown, ShuttingDown
+from apps.api.src.tracing import trace_of
 
 REQUEST_ID = re.compile(rb"[\w-]{1,128}")
 
@@ -19,11 +24,16 @@ access_log = logging.getLogger("apps.access")
 
 
 class RequestScope:
-    """Takes the caller's X-Request-ID where it is a plain one, else makes one; every answer carries it."""
+    """Takes the caller's X-Request-ID where it is a plain one, else makes one; every answer carries it.
 
-    def __init__(self, app: ASGIApp, shutdown: Shutdown) -> None:
+    ``fixed`` are the paths of routes without parameters.
+    """
+
+    def __init__(self, app: ASGIApp, shutdown: Shutdown, metrics: RequestMetrics, fixed: frozenset[str]) -> None:
         self._app = app
         self._shutdown = shutdown
+        self._metrics = metrics
+        self._fixed = fixed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,12 +42,12 @@ class RequestScope:
         started = time.perf_counter()
         name = _request_id(scope)
         request_id.set(name)
-        status = 499
+        line = RequestLine(name)
+        current_line.set(line)
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                line.status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", name.encode()),
@@ -51,11 +61,22 @@ class RequestScope:
         except asyncio.CancelledError:
             if not self._shutdown.forced:
                 raise
-            if status == 499:
+            if line.status == 499:
                 await render(ShuttingDown(), scope["path"])(scope, receive, send_with_headers)
         finally:
-            path = scope.get("raw_path", b"").decode("ascii", "replace")
-            access_log.info("%s %s %d %.1fms", scope["method"], path, status, _milliseconds(started))
+            line.seconds = time.perf_counter() - started
+            self._ended(scope, line)
+
+    def _ended(self, scope: Scope, line: RequestLine) -> None:
+        route = route_label(scope, self._fixed)
+        self._metrics.ended(route, scope["method"], line.status, line.seconds)
+        line.method, line.routed = scope["method"], route != OTHER
+        line.path = route if line.routed else scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+        caller = scope.get(SCOPE_KEY)
+        if caller is not None:
+            line.key_id = caller.key_id
+        line.trace = trace_of(scope)
+        access_log.info(line)
 
 
 def _request_id(scope: Scope) -> str:

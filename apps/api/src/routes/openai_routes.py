@@ -19,12 +19,15 @@ Stream = Annotated[bool, Query(description="Stream the answer as server-sent eve
 
 def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
-    model = services.on_route(services.cloud, "/generate")
+    model = services.on_route(services.cloud, "/generate", services.cloud_price)
+
+    def is_local(name: str) -> bool:
+        return settings.gateway_config is not None and services.gateway.router.is_local(name)
 
     async def generate(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the cloud model; `model` is handed to the upstream as it is."""
         caller = caller_of(request)
-        allow_model(caller, body.model or settings.default_model)
+        allow_model(caller, body.model or settings.default_model, is_local)
         return await answer(request, model, body.to_chat(caller), stream=stream)
 
     generate.__annotations__["body"] = cloud_body(settings)

@@ -5,7 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from apps.api.src.caller import allow_model, caller_of, may_use
 from apps.api.src.limits import RateLimits
+from apps.api.src.rag.places import collection_names
 from apps.api.src.raw_route import RawRoute
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
@@ -48,23 +50,29 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     directory = ModelDirectory(settings.default_model)
 
     @router.get("/models")
-    async def models() -> ModelList:
-        """The names that calls may use, and whether each can answer now."""
-        return directory.all(services.gateway.router)
+    async def models(request: Request) -> ModelList:
+        """The names that the caller's calls may use, and whether each can answer now."""
+        caller, router = caller_of(request), services.gateway.router
+        listed = directory.all(router, await collection_names(services, router, caller)).data
+        return ModelList(data=[model for model in listed if may_use(caller, model.id, router.is_local)])
 
     @router.get("/models/{id:path}")
-    async def model(id: str) -> Model:
+    async def model(request: Request, id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
-        return directory.one(services.gateway.router, id)
+        caller, router = caller_of(request), services.gateway.router
+        allow_model(caller, id, router.is_local)
+        return directory.one(router, id, await collection_names(services, router, caller))
 
     @router.get("/route")
     async def route(
+        request: Request,
         model: Annotated[str, Query(min_length=1, max_length=200)],
         tools: bool = False,
         images: bool = False,
         tokens: Annotated[int, Query(ge=0)] = 0,
     ) -> Response:
         """Which targets would be asked, in which order, and why; nothing is spent."""
+        allow_model(caller_of(request), model, services.gateway.router.is_local)
         return JSONResponse(services.gateway.router.explain(model, Needs(tools, images, tokens)))
 
     return router

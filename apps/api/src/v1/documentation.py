@@ -33,6 +33,8 @@ HEADERS = {
     "X-Completion-Tokens": "Tokens of the answer, of a whole one",
     "X-Cost-USD": "From the price table, where the price and the tokens are known",
     "X-Request-ID": "The caller's, or one made here",
+    "RateLimit": "What is left of each limit (r), and the seconds until it opens again (t)",
+    "RateLimit-Policy": "The limits that were counted: their quota (q) in a window of seconds (w)",
 }
 PARAMETERS = [
     {
@@ -190,6 +192,7 @@ POSTS = {
 GETS = {
     "/v1/models": v1_errors(errors.RateLimitExceeded),
     "/v1/models/{id}": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+    "/v1/usage": v1_errors(errors.InvalidValue, errors.RateLimitExceeded, errors.Overloaded),
     "/v1/route": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
 }
 

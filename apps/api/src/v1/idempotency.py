@@ -1,7 +1,8 @@
 """Idempotency-Key: a call that is sent again under its key is answered from its recording, and executed once.
 
-Kept in this process, bounded in number and bytes, the oldest forgotten first. A key belongs to its caller: the client's
-address and credentials together. Only what was answered whole is kept; a failure may be tried again.
+Kept in this process, bounded in number and bytes, the oldest forgotten first. It belongs to its caller: the holder
+of an API key, wherever he calls from, or else the client's address and credentials together. Only what was answered
+whole is kept; a failure may be tried again.
 """
 
 import hashlib
@@ -40,9 +41,14 @@ def identity(request: Request, call: WireCall) -> Identity | None:
         return None
     if not KEY.fullmatch(key):
         raise InvalidValue("Idempotency-Key must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
-    caller = [request.client.host if request.client else "", *(request.headers.get(name, "") for name in CREDENTIALS)]
-    name = hashlib.sha256("\n".join([*caller, key]).encode()).digest()
+    name = hashlib.sha256("\n".join([*_caller(request, call), key]).encode()).digest()
     return Identity(name, hashlib.sha256(call.path.encode() + b"\n" + call.raw).digest())
+
+
+def _caller(request: Request, call: WireCall) -> list[str]:
+    if call.caller.key_id is not None:
+        return [call.caller.tenant, call.caller.key_id]
+    return [request.client.host if request.client else "", *(request.headers.get(name, "") for name in CREDENTIALS)]
 
 
 class Recording(WireRecording):

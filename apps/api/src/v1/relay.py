@@ -1,7 +1,7 @@
 """Relays a call to the gateway and its answer to the caller, byte for byte, with a receipt."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from fastapi import Request
@@ -11,6 +11,7 @@ from apps.api.src.cache_headers import wishes_of
 from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.guard import guarded
 from apps.api.src.json_body import read_json
+from apps.api.src.prompts import note_body
 from apps.api.src.streamed import LastFrame
 from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.execution import Execution, new_record
@@ -28,8 +29,8 @@ NEVER_STREAMED = frozenset({"/embeddings"})
 
 async def relay(request: Request, path: str) -> Response:
     """POST ``path`` of OpenAI's API, by whichever target the gateway finds."""
-    call = await _read_call(request, path)
     services: Services = request.app.state.services
+    call = await _read_call(request, path, services.gateway.router.is_local)
     deadline = _deadline(request)
     named = identity(request, call)
     if named is not None:
@@ -48,7 +49,7 @@ async def relay(request: Request, path: str) -> Response:
     return WholeResponse(reply.content_type, reply.body, execution.receipt)
 
 
-async def _read_call(request: Request, path: str) -> WireCall:
+async def _read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
     raw, body = await read_json(request)
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
@@ -62,7 +63,8 @@ async def _read_call(request: Request, path: str) -> WireCall:
     if stream is not None and not isinstance(stream, bool):
         raise InvalidType("Stream must be true or false", field="stream")
     caller = caller_of(request)
-    allow_model(caller, model)
+    allow_model(caller, model, is_local)
+    note_body(request, body)
     return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED, caller)
 
 

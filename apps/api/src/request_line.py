@@ -1,0 +1,58 @@
+"""What the access log says of a request: filled in while it runs, by whoever learns something of it."""
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from apps.core.accounting import CallRecord
+
+
+@dataclass(slots=True)
+class RequestLine:
+    """``path`` is the route's template; where no route was found (``routed`` False), the raw path that was asked for.
+
+    ``prompt`` is there with LOG_PROMPTS only; ``trace`` where the request is traced.
+    """
+
+    request_id: str
+    method: str = ""
+    path: str = ""
+    routed: bool = False
+    status: int = 499
+    seconds: float = 0.0
+    key_id: str | None = None
+    calls: list[CallRecord] = field(default_factory=list)
+    prompt: str | None = None
+    trace: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} {self.status} {self.seconds * 1000:.1f}ms"
+
+    def told_by_calls(self) -> Iterator[tuple[str, str | int]]:
+        """Of the request's calls for models: who answered last, all tokens, what the cache did, what went wrong."""
+        last = self.calls[-1]
+        yield "model", last.model or last.asked
+        if last.provider:
+            yield "provider", last.provider
+        if last.prompt_tokens is not None or last.completion_tokens is not None:
+            yield "prompt_tokens", sum(call.prompt_tokens or 0 for call in self.calls)
+            yield "completion_tokens", sum(call.completion_tokens or 0 for call in self.calls)
+        if last.cache != "off":
+            yield "cache", last.cache
+        if last.outcome != "ok":
+            yield "outcome", last.outcome
+
+
+current_line: ContextVar[RequestLine | None] = ContextVar("current_line", default=None)
+
+
+class CallsOnLine:
+    """A Bookkeeper: puts a request's calls on its line."""
+
+    async def opening(self, call: CallRecord) -> None:
+        line = current_line.get()
+        if line is not None:
+            line.calls.append(call)
+
+    def closing(self, call: CallRecord) -> None:
+        """The line has the record itself, and is read when the request is over."""

@@ -1,0 +1,211 @@
+"""The database: opened in the background, migrated, and asked within a time that callers can rely on.
+
+It knows no table. Work is given as a function of a connection, so that a wait can be ended whatever the driver does.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from apps.core.errors import AppError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+T = TypeVar("T")
+Work = Callable[["AsyncConnection"], Awaitable[T]]
+
+MOST_SECONDS = 0.9
+CLOSE_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+SQLITE_ERROR = 1
+
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """PostgreSQL by ``url``; where that is empty, SQLite in ``data_dir``.
+
+    ``read`` and ``write`` run in a transaction each and raise StoreUnavailable where it takes too long, cannot be
+    reached or is not migrated yet; what violates a constraint is raised as SQLAlchemy's IntegrityError.
+    """
+
+    def __init__(self, url: str, data_dir: Path) -> None:
+        self._url = url
+        self._data_dir = data_dir
+        self._engine: AsyncEngine | None = None
+        self._opened = asyncio.Event()
+        self._opening: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        self._abandoned: set[asyncio.Task[object]] = set()
+        self._down = False
+
+    async def start(self) -> None:
+        """Begin to open and migrate it; a database that is down is tried until it is there."""
+        self._opening = asyncio.create_task(self._open())
+
+    async def aclose(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
+        for task in self._abandoned:
+            task.cancel()
+        engine, self._engine = self._engine, None
+        self._opened.clear()
+        if engine is not None:
+            await self._dispose(engine)
+
+    async def ready(self, within: float) -> bool:
+        """Wait until it has been opened; whether it was in time."""
+        try:
+            async with asyncio.timeout(within):
+                await self._opened.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def read(self, work: Work[T], within: float = MOST_SECONDS) -> T:
+        """Run ``work`` in a transaction that sees one state of everything."""
+        return await self._bounded(self._transact(work, write=False), within)
+
+    async def write(self, work: Work[T], within: float = MOST_SECONDS) -> T:
+        """Run ``work`` in a transaction, committed where it returns. On SQLite one at a time, from its beginning."""
+        return await self._bounded(self._serialized(work), within)
+
+    async def _serialized(self, work: Work[T]) -> T:
+        await self._opened.wait()
+        if self._engine is None or self._engine.dialect.name != "sqlite":
+            return await self._transact(work, write=True)
+        async with self._writing:  # SQLite would poll for its lock, and not in the order of arrival
+            return await self._transact(work, write=True)
+
+    async def _transact(self, work: Work[T], *, write: bool) -> T:
+        await self._opened.wait()
+        engine = self._engine
+        if engine is None:
+            raise StoreUnavailable
+        async with engine.connect() as connection:
+            connection = await connection.execution_options(write=write)
+            async with connection.begin():
+                return await work(connection)
+
+    async def _bounded(self, work: Awaitable[T], within: float) -> T:
+        """The result in time. What a driver does with a silent server can take longer, and is left to itself."""
+        task: asyncio.Task[T] = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=within)
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+        if not done:
+            self._abandon(task)
+            self._note_failure("it did not answer in time")
+            raise StoreUnavailable
+        try:
+            result = task.result()
+        except AppError:
+            raise
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            self._note_failure(type(error).__name__)
+            raise StoreUnavailable from None
+        if self._down:
+            self._down = False
+            log.info("The database answers again")
+        return result
+
+    def _abandon(self, task: "asyncio.Task[T]") -> None:
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+        task.cancel()
+
+    def _forget(self, task: "asyncio.Task[T]") -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("A transaction that nobody waited for failed: %s", type(error).__name__)
+
+    def _note_failure(self, reason: str) -> None:
+        """Once until it is back; a driver's own words may hold the address."""
+        if not self._down:
+            self._down = True
+            log.error("The database cannot be used: %s", reason)
+
+    async def _open(self) -> None:
+        while True:
+            try:
+                self._engine = await self._migrated()
+            except Exception as error:
+                reason = type(error).__name__
+                if not is_unavailable(error):
+                    reason = f"{reason}: {str(error).splitlines()[0]}"
+                self._note_failure(reason)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._opened.set()
+                return
+
+    async def _migrated(self) -> "AsyncEngine":
+        # the imports take a fifth of a second, which the event loop has better uses for
+        await asyncio.to_thread(_import_engines)
+        from apps.operations.engines import open_engine
+        from apps.operations.migrate import is_up_to_date
+
+        engine = open_engine(self._url, self._data_dir)
+        try:
+            async with engine.connect() as connection:
+                current = await is_up_to_date(connection)
+            if not current:
+                await self._migrate()
+        except BaseException:
+            await self._dispose(engine)
+            raise
+        return engine
+
+    async def _migrate(self) -> None:
+        await asyncio.to_thread(_import_alembic)
+        from apps.operations.engines import open_engine
+        from apps.operations.migrate import migrate
+
+        patient = open_engine(self._url, self._data_dir, patient=True)
+        try:
+            await migrate(patient)
+        finally:
+            await self._dispose(patient)
+
+    async def _dispose(self, engine: "AsyncEngine") -> None:
+        closing = asyncio.ensure_future(engine.dispose())
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if not closing.done():
+            self._abandon(closing)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether this is the database's trouble, and not a mistake in what it was asked."""
+    from asyncpg import InterfaceError, PostgresError
+    from sqlalchemy import exc
+
+    if isinstance(error, exc.DBAPIError):
+        mistakes = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+        # SQLite has one class for a file that is locked and for a column that is not there
+        mistaken = getattr(error.driver_exception, "sqlite_errorcode", None) == SQLITE_ERROR
+        return error.connection_invalidated or not (mistaken or isinstance(error, mistakes))
+    return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)
+
+
+def _import_engines() -> None:
+    import aiosqlite
+    import asyncpg
+    import sqlalchemy.ext.asyncio
+
+    import apps.operations.engines
+
+    del aiosqlite, asyncpg, sqlalchemy, apps
+
+
+def _import_alembic() -> None:
+    import alembic.command
+
+    del alembic

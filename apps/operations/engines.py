@@ -1,0 +1,74 @@
+"""Makes SQLAlchemy's engines for SQLite and PostgreSQL, with times on everything that could hang.
+
+Imported when a database is opened, never with the app: SQLAlchemy takes as long to import as FastAPI.
+"""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+FILE = "genai.db"
+CONNECT_SECONDS = 0.8
+STATEMENT_SECONDS = 0.8
+MIGRATION_SECONDS = 60.0
+POOL_SIZE = 8
+
+
+def open_engine(url: str, data_dir: Path, *, patient: bool = False) -> AsyncEngine:
+    """The engine of ``url``, or of a file in ``data_dir``, which is made. ``patient`` is for migrations."""
+    statement = MIGRATION_SECONDS if patient else STATEMENT_SECONDS
+    if not url:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # for its owner alone; what SQLite writes beside it has the same mode
+        (data_dir / FILE).touch(mode=0o600)
+        return _sqlite(data_dir / FILE, statement)
+    return _postgresql(make_url(url), statement)
+
+
+def _postgresql(url: URL, statement: float) -> AsyncEngine:
+    query = dict(url.query)
+    tls = query.pop("sslmode", None)
+    arguments: dict[str, Any] = {
+        "timeout": CONNECT_SECONDS,
+        "command_timeout": statement,
+        "server_settings": {"statement_timeout": str(int(statement * 1000)), "application_name": "genai-project"},
+    }
+    if tls is not None:
+        arguments["ssl"] = tls
+    return create_async_engine(
+        url.set(drivername="postgresql+asyncpg", query=query),
+        connect_args=arguments,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+def _sqlite(file: Path, statement: float) -> AsyncEngine:
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(file)),
+        # transactions are begun below, since the driver begins them too late
+        connect_args={"timeout": statement, "isolation_level": None},
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        # a transaction that reads first and writes later would fail where another one wrote in between
+        write = connection.get_execution_options().get("write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine

@@ -1,0 +1,187 @@
+"""Keys in the database: made, listed, rotated, revoked and looked up. What is kept of a key cannot be turned back."""
+
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING, Any
+
+from apps.core.callers import Budget, Caller
+from apps.core.errors import NotFound
+from apps.operations.database import Database
+from apps.operations.key_secrets import digest_of, new_key, shown_prefix
+from apps.operations.key_terms import KeyTerms, parse_budget, parse_expiry
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+ID_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key as it is kept, without its digest. Times are seconds since 1970."""
+
+    id: str
+    prefix: str
+    caller: Caller
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    created_at: float
+    rotated_at: float | None
+    expires_at: float | None
+    revoked_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysState:
+    """``number`` grows with every change; ``exist`` says whether any key was ever made."""
+
+    number: int
+    exist: bool
+
+
+class KeyStore:
+    """``secret`` is asked for when it is first needed, since it may have to be made; ``changed`` hears of changes."""
+
+    def __init__(self, database: Database, secret: Callable[[], bytes]) -> None:
+        self._database = database
+        self._make_secret = secret
+        self._secret: bytes | None = None
+        self.changed: Callable[[int], None] = lambda number: None
+
+    def digest(self, key: str) -> bytes:
+        if self._secret is None:
+            self._secret = self._make_secret()
+        return digest_of(key, self._secret)
+
+    async def create(self, terms: KeyTerms) -> tuple[StoredKey, str]:
+        """The new key as it is kept, and the key itself, which nobody can ask for again."""
+        key, id = new_key(), secrets.token_hex(ID_BYTES)
+        values = {**_columns(terms, id), **self._columns_of(key)}
+
+        async def insert(connection: "AsyncConnection") -> "RowMapping":
+            from apps.operations.tables import api_keys
+
+            return (await connection.execute(api_keys.insert().values(values).returning(*api_keys.c))).mappings().one()
+
+        return _stored(await self._change(insert)), key
+
+    async def rotate(self, id: str) -> tuple[StoredKey, str]:
+        """A new key on the old terms; the old one is void at once. Raises NotFound, also for a revoked one."""
+        key = new_key()
+        return await self._update(id, {**self._columns_of(key), "rotated_at": time.time()}), key
+
+    async def revoke(self, id: str) -> StoredKey:
+        """Raises NotFound where there is none, or none any more."""
+        return await self._update(id, {"revoked_at": time.time()})
+
+    async def all(self) -> list[StoredKey]:
+        """The oldest first, the revoked ones among them."""
+
+        async def select_all(connection: "AsyncConnection") -> list[StoredKey]:
+            from apps.operations.tables import api_keys
+
+            rows = await connection.execute(api_keys.select().order_by(api_keys.c.created_at, api_keys.c.id))
+            return [_stored(row) for row in rows.mappings()]
+
+        return await self._database.read(select_all)
+
+    async def find(self, key: str) -> tuple[StoredKey | None, KeysState]:
+        """The live key, if this is one; and the state of all of them at that moment."""
+        digest = self.digest(key)
+
+        async def look(connection: "AsyncConnection") -> tuple[StoredKey | None, KeysState]:
+            from apps.operations.tables import api_keys
+
+            # revoked and expired ones are left out here, so that they cost what an unknown one does
+            expires, revoked = api_keys.c.expires_at, api_keys.c.revoked_at
+            live = revoked.is_(None) & (expires.is_(None) | (expires > time.time()))
+            rows = await connection.execute(api_keys.select().where(api_keys.c.digest == digest, live))
+            row = rows.mappings().one_or_none()
+            found = row is not None and hmac.compare_digest(row["digest"], digest)
+            return (_stored(row) if row is not None and found else None), await _state(connection)
+
+        return await self._database.read(look)
+
+    async def state(self) -> KeysState:
+        return await self._database.read(_state)
+
+    def _columns_of(self, key: str) -> dict[str, Any]:
+        return {"digest": self.digest(key), "prefix": shown_prefix(key)}
+
+    async def _update(self, id: str, values: dict[str, Any]) -> StoredKey:
+        async def update(connection: "AsyncConnection") -> "RowMapping":
+            from apps.operations.tables import api_keys
+
+            live = (api_keys.c.id == id) & api_keys.c.revoked_at.is_(None)
+            rows = await connection.execute(api_keys.update().where(live).values(values).returning(*api_keys.c))
+            row = rows.mappings().one_or_none()
+            if row is None:
+                raise NotFound("No live key has this id", field="id")
+            return row
+
+        return _stored(await self._change(update))
+
+    async def _change(self, work: "Callable[[AsyncConnection], Any]") -> "RowMapping":
+        async def change(connection: "AsyncConnection") -> "tuple[RowMapping, int]":
+            from apps.operations.tables import key_changes
+
+            row = await work(connection)
+            raised = key_changes.update().values(number=key_changes.c.number + 1).returning(key_changes.c.number)
+            return row, (await connection.execute(raised)).scalar_one()
+
+        row, number = await self._database.write(change)
+        self.changed(number)
+        return row
+
+
+async def _state(connection: "AsyncConnection") -> KeysState:
+    from sqlalchemy import exists, select
+
+    from apps.operations.tables import api_keys, key_changes
+
+    number, exist = (await connection.execute(select(key_changes.c.number, exists(select(api_keys.c.id))))).one()
+    return KeysState(number, bool(exist))
+
+
+def _columns(terms: KeyTerms, id: str) -> dict[str, Any]:
+    now = time.time()
+    budget = parse_budget(terms.budget_usd) if terms.budget_usd else None
+    return {
+        "id": id,
+        "name": terms.name,
+        "tenant": terms.tenant or f"key:{id}",
+        "models": json.dumps(terms.models),
+        "routes": json.dumps(terms.routes),
+        "networks": json.dumps(terms.ip),
+        "admin": terms.admin,
+        "requests_per_minute": terms.rpm,
+        "tokens_per_minute": terms.tpm,
+        "budget_usd": budget.usd if budget else None,
+        "budget_period": budget.period if budget else None,
+        "semantic_cache": terms.semantic_cache,
+        "created_at": now,
+        "expires_at": parse_expiry(terms.expires, now) if terms.expires else None,
+    }
+
+
+def _stored(row: "RowMapping") -> StoredKey:
+    caller = Caller(
+        tenant=row["tenant"],
+        key_id=row["id"],
+        name=row["name"],
+        models=tuple(json.loads(row["models"])),
+        routes=tuple(json.loads(row["routes"])),
+        admin=row["admin"],
+        requests_per_minute=row["requests_per_minute"],
+        tokens_per_minute=row["tokens_per_minute"],
+        budget=None if row["budget_usd"] is None else Budget(row["budget_usd"], row["budget_period"]),
+        semantic_cache=row["semantic_cache"],
+    )
+    times = {name: row[name] for name in ("created_at", "rotated_at", "expires_at", "revoked_at")}
+    networks = tuple(ip_network(network) for network in json.loads(row["networks"]))
+    return StoredKey(row["id"], row["prefix"], caller, networks, **times)

@@ -1,0 +1,147 @@
+"""A real PostgreSQL from Debian's package, on a free port and as a user without rights, while a test needs it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PASSWORD = "Pw7hQ2xV9kLm4TzR8sNd"
+USER = "genai"
+START_SECONDS = 30
+
+
+def _programs() -> Path | None:
+    """The newest of Debian's versions; they are not in PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    in_path = shutil.which("initdb")
+    return Path(in_path).resolve().parent if in_path else None
+
+
+PROGRAMS = _programs()
+needs_postgres = pytest.mark.skipif(
+    PROGRAMS is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"
+)
+
+
+@dataclass(slots=True)
+class PostgresServer:
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.url_of("postgres")
+
+    def url_of(self, name: str) -> str:
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+
+    def start(self) -> None:
+        assert PROGRAMS is not None
+        command = [str(PROGRAMS / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        command += ["-h", "127.0.0.1", "-k", str(self.folder), "-F", "-c", "max_connections=100"]
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_without_rights()
+        )
+        self.process = process
+        end = time.monotonic() + START_SECONDS
+        while self._program("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)).returncode:
+            assert process.poll() is None, "PostgreSQL ended"
+            assert time.monotonic() < end, "PostgreSQL did not start"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """At once: connections are cut, nothing committed is lost."""
+        if self.process is not None:
+            self.resume()
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(20)
+            self.process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP to the server and all of its processes: connections stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def create(self, name: str) -> str:
+        """A new, empty database; returns its URL."""
+        self.psql(f'CREATE DATABASE "{name}"')
+        return self.url_of(name)
+
+    def psql(self, statement: str, name: str = "postgres") -> str:
+        done = self._program("psql", "-X", "-q", "-A", "-t", "-c", statement, self.url_of(name))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def dump(self, name: str) -> str:
+        done = self._program("pg_dump", self.url_of(name))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):  # a process of a connection that has just ended
+                os.kill(pid, number)
+
+    def _pids(self) -> list[int]:
+        if self.process is None:
+            return []
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
+        return [self.process.pid, *map(int, listed.stdout.split())]
+
+    def _program(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert PROGRAMS is not None
+        return subprocess.run([str(PROGRAMS / name), *arguments], capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Up and empty; each database of `create` is on its own. Durability is off: only the machine's crash would tell."""
+    assert PROGRAMS is not None
+    # a folder of its own under /tmp, since the path of a socket may have 107 characters at most
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        if _without_rights():
+            shutil.chown(folder, "postgres")
+            shutil.chown(password, "postgres")
+        subprocess.run(
+            [
+                *(str(PROGRAMS / "initdb"), "-D", str(folder / "data"), "-U", USER, "-N", "-E", "UTF8", "--locale=C"),
+                *("--auth=scram-sha-256", f"--pwfile={password}"),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **_without_rights(),
+        )
+        server = PostgresServer(folder, _free_port())
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _without_rights() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root."""
+    return {"user": "postgres", "group": "postgres", "cwd": "/"} if os.geteuid() == 0 else {}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,205 @@
+"""The database on both kinds: transactions, times, migrations up and down, and its absence."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect, select, text, update
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from apps.core.errors import StoreUnavailable
+from apps.operations.database import Database
+from apps.operations.engines import open_engine
+from apps.operations.migrate import is_up_to_date, latest_revision, migrate
+from apps.operations.tables import key_changes, metadata
+from apps.operations.tests.postgres_server import PostgresServer
+
+
+async def number(connection: AsyncConnection) -> int:
+    return int((await connection.execute(select(key_changes.c.number))).scalar_one())
+
+
+async def raise_by_one(connection: AsyncConnection) -> None:
+    """Reads, waits and writes: two of these at the same time must not lose one."""
+    before = await number(connection)
+    await asyncio.sleep(0.001)
+    await connection.execute(update(key_changes).values(number=before + 1))
+
+
+async def test_what_is_written_is_read(database: Database) -> None:
+    await database.write(raise_by_one)
+    assert await database.read(number) == 1
+
+
+async def test_what_fails_is_not_written(database: Database) -> None:
+    async def fail(connection: AsyncConnection) -> None:
+        await raise_by_one(connection)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await database.write(fail)
+    assert await database.read(number) == 0
+
+
+async def test_a_violated_constraint_is_not_taken_for_an_outage(database: Database) -> None:
+    async def twice(connection: AsyncConnection) -> None:
+        await connection.execute(key_changes.insert().values(id=1, number=5))
+
+    with pytest.raises(IntegrityError):
+        await database.write(twice)
+
+
+async def test_writers_that_read_first_lose_nothing_on_sqlite(tmp_path: Path) -> None:
+    first, second = Database("", tmp_path), Database("", tmp_path)
+    for database in (first, second):
+        await database.start()
+        assert await database.ready(10)
+    try:
+        await asyncio.gather(*(database.write(raise_by_one) for database in (first, second) for _ in range(30)))
+        assert await first.read(number) == 60
+    finally:
+        await first.aclose()
+        await second.aclose()
+
+
+async def test_what_takes_too_long_is_unavailable_in_time(database: Database) -> None:
+    async def slow(connection: AsyncConnection) -> None:
+        await asyncio.sleep(5)
+
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await database.read(slow)
+    assert time.monotonic() - began < 1.0
+    assert await database.read(number) == 0
+
+
+async def test_a_cancelled_write_is_rolled_back_and_leaves_its_connection(database: Database) -> None:
+    async def slow(connection: AsyncConnection) -> None:
+        await raise_by_one(connection)
+        await asyncio.sleep(5)
+
+    for _ in range(20):
+        task = asyncio.create_task(database.write(slow))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await asyncio.sleep(0.1)
+    assert await database.read(number) == 0
+
+
+async def test_a_migration_can_go_down_and_up_again(url: str, tmp_path: Path) -> None:
+    engine = open_engine(url, tmp_path, patient=True)
+
+    async def tables() -> set[str]:
+        async with engine.connect() as connection:
+            return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+    try:
+        for _ in range(2):
+            await migrate(engine)
+            assert await tables() == {*metadata.tables, "alembic_version"}
+            async with engine.connect() as connection:
+                assert await is_up_to_date(connection)
+            await migrate(engine, "base")
+            assert await tables() == {"alembic_version"}
+    finally:
+        await engine.dispose()
+
+
+async def test_the_migrations_make_the_tables_that_the_code_knows(url: str, tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    def differences(connection: Any) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    engine = open_engine(url, tmp_path, patient=True)
+    try:
+        await migrate(engine)
+        async with engine.connect() as connection:
+            assert await connection.run_sync(differences) == []
+    finally:
+        await engine.dispose()
+
+
+def test_the_latest_revision_is_alembics_head() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    from apps.operations.migrate import FOLDER
+
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [latest_revision()]
+
+
+async def test_many_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> None:
+    databases = [Database(url, tmp_path) for _ in range(6)]
+    for database in databases:
+        await database.start()
+    try:
+        assert all(await asyncio.gather(*(database.ready(20) for database in databases)))
+        assert await databases[0].read(number) == 0
+    finally:
+        for database in databases:
+            await database.aclose()
+
+
+async def test_a_database_that_is_not_there_is_waited_for(postgres: PostgresServer, tmp_path: Path) -> None:
+    database = Database(postgres.url_of("later"), tmp_path)
+    await database.start()
+    try:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable) as refused:
+            await database.read(number)
+        assert time.monotonic() - began < 1.0
+        assert refused.value.status == 503
+        assert refused.value.retry_after == 1
+        postgres.create("later")
+        assert await database.ready(10)
+        assert await database.read(number) == 0
+    finally:
+        await database.aclose()
+
+
+async def test_it_comes_back_after_a_stop_and_after_silence(postgres: PostgresServer, tmp_path: Path) -> None:
+    database = Database(postgres.create("outage"), tmp_path)
+    await database.start()
+    assert await database.ready(10)
+    try:
+        for begin, end in ((postgres.stop, postgres.start), (postgres.freeze, postgres.resume)):
+            await asyncio.to_thread(begin)
+            for _ in range(3):
+                began = time.monotonic()
+                with pytest.raises(StoreUnavailable):
+                    await database.read(number)
+                assert time.monotonic() - began < 1.0
+            await asyncio.to_thread(end)
+            await answers_within(database, 10)
+    finally:
+        await database.aclose()
+
+
+async def answers_within(database: Database, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            await database.read(number)
+        except StoreUnavailable:
+            assert time.monotonic() < end
+        else:
+            return
+
+
+async def test_a_mistake_in_sql_is_a_mistake_and_holds_no_values(database: Database) -> None:
+    async def wrong(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT nothing FROM key_changes WHERE number = :it"), {"it": 4711})
+
+    with pytest.raises((ProgrammingError, OperationalError)) as caught:
+        await database.read(wrong)
+    assert "4711" not in str(caught.value)

@@ -1,0 +1,145 @@
+"""The keys that a process knows: bounded, forgotten on every change, and not trusted while the database is away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from apps.core.errors import NotFound, StoreUnavailable
+from apps.operations.database import Database
+from apps.operations.key_ring import EVERY, TRUSTED_SECONDS, KeyRing
+from apps.operations.key_store import KeyStore
+from apps.operations.key_terms import KeyTerms
+from apps.operations.tables import key_changes
+from apps.operations.tests.postgres_server import PostgresServer
+
+SECRET = b"x" * 32
+TERMS = KeyTerms(name="test")
+
+
+@pytest.fixture
+async def ring(database: Database) -> AsyncIterator[KeyRing]:
+    made = KeyRing(KeyStore(database, lambda: SECRET), most=2)
+    await made.start()
+    assert await made.ready(5)
+    yield made
+    await made.aclose()
+
+
+def elsewhere(database: Database) -> KeyStore:
+    """The store of another process."""
+    return KeyStore(database, lambda: SECRET)
+
+
+async def test_a_key_is_known_once_it_has_been_looked_for(ring: KeyRing) -> None:
+    _, key = await ring.store.create(TERMS)
+    assert ring.known(key) is None
+    found = await ring.find(key)
+    assert found is not None
+    assert ring.known(key) is found
+    assert found.caller.tenant == f"key:{found.id}"
+
+
+async def test_what_is_not_a_key_is_never_known(ring: KeyRing) -> None:
+    for wrong in ("", "ga_", "\udcff", "é" * 1000, "' OR 1=1 --"):
+        assert await ring.find(wrong) is None
+        assert ring.known(wrong) is None
+
+
+async def test_a_key_under_another_secret_is_unknown(ring: KeyRing, database: Database) -> None:
+    _, key = await KeyStore(database, lambda: b"y" * 32).create(TERMS)
+    assert await ring.find(key) is None
+
+
+async def test_no_more_keys_are_known_than_the_bound(ring: KeyRing) -> None:
+    keys = [(await ring.store.create(TERMS))[1] for _ in range(3)]
+    for key in keys:
+        await ring.find(key)
+    assert [ring.known(key) is not None for key in keys] == [False, True, True]
+
+
+async def test_a_change_of_this_process_counts_at_once(ring: KeyRing) -> None:
+    stored, key = await ring.store.create(TERMS)
+    await ring.find(key)
+    await ring.store.revoke(stored.id)
+    assert ring.known(key) is None
+    assert await ring.find(key) is None
+    with pytest.raises(NotFound):
+        await ring.store.revoke(stored.id)
+    with pytest.raises(NotFound):
+        await ring.store.rotate(stored.id)
+
+
+async def test_a_change_of_another_process_counts_within_two_seconds(ring: KeyRing, database: Database) -> None:
+    other = elsewhere(database)
+    stored, key = await other.create(TERMS)
+    await ring.find(key)
+    await other.revoke(stored.id)
+    await asyncio.sleep(EVERY + 0.4)
+    assert ring.known(key) is None
+    assert await ring.find(key) is None
+
+
+async def test_a_backup_that_was_put_back_counts_too(ring: KeyRing, database: Database) -> None:
+    """Its number is an earlier one."""
+    _, key = await ring.store.create(TERMS)
+    await ring.find(key)
+    await database.write(lambda connection: connection.execute(update(key_changes).values(number=0)))
+    await asyncio.sleep(EVERY + 0.4)
+    assert ring.known(key) is None
+
+
+async def test_an_expired_key_is_not_known_any_more(ring: KeyRing) -> None:
+    _, key = await ring.store.create(KeyTerms(name="short", expires="1m"))
+    found = await ring.find(key)
+    assert found is not None
+    assert found.expires_at is not None
+    assert 50 < found.expires_at - time.time() <= 60
+    assert ring.known(key) is not None
+
+
+async def test_whether_any_key_was_ever_made(ring: KeyRing) -> None:
+    assert not await ring.exist()
+    stored, _ = await ring.store.create(TERMS)
+    assert await ring.exist()
+    await ring.store.revoke(stored.id)
+    assert await ring.exist()
+
+
+async def test_without_its_database_nothing_is_known_for_longer_than_two_seconds(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    database = Database(postgres.create("ring"), tmp_path)
+    await database.start()
+    assert await database.ready(10)
+    ring = KeyRing(KeyStore(database, lambda: SECRET))
+    await ring.start()
+    try:
+        assert await ring.ready(5)
+        _, key = await ring.store.create(TERMS)
+        assert await ring.find(key) is not None
+        for begin, end in ((postgres.stop, postgres.start), (postgres.freeze, postgres.resume)):
+            await asyncio.to_thread(begin)
+            await asyncio.sleep(TRUSTED_SECONDS)
+            assert ring.known(key) is None
+            began = time.monotonic()
+            for ask in (ring.find(key), ring.find("another"), ring.exist()):
+                with pytest.raises(StoreUnavailable):
+                    await ask
+            assert time.monotonic() - began < 0.1
+            await asyncio.to_thread(end)
+            await known_again(ring, key)
+    finally:
+        await ring.aclose()
+        await database.aclose()
+
+
+async def known_again(ring: KeyRing, key: str) -> None:
+    end = time.monotonic() + 10
+    while not ring.is_trusted:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+    assert await ring.find(key) is not None

@@ -179,6 +179,7 @@ def note_usage(record: CallRecord, usage: Usage) -> None:
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
     record.cached_tokens = usage.cached_tokens
     if record.cache in PAID_BEFORE:
-        record.cost, record.saved = 0.0, usage.cost or 0.0
+        record.cost = 0.0
+        record.saved = record.saved if usage.cost is None else usage.cost
     else:
         record.cost = usage.cost

@@ -78,7 +78,7 @@ class V1Cache:
 
     async def _replay(self, request: Request, call: WireCall, found: Found) -> Response:
         facts = found.entry.facts
-        known = Receipt(facts.model, facts.provider)
+        known = Receipt(facts.model, facts.provider, estimated=facts.estimated, cached_tokens=facts.cached_tokens)
         known.prompt_tokens, known.completion_tokens = facts.prompt_tokens, facts.completion_tokens
         receipt = _free(known, Receipt(cache=found.use, age=found.age, score=found.score))
         free = _free_record(call, found.use)
@@ -121,8 +121,8 @@ async def _execute(execution: Execution, recording: WireRecording) -> Facts | No
     if not _may_be_kept(execution.call, recording):
         return None
     told = recording.receipt
-    tokens = (told.prompt_tokens, told.completion_tokens)
-    return Facts(recording.content_type, told.model, told.provider, *tokens, cost=told.cost)
+    tokens = (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.estimated)
+    return Facts(recording.content_type, told.model, told.provider, *tokens, told.cost)
 
 
 def _may_be_kept(call: WireCall, recording: WireRecording) -> bool:
@@ -166,6 +166,8 @@ def _free(made: Receipt, how: Receipt) -> Receipt:
         provider=made.provider,
         prompt_tokens=made.prompt_tokens,
         completion_tokens=made.completion_tokens,
+        cached_tokens=made.cached_tokens,
+        estimated=made.estimated,
         cost=0.0,
     )
 
@@ -179,3 +181,4 @@ def _free_record(call: WireCall, use: str) -> CallRecord:
 def _note(free: CallRecord, receipt: Receipt, cost: float | None) -> None:
     free.model, free.provider, free.saved = receipt.model, receipt.provider, cost or 0.0
     free.prompt_tokens, free.completion_tokens = receipt.prompt_tokens, receipt.completion_tokens
+    free.cached_tokens, free.estimated = receipt.cached_tokens, receipt.estimated

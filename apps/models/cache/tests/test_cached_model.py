@@ -17,6 +17,7 @@ from apps.core.settings import Settings
 from apps.models.cache.cached_model import CachedModel
 from apps.models.cache.memory_store import MemoryStore
 from apps.models.cache.response_cache import ResponseCache
+from apps.models.gateway.config import Price
 from apps.models.local.loading import Loaded, Report
 from apps.models.local.model import LocalModel
 from apps.models.local.tests.fakes import EchoEngine, EchoTokenizer
@@ -168,6 +169,18 @@ async def test_fifty_at_the_same_time_are_one_execution_and_each_has_the_whole_a
     assert sorted(record.cache for record in made.books.closed) == ["hit"] * 49 + ["miss"]
     assert sum(record.cost or 0 for record in made.books.closed) == 0.25
     assert made.cache.counts.joined == 49
+
+
+async def test_what_is_saved_where_the_answer_tells_no_cost_is_what_its_execution_was_reckoned_at() -> None:
+    end = Delta(finish_reason="stop", usage=Usage(1_000_000, 0), model="m")
+    model, books = ScriptedModel(lambda request: [0.01, Delta("x"), end]), Books()
+    metered = MeteredModel(model, Meter([books]), "/generate", lambda name: Price(input=3, output=0))
+    cached = CachedModel(metered, ResponseCache(MemoryStore(100_000), 60))
+    await asyncio.gather(*(collect(cached.stream(request())) for _ in range(2)))
+    await asyncio.sleep(0.01)
+    await collect(cached.stream(request()))
+    paid = [(record.cache, record.cost, record.saved) for record in books.closed]
+    assert sorted(paid) == [("hit", 0.0, 3.0), ("hit", 0.0, 3.0), ("miss", 3.0, 0.0)]
 
 
 @pytest.mark.parametrize("other", [Caller("b", "key-1"), replace(A, budget=Budget(1, "day"))])

@@ -128,7 +128,8 @@ class MeteredModel(WrapperModel):
 
     async def given(self, record: CallRecord, source: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """Deltas that were made before, as a call with a record of its own; they are closed with it."""
-        async with self._meter.call(record) as call, aclosing(source) as deltas:
+        # closed also where the call is refused
+        async with aclosing(source) as deltas, self._meter.call(record) as call:
             async for delta in deltas:
                 if delta.text or delta.tool_calls:
                     call.first_token()

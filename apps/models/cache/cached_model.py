@@ -66,11 +66,12 @@ class CachedModel(WrapperModel):
         answer = await self._flights.answer(asked, execute)
         if isinstance(answer, Found):
             return await self._replay(request, answer)
-        deltas = answer.recording.read(None)
+        made = answer.recording
         if answer.begun_here:
-            return deltas, MISS
+            return made.read(None), MISS
         record = self._free_record(request, "hit")
-        return self._metered.given(record, _joining(record, answer.recording, deltas)), CacheNote("hit", 0.0)
+        joined = made.read(None, lambda: _note(record, _facts(made.made)) if made.made else None)
+        return self._metered.given(record, joined), CacheNote("hit", 0.0)
 
     async def _replay(self, request: ChatRequest, found: Found) -> tuple[AsyncGenerator[Delta, None], CacheNote | None]:
         try:
@@ -108,17 +109,6 @@ class CachedModel(WrapperModel):
             return None
         ttl, route = self._cache.ttl, self._metered.route
         return question(route, _asked(request), revision, request.caller, wishes, ttl, without_last_user_text)
-
-
-async def _joining(
-    record: CallRecord, recording: DeltaRecording, source: AsyncGenerator[Delta, None]
-) -> AsyncGenerator[Delta, None]:
-    """What another caller's execution answers; it has cost that one."""
-    async with aclosing(source) as deltas:
-        async for delta in deltas:
-            if recording.made is not None and recording.is_last(delta):
-                _note(record, _facts(recording.made))
-            yield delta
 
 
 def _facts(made: CallRecord) -> Facts:

@@ -70,7 +70,7 @@ class V1Cache:
         made = answer.recording
         if answer.begun_here:
             return await _respond(request, call, made, made.read(deadline), lambda: made.receipt)
-        frames = self._joining(call, made, deadline)
+        frames = self._joining(call, made, made.read(deadline))
         return await _respond(request, call, made, frames, lambda: _free(made.receipt, Receipt(cache="hit", age=0.0)))
 
     def _revision(self, call: WireCall) -> str | None:
@@ -100,11 +100,11 @@ class V1Cache:
             yield SealedFrame.sealed(frames[-2], receipt, frames[-1])
 
     async def _joining(
-        self, call: WireCall, made: WireRecording, deadline: float | None
+        self, call: WireCall, made: WireRecording, reading: AsyncGenerator[bytes, None]
     ) -> AsyncGenerator[bytes, None]:
         """What another caller's execution answers; it has cost that one."""
         free = _free_record(call, "hit")
-        async with self._meter.call(free) as metered, aclosing(made.read(deadline)) as frames:
+        async with aclosing(reading) as frames, self._meter.call(free) as metered:
             async for frame in frames:
                 metered.first_token()
                 if made.is_last(frame):

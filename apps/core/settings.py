@@ -134,6 +134,11 @@ class Settings(BaseSettings):
     openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
     )
+    openai_price: str = Field(
+        "",
+        pattern=r"^(\d{1,6}(\.\d+)?/\d{1,6}(\.\d+)?)?$",
+        description="US dollars for a million tokens of prompts/answers, as 0.15/0.60; a routing file has its own",
+    )
     default_model: str = Field("gpt-4o-mini", min_length=1, description="Model of /generate")
     default_temperature: float = Field(0.0, ge=0, le=2, description="Temperature of /generate")
     default_max_tokens: int = Field(500, ge=1, le=16384, description="max_tokens of /generate")
@@ -223,6 +228,16 @@ class Settings(BaseSettings):
     oidc_tenant_claim: str = Field("tenant", min_length=1, description="Claim that names the tenant")
     oidc_scope_claim: str = Field(
         "scope", min_length=1, description="Claim with models:PATTERN, routes:PATTERN and admin, a string or a list"
+    )
+
+    cache_storage: str = Field(
+        "",
+        pattern=r"^(|mem://|disk://.+|rediss?://.+)$",
+        description="Where answers are cached: mem://, disk://FOLDER or redis://host:port; empty: nowhere",
+    )
+    cache_ttl: int = Field(3600, ge=1, le=604_800, description="Seconds that a cached answer is given")
+    cache_max_bytes: int = Field(
+        67_108_864, ge=65_536, description="Most bytes of cached answers in memory or on disk; Redis has its own limit"
     )
 
     allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(

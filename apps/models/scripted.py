@@ -38,6 +38,9 @@ class ScriptedModel:
         finally:
             self.open -= 1
 
+    def revision(self, request: ChatRequest) -> str:
+        return self._readiness.name
+
     def readiness(self) -> Readiness:
         return self._readiness
 

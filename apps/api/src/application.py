@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
 from apps.api.src import exceptions
+from apps.api.src.accounts import build_accounts
 from apps.api.src.authenticator import Authenticator, RefusedKeys
 from apps.api.src.limits import RateLimits
 from apps.api.src.middleware.authentication import Authentication
@@ -29,9 +31,11 @@ from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.rag_answer_routes import rag_answer_router
 from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
 from apps.api.src.routes.rag_routes import rag_router
+from apps.api.src.routes.usage_routes import admin_usage_router, usage_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.tracing import OFF
+from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
@@ -42,9 +46,9 @@ DESCRIPTION = """One HTTP contract in front of cloud models and a local model on
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
 """
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
-EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
-EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
+EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", "Age", "X-Cache-Score"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
@@ -53,6 +57,8 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
     """
     shutdown = Shutdown(settings.shutdown_grace)
+    accounts = services.accounts or build_accounts(settings, None)
+    services = replace(services, accounts=accounts)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,8 +81,9 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
+    app.state.v1_cache = V1Cache(services.cache, services.gateway, services.meter) if services.cache else None
     exceptions.install(app)
-    routes = _routes(services, settings)
+    routes = _routes(services, settings, accounts.limits)
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
@@ -111,9 +118,8 @@ def _complete_page(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
+def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[BaseRoute]:
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
-    limits = RateLimits(settings)
     routers = (
         v1_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
@@ -124,8 +130,10 @@ def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
         rag_router(services, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
+        usage_router(services, settings, limits),
         metrics_router(services),
         admin_key_router(services),
+        admin_usage_router(services, settings, limits),
     )
     return [route for router in routers for route in router.routes]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.api.src.accounts import Accounts, build_accounts
 from apps.api.src.metrics.exposition import Metrics
 from apps.api.src.metrics.labels import KnownNames
 from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
@@ -20,10 +21,18 @@ from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.cache.cached_model import CachedModel
+from apps.models.cache.disk_store import DiskStore
+from apps.models.cache.guarded_store import GuardedStore
+from apps.models.cache.memory_store import MemoryStore
+from apps.models.cache.redis_store import RedisStore
+from apps.models.cache.response_cache import LARGEST, ResponseCache
+from apps.models.cache.semantic import SemanticIndex
+from apps.models.cache.store import Store
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
-from apps.models.gateway.config import GatewayConfig, ProviderConfig, TimeoutsConfig
+from apps.models.gateway.config import ANY_MODEL, GatewayConfig, Price, ProviderConfig, TimeoutsConfig
 from apps.models.gateway.embeddings_wire import EmbedderOnly, EmbeddingsWire
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.http_target import HttpTarget
@@ -31,12 +40,12 @@ from apps.models.gateway.local_completions import LocalCompletions
 from apps.models.gateway.local_wire import LocalWire
 from apps.models.gateway.responses_wire import ResponsesEitherWay, ResponsesOverChat
 from apps.models.gateway.routed_model import RoutedModel
-from apps.models.gateway.router import Router
+from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import TraceHeaders, WireTarget
 from apps.models.gateway.wire_model import WireModel
 from apps.models.local.model import LocalModel
-from apps.models.metering import Meter
+from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 from apps.operations.bearer_tokens import BearerTokens
@@ -46,8 +55,9 @@ from apps.operations.key_ring import KeyRing
 from apps.operations.key_secrets import server_secret
 from apps.operations.key_store import KeyStore
 
-START_SECONDS = 5.0
+START_SECONDS = 3.0
 KEY_VARIABLE = "OPENAI_API_KEY"
+REDIS_SECONDS = 0.2
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -60,17 +70,29 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
+    cache: ResponseCache | None = None
     metrics: Metrics = field(default_factory=Metrics)
     tracing: Tracing | None = None
     database: Database | None = None
     keys: KeyRing | None = None
     tokens: BearerTokens | None = None
+    accounts: Accounts | None = None
+    cloud_price: PriceOf | None = None
     documents: Documents | None = None
+
+    def on_route(self, model: ChatModel, route: str, price: PriceOf | None = None) -> ChatModel:
+        """The model as a route asks it: each call on record, and answered from the cache where there is one."""
+        metered = MeteredModel(model, self.meter, route, price)
+        return metered if self.cache is None else CachedModel(metered, self.cache)
 
     async def start(self) -> None:
         self.metrics.warm()
         if self.database is not None:
             await self.database.start()
+        if self.cache is not None:
+            await self.cache.start()
+        if self.accounts is not None:
+            await self.accounts.start()
         await self.cloud.start()
         await self.local.start()
         if self.documents is not None:
@@ -86,6 +108,8 @@ class Services:
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
         if self.documents is not None and self.documents.embedder is not self.embedder:
@@ -97,6 +121,8 @@ class Services:
         if self.keys is not None:
             await self.keys.aclose()
         # last, since what ended just now may still have something to put down
+        if self.accounts is not None:
+            await self.accounts.aclose()
         if self.database is not None:
             await self.database.aclose()
 
@@ -108,6 +134,22 @@ def build_services(settings: Settings) -> Services:
     gateway = build_gateway(settings, local, embedder, tracing, documents)
     cloud = build_cloud(settings, gateway, tracing)
     return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings), documents)
+
+
+def build_cache(settings: Settings, embedder: Embedder | None = None) -> ResponseCache | None:
+    """The response cache of CACHE_STORAGE; None where that is empty."""
+    kind, _, place = settings.cache_storage.partition("://")
+    if not kind:
+        return None
+    most = settings.cache_max_bytes
+    store: Store = MemoryStore(most)
+    if kind == "disk":
+        # a file that another process writes to, or a disk that sleeps, may take a moment
+        store = GuardedStore(DiskStore(Path(place), most), "the folder of CACHE_STORAGE", longest=1.0)
+    elif kind != "mem":
+        store = GuardedStore(RedisStore(settings.cache_storage, REDIS_SECONDS), "Redis", longest=REDIS_SECONDS)
+    largest = LARGEST if kind.startswith("redis") else min(LARGEST, most // 4)
+    return ResponseCache(store, settings.cache_ttl, SemanticIndex(embedder) if embedder else None, largest)
 
 
 def build_database(settings: Settings) -> Database:
@@ -152,10 +194,11 @@ def on_record(
     providers = KnownNames(lambda: gateway.router.providers)
     roles = {"cloud": cloud.readiness, "local": local.readiness}
     roles |= {"embedder": embedder.readiness} if embedder is not None else {}
-    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), *observed)
+    accounts = build_accounts(settings, database)
+    parts: tuple[Observed, ...] = (GatewayObserved(gateway, models), ModelsObserved(roles), accounts, *observed)
     metrics = Metrics(models, providers, parts, VERSION)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
-    meter = Meter((CallsOnLine(), metrics.calls, *spans, *books))
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
     keys = None if database is None else KeyRing(build_key_store(settings, database))
     return Services(
         cloud,
@@ -163,13 +206,24 @@ def on_record(
         gateway,
         embedder,
         meter,
+        build_cache(settings, embedder),
         metrics,
         tracing,
         database,
         keys,
-        tokens=build_tokens(settings),
-        documents=documents,
+        build_tokens(settings),
+        accounts,
+        cloud_price(settings, gateway),
+        documents,
     )
+
+
+def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
+    """Of what /generate asks."""
+    if settings.gateway_config:
+        return lambda name: gateway.dearest(name or settings.default_model, Needs())
+    price = _openai_price(settings)
+    return lambda _: price
 
 
 def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
@@ -223,7 +277,10 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
     )
     keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
     upstream = ProviderConfig.model_construct(
-        base_url=settings.openai_base_url, api_key_env="" if keyless else KEY_VARIABLE, timeouts=timeouts
+        base_url=settings.openai_base_url,
+        api_key_env="" if keyless else KEY_VARIABLE,
+        timeouts=timeouts,
+        prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
     )
     in_process = {
         "local": ProviderConfig.model_construct(kind="local"),
@@ -237,6 +294,13 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
     )
 
 
+def _openai_price(settings: Settings) -> Price | None:
+    if not settings.openai_price:
+        return None
+    prompt, answer = map(float, settings.openai_price.split("/"))
+    return Price.model_construct(input=prompt, output=answer)
+
+
 def local_wire(local: ChatModel) -> WireTarget:
     """The local model on every path that it serves."""
     chat = LocalWire(local)
@@ -248,7 +312,8 @@ def _provider(
 ) -> Provider:
     admission = _admission(name, config, settings)
     if config.in_process:
-        return Provider(name, config, *own[config.kind], admission)
+        writer = settings.rag_model if config.kind == "rag" else ""
+        return Provider(name, config, *own[config.kind], admission, writer)
     upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 

@@ -19,6 +19,8 @@ HEAVY = [
     "tokenizers",
     "numpy",
     "redis",
+    "cashews",
+    "sqlite3",
     "uvicorn",
     "uvloop",
     "sqlalchemy",

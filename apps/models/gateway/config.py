@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+ANY_MODEL = "*"
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -62,7 +63,8 @@ class ProviderConfig(_Strict):
     queue_size: int = Field(256, ge=0)
     queue_timeout: Seconds = 30
     slow_after: Seconds = Field(15, description="A first token later than this counts as a failure for the breaker")
-    prices: dict[str, Price] = Field(default_factory=dict)
+    stream_usage: bool = Field(True, description="Ask for the usage of streams whose callers did not (stream_options)")
+    prices: dict[str, Price] = Field(default_factory=dict, description="By model; * is for those not listed")
 
     @property
     def in_process(self) -> bool:

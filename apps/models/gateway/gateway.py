@@ -10,14 +10,12 @@ from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.models.gateway.attempts import Attempts, Opened
 from apps.models.gateway.config import Price
+from apps.models.gateway.expected_use import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image
 from apps.models.gateway.receipts import cost
 from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
-from apps.models.gateway.targets import Target
+from apps.models.gateway.targets import FREE, Target
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
-
-BYTES_PER_TOKEN = 4
-LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Gateway:
@@ -84,6 +82,18 @@ class Gateway:
         finally:
             router.leave()
 
+    def most_cost(self, call: WireCall, use: ExpectedUse) -> float | None:
+        """US dollars that a call may cost at the dearest of its targets; None where the price of one is not known."""
+        price = self.dearest(str(call.body["model"]), needs_of(call))
+        return None if price is None else cost(price, use.prompt, use.answer)
+
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The price of the dearest target that a call of this name may reach; None where one's is not known."""
+        try:
+            return self.router.dearest(name, needs)
+        except AppError:
+            return FREE  # it will not be made
+
     def reload(self) -> None:
         """Read the file again, all or nothing; calls under way end on the providers they began on.
 
@@ -126,9 +136,7 @@ def needs_of(call: WireCall) -> Needs:
 
 def _has_image(message: Any) -> bool:
     content = message.get("content") if isinstance(message, Mapping) else None
-    return isinstance(content, list) and any(
-        isinstance(part, Mapping) and part.get("type") in ("image_url", "input_image") for part in content
-    )
+    return isinstance(content, list) and any(isinstance(part, Mapping) and is_image(part) for part in content)
 
 
 async def _close_when_idle(router: Router) -> None:

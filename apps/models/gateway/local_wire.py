@@ -14,7 +14,7 @@ from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.models.gateway.local_body import chat_request, choice_count, wants_usage
 from apps.models.gateway.local_choices import Numbered, added, answers, merged, seeded, summed
-from apps.models.gateway.wire import Answered, WireCall, WireReply
+from apps.models.gateway.wire import Answered, Used, WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"
 
@@ -41,34 +41,44 @@ class LocalWire:
             return self._whole(head, await answers(self._chat, requests), logprobs)
         # OpenAI's other chunks say that their usage is still to come
         head = {**head, "usage": None} if with_usage else head
-        answered = Answered(head["model"]) if self._asks_others else None
-        blocks = _Chunks(head, len(requests), logprobs, with_usage, answered).blocks(merged(self._chat, requests))
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, answered)
+        used, answered = Used(), Answered(head["model"]) if self._asks_others else None
+        chunks = _Chunks(head, len(requests), logprobs, with_usage, used, answered)
+        blocks = chunks.blocks(merged(self._chat, requests))
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used, answered)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
 
     def _whole(self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool) -> WireReply:
-        if not self._asks_others:
-            usage = summed([answer.usage for answer in whole])
-            return WireReply("application/json", _completion(head, whole, logprobs, usage))
-        usage = added([answer.usage for answer in whole])
-        answered = Answered(whole[0].model or head["model"], usage.cost if usage else None)
-        head = {**head, "model": answered.model}
-        return WireReply("application/json", _completion(head, whole, logprobs, usage), answered=answered)
+        usages, answered = [answer.usage for answer in whole], None
+        usage = added(usages) if self._asks_others else summed(usages)
+        if self._asks_others:
+            answered = Answered(whole[0].model or head["model"], usage.cost if usage else None)
+            head = {**head, "model": answered.model}
+        used = Used()
+        used.note_usage(usage)
+        body = _completion(head, whole, logprobs, usage)
+        return WireReply("application/json", body, used=used, answered=answered)
 
 
 class _Chunks:
     """One streamed answer of one or more choices. ``answered`` learns from the deltas who gives it."""
 
     def __init__(
-        self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool, answered: Answered | None
+        self,
+        head: Mapping[str, Any],
+        choices: int,
+        logprobs: bool,
+        with_usage: bool,
+        used: Used,
+        answered: Answered | None,
     ) -> None:
         self._head = head
         self._answered = answered
         self._choices = choices
         self._logprobs = logprobs
         self._with_usage = with_usage
+        self._used = used
         self._begun: set[int] = set()
         self._usages: dict[int, Usage | None] = {}
 
@@ -86,6 +96,7 @@ class _Chunks:
         if self._answered is not None:
             usage = added(usages)
             self._answered.cost = usage.cost if usage else None
+        self._used.note_usage(usage)
         if self._with_usage:
             tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
         yield tail + DONE

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from apps.core.ports import ChatModel
 from apps.models.admission import Admission
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import Price, ProviderConfig, TargetConfig
+from apps.models.gateway.config import ANY_MODEL, Price, ProviderConfig, TargetConfig
 from apps.models.gateway.wire import WireTarget
 
+FREE = Price.model_construct(input=0.0, output=0.0)
 SMOOTHING = 0.2
 STALE_AFTER = 60.0
 
@@ -22,6 +23,8 @@ class Provider:
     wire: WireTarget
     chat: ChatModel
     admission: Admission
+    writer: str = ""
+    """The name that it asks by itself, where it has another model answer: that one's price is its own."""
 
 
 @dataclass(slots=True)
@@ -47,7 +50,10 @@ class Target:
 
     @property
     def price(self) -> Price | None:
-        return self.config.price or self.provider.config.prices.get(self.config.model)
+        """Per million tokens; a model of this process costs nothing unless the file says otherwise."""
+        config = self.provider.config
+        prices = self.config.price or config.prices.get(self.config.model) or config.prices.get(ANY_MODEL)
+        return prices or (FREE if config.in_process else None)
 
     @property
     def latency(self) -> float | None:

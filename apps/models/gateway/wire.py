@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from apps.core.callers import ANONYMOUS, Caller
+from apps.core.deltas import Usage
 
 TraceHeaders = Callable[[], Mapping[str, str]]
 
@@ -46,15 +47,33 @@ class Answered:
 
 
 @dataclass(slots=True)
+class Used:
+    """The tokens of an answer, as far as they are known by now; those of a stream are known at its end."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int = 0
+
+    def note(self, prompt: int, completion: int, cached: int = 0) -> None:
+        self.prompt_tokens, self.completion_tokens, self.cached_tokens = prompt, completion, cached
+
+    def note_usage(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self.note(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+@dataclass(slots=True)
 class WireReply:
     """A 200: the whole body; or the first block of a stream, one or more whole events, and the ``rest`` of them.
 
-    ``close`` must be awaited, whatever happens; it ends the upstream's work. ``answered`` None: the target itself.
+    ``close`` must be awaited, whatever happens; it ends the upstream's work. ``used`` is filled in by who answers;
+    ``answered`` None: that is the target itself.
     """
 
     content_type: str
     body: bytes
     rest: Blocks | None = None
+    used: Used = field(default_factory=Used)
     answered: Answered | None = None
 
     async def close(self) -> None:
@@ -75,7 +94,10 @@ class WireTarget(Protocol):
 class Receipt:
     """What happened to a call: times in seconds, cost in US dollars; None where it is not known.
 
-    ``cache`` is ``miss``, or ``replay`` where the answer was recorded for an earlier call (see Idempotency-Key).
+    ``cache`` is ``miss`` where the answer was made for this call, ``replay`` where it was recorded under the same
+    Idempotency-Key, ``hit`` or ``semantic`` where the response cache had it: ``age`` seconds old, and for a question
+    that is like this one by a cosine of ``score``. ``estimated``: nobody told the tokens, so they are the prompt's
+    length and the pieces of the answer.
     """
 
     model: str = ""
@@ -86,5 +108,9 @@ class Receipt:
     first_token: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int = 0
+    estimated: bool = False
     cost: float | None = None
     tried: list[str] = field(default_factory=list)
+    age: float | None = None
+    score: float | None = None

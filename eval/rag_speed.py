@@ -25,7 +25,7 @@ from apps.rag.index.rows import schema, table_of
 from apps.rag.index.upkeep import ensure_text_index, tend
 from apps.rag.library import Library
 from apps.rag.parsing.pieces import Piece
-from apps.rag.records import Document
+from apps.rag.records import Document, MetadataValue
 from eval.rag_speed_ingestion import measure_ingestion
 
 WORDS = 30_000
@@ -113,7 +113,7 @@ async def build(folder: Path, rows: int, model: str, dimensions: int) -> float:
 
 
 def _document(number: int) -> Document:
-    name, metadata = f"{number}.txt", {"year": 2000 + number % 25, "team": f"team {number % 7}"}
+    name, metadata = f"{number}.txt", dict[str, MetadataValue](year=2000 + number % 25, team=f"team {number % 7}")
     return Document(f"{number:064x}", name, (name,), "text", 1, 0, PASSAGES_A_DOCUMENT, metadata, 0.0)
 
 

@@ -337,7 +337,8 @@ def _provider(
 ) -> Provider:
     admission = _admission(name, config, settings)
     if config.in_process:
-        return Provider(name, config, *own[config.kind], admission)
+        writer = settings.rag_model if config.kind == "rag" else ""
+        return Provider(name, config, *own[config.kind], admission, writer)
     upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 

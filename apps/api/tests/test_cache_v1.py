@@ -301,7 +301,8 @@ def test_a_reload_invalidates_what_the_old_file_answered(mock: MockUpstream, tmp
     def content(target: str) -> dict[str, Any]:
         return {"providers": {"main": provider(mock.base_url)}, "models": {"chat": name(target)}}
 
-    configured = settings(gateway_config=routing_file(tmp_path, content("echo")), cache_storage="mem://")
+    routed = routing_file(tmp_path, content("echo"))
+    configured = settings(gateway_config=routed, cache_storage="mem://", auth="off")
     gateway = build_gateway(configured, _nobody())
     app = create_app(configured, Services(_nobody(), _nobody(), gateway, cache=build_cache(configured)))
 

@@ -101,7 +101,7 @@ def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
     with httpx2.Client(trust_env=False) as warm:
         warm.post(f"{url}/generate", json={"prompt": "hi"})
         warm.post(f"{url}/local/generate?stream=true", json={"prompt": "warm"}, timeout=30)
-    assert until(lambda: len(asyncio.all_tasks(model.loop)) <= 4, 2)
+    assert until(lambda: len(asyncio.all_tasks(model.loop)) <= 4, 2), asyncio.all_tasks(model.loop)
     mock.reset()
     tasks = len(asyncio.all_tasks(model.loop))
     before = descriptors(), threading.active_count()

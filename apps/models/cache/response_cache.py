@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+from apps.core.observations import Observation
 from apps.models.cache.entry import CorruptEntry, Entry, decode, encode
 from apps.models.cache.question import Question
 from apps.models.cache.semantic import SemanticIndex
@@ -77,6 +78,14 @@ class ResponseCache:
     def storage_failures(self) -> int:
         """How often the store could not be asked."""
         return int(getattr(self.store, "failures", 0))
+
+    def observations(self) -> Iterator[Observation]:
+        """For whoever scrapes: what `Counts` counts, and how often the store failed."""
+        for name, value in asdict(self.counts).items():
+            labels = {"event": name}
+            yield Observation("genai_cache_events_total", "What the response cache did", value, "counter", labels)
+        text = "Times that the store of the response cache could not be asked"
+        yield Observation("genai_cache_storage_failures_total", text, self.storage_failures, "counter")
 
     async def start(self) -> None:
         await self.store.start()

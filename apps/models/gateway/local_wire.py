@@ -14,7 +14,7 @@ from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.models.gateway.local_body import chat_request, choice_count, wants_usage
 from apps.models.gateway.local_choices import Numbered, added, answers, merged, seeded, summed
-from apps.models.gateway.wire import Answered, Used, WireCall, WireReply
+from apps.models.gateway.wire import Used, WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"
 
@@ -41,40 +41,28 @@ class LocalWire:
             return self._whole(head, await answers(self._chat, requests), logprobs)
         # OpenAI's other chunks say that their usage is still to come
         head = {**head, "usage": None} if with_usage else head
-        used, answered = Used(), Answered(head["model"]) if self._asks_others else None
-        chunks = _Chunks(head, len(requests), logprobs, with_usage, used, answered)
-        blocks = chunks.blocks(merged(self._chat, requests))
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used, answered)
+        used = Used(model=head["model"] if self._asks_others else None)
+        blocks = _Chunks(head, len(requests), logprobs, with_usage, used).blocks(merged(self._chat, requests))
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
 
     def _whole(self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool) -> WireReply:
-        usages, answered = [answer.usage for answer in whole], None
+        usages, used = [answer.usage for answer in whole], Used()
         usage = added(usages) if self._asks_others else summed(usages)
-        if self._asks_others:
-            answered = Answered(whole[0].model or head["model"], usage.cost if usage else None)
-            head = {**head, "model": answered.model}
-        used = Used()
         used.note_usage(usage)
-        body = _completion(head, whole, logprobs, usage)
-        return WireReply("application/json", body, used=used, answered=answered)
+        if self._asks_others:
+            used.model = whole[0].model or head["model"]
+            head = {**head, "model": used.model}
+        return WireReply("application/json", _completion(head, whole, logprobs, usage), used=used)
 
 
 class _Chunks:
-    """One streamed answer of one or more choices. ``answered`` learns from the deltas who gives it."""
+    """One streamed answer of one or more choices. ``used`` learns from the deltas what it takes, and who gives it."""
 
-    def __init__(
-        self,
-        head: Mapping[str, Any],
-        choices: int,
-        logprobs: bool,
-        with_usage: bool,
-        used: Used,
-        answered: Answered | None,
-    ) -> None:
+    def __init__(self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool, used: Used) -> None:
         self._head = head
-        self._answered = answered
         self._choices = choices
         self._logprobs = logprobs
         self._with_usage = with_usage
@@ -92,10 +80,7 @@ class _Chunks:
         if len(self._usages) < self._choices:
             raise UpstreamError("The model's answer was cut off before its end")
         usages = [*self._usages.values()]
-        tail, usage = b"", summed(usages)
-        if self._answered is not None:
-            usage = added(usages)
-            self._answered.cost = usage.cost if usage else None
+        tail, usage = b"", summed(usages) if self._used.model is None else added(usages)
         self._used.note_usage(usage)
         if self._with_usage:
             tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
@@ -105,8 +90,8 @@ class _Chunks:
         if not (delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason):
             return b""
         block = b""
-        if self._answered is not None and delta.model is not None:
-            self._answered.model = delta.model
+        if self._used.model is not None and delta.model is not None:
+            self._used.model = delta.model
             self._head = {**self._head, "model": delta.model}
         if index not in self._begun:
             self._begun.add(index)

@@ -39,20 +39,18 @@ class Blocks(Protocol):
 
 
 @dataclass(slots=True)
-class Answered:
-    """Who really answered where a target asked another model, and what that cost; the cost comes with the end."""
-
-    model: str
-    cost: float | None = None
-
-
-@dataclass(slots=True)
 class Used:
-    """The tokens of an answer, as far as they are known by now; those of a stream are known at its end."""
+    """The tokens of an answer, as far as they are known by now; those of a stream are known at its end.
+
+    ``model`` is who really answered where a target asked another model, and ``cost`` what that cost in US dollars;
+    None: the target itself.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    model: str | None = None
+    cost: float | None = None
 
     def note(self, prompt: int, completion: int, cached: int = 0) -> None:
         self.prompt_tokens, self.completion_tokens, self.cached_tokens = prompt, completion, cached
@@ -60,21 +58,20 @@ class Used:
     def note_usage(self, usage: Usage | None) -> None:
         if usage is not None:
             self.note(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            self.cost = usage.cost
 
 
 @dataclass(slots=True)
 class WireReply:
     """A 200: the whole body; or the first block of a stream, one or more whole events, and the ``rest`` of them.
 
-    ``close`` must be awaited, whatever happens; it ends the upstream's work. ``used`` is filled in by who answers;
-    ``answered`` None: that is the target itself.
+    ``close`` must be awaited, whatever happens; it ends the upstream's work. ``used`` is filled in by who answers.
     """
 
     content_type: str
     body: bytes
     rest: Blocks | None = None
     used: Used = field(default_factory=Used)
-    answered: Answered | None = None
 
     async def close(self) -> None:
         if self.rest is not None:

@@ -117,11 +117,11 @@ class Execution:
         elif self.call.stream:
             receipt.prompt_tokens, receipt.completion_tokens = expected_use(self.call).prompt, self._pieces
             receipt.estimated = True
-        answered, price = self._opened.value.answered, self._opened.target.price
-        if answered is not None:
-            price = self.gateway.dearest(str(self.call.body["model"]), Needs())
-        told = answered.cost if answered is not None else None
-        receipt.cost = cost_of(receipt, price) if told is None else told
+        receipt.cost = used.cost
+        if used.model is None:
+            receipt.cost = cost_of(receipt, self._opened.target.price)
+        elif used.cost is None and self._opened.target.provider.config.kind == "rag":
+            receipt.cost = cost_of(receipt, self.gateway.dearest(str(self.call.body["model"]), Needs()))
 
     def _note(self, record: CallRecord) -> None:
         self._reckon()

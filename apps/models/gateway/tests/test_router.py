@@ -220,3 +220,15 @@ def test_a_model_of_this_process_costs_nothing() -> None:
     dearest = made.dearest("my-local-model", Needs())
     assert dearest is not None
     assert (dearest.input, dearest.output) == (0, 0)
+
+
+def test_it_tells_every_target_and_every_name_that_means_something() -> None:
+    made = router({"m": to("a", "b")}, default_provider="q")
+    made.candidates("made up by a caller", Needs())
+    assert {target.name for target in made.everywhere()} == {
+        "p/a",
+        "p/b",
+        "here/my-local-model",
+        "q/made up by a caller",
+    }
+    assert made.models() == {"m", "a", "b", "my-local-model"}

@@ -183,5 +183,4 @@ async def test_usage_and_cost_of_the_writer_are_known_above() -> None:
     wire = LocalWire(ScriptedModel(priced), asks_others=True)
     body = {"model": "rag/a", "messages": [{"role": "user", "content": "x"}], "n": 2}
     reply = await wire.open(WireCall("/chat/completions", b"{}", body, stream=False), "rag/a")
-    assert reply.answered is not None
-    assert (reply.answered.model, reply.answered.cost) == ("w", 1.0)
+    assert (reply.used.model, reply.used.cost) == ("w", 1.0)

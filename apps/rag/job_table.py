@@ -5,19 +5,21 @@ again: that is how a killed worker's files come back. Blocks; the library calls 
 """
 
 import json
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError, NotFound, Overloaded
 from apps.core.messages import JsonObject
 from apps.rag.limits import Limits
 from apps.rag.records import FileProgress, Job, MetadataValue, Status
+
+if TYPE_CHECKING:
+    import sqlite3
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -75,6 +77,8 @@ class JobTable:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._limits = limits
+        import sqlite3
+
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         # FULL: what was acknowledged is on the disk
@@ -86,7 +90,7 @@ class JobTable:
         self._db.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> "Iterator[sqlite3.Connection]":
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
@@ -224,7 +228,7 @@ def _written(error: AppError) -> str:
     return json.dumps(error.envelope()["error"])
 
 
-def _progress(row: sqlite3.Row) -> FileProgress:
+def _progress(row: "sqlite3.Row") -> FileProgress:
     error: JsonObject | None = json.loads(row["error"]) if row["error"] else None
     return FileProgress(
         row["name"], row["document"], row["status"], row["pages"], row["passages"], row["embedded"], error

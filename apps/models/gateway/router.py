@@ -170,12 +170,13 @@ class Router:
         words: list[object] = [self._said.get(name, name)]
         for target in targets:
             chat = target.provider.chat
-            if target.provider.config.prefix:
-                return None  # what documents say changes, and nothing here knows when
             if not target.provider.config.in_process:
                 words.append(repr(target.provider.config) if name not in self._models else "")
                 continue
-            own = revision_of(chat, ChatRequest(())) or chat.readiness().state
+            own = revision_of(chat, ChatRequest(()))
+            if own is None and target.provider.config.prefix:
+                return None  # what documents say changes, and nothing here knows when
+            own = own or chat.readiness().state
             if own == "loading":
                 return None
             words.append(own)

@@ -16,6 +16,7 @@ from apps.core.errors import (
     UpstreamUnavailable,
 )
 from apps.core.messages import ChatRequest, Message, user_message
+from apps.core.ports import ChatModel
 from apps.models.admission import Admission
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.config import GatewayConfig, ModelConfig, ProviderConfig, TargetConfig
@@ -38,7 +39,7 @@ class Asks(WrapperModel):
         return self.inner.stream(replace(request, model=None))
 
 
-def provider(name: str, kind: str, chat: ScriptedModel, writer: str = "") -> Provider:
+def provider(name: str, kind: str, chat: ChatModel, writer: str = "") -> Provider:
     prices = {"s": {"input": 2, "output": 4}} if kind == "openai" else {}
     config = ProviderConfig.model_validate(
         {"kind": kind, "base_url": "http://x" if kind == "openai" else "", "prices": prices}
@@ -47,10 +48,11 @@ def provider(name: str, kind: str, chat: ScriptedModel, writer: str = "") -> Pro
 
 
 def writers(local: ScriptedModel, cloud: ScriptedModel, default: str = "") -> Writers:
+    made = Writers(local, default, 8192)
     providers = {
         "local": provider("local", "local", local),
         "cloud": provider("cloud", "openai", cloud),
-        "rag": provider("rag", "rag", ScriptedModel(saying("never")), default),
+        "rag": provider("rag", "rag", made, default),
     }
     models = {
         "small": ModelConfig(targets=[TargetConfig(provider="cloud", model="s", context=4000)]),
@@ -65,7 +67,6 @@ def writers(local: ScriptedModel, cloud: ScriptedModel, default: str = "") -> Wr
     config = GatewayConfig(
         providers={name: one.config for name, one in providers.items()}, models=models, default_provider="cloud"
     )
-    made = Writers(local, default, 8192)
     made.gateway = Gateway(lambda: Router(config, providers), Attempts(most=3, backoff=0))
     return made
 

@@ -34,7 +34,7 @@ async def ask(port: int, prompt: str, max_tokens: int) -> Timed:
     body = json.dumps({"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}).encode()
     head = (
         "POST /local/generate?stream=true HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     timed = Timed(time.perf_counter())
@@ -62,6 +62,21 @@ async def ask_all(port: int, prompts: Sequence[str], max_tokens: int) -> tuple[f
     answers = await asyncio.gather(*[ask(port, prompt, max_tokens) for prompt in prompts])
     seconds = time.perf_counter() - began
     return sum(answer.usage["completion_tokens"] for answer in answers) / seconds, list(answers)
+
+
+def decode_speed(answers: Sequence[Timed]) -> float:
+    """Tokens a second in sum from when the last caller has a token until the first one is through.
+
+    As stock is measured: prompts are left out. A delta may be several tokens, so deltas only say how they spread.
+    """
+    begin, end = max(answer.deltas[0] for answer in answers), min(answer.deltas[-1] for answer in answers)
+    if begin >= end:
+        return 0.0
+    tokens = 0.0
+    for answer in answers:
+        within = sum(begin < at <= end for at in answer.deltas)
+        tokens += within / len(answer.deltas) * answer.usage["completion_tokens"]
+    return tokens / (end - begin)
 
 
 async def long_prompt_beside(port: int, running: Sequence[str], prompt: str) -> tuple[float, Timed]:

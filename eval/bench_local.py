@@ -21,7 +21,7 @@ import httpx2
 from apps.core.settings import load_settings
 from apps.models.local.packaged import packaged_checkpoint
 from eval import bench_report, tinyllama_shape
-from eval.bench_client import Timed, ask, ask_all, long_prompt_beside
+from eval.bench_client import Timed, ask, ask_all, decode_speed, long_prompt_beside
 from eval.case_server import server
 
 CALLERS = (1, 4, 8, 16)
@@ -94,17 +94,19 @@ def engine(folder: Path, cache_dir: Path, rounds: int) -> dict[str, Any]:
         running = [prompt(200 + number, 8) for number in range(3)]
         gaps = [asyncio.run(long_prompt_beside(port, running, prompt(300 + at, 1450))) for at in range(rounds)]
         found["gap"] = min(gap for gap, _ in gaps)
-        prefills = [prefill_speed(asyncio.run(ask(port, prompt(400 + at, 500), 1))) for at in range(rounds)]
+        prefills = [prefill_speed(asyncio.run(ask(port, prompt(400 + at, 480), 1))) for at in range(rounds)]
         found["prefill"] = max(prefills)
         found["first_token"] = min(asyncio.run(ask(port, prompt(500 + at, 8), 1)).first for at in range(rounds))
         found["peak_bytes"] = peak_bytes(port)
     with local_server(folder, cache_dir, max(CALLERS)) as (port, _):
         for callers in CALLERS:
-            speeds = []
+            whole, decode = [], []
             for at in range(rounds):
                 prompts = [prompt(1000 * callers + 100 * at + number, 8) for number in range(callers)]
-                speeds.append(asyncio.run(ask_all(port, prompts, TOKENS))[0])
-            found[f"decode_{callers}"] = max(speeds)
+                speed, answers = asyncio.run(ask_all(port, prompts, TOKENS))
+                whole.append(speed)
+                decode.append(decode_speed(answers))
+            found[f"whole_{callers}"], found[f"decode_{callers}"] = max(whole), max(decode)
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
-DECODES = [f"decode_{callers}" for callers in (1, 4, 8, 16)]
+CALLERS = (1, 4, 8, 16)
 
 
 def write(results: Results, folder: Path) -> None:
@@ -27,8 +27,9 @@ def heading() -> str:
     return (
         "# The local model over HTTP with SSE against stock `model.generate`\n\n"
         f"{processor()}, {os.cpu_count()} cores, {platform.platform()}. Stock: transformers alone in a process, one "
-        "caller, best of two. Engine: the whole server, greedy, 64 tokens a caller, the sum over all callers from the "
-        "first request to the last byte, prompts included; best of the rounds."
+        "caller, 512 tokens of prompt, best of two. Engine: the whole server, greedy, 64 tokens a caller, sums over "
+        "all callers, best of the rounds. Decode: while all of them receive tokens. Whole answers: from the first "
+        "request to the last byte, prompts included. Prefill: one prompt of about 512 tokens."
     )
 
 
@@ -46,7 +47,8 @@ def table(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     bf16, fp32, engine = found["stock bf16"], found["stock fp32"], found["engine"]
     rows = [f"## {name}", "", "| | stock bf16 | stock fp32 | engine | x bf16 | x fp32 |", "|---|---|---|---|---|---|"]
     speeds = [("prefill, tokens/s", "prefill", "prefill")]
-    speeds += [(f"decode, callers: {key.split('_')[1]}, tokens/s", "decode", key) for key in DECODES]
+    for label, kind in (("decode", "decode"), ("whole answers", "whole")):
+        speeds += [(f"{label}, callers: {callers}, tokens/s", "decode", f"{kind}_{callers}") for callers in CALLERS]
     for label, of_stock, of_engine in speeds:
         a, b, c = bf16[of_stock], fp32[of_stock], engine[of_engine]
         rows.append(f"| {label} | {a:.1f} | {b:.1f} | {c:.1f} | {c / a:.1f} | {c / b:.1f} |")
@@ -68,11 +70,11 @@ def plot(results: Results, file: Path) -> None:
 
     figure, panels = pyplot.subplots(1, len(results), figsize=(5 * len(results), 4), squeeze=False)
     for panel, (name, found) in zip(panels[0], results.items(), strict=True):
-        callers = [int(key.split("_")[1]) for key in DECODES]
-        panel.plot(callers, [found["engine"][key] for key in DECODES], marker="o", label="engine, HTTP + SSE")
+        for kind, label in (("decode", "engine, HTTP + SSE"), ("whole", "the same, prompts included")):
+            panel.plot(CALLERS, [found["engine"][f"{kind}_{n}"] for n in CALLERS], marker="o", label=label)
         for stock, style in (("stock bf16", "--"), ("stock fp32", ":")):
             panel.axhline(found[stock]["decode"], linestyle=style, color="gray", label=f"{stock}, 1 caller")
-        panel.set(title=name, xlabel="callers", ylabel="tokens/s, sum", ylim=(0, None), xticks=callers)
+        panel.set(title=name, xlabel="callers", ylabel="tokens/s, sum", ylim=(0, None), xticks=CALLERS)
         panel.legend()
     figure.tight_layout()
     figure.savefig(file, dpi=110)

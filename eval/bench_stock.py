@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PROMPT_TOKENS, ANSWER_TOKENS = 128, 12
+PROMPT_TOKENS, ANSWER_TOKENS = 512, 12
 
 
 def peak_bytes() -> int:

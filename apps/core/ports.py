@@ -79,3 +79,11 @@ class Embedder(Protocol):
     def readiness(self) -> Readiness: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class AsksOthers(Protocol):
+    """A ChatModel that asks others, and so costs what they cost."""
+
+    def dearest(self, model: str) -> tuple[float, float] | None:
+        """US dollars for a million tokens of the prompt and of the answer, however often it asks; None: not known."""

@@ -167,6 +167,10 @@ class Settings(BaseSettings):
 
     gateway_config: Path | None = Field(None, description="YAML file of providers and model names; none: as without")
 
+    agents_config: Path | None = Field(None, description="YAML file of agents; none: there are no agents")
+    rate_limit_agents: Rate = Field("30/minute", description="All calls of /agents together")
+    rate_limit_mcp: Rate = Field("60/minute", description="All calls of /mcp together")
+
     local_model: str = Field(
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"
     )

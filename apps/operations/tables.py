@@ -100,3 +100,28 @@ reservations = Table(
     Column("amount", BigInteger, nullable=False),
     Column("expires_at", Float, nullable=False, index=True),
 )
+
+agent_runs = Table(
+    "agent_runs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(100), nullable=False),
+    Column("key_id", String(32)),
+    Column("agent", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("begun_at", Float, nullable=False, index=True),
+    Column("ended_at", Float),
+    Column("ends_by", Float, nullable=False),
+    # JSON; ``state`` is the loop's own
+    Column("steps", Text, nullable=False),
+    Column("pending", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("outcome", String(64), nullable=False),
+    Column("error", Text),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("cost", Float),
+)

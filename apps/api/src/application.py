@@ -9,9 +9,12 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
+from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
 from apps.api.src.accounts import build_accounts
+from apps.api.src.agents.served_tools import ServedTools
 from apps.api.src.authenticator import Authenticator, RefusedKeys
+from apps.api.src.caller import caller_in
 from apps.api.src.limits import RateLimits
 from apps.api.src.middleware.authentication import Authentication
 from apps.api.src.middleware.body_limit import BodyLimit
@@ -24,8 +27,10 @@ from apps.api.src.openapi import whole_examples
 from apps.api.src.rag.documentation import document_rag
 from apps.api.src.reload import reloading
 from apps.api.src.routes.admin_key_routes import admin_key_router
+from apps.api.src.routes.agent_routes import agent_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
+from apps.api.src.routes.mcp_routes import mcp_router
 from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.routes.rag_answer_routes import rag_answer_router
@@ -48,7 +53,7 @@ Every error, on every route, has the same envelope: `{"error": {"code", "message
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
-EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", "Age", "X-Cache-Score"]
+EXPOSED += ["X-Run-ID", "X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", "Age", "X-Cache-Score"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
@@ -59,6 +64,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     shutdown = Shutdown(settings.shutdown_grace)
     accounts = services.accounts or build_accounts(settings, None)
     services = replace(services, accounts=accounts)
+    mcp = McpEndpoint(ServedTools(services, settings, accounts.limits).for_caller, caller_in, VERSION)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,6 +73,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
             try:
                 yield
             finally:
+                await mcp.aclose()
                 await services.aclose()
 
     app = FastAPIOffline(
@@ -83,7 +90,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.recordings = Recordings()
     app.state.v1_cache = V1Cache(services.cache, services.gateway, services.meter) if services.cache else None
     exceptions.install(app)
-    routes = _routes(services, settings, accounts.limits)
+    routes = _routes(services, settings, accounts.limits, mcp)
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
@@ -118,7 +125,7 @@ def _complete_page(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[BaseRoute]:
+def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: McpEndpoint) -> list[BaseRoute]:
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
     routers = (
         v1_router(services, settings, limits),
@@ -128,6 +135,8 @@ def _routes(services: Services, settings: Settings, limits: RateLimits) -> list[
         rag_answer_router(services, settings, limits),
         rag_ingest_router(services, settings, limits),
         rag_router(services, settings, limits),
+        agent_router(services, settings, limits),
+        mcp_router(mcp, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
         usage_router(services, settings, limits),

@@ -47,6 +47,13 @@ class RateLimits:
 
         return LimitedRoute
 
+    async def count(self, request: Request, name: str, rate: str) -> None:
+        """Count a call that comes by way of another route against the budget of its own. Raises RateLimitExceeded."""
+        if self._limiter.enabled:
+            reached = await self._hit(rule(name, parse(rate)), get_remote_address(request), name)
+            if reached.left < 0:
+                raise too_many(reached, [reached])
+
     def _limited(self, handler: Handler, name: str, rate: str) -> Handler:
         by_address = rule(name, parse(rate)) if self._limiter.enabled else None
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.agents.agents import Agents
+from apps.agents.config import AGENT_PREFIX
 from apps.api.src.accounts import Accounts, build_accounts
 from apps.api.src.metrics.exposition import Metrics
 from apps.api.src.metrics.labels import KnownNames
@@ -15,6 +17,7 @@ from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
 from apps.api.src.request_line import CallsOnLine
 from apps.api.src.tracing import Tracing, open_tracing
 from apps.api.src.version import VERSION
+from apps.api.src.wiring_agents import AgentParts, open_agents
 from apps.api.src.wiring_documents import Documents, open_documents
 from apps.core.accounting import Bookkeeper
 from apps.core.observations import Observed
@@ -79,6 +82,7 @@ class Services:
     accounts: Accounts | None = None
     cloud_price: PriceOf | None = None
     documents: Documents | None = None
+    agents: Agents | None = None
 
     def on_route(self, model: ChatModel, route: str, price: PriceOf | None = None) -> ChatModel:
         """The model as a route asks it: each call on record, and answered from the cache where there is one."""
@@ -97,12 +101,16 @@ class Services:
         await self.local.start()
         if self.documents is not None:
             await self.documents.library.start()
+        if self.agents is not None:
+            await self.agents.start()
         if self.keys is not None:
             await self.keys.start()
             # a database that is down must not keep /health from answering
             await self.keys.ready(within=START_SECONDS)
 
     async def aclose(self) -> None:
+        if self.agents is not None:
+            await self.agents.aclose()
         if self.documents is not None:
             await self.documents.library.aclose()
         await self.gateway.aclose()
@@ -128,12 +136,13 @@ class Services:
 
 
 def build_services(settings: Settings) -> Services:
-    """Raises GatewayConfigError where the routing file is wrong."""
-    local, tracing = LocalModel(settings), open_tracing(settings)
+    """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
+    local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
     documents, embedder = open_documents(settings, local)
-    gateway = build_gateway(settings, local, embedder, tracing, documents)
+    parts = open_agents(settings, local, documents.library, database, lambda name: _variable(name, settings))
+    gateway = build_gateway(settings, local, embedder, tracing, documents, parts)
     cloud = build_cloud(settings, gateway, tracing)
-    return on_record(settings, cloud, local, gateway, embedder, tracing, build_database(settings), documents)
+    return on_record(settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents)
 
 
 def build_cache(settings: Settings, embedder: Embedder | None = None) -> ResponseCache | None:
@@ -182,6 +191,7 @@ def on_record(
     tracing: Tracing | None = None,
     database: Database | None = None,
     documents: Documents | None = None,
+    agents: Agents | None = None,
     *,
     books: Sequence[Bookkeeper] = (),
     observed: Sequence[Observed] = (),
@@ -190,7 +200,8 @@ def on_record(
 
     The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
     """
-    models = KnownNames(lambda: (settings.default_model, *gateway.router.models()))
+    own = tuple(AGENT_PREFIX + name for name in agents.names()) if agents is not None else ()
+    models = KnownNames(lambda: (settings.default_model, *own, *gateway.router.models()))
     providers = KnownNames(lambda: gateway.router.providers)
     roles = {"cloud": cloud.readiness, "local": local.readiness}
     roles |= {"embedder": embedder.readiness} if embedder is not None else {}
@@ -222,6 +233,7 @@ def on_record(
         accounts,
         cloud_price(settings, gateway),
         documents,
+        agents,
     )
 
 
@@ -247,6 +259,7 @@ def build_gateway(
     embedder: Embedder | None = None,
     tracing: Tracing | None = None,
     documents: Documents | None = None,
+    agents: AgentParts | None = None,
 ) -> Gateway:
     """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
     own: dict[str, Own] = {"local": (local_wire(local), local)}
@@ -254,6 +267,8 @@ def build_gateway(
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
     if documents is not None:
         own["rag"] = (documents.wire(), documents.answers)
+    if agents is not None:
+        own["agent"] = (agents.wire(), agents.model)
     trace = tracing.headers if tracing is not None else None
 
     def build() -> Router:
@@ -266,6 +281,8 @@ def build_gateway(
     gateway = Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
     if documents is not None:
         documents.writers.gateway = gateway
+    if agents is not None:
+        agents.chat.gateway = gateway
     return gateway
 
 
@@ -294,6 +311,7 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
         # it computes one call at a time: more than the next one had better wait in the fair queue
         "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
         "rag": ProviderConfig.model_construct(kind="rag"),
+        "agent": ProviderConfig.model_construct(kind="agent"),
     }
     return GatewayConfig.model_construct(
         providers={"openai": upstream, **{name: in_process[name] for name in own}},
@@ -348,8 +366,10 @@ def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> 
 
 def _key(variable: str, settings: Settings) -> SecretStr:
     """The key that a provider's ``api_key_env`` names: from the environment, or from `.env` as every setting."""
-    if variable == KEY_VARIABLE:
-        return settings.openai_api_key
+    return settings.openai_api_key if variable == KEY_VARIABLE else SecretStr(_variable(variable, settings))
+
+
+def _variable(name: str, settings: Settings) -> str:
     env_file = settings.model_config.get("env_file")
     written = dotenv_values(env_file) if isinstance(env_file, str) else {}
-    return SecretStr(os.environ.get(variable) or written.get(variable) or "")
+    return os.environ.get(name) or written.get(name) or ""

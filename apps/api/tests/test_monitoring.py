@@ -53,7 +53,11 @@ def queries() -> list[str]:
 def seen(mock: MockUpstream) -> Iterator[Scrape]:
     """A scrape of a server that has served some calls, put together as production does it."""
     configured = settings(
-        openai_base_url=mock.base_url, local_model="/no/such/folder", local_fallback="none", openai_api_key="k"
+        openai_base_url=mock.base_url,
+        local_model="/no/such/folder",
+        local_fallback="none",
+        openai_api_key="k",
+        cache_storage="mem://",
     )
     with serving(create_app(configured, build_services(configured))) as url, httpx2.Client(trust_env=False) as http:
         for stream in (True, False):

@@ -42,10 +42,10 @@ class ProviderConfig(_Strict):
     """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``.
 
     ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names. So does
-    ``rag``, to the name of every collection of documents: ``rag/<collection>``.
+    ``rag``, to the name of every collection of documents (``rag/<collection>``), and ``agent`` (``agent/<name>``).
     """
 
-    kind: Literal["openai", "azure", "local", "embedder", "rag"] = "openai"
+    kind: Literal["openai", "azure", "local", "embedder", "rag", "agent"] = "openai"
     responses: Literal["auto", "native", "chat"] = Field(
         "auto",
         description="/responses: passed on (native), made from chat completions (chat), or the second where the "
@@ -68,12 +68,12 @@ class ProviderConfig(_Strict):
 
     @property
     def in_process(self) -> bool:
-        return self.kind in ("local", "embedder", "rag")
+        return self.kind in ("local", "embedder", "rag", "agent")
 
     @property
     def prefix(self) -> str:
         """What the names begin with that are this provider's, whoever else may be the default."""
-        return "rag/" if self.kind == "rag" else ""
+        return f"{self.kind}/" if self.kind in ("rag", "agent") else ""
 
     @model_validator(mode="after")
     def _has_an_address(self) -> "ProviderConfig":

@@ -113,9 +113,12 @@ class Gateway:
 
 
 def _priced(delta: Delta, price: Price | None) -> Delta:
-    """The delta that tells the usage tells the cost as well, where the routing file knows a price."""
+    """The delta that tells the usage tells the cost as well, where the routing file knows a price.
+
+    Who asked others has told it: it is the sum of theirs.
+    """
     usage = delta.usage
-    if usage is None or price is None:
+    if usage is None or price is None or usage.cost is not None:
         return delta
     return replace(delta, usage=replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens)))
 

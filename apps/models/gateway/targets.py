@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from apps.core.ports import ChatModel
+from apps.core.ports import AsksOthers, ChatModel
 from apps.models.admission import Admission
 from apps.models.gateway.breaker import Breaker
 from apps.models.gateway.config import ANY_MODEL, Price, ProviderConfig, TargetConfig
@@ -51,6 +51,9 @@ class Target:
         """Per million tokens; a model of this process costs nothing unless the file says otherwise."""
         config = self.provider.config
         prices = self.config.price or config.prices.get(self.config.model) or config.prices.get(ANY_MODEL)
+        if prices is None and config.prefix and isinstance(self.provider.chat, AsksOthers):
+            told = self.provider.chat.dearest(self.config.model)
+            return None if told is None else Price.model_construct(input=told[0], output=told[1])
         return prices or (FREE if config.in_process else None)
 
     @property

@@ -66,7 +66,7 @@ class Writers:
                 async for delta in deltas:
                     yield delta
         except AppError as error:
-            raise _tried(error) from error
+            raise all_tried(error) from error
 
     def readiness(self) -> Readiness:
         """Of whoever writes where the caller names nobody."""
@@ -100,7 +100,7 @@ def _bytes(message: Message) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def _tried(error: AppError) -> AppError:
+def all_tried(error: AppError) -> AppError:
     """The same error for those above, who must not try again: all attempts have been made here."""
     if isinstance(error, UpstreamUnavailable):
         kind: type[AppError] = InternalError

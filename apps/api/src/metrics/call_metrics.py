@@ -64,7 +64,7 @@ class _Children:
         if call.first_token is not None:
             self._first_token(call.first_token)
             tokens = call.completion_tokens or 0
-            if tokens > 1:
+            if tokens > 1 and call.outcome == "ok":  # what broke off has its tokens guessed
                 self._per_token((call.duration - call.first_token) / (tokens - 1))
         if call.attempts:
             self._queued(call.queued)

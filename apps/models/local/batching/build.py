@@ -39,7 +39,8 @@ AVX512 = Variant(
     AVX2.needs | {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"},
     ("-DKERNEL_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
 )
-VARIANTS = (AVX512, AVX2)
+AVX512_BF16 = Variant("avx512-bf16", AVX512.needs | {"avx512_bf16"}, (*AVX512.flags, "-DKERNEL_BF16", "-mavx512bf16"))
+VARIANTS = (AVX512_BF16, AVX512, AVX2)
 
 
 def cpu_flags() -> frozenset[str]:

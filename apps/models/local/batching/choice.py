@@ -25,21 +25,25 @@ class TokenChoice:
             raise InternalError("The local model computed something that is not a number")
         if self._temperature <= 0:
             return likeliest
-        weights = np.exp((logits - logits[likeliest]).astype(np.float64) / self._temperature)
-        tokens = np.arange(len(weights))
+        # float32 takes a tenth of the time of float64; only sums need more
+        weights = np.exp((logits - logits[likeliest]) / np.float32(self._temperature))
+        total = float(weights.sum(dtype=np.float64))
         if self._top_p < 1:
-            tokens = self._nucleus(weights)
-            weights = weights[tokens]
-        sums = np.cumsum(weights)
-        return int(tokens[min(int(np.searchsorted(sums, self._random.random() * sums[-1], "right")), len(tokens) - 1)])
+            tokens = self._nucleus(weights, total)
+            sums = np.cumsum(weights[tokens], dtype=np.float64)
+            return int(tokens[self._drawn(sums)])
+        return self._drawn(np.cumsum(weights, dtype=np.float64))
 
-    def _nucleus(self, weights: Any) -> Any:
+    def _drawn(self, sums: Any) -> int:
+        return min(int(np.searchsorted(sums, self._random.random() * sums[-1], "right")), len(sums) - 1)
+
+    def _nucleus(self, weights: Any, total: float) -> Any:
         """The smallest set of tokens whose probabilities reach top_p (Holtzman et al. 2020), likeliest first.
 
         Tokens below (1 - top_p) / vocabulary are not even sorted: together they stay below 1 - top_p.
         """
-        total = float(weights.sum())
-        candidates = np.flatnonzero(weights >= total * (1 - self._top_p) / len(weights))
+        candidates = np.flatnonzero(weights >= np.float32(total * (1 - self._top_p) / len(weights)))
         ordered = candidates[np.argsort(-weights[candidates], kind="stable")]
-        before = np.cumsum(weights[ordered]) - weights[ordered]
+        sorted_weights = weights[ordered].astype(np.float64)
+        before = np.cumsum(sorted_weights) - sorted_weights
         return ordered[: max(1, int(np.count_nonzero(before < self._top_p * total)))]

@@ -4,6 +4,7 @@ Instead the scheduler asks ``full`` and leaves a slow reader's answer out of its
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -31,11 +32,9 @@ class Mailbox:
         """From the inference thread. An error is raised to the reader, in its turn."""
         self._pieces.append(piece)
         if not self._arrived.is_set():
-            try:
+            # a closed loop refuses: nobody reads any more, and whoever closed it closes the engine
+            with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._arrived.set)
-            except RuntimeError:
-                # the loop is closed: nobody reads any more, and whoever closed it closes the engine
-                return
 
     async def get(self) -> Piece:
         while not self._pieces:

@@ -2,20 +2,18 @@
 
 import ctypes
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from apps.core.messages import JsonObject
 from apps.models.local.batching.errors import NoKernel
-from apps.models.local.batching.library import CLayer, CLinear, CModel
+from apps.models.local.batching.library import CLayer, CLinear, CModel, CRows
 from apps.models.local.batching.packing import Kind
 from apps.models.local.batching.rope import rope_table
 from apps.models.local.batching.shape import Shape
 from apps.models.local.batching.weights import Weights
-
-EMBEDDING_KINDS: Mapping[str, int] = {"BF16": 2, "F32": 3, "F16": 4}
 
 
 def anonymous_memory(size: int) -> mmap.mmap:
@@ -62,24 +60,20 @@ class NativeStep:
         return np.frombuffer(memory, element).reshape(heads)
 
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
-        # keys lie in runs of 8 positions
-        values = -(-tokens // 8) * 8 * self._shape.head_dim
+        # keys lie in runs of 16 positions
+        values = -(-tokens // 16) * 16 * self._shape.head_dim
         target[..., :values] = source[..., :values]
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
-        token, position, want = (np.asarray(values, np.int64) for values in (tokens, positions, wanted))
+        position, want = np.asarray(positions, np.int64), np.asarray(wanted, np.int64)
+        embedded = self._weights.embedded(tokens)
         pointers = (ctypes.c_void_p * len(caches))(*[cache.ctypes.data for cache in caches])
-        logits = np.empty((len(wanted), self._logits_width), np.float32)
-        self._library.engine_step(
-            self._engine,
-            len(token),
-            token.ctypes.data,
-            position.ctypes.data,
-            pointers,
-            len(want),
-            want.ctypes.data,
-            logits.ctypes.data,
+        logits = np.empty((len(want), self._logits_width), np.float32)
+        rows = CRows(
+            *(len(position), len(want), position.ctypes.data, want.ctypes.data, embedded.ctypes.data),
+            *(ctypes.addressof(pointers), logits.ctypes.data),
         )
+        self._library.engine_step(self._engine, ctypes.byref(rows))
         return logits[:, : self._shape.vocabulary]
 
     def describe(self) -> JsonObject:
@@ -102,14 +96,12 @@ class NativeStep:
         self._kept += [layers, cos, sin]
         return CModel(
             *(shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.intermediate),
-            *(shape.vocabulary, self._context),
+            self._context,
             layer=layers,
             head=self._linear("head"),
             final_norm=weights.norms["model.norm.weight"].ctypes.data,
             cos=cos.ctypes.data,
             sin=sin.ctypes.data,
-            embedding=weights.embedding.ctypes.data,
-            embedding_kind=EMBEDDING_KINDS[weights.embedding_type],
             half_cache=int(self._half),
             eps=shape.norm_eps,
         )

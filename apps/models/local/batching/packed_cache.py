@@ -30,7 +30,7 @@ from apps.models.local.batching.weights import Part, Weights, parts_of, small_te
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 SLAB = 512
 ABANDONED_AFTER = 3600.0
 # takes where a slab begins, in bytes after the header, and its values: uint8 [blocks, width]

@@ -42,7 +42,8 @@ def pack(weights: Any, kind: Kind) -> Any:
         return _pack_quantized(weights, kind, blocks)
     columns = np.ascontiguousarray(weights.reshape(blocks, BLOCK, inputs).swapaxes(1, 2))
     if kind is Kind.BF16:
-        columns = to_bf16(columns)
+        # two inputs of one output side by side
+        columns = np.ascontiguousarray(to_bf16(columns).reshape(blocks, inputs // 2, 2, BLOCK).swapaxes(2, 3))
     return columns.view(np.uint8).reshape(blocks, -1)
 
 

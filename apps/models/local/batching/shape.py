@@ -111,8 +111,8 @@ def _check(shape: Shape, config: Mapping[str, Any]) -> None:
         ("hidden_size", shape.hidden, 32),
         ("intermediate_size", shape.intermediate, 32),
         ("head_dim", shape.head_dim, 16),
-        ("heads x head_dim", shape.heads * shape.head_dim, 32),
         ("num_attention_heads", shape.heads, shape.kv_heads),
+        ("head_dim x queries a key", shape.heads // shape.kv_heads * shape.head_dim, 32),
     ):
         if value % unit:
             raise UnsupportedModel(f"{name} is {value}, not a multiple of {unit}")

@@ -1,13 +1,13 @@
 """A checkpoint's weights in the kernels' layouts: which tensors become which linear layer, and what stays as it is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from apps.models.local.batching.errors import UnsupportedModel
-from apps.models.local.batching.packing import BLOCK, Kind
+from apps.models.local.batching.packing import BLOCK, Kind, from_bf16
 from apps.models.local.batching.shape import Shape
 from apps.models.local.batching.tensors import Tensors
 
@@ -18,13 +18,17 @@ KINDS: Mapping[str, Kind] = {"int4": Kind.INT4, "int8": Kind.INT8, "bf16": Kind.
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One linear layer as the kernels see it: the outputs of ``sources`` one after another."""
+    """One linear layer as the kernels see it: the outputs of ``sources`` one after another.
+
+    ``interleaved`` takes turns instead, a block of each, so that what belongs together is computed together.
+    """
 
     name: str
     sources: tuple[str, ...]
     kind: Kind
     outputs: int
     inputs: int
+    interleaved: bool = False
 
 
 @dataclass(slots=True)
@@ -37,6 +41,11 @@ class Weights:
     norms: dict[str, Any] = field(default_factory=dict)
     embedding: Any = None
     embedding_type: str = "F32"
+
+    def embedded(self, tokens: Sequence[int]) -> Any:
+        """Their rows of the embedding, float32 [tokens, hidden]."""
+        rows = self.embedding[np.asarray(tokens, np.int64)]
+        return from_bf16(rows) if self.embedding_type == "BF16" else np.ascontiguousarray(rows, np.float32)
 
     @property
     def packed_bytes(self) -> int:
@@ -60,6 +69,7 @@ def parts_of(shape: Shape, precision: str) -> list[Part]:
                 kind,
                 2 * shape.intermediate,
                 shape.hidden,
+                interleaved=True,
             ),
             Part(f"{layer}.down", (f"{at}mlp.down_proj",), kind, shape.hidden, shape.intermediate),
         ]
@@ -85,7 +95,16 @@ def small_tensors(shape: Shape, tensors: Tensors, weights: Weights) -> None:
 
 
 def source_rows(part: Part, tensors: Tensors, start: int, stop: int) -> Any:
-    """The float32 rows [start, stop) of a part, gathered from its sources."""
+    """The float32 rows [start, stop) of a part, gathered from its sources.
+
+    Where those are interleaved, start and stop are multiples of a block of each.
+    """
+    if part.interleaved:
+        half = len(part.sources)
+        apart = [
+            replace(part, sources=(source,), outputs=part.outputs // half, interleaved=False) for source in part.sources
+        ]
+        return interleave([source_rows(one, tensors, start // half, stop // half) for one in apart])
     pieces, begin = [], 0
     for source in part.sources:
         name = f"{source}.weight"
@@ -101,6 +120,12 @@ def source_rows(part: Part, tensors: Tensors, start: int, stop: int) -> Any:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
+def interleave(sources: Sequence[Any]) -> Any:
+    """A block of the first source, one of the second, and so on."""
+    blocks = [rows.reshape(-1, BLOCK, *rows.shape[1:]) for rows in sources]
+    return np.stack(blocks, axis=1).reshape(-1, *sources[0].shape[1:])
+
+
 def _bias(part: Part, tensors: Tensors) -> Any:
     bias = np.zeros(-(-part.outputs // BLOCK) * BLOCK, np.float32)
     begin = 0
@@ -109,7 +134,7 @@ def _bias(part: Part, tensors: Tensors) -> Any:
         if f"{source}.bias" in tensors:
             bias[begin : begin + rows] = tensors.floats(f"{source}.bias")
         begin += rows
-    return bias
+    return interleave(np.split(bias, len(part.sources))) if part.interleaved else bias
 
 
 def _refuse_unknown(shape: Shape, tensors: Tensors, weights: Weights) -> None:

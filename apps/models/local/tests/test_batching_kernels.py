@@ -11,7 +11,17 @@ import pytest
 
 from apps.core.settings import Settings
 from apps.models.local.batching import build as building
-from apps.models.local.batching.build import AVX2, AVX512, FLAGS, SOURCES, best_variant, build, cpu_flags
+from apps.models.local.batching.build import (
+    AVX2,
+    AVX512,
+    AVX512_BF16,
+    FLAGS,
+    SOURCES,
+    Variant,
+    best_variant,
+    build,
+    cpu_flags,
+)
 from apps.models.local.batching.errors import NoKernel
 from apps.models.local.batching.library import linear_once, load_library
 from apps.models.local.batching.packing import Kind, from_bf16, pack, to_bf16
@@ -34,20 +44,46 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["avx2", "avx512-vnni", "avx512-vnni over SIMDe"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if request.param == "avx2":
-        return load_library(build(AVX2, Settings().model_cache_dir))
-    if request.param == "avx512-vnni":
-        if not usable(AVX512.needs):
-            pytest.skip("this CPU has no AVX512-VNNI; the same tiles run over SIMDe")
-        return load_library(build(AVX512, Settings().model_cache_dir))
+VARIANTS = {variant.name: variant for variant in building.VARIANTS}
+OVER_SIMDE = ("-O1", "-w", "-DKERNEL_AVX512", "-DI(name)=simde_mm512_##name", "-include", "simde/x86/avx512.h")
+
+
+@pytest.fixture(scope="module", params=[*VARIANTS, "avx512-vnni over SIMDe"])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """Of the kernels: each that this CPU runs, and AVX-512's over SIMDe's intrinsics, which needs no such CPU."""
+    if request.param in VARIANTS:
+        if not usable(VARIANTS[request.param].needs):
+            pytest.skip(f"this CPU does not run {request.param}")
+        return VARIANTS[request.param]
     if not SIMDE.is_file():
         pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
-    made = tmp_path_factory.mktemp("simde") / "kernel.so"
-    command = [building.compiler(), *FLAGS, "-O1", "-w", "-DKERNEL_SIMDE", "-DKERNEL_AVX512"]
-    subprocess.run([*command, str(SOURCES / "step.cpp"), "-o", str(made)], check=True)
-    return load_library(made)
+    return Variant("simde", AVX2.needs, OVER_SIMDE)
+
+
+@pytest.fixture(scope="module")
+def library(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if variant.name == "simde":
+        return load_library(compiled(variant, SOURCES / "step.cpp", tmp_path_factory.mktemp("simde") / "kernel.so"))
+    return load_library(build(variant, Settings().model_cache_dir))
+
+
+@pytest.fixture(scope="module")
+def functions(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The small functions, which the library does not show."""
+    source = Path(__file__).parent / "kernel_functions.cpp"
+    library = ctypes.CDLL(str(compiled(variant, source, tmp_path_factory.mktemp("functions") / "functions.so")))
+    address, count = ctypes.c_void_p, ctypes.c_int64
+    library.rms_norm_once.argtypes = [address, address, ctypes.c_float, count, address]
+    library.silu_mul_once.argtypes = [address, address, count, address]
+    library.rotate_once.argtypes = [address, address, address, count]
+    library.attend_once.argtypes = [address, count, address, address, count, count, ctypes.c_int, address]
+    return library
+
+
+def compiled(variant: Variant, source: Path, target: Path) -> Path:
+    command = [building.compiler(), *FLAGS, *variant.flags, f"-I{SOURCES}", str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
 
 
 def random_weights(seed: int, outputs: int, inputs: int) -> Any:
@@ -128,38 +164,44 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
             pack(weights, Kind.INT4)
 
 
-@pytest.mark.parametrize("size", [16, 64, 576])
-def test_norm_silu_and_rotation_equal_float_arithmetic(library: ctypes.CDLL, size: int) -> None:
+@pytest.mark.parametrize("size", [32, 64, 576])
+def test_norm_silu_and_rotation_equal_float_arithmetic(functions: ctypes.CDLL, size: int) -> None:
     random = np.random.default_rng(size)
     x, y = (random.standard_normal(size).astype(np.float32) * 5 for _ in range(2))
     to = np.empty(size, np.float32)
-    library.rms_norm_once(x.ctypes.data, y.ctypes.data, 1e-5, size, to.ctypes.data)
+    functions.rms_norm_once(x.ctypes.data, y.ctypes.data, 1e-5, size, to.ctypes.data)
     assert np.allclose(to, x / np.sqrt((x.astype(np.float64) ** 2).mean() + 1e-5) * y, rtol=1e-5)
     x[:4] = [0, -200, 200, np.nan]
-    library.silu_mul_once(x.ctypes.data, y.ctypes.data, size, to.ctypes.data)
+    functions.silu_mul_once(x.ctypes.data, y.ctypes.data, size, to.ctypes.data)
     with np.errstate(over="ignore"):
         expected = x / (1 + np.exp(-x.astype(np.float64))) * y
     assert np.allclose(to, expected, rtol=1e-5, atol=1e-7, equal_nan=True)
     head, angles = random.standard_normal(size).astype(np.float32), random.standard_normal(size // 2)
     cos, sin, rotated = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), head.copy()
-    library.rotate_once(rotated.ctypes.data, cos.ctypes.data, sin.ctypes.data, size)
+    functions.rotate_once(rotated.ctypes.data, cos.ctypes.data, sin.ctypes.data, size)
     turned = (head[: size // 2] + 1j * head[size // 2 :]) * (cos + 1j * sin)
     assert np.allclose(rotated, np.concatenate([turned.real, turned.imag]), atol=1e-5)
 
 
-@pytest.mark.parametrize(("positions", "size"), [(1, 16), (15, 64), (16, 128), (333, 80)])
+@pytest.mark.parametrize(("positions", "size", "rows"), [(1, 16, 1), (15, 64, 2), (16, 128, 5), (333, 80, 6)])
 @pytest.mark.parametrize("half", [0, 1])
-def test_attention_equals_float_arithmetic(library: ctypes.CDLL, positions: int, size: int, half: int) -> None:
+def test_attention_equals_float_arithmetic(
+    functions: ctypes.CDLL, positions: int, size: int, rows: int, half: int
+) -> None:
     random = np.random.default_rng(positions)
-    query = random.standard_normal(size).astype(np.float32) * 2
+    queries = random.standard_normal((rows, size)).astype(np.float32) * 2
     keys, values = (random.standard_normal((positions, size)).astype(np.float32) for _ in range(2))
     values[0, 0] = 1e5
-    out = np.empty(size, np.float32)
-    library.attend_once(*(a.ctypes.data for a in (query, keys, values)), positions, size, half, out.ctypes.data)
+    out = np.empty((rows, size), np.float32)
+    addresses = [a.ctypes.data for a in (keys, values)]
+    functions.attend_once(queries.ctypes.data, rows, *addresses, positions, size, half, out.ctypes.data)
     values[0, 0] = 65504 if half else 1e5
-    scores = keys.astype(np.float64) @ query / np.sqrt(size)
-    chances = np.exp(scores - scores.max())
-    assert np.allclose(out, chances / chances.sum() @ values, rtol=1e-2 if half else 1e-4, atol=1e-2 if half else 1e-5)
+    for row in range(rows):
+        seen = positions - rows + row + 1
+        scores = keys[:seen].astype(np.float64) @ queries[row] / np.sqrt(size)
+        chances = np.exp(scores - scores.max())
+        expected = chances / chances.sum() @ values[:seen]
+        assert np.allclose(out[row], expected, rtol=1e-2 if half else 1e-4, atol=1e-2 if half else 1e-5)
 
 
 def test_a_built_library_is_taken_again(tmp_path: Path) -> None:
@@ -199,6 +241,7 @@ def test_a_kernel_that_computes_something_else_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_cpu_without_the_instructions_is_told_apart() -> None:
+    assert best_variant(AVX512_BF16.needs) is AVX512_BF16
     assert best_variant(AVX512.needs) is AVX512
     assert best_variant(AVX2.needs) is AVX2
     with pytest.raises(NoKernel, match="lacks f16c"):

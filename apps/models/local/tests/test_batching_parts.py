@@ -197,6 +197,8 @@ async def test_a_mailbox_gives_its_pieces_in_order_and_tells_of_room() -> None:
     assert box.full
     assert [(await box.get()).text for _ in range(2)] == ["0", "1"]
     assert room == [True]
+    waiting = asyncio.create_task(box.get())
+    await asyncio.sleep(0)
     box.put(InternalError("wrong"))
     with pytest.raises(InternalError):
-        await box.get()
+        await waiting

@@ -41,8 +41,8 @@ LLAMA3 = {
 TAKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama, tied": ("Llama", {"tie_word_embeddings": True}),
-    "llama, one head for each": ("Llama", {"num_key_value_heads": 4}),
-    "llama, three queries a head": ("Llama", {"hidden_size": 96, "num_attention_heads": 6}),
+    "llama, one head for each": ("Llama", {"num_key_value_heads": 4, "head_dim": 32}),
+    "llama, three queries a head": ("Llama", {"hidden_size": 96, "num_attention_heads": 6, "head_dim": 32}),
     "llama, llama3 rope": ("Llama", {"rope_parameters": LLAMA3}),
     "llama, linear rope": (
         "Llama",
@@ -178,6 +178,7 @@ def test_sequences_in_one_step_do_not_touch_each_other(tmp_path: Path) -> None:
         ("Llama", {"hidden_act": "gelu"}, "hidden_act"),
         ("Llama", {"hidden_size": 40, "head_dim": 16}, "hidden_size"),
         ("Llama", {"head_dim": 24}, "head_dim"),
+        ("Llama", {"num_key_value_heads": 4}, "head_dim x queries"),
         ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("Llama", {"rope_parameters": {**LLAMA3, "rope_type": "yarn"}}, "yarn"),
         ("Llama", {"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),

@@ -64,7 +64,9 @@ def model(request: pytest.FixtureRequest, packaged: Path) -> Iterator[LocalModel
         assert readiness.state == "ready"
         return model
 
-    settings = Settings(_env_file=None, local_model=str(packaged), local_queue_size=300, local_queue_timeout=600)
+    settings = Settings(
+        _env_file=None, local_model=str(packaged), local_slots=16, local_queue_size=300, local_queue_timeout=600
+    )
     model = asyncio.run(started(LocalModel(settings, load_plain if request.param == "plain" else load_local)))
     yield model
     asyncio.run(model.aclose())
@@ -104,8 +106,8 @@ async def test_parallel_calls_are_each_valid_and_bounded(model: LocalModel) -> N
 async def test_with_auto_the_answer_may_be_text_and_a_call_in_it_is_valid(model: LocalModel) -> None:
     text = await ask(model, user_message("Hello, who are you?"), tools=(CALCULATOR, CLOCK))
     assert text.text and (text.tool_calls or text.finish_reason in ("stop", "length"))
-    for seed in range(4):
-        answer = await ask(model, tools=(CALCULATOR,), temperature=1.3, seed=seed)
+    drawn = [ask(model, tools=(CALCULATOR,), temperature=1.3, max_tokens=40, seed=seed) for seed in range(4)]
+    for answer in await asyncio.gather(*drawn):
         assert "<tool_call>" not in answer.text
         if answer.finish_reason == "tool_calls":
             for call in answer.tool_calls:
@@ -152,8 +154,8 @@ async def test_a_schema_that_cannot_be_honoured_is_refused_before_the_first_toke
 
 
 async def test_200_random_schemas_are_200_valid_documents(model: LocalModel) -> None:
-    # the plain engine takes turns at 20 tokens a second: it gets a tenth of them
-    count = 200 if model.readiness().details["engine"] == "batching" else 20
+    # the plain engine takes turns at 20 tokens a second; it is here for the seam, not for the grammar
+    count = 200 if model.readiness().details["engine"] == "batching" else 5
     schemas = [random_schema(seed) for seed in range(count)]
     prompt = user_message("Write an example.")
     answers = await asyncio.gather(

@@ -153,6 +153,20 @@ async def test_calls_beyond_slots_and_queue_are_turned_away_and_the_rest_is_serv
     await model.aclose()
 
 
+async def test_who_gets_no_slot_in_time_is_told_when_to_come_back(settings: Settings) -> None:
+    engine = EchoEngine(delay=0.05)
+    model = await ready(settings.model_copy(update={"local_slots": 1, "local_queue_timeout": 0.1}), engine)
+    # a call was measured at a second and a quarter: that long the running one should take at most, in whole seconds 2
+    await ask(model, "x" * 25)
+    running = asyncio.create_task(ask(model, "y" * 25))
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded, match=r"within 0\.1 seconds") as refused:
+        await ask(model, "late")
+    assert refused.value.retry_after == 2
+    assert (await running).text == "y" * 25
+    await model.aclose()
+
+
 @pytest.mark.parametrize("how", ["cancel", "close"])
 async def test_a_caller_that_leaves_frees_its_slot(settings: Settings, how: str) -> None:
     engine = EchoEngine(delay=0.005)

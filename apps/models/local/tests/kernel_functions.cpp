@@ -1,0 +1,24 @@
+// The kernels' small functions behind a C interface, for the tests alone.
+#include "attention.h"
+#include "linear.h"
+
+extern "C" {
+void rms_norm_once(const float* x, const float* weight, float eps, int64_t n, float* to) { rms_norm(x, weight, eps, n, to); }
+void silu_mul_once(const float* gate, const float* up, int64_t n, float* to) { silu_mul(gate, up, n, to); }
+void rotate_once(float* head, const float* cos, const float* sin, int64_t d) { rotate(head, cos, sin, d); }
+
+// `rows` queries [rows][d] of the last positions over n keys and values [n][d], as float32 or through a float16 cache
+void attend_once(const float* query, int64_t rows, const float* keys, const float* values, int64_t n, int64_t d, int half,
+                 float* out) {
+  const int64_t context = (n + 15) / 16 * 16;
+  std::vector<float> scores(QUERIES * context), room(2 * context * d);
+  const auto run = [&](auto* memory) {
+    const HeadCache<std::remove_pointer_t<decltype(memory)>> cache{memory, memory + context * d, d};
+    for (int64_t t = 0; t < n; t++) cache.write(t, keys + t * d, values + t * d);
+    Query queries[QUERIES];
+    for (int64_t j = 0; j < rows; j++) queries[j] = {query + j * d, n - rows + j + 1, out + j * d};
+    attend<QUERIES>(rows, queries, cache, scores.data(), context);
+  };
+  half ? run((Half*)room.data()) : run(room.data());
+}
+}

@@ -70,8 +70,12 @@ class CachedModel(WrapperModel):
         if answer.begun_here:
             return made.read(None), MISS
         record = self._free_record(request, "hit")
-        joined = made.read(None, lambda: _note(record, _facts(made.made)) if made.made else None)
-        return self._metered.given(record, joined), CacheNote("hit", 0.0)
+
+        def note() -> None:
+            if made.made is not None:
+                _note(record, _facts(made.made))
+
+        return self._metered.given(record, made.read(None, note)), CacheNote("hit", 0.0)
 
     async def _replay(self, request: ChatRequest, found: Found) -> tuple[AsyncGenerator[Delta, None], CacheNote | None]:
         try:

@@ -9,7 +9,9 @@ import httpx2
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cache, build_cloud, build_gateway
+from apps.api.src.wiring import Services
+from apps.api.src.wiring_gateway import build_cloud, build_gateway
+from apps.api.src.wiring_stores import build_cache
 from apps.api.tests.routing import ASK, HEALTHY
 from apps.api.tests.serving import serving, settings
 from apps.core.accounting import CallRecord

@@ -272,7 +272,7 @@ def test_an_idempotency_key_goes_past_the_cache(cached: Cached, mock: MockUpstre
 def test_a_changed_routing_file_is_another_revision_and_an_unchanged_name_is_not(
     mock: MockUpstream, tmp_path: Path
 ) -> None:
-    from apps.api.src.wiring import build_gateway
+    from apps.api.src.wiring_gateway import build_gateway
     from apps.api.tests.serving import settings
 
     def content(target: str) -> dict[str, Any]:
@@ -295,7 +295,9 @@ def test_a_reload_invalidates_what_the_old_file_answered(mock: MockUpstream, tmp
     import asyncio
 
     from apps.api.src.application import create_app
-    from apps.api.src.wiring import Services, build_cache, build_gateway
+    from apps.api.src.wiring import Services
+    from apps.api.src.wiring_gateway import build_gateway
+    from apps.api.src.wiring_stores import build_cache
     from apps.api.tests.serving import serving, settings
 
     def content(target: str) -> dict[str, Any]:

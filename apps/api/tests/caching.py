@@ -71,7 +71,9 @@ class Cached:
 def caching(
     local: ChatModel | None = None, cloud: ChatModel | None = None, embedder: Embedder | None = None, **changes: object
 ) -> Iterator[Cached]:
-    configured = settings(**{"cache_storage": "mem://", "retry_backoff": 0.01, "read_timeout": 1, **changes})
+    configured = settings(
+        **{"cache_storage": "mem://", "auth": "off", "retry_backoff": 0.01, "read_timeout": 1, **changes}
+    )
     answering = local or ScriptedModel(saying("hello"), name="local")
     gateway = build_gateway(configured, answering, embedder)
     books, cache = Books(), build_cache(configured, embedder)

@@ -218,17 +218,17 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
     stream: bool, cached: Cached, mock: MockUpstream
 ) -> None:
     first = connect(cached.url)
-    first.sendall(post(CHAT, json.dumps({"model": "slow-100", **ZERO, "stream": stream}).encode()))
+    first.sendall(post(CHAT, json.dumps({"model": "slow-300", **ZERO, "stream": stream}).encode()))
     assert until(lambda: mock.stats()["open"] == 1, 2)
     answers: list[httpx2.Response] = []
-    second = threading.Thread(target=lambda: answers.append(cached.ask(model="slow-100", stream=stream)))
+    second = threading.Thread(target=lambda: answers.append(cached.ask(model="slow-300", stream=stream)))
     second.start()
-    time.sleep(0.03)
+    assert until(lambda: cached.cache.counts.joined == 1, 2)
     first.close()
     second.join()
     assert (answers[0].status_code, requests(mock)) == (200, 1)
     assert b"error" not in answers[0].content
-    assert cached.ask(model="slow-100", stream=stream).headers["X-Cache"] == "hit"
+    assert cached.ask(model="slow-300", stream=stream).headers["X-Cache"] == "hit"
 
 
 @both_ways

@@ -26,6 +26,8 @@ from eval.case_server import server
 
 CALLERS = (1, 4, 8, 16)
 TOKENS = 64
+# about so many tokens with the template, and the words that make them
+PROMPTS = {128: 77, 512: 461}
 WORDS = ("bana", "dola", "fura", "gisan", "hemor", "kilus", "lotar", "mevi", "nopas", "rudon", "sakir", "tewan")
 
 
@@ -94,8 +96,9 @@ def engine(folder: Path, cache_dir: Path, rounds: int) -> dict[str, Any]:
         running = [prompt(200 + number, 8) for number in range(3)]
         gaps = [asyncio.run(long_prompt_beside(port, running, prompt(300 + at, 1450))) for at in range(rounds)]
         found["gap"] = min(gap for gap, _ in gaps)
-        prefills = [prefill_speed(asyncio.run(ask(port, prompt(400 + at, 480), 1))) for at in range(rounds)]
-        found["prefill"] = max(prefills)
+        for length, words in PROMPTS.items():
+            answers = [asyncio.run(ask(port, prompt(length + at, words), 1)) for at in range(rounds)]
+            found[f"prefill_{length}"] = max(map(prefill_speed, answers))
         found["first_token"] = min(asyncio.run(ask(port, prompt(500 + at, 8), 1)).first for at in range(rounds))
         found["peak_bytes"] = peak_bytes(port)
     with local_server(folder, cache_dir, max(CALLERS)) as (port, _):

@@ -8,6 +8,7 @@ from typing import Any
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 CALLERS = (1, 4, 8, 16)
+PROMPTS = (128, 512)
 
 
 def write(results: Results, folder: Path) -> None:
@@ -27,9 +28,9 @@ def heading() -> str:
     return (
         "# The local model over HTTP with SSE against stock `model.generate`\n\n"
         f"{processor()}, {os.cpu_count()} cores, {platform.platform()}. Stock: transformers alone in a process, one "
-        "caller, 512 tokens of prompt, best of two. Engine: the whole server, greedy, 64 tokens a caller, sums over "
+        "caller, best of two. Engine: the whole server, greedy, 64 tokens a caller, sums over "
         "all callers, best of the rounds. Decode: while all of them receive tokens. Whole answers: from the first "
-        "request to the last byte, prompts included. Prefill: one prompt of about 512 tokens."
+        "request to the last byte, prompts included. Prefill: one prompt, from the request to the first token."
     )
 
 
@@ -46,7 +47,7 @@ def processor() -> str:
 def table(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     bf16, fp32, engine = found["stock bf16"], found["stock fp32"], found["engine"]
     rows = [f"## {name}", "", "| | stock bf16 | stock fp32 | engine | x bf16 | x fp32 |", "|---|---|---|---|---|---|"]
-    speeds = [("prefill, tokens/s", "prefill", "prefill")]
+    speeds = [(f"prefill of {n} tokens, tokens/s", f"prefill_{n}", f"prefill_{n}") for n in PROMPTS]
     for label, kind in (("decode", "decode"), ("whole answers", "whole")):
         speeds += [(f"{label}, callers: {callers}, tokens/s", "decode", f"{kind}_{callers}") for callers in CALLERS]
     for label, of_stock, of_engine in speeds:

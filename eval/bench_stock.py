@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PROMPT_TOKENS, ANSWER_TOKENS = 512, 12
+PROMPTS, ANSWER_TOKENS = (128, 512), 12
 
 
 def peak_bytes() -> int:
@@ -28,11 +28,11 @@ def measure(folder: Path, dtype: str) -> dict[str, Any]:
 
     torch.set_num_threads(available_cpus())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True).eval()
-    prompt = torch.randint(300, 30_000, (1, PROMPT_TOKENS))
 
-    def token_times() -> list[float]:
+    def token_times(prompt_tokens: int) -> list[float]:
         """Seconds from the call to each token."""
         times: list[float] = []
+        prompt = torch.randint(300, 30_000, (1, prompt_tokens))
         start = time.perf_counter()
 
         def note(*_: Any) -> Any:
@@ -50,12 +50,11 @@ def measure(folder: Path, dtype: str) -> dict[str, Any]:
         )
         return times
 
-    first_token = time.perf_counter() - began + token_times()[0]
-    rounds = [token_times() for _ in range(2)]
-    prefill = min(times[0] for times in rounds)
-    gaps = [b - a for times in rounds for a, b in pairwise(times)]
+    first_token = time.perf_counter() - began + token_times(PROMPTS[0])[0]
+    rounds = {length: [token_times(length) for _ in range(2)] for length in PROMPTS}
+    gaps = [b - a for times in rounds[PROMPTS[0]] for a, b in pairwise(times)]
     return {
-        "prefill": PROMPT_TOKENS / prefill,
+        **{f"prefill_{length}": length / min(times[0] for times in rounds[length]) for length in PROMPTS},
         "decode": 1 / median(gaps),
         "peak_bytes": peak_bytes(),
         "start_seconds": first_token,

@@ -7,9 +7,10 @@ import pytest
 from eval import bench_report
 from eval.bench_client import Timed, decode_speed
 
-STOCK = {"prefill": 200.0, "decode": 10.0, "peak_bytes": 2_500_000_000, "start_seconds": 4.0}
+STOCK = {"prefill_128": 200.0, "prefill_512": 250.0, "decode": 10.0, "peak_bytes": 2_500_000_000, "start_seconds": 4.0}
 ENGINE = {
-    "prefill": 600.0,
+    "prefill_128": 600.0,
+    "prefill_512": 500.0,
     "peak_bytes": 900_000_000,
     "cold_seconds": 9.0,
     "warm_seconds": 1.5,
@@ -31,7 +32,7 @@ def test_the_report_is_a_table_with_ratios_and_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib comes with requirements-dev.txt")
     bench_report.write({"Some model": {"stock bf16": STOCK, "stock fp32": STOCK, "engine": ENGINE}}, tmp_path)
     page = (tmp_path / "bench_local.md").read_text(encoding="utf-8")
-    assert "| prefill, tokens/s | 200.0 | 200.0 | 600.0 | 3.0 | 3.0 |" in page
+    assert "| prefill of 128 tokens, tokens/s | 200.0 | 200.0 | 600.0 | 3.0 | 3.0 |" in page
     assert "| decode, callers: 16, tokens/s | 10.0 | 10.0 | 1200.0 | 120.0 | 120.0 |" in page
     assert "cold 9.0, warm 1.5" in page
     assert (tmp_path / "bench_local.png").read_bytes().startswith(b"\x89PNG")

@@ -59,7 +59,7 @@ class Pool {
   // Spins for some tens of microseconds, in which memory need not be idle; then sleeps: on a crowded machine the
   // missing thread may need this very core.
   static void await(std::atomic<int>& value, int old, const uint8_t* next, int64_t bytes) {
-    for (int64_t spin = 0; spin < 4000; spin++) {
+    for (int64_t spin = 0; spin < 1000; spin++) {
       if (value.load(std::memory_order_acquire) != old) return;
       spin * 64 < std::min<int64_t>(bytes, 128 << 10) ? _mm_prefetch((const char*)next + spin * 64, _MM_HINT_T0) : _mm_pause();
     }

@@ -4,6 +4,7 @@ Imported when a database is opened, never with the app: SQLAlchemy takes as long
 """
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ CONNECT_SECONDS = 0.8
 STATEMENT_SECONDS = 0.8
 MIGRATION_SECONDS = 60.0
 POOL_SIZE = 8
+
+
+class ReleasingConnection(sqlite3.Connection):
+    """Ends its transaction when it is closed.
+
+    SQLite keeps a closed connection, and its lock on the file, as long as a statement of it is there; and one that
+    belonged to a task that was cancelled is there until the garbage collector comes by.
+    """
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):  # what cannot be rolled back any more is not committed either
+            self.rollback()
+        super().close()
 
 
 def open_engine(url: str, data_dir: Path, *, patient: bool = False) -> AsyncEngine:
@@ -53,7 +67,7 @@ def _sqlite(file: Path, statement: float) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(file)),
         # transactions are begun below, since the driver begins them too late
-        connect_args={"timeout": statement, "isolation_level": None},
+        connect_args={"timeout": statement, "isolation_level": None, "factory": ReleasingConnection},
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,

@@ -1,6 +1,7 @@
 """The database on both kinds: transactions, times, migrations up and down, and its absence."""
 
 import asyncio
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -91,18 +92,38 @@ async def test_a_cancelled_write_is_rolled_back_and_leaves_its_connection(databa
     assert await database.read(number) == 0
 
 
-async def test_whenever_it_is_closed_it_leaves_nothing_running(url: str, tmp_path: Path) -> None:
+async def test_whenever_it_is_closed_it_leaves_nothing_running(tmp_path: Path) -> None:
     """What is left would be cancelled a second time with the loop, and aiosqlite would never end."""
-    for number in range(60):
-        database = Database(url, tmp_path)
+    for number in range(20):
+        database = Database("", tmp_path)
         await database.start()
         assert await database.ready(10)
         asked = asyncio.create_task(database.write(raise_by_one))
-        await asyncio.sleep(number * 0.0001)
+        await asyncio.sleep(number * 0.0002)
         asked.cancel()
         await asyncio.wait({asked})
         await database.aclose()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_cancelled_writer_does_not_keep_the_lock_of_sqlite(tmp_path: Path) -> None:
+    """Wherever it was cancelled; another process must not have to wait for this one's garbage collector."""
+    first, second = Database("", tmp_path), Database("", tmp_path)
+    for database in (first, second):
+        await database.start()
+        assert await database.ready(10)
+    gc.disable()
+    try:
+        kept = []
+        for number in range(30):
+            kept.append(asyncio.create_task(first.write(raise_by_one)))
+            await asyncio.sleep(number * 0.0001)
+            kept[-1].cancel()
+            await second.write(raise_by_one)
+    finally:
+        gc.enable()
+        await first.aclose()
+        await second.aclose()
 
 
 async def test_a_migration_can_go_down_and_up_again(url: str, tmp_path: Path) -> None:

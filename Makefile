@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/models/local/batching/build.py apps/models/local/batching/kernel/*)
 
-.PHONY: help setup run dev-api dev-services test smoke bench-gateway bench-local eval-local \
+.PHONY: help setup run dev-api dev-services test smoke bench-gateway bench-local eval-local eval-rag \
 	compose-up compose-down lint clean
 
 help: ## List the commands
@@ -38,6 +38,9 @@ bench-gateway: $(VENV)/.dev ## Measure the gateway against a bare one; reports/
 
 bench-local: $(VENV)/.dev ## Measure the local model's speed; reports/
 	$(BIN)/python -m eval.bench_local
+
+eval-rag: $(VENV)/.dev ## Measure retrieval from documents: its quality and its speed; reports/
+	$(BIN)/python -m eval.rag_eval
 
 eval-local: $(VENV)/.dev ## Measure the local model's quality at each precision; reports/
 	$(BIN)/python -m eval.local_quality

@@ -18,6 +18,7 @@ $Help = [ordered]@{
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
     'bench-local'   = 'Measure the local model''s speed; reports/'
     'eval-local'    = 'Measure the local model''s quality at each precision; reports/'
+    'eval-rag'      = 'Measure retrieval from documents: its quality and its speed; reports/'
     'compose-up'    = 'Build the image and start it in Docker'
     'compose-down'  = 'Stop what compose-up and dev-services started'
     'lint'          = 'Linters, types and import floors'
@@ -114,6 +115,7 @@ switch ($Command) {
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }
     'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }
     'eval-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.local_quality') }
+    'eval-rag' { Invoke-Dev; Invoke-Python @('-m', 'eval.rag_eval') }
     'compose-up' { Invoke-Checked 'docker' ($Compose + @('up', '-d', '--build')) }
     'compose-down' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'down')) }
     'lint' { Invoke-Lint }

@@ -32,6 +32,8 @@ DEFAULTS = {
     "RETRY_BACKOFF": "0.05",
     "SHUTDOWN_GRACE": "1",
     "HF_HUB_OFFLINE": "1",
+    # in the server's own folder, which goes with it
+    "DATA_DIR": "data",
 }
 
 

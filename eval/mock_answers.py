@@ -14,6 +14,7 @@ CREATED = 1_700_000_000
 LEXICON = ("the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "seven", "wizards", "mix")
 NUMBERED = re.compile(r"(slow|fault|flaky)-(\d+)(?:-(\d+))?")
 FAULTS = frozenset({"hang", "rst", "cut", "stall", "badjson", "error", "nofinish", "200error"})
+NAMED = frozenset({"echo", "tool-call", "future", "no-options", "no-usage"})
 MODELS = {
     "object": "list",
     "data": [{"id": "gpt-4o-mini", "object": "model", "created": CREATED, "owned_by": "mock"}],
@@ -24,7 +25,7 @@ MODELS = {
 class Behaviour:
     """How to treat a call. ``kind`` is ``answer``, ``slow``, ``status``, ``flaky``, a fault, or the name itself.
 
-    Names that are kinds of their own: ``echo``, ``tool-call``, ``future``.
+    Names that are kinds of their own stand in NAMED.
 
     ``number`` is milliseconds (slow), a status (status) or a count of failures (flaky); ``retry_after`` is seconds.
     """
@@ -36,7 +37,7 @@ class Behaviour:
 
 def behaviour_of(model: str) -> Behaviour:
     """The behaviour that a model's name asks for; a name that asks for none is answered normally."""
-    if model in ("echo", "tool-call", "future"):
+    if model in NAMED:
         return Behaviour(model)
     if model.removeprefix("fault-") in FAULTS and model.startswith("fault-"):
         return Behaviour(model.removeprefix("fault-"))
@@ -111,7 +112,7 @@ def stream_head(model: str) -> bytes:
 def stream_tail(model: str, body: Body, words: list[str], finish: str = "stop") -> list[bytes]:
     """The events after the last token; usage only where the call asked for it."""
     tail = [chunk(model, {}, finish)]
-    if (body.get("stream_options") or {}).get("include_usage"):
+    if (body.get("stream_options") or {}).get("include_usage") and model != "no-usage":
         tail.append(event({**_chunk_head(model), "choices": [], "usage": usage_of(words)}))
     return [*tail, b"data: [DONE]\n\n"]
 

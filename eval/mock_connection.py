@@ -117,6 +117,8 @@ class Connection(asyncio.Protocol):
                 self._reset()
             case "hang":
                 pass
+            case "no-options" if "stream_options" in body:
+                self._send_json(400, answers.error_body("Unrecognized request argument supplied: stream_options"))
             case _ if not path.endswith("/chat/completions"):
                 self._beside_chat(path, body)
             case _ if body.get("stream"):

@@ -16,6 +16,8 @@ lists one model. GET /stats counts what happened since POST /reset. The body's `
     echo                  the last message, a character a token
     tool-call             a call of the first tool that was offered
     future                fields that no client knows yet
+    no-options            400 where the body has stream_options
+    no-usage              takes stream_options, and tells no usage all the same
 
 /v1/completions, /v1/responses and /v1/embeddings are there too, with the behaviours that need no stream. Beneath
 /chat-only/v1 there is chat alone, and 404 for the rest.

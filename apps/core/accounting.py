@@ -17,8 +17,9 @@ class CallRecord:
 
     ``route`` is the route's template and never a raw path. ``outcome`` is ``ok``, a code of the error tree, or
     CLIENT_GONE where the caller left before the end. ``estimated_tokens`` and ``estimated_cost`` are the most that the
-    call is expected to use, known before it is made; ``saved`` is what a cached answer would have cost. Tokens and cost
-    stay None where nobody told them.
+    call is expected to use, known before it is made (the cost only where the caller has a budget; None where a price is
+    not known); ``saved`` is what a cached answer would have cost. Tokens and cost stay None where nobody told them;
+    ``estimated``: nobody did, and they are counted by the prompt's length and the pieces of the answer.
     """
 
     caller: Caller
@@ -27,7 +28,7 @@ class CallRecord:
     """The model that the caller named: his own text, so it goes into the ledger and never into a metric's label."""
     streamed: bool = False
     estimated_tokens: int = 0
-    estimated_cost: float = 0.0
+    estimated_cost: float | None = 0.0
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     begun_at: float = field(default_factory=time.time)
     model: str = ""
@@ -41,6 +42,7 @@ class CallRecord:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    estimated: bool = False
     cost: float | None = None
     saved: float = 0.0
 

@@ -3,6 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 
+from apps.core.accounting import CacheUse
+from apps.core.citations import Citation
 from apps.core.errors import UpstreamError
 from apps.core.messages import ToolCall
 
@@ -48,11 +50,22 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheNote:
+    """What the response cache had to do with an answer: its age in seconds, and how alike the question was."""
+
+    use: CacheUse
+    age: float | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """One step of an answer. The last one of a whole answer, and only that, has a ``finish_reason``.
 
     ``model`` names who really answers and comes with the last delta at the latest, as ``usage`` does
-    where the model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for.
+    where the model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for. ``cache``
+    comes with the first delta, where there is a response cache. ``citations`` come with the first delta of an answer
+    from documents, and with no other: there may be none of them.
     """
 
     text: str = ""
@@ -61,6 +74,8 @@ class Delta:
     usage: Usage | None = None
     model: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    cache: CacheNote | None = None
+    citations: tuple[Citation, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -73,6 +88,8 @@ class Answer:
     usage: Usage | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    cache: CacheNote | None = None
+    citations: tuple[Citation, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +119,7 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     texts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
     logprobs: list[TokenLogprob] = []
-    finish = model = usage = None
+    finish = model = usage = cache = citations = None
     async for delta in deltas:
         texts.append(delta.text)
         logprobs += delta.logprobs
@@ -111,10 +128,12 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
         finish = delta.finish_reason or finish
         model = delta.model or model
         usage = delta.usage or usage
+        cache = delta.cache or cache
+        citations = delta.citations if delta.citations is not None else citations
     if finish is None:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
-    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs)
+    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, cache, citations)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

@@ -89,7 +89,8 @@ class MethodNotAllowed(AppError):
 
 
 class Conflict(AppError):
-    code, status, summary = "CONFLICT", 409, "The Idempotency-Key was used with another body"
+    code, status = "CONFLICT", 409
+    summary = "The Idempotency-Key was used with another body, or the collection has another embedding model"
 
 
 class PayloadTooLarge(AppError):

@@ -30,6 +30,22 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheWishes:
+    """What a caller asks of the response cache.
+
+    ``look`` False: the answer must be made anew; ``keep`` False: nor may it be kept. ``ttl`` seconds: an answer that
+    could turn out differently is cached too, and none that is older is given.
+    """
+
+    look: bool = True
+    keep: bool = True
+    ttl: int | None = None
+
+
+NO_WISHES = CacheWishes()
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What a caller asks of a chat model; every limit has been checked before it is made.
 
@@ -37,8 +53,8 @@ class ChatRequest:
     ``tools`` are function schemas in the shape of OpenAI's chat API. ``top_p``, ``temperature`` and
     ``max_tokens`` left at None are not sent: the model's own default counts. So are the last three:
     ``response_format`` in the shape of OpenAI's chat API; ``top_logprobs`` None asks for no log probabilities, a
-    number for each token's and that many alternatives. ``caller`` is never sent anywhere: it says whose stores may be
-    looked into.
+    number for each token's and that many alternatives. ``caller`` and ``cache`` are never sent anywhere: they say whose
+    stores may be looked into, and how.
     """
 
     messages: tuple[Message, ...]
@@ -56,6 +72,7 @@ class ChatRequest:
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
     caller: Caller = ANONYMOUS
+    cache: CacheWishes = NO_WISHES
 
 
 def user_message(text: str) -> tuple[Message, ...]:

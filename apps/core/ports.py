@@ -1,11 +1,11 @@
 """The ports: what the floors above may ask of whatever answers."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from apps.core.deltas import Delta
-from apps.core.messages import ChatRequest, JsonObject
+from apps.core.messages import ChatRequest, JsonObject, Message
 
 State = Literal["ready", "loading", "failed", "not_configured"]
 
@@ -39,6 +39,27 @@ class ChatModel(Protocol):
         """End everything that ``start`` and the calls began."""
 
 
+class ContextWindow(Protocol):
+    """How much a model can take: ``tokens`` of prompt and answer together.
+
+    ``control`` are the texts that its tokenizer reads as more than text, as far as they are known: an end of a turn.
+    """
+
+    tokens: int
+    control: Collection[str]
+
+    async def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole prompt that these make: never fewer than the model will count, and maybe more."""
+
+
+@runtime_checkable
+class Writer(ChatModel, Protocol):
+    """A ChatModel whose window is known before it is asked, so that a prompt can be made to fit."""
+
+    async def window(self, request: ChatRequest) -> ContextWindow:
+        """Of whoever would answer this request. Raises ModelUnavailable where that is not known yet."""
+
+
 class Embedder(Protocol):
     """Texts go in, one vector of ``dimensions`` float32 values each comes out, L2-normalised.
 
@@ -58,3 +79,11 @@ class Embedder(Protocol):
     def readiness(self) -> Readiness: ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class AsksOthers(Protocol):
+    """A ChatModel that asks others, and so costs what they cost."""
+
+    def dearest(self, model: str) -> tuple[float, float] | None:
+        """US dollars for a million tokens of the prompt and of the answer, however often it asks; None: not known."""

@@ -134,6 +134,11 @@ class Settings(BaseSettings):
     openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
     )
+    openai_price: str = Field(
+        "",
+        pattern=r"^(\d{1,6}(\.\d+)?/\d{1,6}(\.\d+)?)?$",
+        description="US dollars for a million tokens of prompts/answers, as 0.15/0.60; a routing file has its own",
+    )
     default_model: str = Field("gpt-4o-mini", min_length=1, description="Model of /generate")
     default_temperature: float = Field(0.0, ge=0, le=2, description="Temperature of /generate")
     default_max_tokens: int = Field(500, ge=1, le=16384, description="max_tokens of /generate")
@@ -150,6 +155,7 @@ class Settings(BaseSettings):
     rate_limit_local: Rate = Field("20/minute", description="POST /local/generate")
     rate_limit_health: Rate = Field("30/minute", description="GET /health and /healthz")
     rate_limit_v1: Rate = Field("60/minute", description="All calls of /v1 together")
+    rate_limit_rag: Rate = Field("60/minute", description="All calls of /rag together")
     rate_limit_auth: Rate = Field("30/minute", description="Keys of an address that are refused")
     rate_limit_storage: str = Field(
         "memory://",
@@ -160,6 +166,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")
 
     gateway_config: Path | None = Field(None, description="YAML file of providers and model names; none: as without")
+
+    agents_config: Path | None = Field(None, description="YAML file of agents; none: there are no agents")
+    rate_limit_agents: Rate = Field("30/minute", description="All calls of /agents together")
+    rate_limit_mcp: Rate = Field("60/minute", description="All calls of /mcp together")
 
     local_model: str = Field(
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"
@@ -175,6 +185,19 @@ class Settings(BaseSettings):
     local_queue_timeout: Seconds = Field(30, description="Seconds a call may wait for a slot")
     model_cache_dir: Path = Field(
         Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
+    )
+
+    rag_model: str = Field(
+        "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
+    )
+    rag_min_score: float = Field(
+        0.4, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+    )
+    rag_context_tokens: int = Field(
+        8192, ge=256, description="Context length taken for models of which the routing file does not tell it"
+    )
+    rag_max_upload_bytes: int = Field(
+        67_108_864, ge=1024, description="Largest upload of documents as a form, in bytes, all its files together"
     )
 
     data_dir: Path = Field(
@@ -211,6 +234,16 @@ class Settings(BaseSettings):
         "scope", min_length=1, description="Claim with models:PATTERN, routes:PATTERN and admin, a string or a list"
     )
 
+    cache_storage: str = Field(
+        "",
+        pattern=r"^(|mem://|disk://.+|rediss?://.+)$",
+        description="Where answers are cached: mem://, disk://FOLDER or redis://host:port; empty: nowhere",
+    )
+    cache_ttl: int = Field(3600, ge=1, le=604_800, description="Seconds that a cached answer is given")
+    cache_max_bytes: int = Field(
+        67_108_864, ge=65_536, description="Most bytes of cached answers in memory or on disk; Redis has its own limit"
+    )
+
     allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(
         [], description="CORS origins outside development, separated by commas"
     )
@@ -219,6 +252,24 @@ class Settings(BaseSettings):
     )
     shutdown_grace: float = Field(
         20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
+    )
+
+    # --- RAG
+    rag_uri: str = Field(
+        "", description="Where the passages are kept: a folder or an object store (s3://...); empty: under DATA_DIR"
+    )
+    rag_max_file_bytes: int = Field(33_554_432, ge=1024, le=2**31, description="Largest document in bytes")
+    rag_chunk_tokens: int = Field(
+        220, ge=32, le=4096, description="Longest passage in tokens; less where the embedding model takes less"
+    )
+    rag_chunk_overlap: float = Field(
+        0.15, ge=0, le=0.5, allow_inf_nan=False, description="Share of a passage that the next one repeats"
+    )
+    rag_embedding_model: str = Field(
+        "", description="Name of an embedding model at OPENAI_BASE_URL; empty: all-MiniLM-L6-v2 on this CPU"
+    )
+    rag_embedding_dimensions: int = Field(
+        1536, ge=8, le=4096, multiple_of=8, description="Dimensions of RAG_EMBEDDING_MODEL"
     )
 
 

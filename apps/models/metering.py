@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 
@@ -12,9 +12,16 @@ from apps.core.deltas import Delta, Usage
 from apps.core.errors import AppError, InternalError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
+from apps.models.gateway.config import Price
+from apps.models.gateway.expected_use import ASSUMED_ANSWER
+from apps.models.gateway.receipts import cost
 from apps.models.wrapper import WrapperModel
 
 CHARACTERS_PER_TOKEN = 4
+# the most that a call of a model may cost, by the name that its caller gave; None where nobody knows
+PriceOf = Callable[[str | None], Price | None]
+# what is answered in these ways has been paid for already
+PAID_BEFORE = frozenset({"hit", "semantic", "replay"})
 
 log = logging.getLogger(__name__)
 
@@ -89,32 +96,75 @@ def outcome_of(error: BaseException) -> str:
 
 
 class MeteredModel(WrapperModel):
-    """A ChatModel each call of which is on record under ``route``."""
+    """A ChatModel each call of which is on record under ``route``; ``price`` is for what tells no cost of its own."""
 
-    def __init__(self, inner: ChatModel, meter: Meter, route: str) -> None:
+    def __init__(self, inner: ChatModel, meter: Meter, route: str, price: PriceOf | None = None) -> None:
         super().__init__(inner)
+        self.route = route
         self._meter = meter
-        self._route = route
+        self._price = price or (lambda _: None)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        async with self._meter.call(self._record(request)) as call, aclosing(self.inner.stream(request)) as deltas:
+        async with aclosing(self.made(request, self.new_record(request))) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def made(self, request: ChatRequest, record: CallRecord) -> AsyncGenerator[Delta, None]:
+        """The deltas of a call that is made now, with this record."""
+        pieces = 0
+        async with self._meter.call(record) as call, aclosing(self.inner.stream(request)) as deltas:
+            try:
+                async for delta in deltas:
+                    if delta.text or delta.tool_calls:
+                        pieces += 1
+                        call.first_token()
+                    note_delta(record, delta)
+                    if delta.finish_reason is not None:
+                        self._reckon(record, request, pieces)
+                        call.finish()
+                    yield delta
+            finally:
+                self._reckon(record, request, pieces)
+
+    async def given(self, record: CallRecord, source: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        """Deltas that were made before, as a call with a record of its own; they are closed with it."""
+        async with self._meter.call(record) as call, aclosing(source) as deltas:
             async for delta in deltas:
                 if delta.text or delta.tool_calls:
                     call.first_token()
-                note_delta(call.record, delta)
+                note_delta(record, delta)
                 if delta.finish_reason is not None:
                     call.finish()
                 yield delta
 
-    def _record(self, request: ChatRequest) -> CallRecord:
-        characters = sum(len(m.content) for m in request.messages if isinstance(m.content, str))
-        return CallRecord(
+    def new_record(self, request: ChatRequest) -> CallRecord:
+        """The record of a call that is about to be made, or to be answered without being made."""
+        prompt = _prompt_tokens(request)
+        record = CallRecord(
             request.caller,
-            self._route,
+            self.route,
             request.model or "",
             streamed=True,
-            estimated_tokens=characters // CHARACTERS_PER_TOKEN + (request.max_tokens or 0),
+            estimated_tokens=prompt + (request.max_tokens or 0),
         )
+        if request.caller.budget is not None:
+            price = self._price(request.model)
+            most = request.max_tokens or ASSUMED_ANSWER
+            record.estimated_cost = None if price is None else cost(price, prompt, most)
+        return record
+
+    def _reckon(self, record: CallRecord, request: ChatRequest, pieces: int) -> None:
+        """Tokens that nobody told are the prompt's length and the pieces that came; so is a cost."""
+        if record.prompt_tokens is None and pieces:
+            record.prompt_tokens, record.completion_tokens = _prompt_tokens(request), pieces
+            record.estimated = True
+        if record.cost is None and record.prompt_tokens is not None:
+            price = self._price(request.model)
+            record.cost = None if price is None else cost(price, record.prompt_tokens, record.completion_tokens or 0)
+
+
+def _prompt_tokens(request: ChatRequest) -> int:
+    return sum(len(m.content) for m in request.messages if isinstance(m.content, str)) // CHARACTERS_PER_TOKEN
 
 
 def note_delta(record: CallRecord, delta: Delta) -> None:
@@ -127,4 +177,8 @@ def note_delta(record: CallRecord, delta: Delta) -> None:
 
 def note_usage(record: CallRecord, usage: Usage) -> None:
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-    record.cached_tokens, record.cost = usage.cached_tokens, usage.cost
+    record.cached_tokens = usage.cached_tokens
+    if record.cache in PAID_BEFORE:
+        record.cost, record.saved = 0.0, usage.cost or 0.0
+    else:
+        record.cost = usage.cost

@@ -14,6 +14,7 @@ from apps.core.errors import ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import Readiness
 from apps.core.settings import Settings
+from apps.models.revision import digest_of
 from apps.models.surrogates import SurrogateJoiner
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class OpenAIModel:
         if self._configured:
             return Readiness(self._settings.default_model, "ready", "configured")
         return Readiness(self._settings.default_model, "not_configured", NO_KEY)
+
+    def revision(self, request: ChatRequest) -> str:
+        return digest_of(self._settings.openai_base_url, request.model or self._settings.default_model)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         transport = await self._ready_transport()

@@ -83,6 +83,13 @@ class OpenAITransport:
                         if event.data:  # some upstreams send empty ones to keep the connection alive
                             yield parsed_object(event.data)
 
+    async def embeddings(self, body: Mapping[str, Any]) -> Chunk:
+        """POST /embeddings; the answer, parsed. Raises only errors of apps.core.errors."""
+        create: Any = self._client.embeddings.with_raw_response.create
+        with translated_errors():
+            response = await create(**body, extra_headers=self._headers)
+            return parsed_object(response.content)
+
     async def aclose(self) -> None:
         await self._client.close()
 

@@ -5,9 +5,10 @@ stream is closed.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from apps.core.deltas import Delta
+from apps.core.deltas import Delta, ToolCallDelta, Usage
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State
 
@@ -38,6 +39,9 @@ class ScriptedModel:
         finally:
             self.open -= 1
 
+    def revision(self, request: ChatRequest) -> str:
+        return self._readiness.name
+
     def readiness(self) -> Readiness:
         return self._readiness
 
@@ -52,3 +56,36 @@ def saying(*texts: str, finish_reason: str = "stop") -> Script:
     """The script of an answer in these deltas."""
     deltas = [Delta(text, model="scripted") for text in texts]
     return lambda request: [*deltas, Delta(finish_reason=finish_reason, model="scripted")]
+
+
+def calling(*calls: tuple[str, object], text: str = "", usage: Usage | None = None) -> Script:
+    """The script of an answer that asks for these tools at once: a name and its arguments each.
+
+    Arguments that are text are sent as they are, so that they may be no JSON; ids are told by turn and place.
+    """
+
+    def script(request: ChatRequest) -> list[Step]:
+        turn = _turn(request)
+        pieces = tuple(
+            ToolCallDelta(i, f"call_{turn}_{i}", name, given if isinstance(given, str) else json.dumps(given))
+            for i, (name, given) in enumerate(calls)
+        )
+        said: list[Step] = [Delta(text, model="scripted")] if text else []
+        return [*said, Delta(tool_calls=pieces), Delta(finish_reason="tool_calls", model="scripted", usage=usage)]
+
+    return script
+
+
+def in_turns(*scripts: Script) -> Script:
+    """One script for each answer of a conversation, the last one for all further ones.
+
+    The turn is counted from the conversation itself, so that any number of conversations may run at once.
+    """
+    return lambda request: scripts[min(_turn(request), len(scripts) - 1)](request)
+
+
+def _turn(request: ChatRequest) -> int:
+    """How many answers stand behind the last question."""
+    roles = [message.role for message in request.messages]
+    last_question = max((i for i, role in enumerate(roles) if role == "user"), default=0)
+    return roles[last_question:].count("assistant")

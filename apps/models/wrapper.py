@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel, Readiness
+from apps.models.revision import revision_of
 
 
 class WrapperModel:
@@ -18,6 +19,9 @@ class WrapperModel:
 
     def readiness(self) -> Readiness:
         return self.inner.readiness()
+
+    def revision(self, request: ChatRequest) -> str | None:
+        return revision_of(self.inner, request)
 
     async def start(self) -> None:
         await self.inner.start()

@@ -47,7 +47,7 @@ class BearerTokens:
         try:
             header = jwt.get_unverified_header(token)
             algorithm, id = header.get("alg"), header.get("kid")
-            if algorithm not in self._algorithms or not isinstance(id, str):
+            if not (isinstance(id, str) and isinstance(algorithm, str) and algorithm in self._algorithms):
                 return None
             key = await self._jwks.key(id)
             claims = None if key is None else self._verified(token, key, algorithm)

@@ -14,7 +14,8 @@ from apps.core.errors import Overloaded
 FRESH_SECONDS = 300.0
 # between two fetches, so that made-up key ids do not become requests to the issuer
 PAUSE_SECONDS = 5.0
-FETCH_SECONDS = 0.9
+FETCH_SECONDS = 0.8
+WAIT_SECONDS = 0.9
 MOST_BYTES = 1_000_000
 CONFIGURATION = "/.well-known/openid-configuration"
 
@@ -56,7 +57,7 @@ class Jwks:
             return self._keys[id]
         if fetching := self._fetch():
             # not cancelled with the caller: others wait for the same
-            await asyncio.wait({fetching}, timeout=FETCH_SECONDS)
+            await asyncio.wait({fetching}, timeout=WAIT_SECONDS)
         if id not in self._keys and (self._failed or self._fetched_at < 0 or self._is_fetching):
             raise IssuerUnavailable
         return self._keys.get(id)

@@ -3,16 +3,20 @@
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
+from apps.api.src.cache_headers import cache_headers, wishes_of
 from apps.api.src.guard import guarded
 from apps.api.src.prompts import note_messages
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.sse import EventStream, Framing, PlainText
 from apps.api.src.streamed import StreamedResponse
-from apps.core.deltas import Delta, collect
+from apps.core.citations import citations_json
+from apps.core.deltas import CacheNote, Delta, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
@@ -24,12 +28,17 @@ async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, strea
     """Ask the model; the answer is collected into JSON, or streamed in the framing that Accept asks for."""
     shutdown: Shutdown = request.app.state.shutdown
     note_messages(request, chat.messages)
+    if request.app.state.v1_cache is not None:
+        chat = replace(chat, cache=wishes_of(request))
     deltas = model.stream(chat)
     if stream:
         return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown)
     async with aclosing(deltas):
         whole = await guarded(collect(deltas), request.receive, shutdown)
-    return JSONResponse({"response": whole.text}, headers=model_header(whole.model))
+    body: dict[str, Any] = {"response": whole.text}
+    if whole.citations is not None:
+        body["citations"] = citations_json(whole.citations)
+    return JSONResponse(body, headers={**model_header(whole.model), **_cache(whole.cache)})
 
 
 def framing_for(accept: str) -> Framing:
@@ -41,6 +50,10 @@ def framing_for(accept: str) -> Framing:
 def model_header(model: str | None) -> dict[str, str]:
     """X-Model; what a header cannot hold becomes an underscore."""
     return {"X-Model": UNPRINTABLE.sub("_", model)} if model else {}
+
+
+def _cache(note: CacheNote | None) -> dict[str, str]:
+    return {} if note is None else cache_headers(note.use, note.age, note.score)
 
 
 def _streamed(deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: Shutdown) -> StreamedResponse:
@@ -68,6 +81,9 @@ async def _framed(
                 model=delta.model or last.model,
             )
             headers.update(model_header(last.model))
+            headers.update(_cache(delta.cache))
+            if delta.citations is not None and (frame := framing.citations(delta.citations)):
+                yield frame
             if delta.text:
                 yield framing.delta(delta.text)
     if last.finish_reason is None:

@@ -2,14 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
+from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
+from apps.api.src.accounts import build_accounts
+from apps.api.src.agents.served_tools import ServedTools
 from apps.api.src.authenticator import Authenticator, RefusedKeys
+from apps.api.src.caller import caller_in
 from apps.api.src.limits import RateLimits
 from apps.api.src.middleware.authentication import Authentication
 from apps.api.src.middleware.body_limit import BodyLimit
@@ -19,15 +24,23 @@ from apps.api.src.middleware.crash import CrashGuard
 from apps.api.src.middleware.hot_paths import HotPaths
 from apps.api.src.middleware.request_scope import RequestScope
 from apps.api.src.openapi import whole_examples
+from apps.api.src.rag.documentation import document_rag
 from apps.api.src.reload import reloading
 from apps.api.src.routes.admin_key_routes import admin_key_router
+from apps.api.src.routes.agent_routes import agent_router
 from apps.api.src.routes.health_routes import health_router, ready_router
 from apps.api.src.routes.local_routes import local_router
+from apps.api.src.routes.mcp_routes import mcp_router
 from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.routes.rag_answer_routes import rag_answer_router
+from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
+from apps.api.src.routes.rag_routes import rag_router
+from apps.api.src.routes.usage_routes import admin_usage_router, usage_router
 from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.tracing import OFF
+from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
@@ -38,9 +51,9 @@ DESCRIPTION = """One HTTP contract in front of cloud models and a local model on
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
 """
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
-EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
-EXPOSED += ["X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD"]
+EXPOSED += ["X-Run-ID", "X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", "Age", "X-Cache-Score"]
 
 
 def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
@@ -49,6 +62,9 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
     """
     shutdown = Shutdown(settings.shutdown_grace)
+    accounts = services.accounts or build_accounts(settings, None)
+    services = replace(services, accounts=accounts)
+    mcp = McpEndpoint(ServedTools(services, settings, accounts.limits).for_caller, caller_in, VERSION)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +73,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
             try:
                 yield
             finally:
+                await mcp.aclose()
                 await services.aclose()
 
     app = FastAPIOffline(
@@ -71,8 +88,9 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
+    app.state.v1_cache = V1Cache(services.cache, services.gateway, services.meter) if services.cache else None
     exceptions.install(app)
-    routes = _routes(services, settings)
+    routes = _routes(services, settings, accounts.limits, mcp)
     app.router.routes[:0] = routes
     _complete_page(app)
     app.add_middleware(HotPaths, routes=routes)
@@ -101,24 +119,30 @@ def _complete_page(app: FastAPI) -> None:
             from apps.api.src.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_security(document_v1(generate())))
+            app.openapi_schema = whole_examples(document_security(document_rag(document_v1(generate()))))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
+def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: McpEndpoint) -> list[BaseRoute]:
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
-    limits = RateLimits(settings)
     routers = (
         v1_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),
+        rag_answer_router(services, settings, limits),
+        rag_ingest_router(services, settings, limits),
+        rag_router(services, settings, limits),
+        agent_router(services, settings, limits),
+        mcp_router(mcp, settings, limits),
         health_router(services, settings, limits),
         ready_router(services),
+        usage_router(services, settings, limits),
         metrics_router(services),
         admin_key_router(services),
+        admin_usage_router(services, settings, limits),
     )
     return [route for router in routers for route in router.routes]
 
@@ -126,7 +150,7 @@ def _routes(services: Services, settings: Settings) -> list[BaseRoute]:
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
     """From the innermost layer but one to the outermost but one."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.rag_max_upload_bytes)
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
     if origins:
         app.add_middleware(

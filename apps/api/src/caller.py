@@ -1,6 +1,7 @@
 """Who made a request, as the layer in front of the routes has found out; and what he may ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.requests import Request
 
@@ -12,7 +13,11 @@ SCOPE_KEY = "caller"
 
 def caller_of(request: Request) -> Caller:
     """ANONYMOUS while keys are off."""
-    caller: Caller = request.scope.get(SCOPE_KEY, ANONYMOUS)
+    return caller_in(request.scope)
+
+
+def caller_in(scope: Mapping[str, Any]) -> Caller:
+    caller: Caller = scope.get(SCOPE_KEY, ANONYMOUS)
     return caller
 
 

@@ -1,48 +1,41 @@
-"""Rate limits a client address, by slowapi: counted before the body is looked at, so that bad requests count too."""
+"""Rate limits a client address, and a key's own on top: counted before the body is looked at, so that bad requests
+count too."""
 
-import itertools
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from limits import parse
-from limits.errors import StorageError
 from slowapi import Limiter
-from slowapi.errors import RateLimitExceeded as SlowapiExceeded
 from slowapi.util import get_remote_address
 from starlette.responses import Response
 
 from apps.api.src import rate_windows
+from apps.api.src.caller import caller_of
 from apps.api.src.json_body import Handler, JsonRoute
-from apps.core.errors import AppError, RateLimitExceeded
+from apps.api.src.rate_counts import Counts, LocalCounts, SharedCounts
+from apps.api.src.rate_headers import Rule, Standing, headers, minute_rule, rule, standing, tell, too_many
+from apps.api.src.streamed import StreamedResponse
+from apps.core.callers import Caller
+from apps.core.errors import AppError
 from apps.core.settings import Settings
 
-REDIS_SECONDS = 0.5
+BY_KEY = "key"
 
 
 class RateLimits:
-    """One limiter an app. Where its Redis is down it goes on in memory, for this process alone.
+    """One a service. ``counts`` is where they are kept, for whoever limits something else than requests.
 
-    slowapi inspects and wraps each call anew, which costs more than the rest of the gateway's own path. What it adds
-    to its engine is the way around a Redis that is down; so where the counts are in memory the engine is asked
-    directly.
+    slowapi inspects and wraps each call anew, and its way to Redis blocks the event loop; so its Limiter keeps the
+    engine and the counts of this process, and is not put around the calls.
     """
 
     def __init__(self, settings: Settings) -> None:
-        in_redis = not settings.rate_limit_storage.startswith("memory")
-        redis = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS, "wrap_exceptions": True}
-        self._numbers = itertools.count()
-        self._in_redis = in_redis
         self._limiter = Limiter(
-            key_func=get_remote_address,
-            enabled=settings.rate_limit_enabled,
-            storage_uri=settings.rate_limit_storage if in_redis else rate_windows.URI,
-            storage_options=redis if in_redis else {},
-            in_memory_fallback_enabled=in_redis,
-            key_style="endpoint",
+            key_func=get_remote_address, enabled=settings.rate_limit_enabled, storage_uri=rate_windows.URI
         )
+        windows, uri = self._limiter.limiter.storage, settings.rate_limit_storage
+        self.counts: Counts = LocalCounts(windows) if uri.startswith("memory") else SharedCounts(uri, windows)
 
     def route_class(self, name: str, rate: str, base: type[APIRoute] = JsonRoute) -> type[APIRoute]:
         """The class of routes that share the budget ``name`` of ``rate`` ("10/minute") a client address."""
@@ -54,76 +47,46 @@ class RateLimits:
 
         return LimitedRoute
 
-    def _limited(self, handler: Handler, scope: str, rate: str) -> Handler:
-        if not self._limiter.enabled:
-            return handler
-        return self._by_slowapi(handler, scope, rate) if self._in_redis else self._by_engine(handler, scope, rate)
+    async def count(self, request: Request, name: str, rate: str) -> None:
+        """Count a call that comes by way of another route against the budget of its own. Raises RateLimitExceeded."""
+        if self._limiter.enabled:
+            reached = await self._hit(rule(name, parse(rate)), get_remote_address(request), name)
+            if reached.left < 0:
+                raise too_many(reached, [reached])
 
-    def _by_engine(self, handler: Handler, scope: str, rate: str) -> Handler:
-        """A fixed window of the engine's, counted and told in one step."""
-        item, windows = parse(rate), self._limiter.limiter.storage
-        expiry, amount = item.get_expiry(), item.amount
+    def _limited(self, handler: Handler, name: str, rate: str) -> Handler:
+        by_address = rule(name, parse(rate)) if self._limiter.enabled else None
 
         async def limited(request: Request) -> Response:
-            count, ends = windows.hit(item.key_for(get_remote_address(request), scope), expiry)
-            if count > amount:
-                raise _too_many(str(item), _as_headers(amount, 0, ends), ends)
-            return await _with_headers(handler, request, lambda: _as_headers(amount, amount - count, ends))
+            caller = caller_of(request)
+            standings = []
+            if by_address is not None:
+                standings.append(await self._hit(by_address, get_remote_address(request), name))
+                if standings[0].left < 0:
+                    raise too_many(standings[0], standings)
+            if caller.requests_per_minute is not None:
+                standings.append(await self._hit_by_key(caller, caller.requests_per_minute))
+                if standings[-1].left < 0:
+                    raise too_many(standings[-1], standings, source=BY_KEY)
+            return await _answered(handler, request, standings) if standings else await handler(request)
 
         return limited
 
-    def _by_slowapi(self, handler: Handler, scope: str, rate: str) -> Handler:
-        async def handle(request: Request) -> Response:
-            return await _with_headers(handler, request, lambda: self._headers(request))
+    async def _hit_by_key(self, caller: Caller, amount: int) -> Standing:
+        return await self._hit(minute_rule(BY_KEY, amount), caller.key_id or caller.tenant, BY_KEY)
 
-        # slowapi keeps its limits by the function's name, and FastAPI may ask for a route's handler twice
-        handle.__name__ = f"limited_{next(self._numbers)}"
-        counted: Handler = self._limiter.shared_limit(rate, scope=scope)(handle)
-
-        async def limited(request: Request) -> Response:
-            try:
-                return await counted(request)
-            except SlowapiExceeded as exceeded:
-                limit, _ = request.state.view_rate_limit
-                headers = self._headers(request)
-                latest = time.time() + limit.get_expiry()
-                ends = min(float(headers.get("X-RateLimit-Reset", latest)), latest)
-                raise _too_many(exceeded.detail, headers, ends) from None
-
-        return limited
-
-    def _headers(self, request: Request) -> dict[str, str]:
-        """X-RateLimit-* of the limit that was counted for this request, if one was."""
-        counted = getattr(request.state, "view_rate_limit", None)
-        if counted is None:
-            return {}
-        limit, key = counted
-        try:
-            stats = self._limiter.limiter.get_window_stats(limit, *key)
-        except StorageError:  # Redis went away since the hit; the next hit notices, and goes on in memory
-            return {"X-RateLimit-Limit": str(limit.amount)}
-        return _as_headers(limit.amount, stats.remaining, stats.reset_time)
+    async def _hit(self, of: Rule, who: str, name: str) -> Standing:
+        return standing(of, await self.counts.hit(of.item.key_for(who, name), of.seconds))
 
 
-async def _with_headers(handler: Handler, request: Request, headers: Callable[[], dict[str, str]]) -> Response:
+async def _answered(handler: Handler, request: Request, standings: Sequence[Standing]) -> Response:
+    """The handler's answer or error, with what is left in its headers."""
     try:
         response = await handler(request)
     except AppError as error:
-        error.headers.update(headers())
+        tell(error, standings)
         raise
-    response.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers().items()]
+    response.raw_headers += headers(standings)
+    if isinstance(response, StreamedResponse):
+        response.when_refused(lambda error: tell(error, standings))
     return response
-
-
-def _as_headers(limit: int, remaining: int, ends: float) -> dict[str, str]:
-    return {
-        "X-RateLimit-Limit": str(limit),
-        "X-RateLimit-Remaining": str(remaining),
-        "X-RateLimit-Reset": str(math.ceil(ends)),
-    }
-
-
-def _too_many(rate: str, headers: dict[str, str], ends: float) -> AppError:
-    return RateLimitExceeded(
-        f"Rate limit exceeded: {rate}", details={"limit": rate}, headers=headers, retry_after=ends - time.time()
-    )

@@ -12,6 +12,7 @@ gc.disable()  # imports make what lives on: searching it for garbage takes a ten
 
 from fastapi import FastAPI
 
+from apps.agents.config import AgentsConfigError
 from apps.api.src.application import create_app
 from apps.api.src.logs import configure_logging
 from apps.api.src.start_checks import no_key_exists, unwritable
@@ -37,7 +38,7 @@ def _app(settings: Settings) -> FastAPI:
     server_rewrites = __name__ != "__main__" and TRUST not in os.environ
     try:
         services = build_services(settings)
-    except GatewayConfigError as error:
+    except (GatewayConfigError, AgentsConfigError) as error:
         sys.exit(str(error))
     return create_app(settings, services, server_rewrites_client=server_rewrites)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from apps.api.src.cache_headers import LONGEST_TTL
 from apps.core import errors
 from apps.core.errors import AppError
 
@@ -25,6 +26,29 @@ class ErrorEnvelope(BaseModel):
     error: ErrorBody
 
 
+CACHE_HEADERS = {
+    "X-Cache": "miss: made for this call, whether or not it may be cached; hit: from the response cache, or from an "
+    "identical call under way; semantic: the cached answer to another wording; replay: recorded under the same "
+    "Idempotency-Key",
+    "Age": "Seconds since a cached answer was made",
+    "X-Cache-Score": "The cosine of both questions' vectors, of a semantic hit",
+}
+CACHE_PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "Cache-Control",
+        "in": "header",
+        "required": False,
+        "description": "no-cache: make the answer anew, and cache it; no-store: do not cache it either",
+        "schema": {"type": "string", "enum": ["no-cache", "no-store"]},
+    },
+    {
+        "name": "X-Cache-TTL",
+        "in": "header",
+        "required": False,
+        "description": "Seconds: cache this call even if it is not deterministic, and give no older answer",
+        "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_TTL},
+    },
+]
 Responses = dict[int | str, dict[str, Any]]
 ENVELOPE = {"$ref": "#/components/schemas/ErrorEnvelope"}
 
@@ -130,6 +154,10 @@ def generate_responses(*kinds: type[AppError]) -> Responses:
             "headers": {
                 "X-Model": {"description": "The model that really answered", "schema": {"type": "string"}},
                 "X-Request-ID": {"description": "The caller's, or one made here", "schema": {"type": "string"}},
+                **{
+                    name: {"description": f"{text}. Only where there is a cache", "schema": {"type": "string"}}
+                    for name, text in CACHE_HEADERS.items()
+                },
             },
             "content": {
                 "application/json": {"example": {"response": "Python is a programming language."}},

@@ -15,10 +15,11 @@ from apps.core.settings import Settings
 
 REDACTED = "[redacted]"
 SHORTEST = 8
-KEY_PREFIXES = ("sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "ghp_", "hf_", "AIza")
+KEY_PREFIXES = ("ga_", "sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "ghp_", "hf_", "AIza")
 SECRET_NAMES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|HEADERS)$")
 FORMS = re.compile(
-    r"(?P<scheme>\b(?:bearer|basic)\s+)[^\s\"',;\\]+"
+    r"(?P<url>://[^/\s:@]*:)[^/\s@]+(?=@)"
+    r"|(?P<scheme>\b(?:bearer|basic)\s+)[^\s\"',;\\]+"
     r"|(?P<field>\b(?:authorization|x-api-key|api[-_]key)[\"'\\]*\s*[:=]\s*[\"'\\]*)"
     r"(?:(?:bearer|basic)\s+)?[^\s\"',;\\]+"
     r"|\b(?:" + "|".join(map(re.escape, KEY_PREFIXES)) + r")[\w-]{8,}",
@@ -59,4 +60,4 @@ def one_line(text: str) -> str:
 
 
 def _without_value(found: re.Match[str]) -> str:
-    return (found["scheme"] or found["field"] or "") + REDACTED
+    return (found["url"] or found["scheme"] or found["field"] or "") + REDACTED

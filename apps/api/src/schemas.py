@@ -3,7 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic.config import JsonDict
@@ -88,15 +88,19 @@ class GenerateBody(BaseModel):
     max_tokens: int = 500
     model: Annotated[str, CodePoints(LONGEST_NAME)] | None = Field(None, description="Who answers; see each route")
 
-    def to_chat(self, caller: Caller) -> ChatRequest:
+    def to_chat(self, caller: Caller, model: str | None = None) -> ChatRequest:
+        """``model`` where it is not the caller who names it."""
         return ChatRequest(
             messages=user_message(self.prompt),
-            model=self.model,
+            model=model or self.model,
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
             caller=caller,
         )
+
+
+Body = TypeVar("Body", bound=GenerateBody)
 
 
 class GenerateAnswer(BaseModel):
@@ -107,7 +111,7 @@ class GenerateAnswer(BaseModel):
 
 def cloud_body(settings: Settings) -> type[GenerateBody]:
     """The body of /generate: its limits and defaults are settings, so the class is made at start."""
-    return _body(
+    return generate_body(
         "GenerateRequest",
         settings,
         settings.default_temperature,
@@ -119,15 +123,21 @@ def cloud_body(settings: Settings) -> type[GenerateBody]:
 
 def local_body(settings: Settings) -> type[GenerateBody]:
     """The body of /local/generate: the seed's own defaults."""
-    return _body(
+    return generate_body(
         "LocalGenerateRequest", settings, 0.0, 500, LOCAL_MAX_TOKENS, "Only the local model's own name, as /ready says"
     )
 
 
-def _body(
-    name: str, settings: Settings, temperature: float, max_tokens: int, most_tokens: int, model: str
-) -> type[GenerateBody]:
-    base = GenerateBody.model_fields
+def generate_body(
+    name: str,
+    settings: Settings,
+    temperature: float,
+    max_tokens: int,
+    most_tokens: int,
+    model: str,
+    base: type[Body] = GenerateBody,  # type: ignore[assignment]
+) -> type[Body]:
+    """A body with its own defaults and limits; ``model`` says what that field means."""
     fields: dict[str, Any] = {
         "prompt": (
             Annotated[str, CodePoints(settings.max_prompt_chars)],
@@ -135,7 +145,7 @@ def _body(
         ),
         "temperature": (
             Annotated[float, Between(0, 2)],
-            Field(temperature, description=base["temperature"].description),
+            Field(temperature, description=GenerateBody.model_fields["temperature"].description),
         ),
         "max_tokens": (
             Annotated[int, Between(1, most_tokens)],
@@ -146,4 +156,4 @@ def _body(
             Field(None, description=model),
         ),
     }
-    return create_model(name, __base__=GenerateBody, **fields)
+    return create_model(name, __base__=base, **fields)

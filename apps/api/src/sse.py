@@ -5,17 +5,24 @@ delta that has one goes out as ``event: delta`` with the JSON ``{"text": ...}``;
 """
 
 import json
+from collections.abc import Sequence
 from typing import Protocol
 
+from apps.core.citations import Citation, citations_json
 from apps.core.deltas import Usage
 from apps.core.errors import AppError
 
 
 class Framing(Protocol):
-    """``ping`` and ``error`` may be empty: then nothing is sent, and an error ends the connection unfinished."""
+    """``ping``, ``citations`` and ``error`` may be empty: nothing is sent then.
+
+    An error ends the connection unfinished where there is no frame for it.
+    """
 
     media_type: str
     ping: bytes
+
+    def citations(self, citations: Sequence[Citation]) -> bytes: ...
 
     def delta(self, text: str) -> bytes: ...
 
@@ -30,16 +37,19 @@ class EventStream:
     media_type = "text/event-stream"
     ping = b": ping\n\n"
 
+    def citations(self, citations: Sequence[Citation]) -> bytes:
+        return event("citations", citations_json(citations))
+
     def delta(self, text: str) -> bytes:
         if "\r" in text:
-            return _event("delta", {"text": text})
+            return event("delta", {"text": text})
         return b"data: " + text.replace("\n", "\ndata: ").encode() + b"\n\n"
 
     def done(self, finish_reason: str, model: str | None, usage: Usage | None) -> bytes:
-        return _event("done", {"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)})
+        return event("done", {"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)})
 
     def error(self, error: AppError) -> bytes:
-        return _event("error", error.envelope())
+        return event("error", error.envelope())
 
 
 class PlainText:
@@ -47,6 +57,9 @@ class PlainText:
 
     media_type = "text/plain; charset=utf-8"
     ping = b""
+
+    def citations(self, citations: Sequence[Citation]) -> bytes:
+        return b""
 
     def delta(self, text: str) -> bytes:
         return text.encode()
@@ -70,5 +83,6 @@ def usage_json(usage: Usage | None) -> dict[str, int] | None:
     }
 
 
-def _event(kind: str, data: object) -> bytes:
+def event(kind: str, data: object) -> bytes:
+    """One event with JSON in it."""
     return b"event: " + kind.encode() + b"\ndata: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

@@ -8,7 +8,7 @@ from apps.api.src.wiring import build_database, build_key_store
 from apps.core.errors import StoreUnavailable
 from apps.core.settings import Settings
 
-DATABASE_SECONDS = 5.0
+DATABASE_SECONDS = 3.0
 
 
 def unwritable(settings: Settings) -> str | None:

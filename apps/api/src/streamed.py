@@ -47,10 +47,15 @@ class StreamedResponse(Response):
         self._ping = ping
         self._error_frame = error_frame
         self._late_headers = headers
+        self._refused: Callable[[AppError], None] | None = None
         self._shutdown = shutdown
         self._started = False
         self._sending = False
         self._active_at = 0.0
+
+    def when_refused(self, tell: Callable[[AppError], None]) -> None:
+        """Have ``tell`` called with an error that comes before the first frame: it takes the place of this response."""
+        self._refused = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
@@ -61,6 +66,8 @@ class StreamedResponse(Response):
                 raise
         except Exception as error:
             if not self._started:
+                if self._refused is not None and isinstance(error, AppError):
+                    self._refused(error)
                 raise
             await self._end_with(_as_app_error(error, tracebacks=scope["app"].state.settings.debug))
 

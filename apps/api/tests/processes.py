@@ -48,7 +48,7 @@ def command(kind: str, port: int) -> list[str]:
 def environment(port: int, changes: dict[str, str]) -> dict[str, str]:
     """No settings of this machine, no model to load; `.env` and DATA_DIR are the test's own (see ``folder``)."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in os.environ}
-    quiet = {"LOCAL_FALLBACK": "none", "LOCAL_MODEL": "/no/such/folder", "HF_HUB_OFFLINE": "1"}
+    quiet = {"LOCAL_FALLBACK": "none", "LOCAL_MODEL": "/no/such/folder", "HF_HUB_OFFLINE": "1", "DATA_DIR": "data"}
     address = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
     return {**kept, **quiet, **address, "DATA_DIR": "data", "RATE_LIMIT_ENABLED": "false", **changes}
 

@@ -1,6 +1,7 @@
 """A real redis-server on a free port, for as long as a test needs it."""
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,7 +25,15 @@ class RedisServer:
     url: str
     process: subprocess.Popen[bytes]
 
+    def mute(self) -> None:
+        """It keeps its connections and takes new ones, and says nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def speak(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
+        self.speak()
         self.process.terminate()
         self.process.wait(10)
 

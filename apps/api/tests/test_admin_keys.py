@@ -1,5 +1,6 @@
 """/admin/keys: the same as the command line, for the holder of an admin key; and tokens beside keys."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_token_of_the_issuer_is_a_key_and_turns_keys_on(tmp_path: Path, http: 
 
 @needs_chromium
 async def test_authorize_works_on_the_page(tmp_path: Path) -> None:
-    (key,) = make_keys(settings(data_dir=tmp_path), {})
+    (key,) = await asyncio.to_thread(make_keys, settings(data_dir=tmp_path), {})
     with serving_models(auth="on", data_dir=tmp_path) as url:
         async with browsing(f"{url}/docs", tmp_path / "profile") as page:
             await page.wait_for("document.querySelectorAll('.opblock').length > 4")

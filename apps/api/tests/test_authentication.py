@@ -121,7 +121,7 @@ def test_every_route_with_every_kind_of_key(guarded: Guarded, http: httpx2.Clien
             elif caller == "wrong route" or (template.startswith("/admin") and caller != "admin"):
                 assert answer.status_code == 403, where
                 assert error_of(answer)["message"] == "This key may not do that", where
-            elif caller == "wrong model" and _names_a_model(template):
+            elif _not_for(caller, method, template):
                 assert answer.status_code == 403, where
             else:
                 assert answer.status_code not in (401, 403, 500), where
@@ -129,9 +129,24 @@ def test_every_route_with_every_kind_of_key(guarded: Guarded, http: httpx2.Clien
 
 
 def _names_a_model(template: str) -> bool:
-    return template in ("/generate", "/local/generate", "/v1/route", "/v1/models/{id}") or (
-        template.startswith("/v1/") and template != "/v1/models"
+    named = ("/generate", "/local/generate", "/v1/route", "/v1/models/{id}", "/agents/{name}/run")
+    asks_documents = template.startswith("/rag/") and template.endswith(("/query", "/generate"))
+    return (
+        template in named
+        or asks_documents
+        or (template.startswith("/v1/") and template not in ("/v1/models", "/v1/usage"))
     )
+
+
+def _not_for(caller: str, method: str, template: str) -> bool:
+    if caller == "wrong model" and _names_a_model(template):
+        return True
+    return caller != "admin" and _changes_what_is_shared(method, template)
+
+
+def _changes_what_is_shared(method: str, template: str) -> bool:
+    uploads = method == "post" and template.endswith("/documents")
+    return template.startswith("/rag/shared") and (method == "delete" or uploads)
 
 
 def test_every_protected_route_says_so_on_the_page(guarded: Guarded) -> None:

@@ -16,7 +16,7 @@ from apps.api.tests.processes import Running, running
 from apps.api.tests.serving import settings
 from apps.operations.tests.postgres_server import PASSWORD, PostgresServer
 
-SECRET = "marked-secret-key-of-the-server-0123456789"
+SECRET = "sK3y-9vQm2Xw7Lr5Tz8Bn4Hc6Jd1Fg0PaUeYoIi"
 # of the 503 it is one second; the rest is a machine with two processors that runs all of this
 MOST_SECONDS = 1.6
 

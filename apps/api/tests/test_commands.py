@@ -12,7 +12,17 @@ from tree_sitter import Language, Node, Parser
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "build.ps1"
 SEEDS_COMMANDS = {"help", "dev-services", "dev-api", "smoke", "compose-up", "compose-down"}
-COMMANDS = SEEDS_COMMANDS | {"setup", "run", "test", "bench-gateway", "bench-local", "eval-local", "lint", "clean"}
+COMMANDS = SEEDS_COMMANDS | {
+    "setup",
+    "run",
+    "test",
+    "bench-gateway",
+    "bench-local",
+    "eval-local",
+    "eval-rag",
+    "lint",
+    "clean",
+}
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

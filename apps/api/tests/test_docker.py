@@ -99,6 +99,7 @@ def container(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, s
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     own = {"PATH": os.environ["PATH"], "API_PORT": port, "MODEL_CACHE_DIR": str(folder / "cache"), "HOME": str(folder)}
+    own |= {"DATA_DIR": str(folder / "data")}
     own |= {"LOCAL_MODEL": "./no-model", "LOCAL_FALLBACK": "none", "SHUTDOWN_GRACE": "1", "HF_HUB_OFFLINE": "1"}
     environment = image_environment() | own
     with subprocess.Popen(
@@ -147,8 +148,11 @@ def test_the_stop_signal_is_the_one_that_ends_the_api_gracefully() -> None:
     assert "STOPSIGNAL SIGTERM" in final_stage()
 
 
-@pytest.mark.parametrize("name", ["MODEL_CACHE_DIR", "HF_HOME", "HOME"])
-def test_what_is_written_lies_in_the_volume(name: str) -> None:
-    (volume,) = re.findall(r"^VOLUME (\S+)$", final_stage(), re.MULTILINE)
-    assert image_environment()[name].startswith(volume)
-    assert f"models:{volume}" in compose()["services"]["api"]["volumes"]
+@pytest.mark.parametrize(
+    ("name", "volume"), [("MODEL_CACHE_DIR", "models"), ("HF_HOME", "models"), ("HOME", "models"), ("DATA_DIR", "data")]
+)
+def test_what_is_written_lies_in_a_volume(name: str, volume: str) -> None:
+    (line,) = re.findall(r"^VOLUME (.+)$", final_stage(), re.MULTILINE)
+    (folder,) = [folder for folder in line.split() if image_environment()[name].startswith(folder)]
+    assert f"{volume}:{folder}" in compose()["services"]["api"]["volumes"]
+    assert volume in compose()["volumes"]

@@ -10,7 +10,7 @@ import pytest
 from apps.api.tests.reading import JSON, envelope
 from apps.api.tests.serving import serving_models
 from apps.core.deltas import Delta
-from apps.core.errors import AppError, UpstreamError
+from apps.core.errors import UpstreamError
 from apps.models.scripted import ScriptedModel
 
 LIMITS: dict[str, Any] = {
@@ -60,6 +60,11 @@ def test_every_counted_answer_tells_what_is_left(url: str, http: httpx2.Client) 
     answers = [http.post(f"{url}/generate", json=BODY) for _ in range(4)]
     assert [answer.headers["X-RateLimit-Limit"] for answer in answers] == ["3"] * 4
     assert [answer.headers["X-RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"generate";q=3;w=60'}
+    assert [answer.headers["RateLimit"].rpartition(";")[0] for answer in answers[1:3]] == [
+        '"generate";r=1',
+        '"generate";r=0',
+    ]
     for answer in answers:
         assert 0 <= int(answer.headers["X-RateLimit-Reset"]) - time.time() <= 61
 
@@ -78,10 +83,11 @@ def test_streams_count_and_tell(url: str, http: httpx2.Client) -> None:
     assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (200, "2")
 
 
-@pytest.mark.parametrize("error", [UpstreamError("no"), UpstreamError("no", retry_after=3)])
+@pytest.mark.parametrize("retry_after", [None, 3])
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_tell_what_is_left(error: AppError, stream: bool, http: httpx2.Client) -> None:
-    with serving_models(cloud=ScriptedModel(lambda _: [error]), **LIMITS) as url:
+def test_errors_tell_what_is_left(retry_after: float | None, stream: bool, http: httpx2.Client) -> None:
+    model = ScriptedModel(lambda _: [UpstreamError("no", retry_after=retry_after)])
+    with serving_models(cloud=model, **LIMITS) as url:
         answer = http.post(f"{url}/generate", params={"stream": stream}, json=BODY)
     assert (answer.status_code, answer.headers.get("X-RateLimit-Limit")) == (502, "3")
 

@@ -137,6 +137,9 @@ def test_keys_are_taken_out_of_whatever_holds_them(as_json: bool) -> None:
         "headers [(b'x-api-key', b'...')] X-API-Key=abcdefgh12345678",
         "bearer abcdefgh12345678",
         "sk-abcdefgh12345678",
+        "ga_abcdefgh12345678",
+        "cannot reach postgresql://me:abcdefgh12345678@db/name",
+        "redis://:abcdefgh12345678@localhost",
         "GET /?api_key=abcdefgh12345678",
     ]
     secret = re.compile(f"{KEY[:8]}|abcdefgh")

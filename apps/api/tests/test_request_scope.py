@@ -1,13 +1,20 @@
 """Every answer has its request's id and time, and every request a line in the access log."""
 
 import re
+from typing import Any
 
 import httpx2
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from apps.api.src.application import create_app
+from apps.api.src.caller import SCOPE_KEY
+from apps.api.src.wiring import build_gateway, on_record
 from apps.api.tests.reading import exchange, post
-from apps.api.tests.serving import serving_models
+from apps.api.tests.serving import serving, serving_models, settings
 from apps.api.tests.test_disconnects import until
+from apps.core.callers import Caller
+from apps.models.scripted import ScriptedModel, saying
 
 BODY = {"prompt": "hi"}
 
@@ -49,3 +56,31 @@ def test_each_request_is_one_line_with_its_id(url: str, http: httpx2.Client, cap
     assert until(lambda: len(caplog.records) == 2, 2)  # a line is written when its answer is out
     lines = [record.getMessage() for record in caplog.records]
     assert [re.sub(r"[\d.]+ms", "", line) for line in lines] == ["POST /generate 200 ", "GET /no/such%0d%0aroute 404 "]
+
+
+class Known:
+    """Stands where keys are looked up: everybody is this caller."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SCOPE_KEY] = Caller("tenant", key_id="key-7")
+        await self._app(scope, receive, send)
+
+
+def test_a_line_says_whose_key_it_was_and_what_the_model_did(
+    http: httpx2.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="apps.access")
+    configured, model = settings(auth="off"), ScriptedModel(saying("hello"))
+    app = create_app(configured, on_record(configured, model, model, build_gateway(configured, model)))
+    app.add_middleware(Known)
+    with serving(app) as base:
+        http.post(f"{base}/generate", json=BODY)
+        http.get(f"{base}/v1/models/secret")
+        assert until(lambda: len(caplog.records) == 2, 2)
+    lines: list[Any] = [record.msg for record in caplog.records]
+    assert [line.key_id for line in lines] == ["key-7", "key-7"]
+    assert dict(lines[0].told_by_calls())["model"] == "scripted"
+    assert [line.path for line in lines] == ["/generate", "/v1/models/{id:path}"]

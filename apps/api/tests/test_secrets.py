@@ -12,7 +12,7 @@ from apps.api.tests.processes import running
 from apps.api.tests.serving import settings
 from apps.operations.tests.postgres_server import PASSWORD, PostgresServer
 
-SECRET = "marked-secret-key-of-the-server-0123456789"
+SECRET = "sK3y-9vQm2Xw7Lr5Tz8Bn4Hc6Jd1Fg0PaUeYoIi"
 
 
 def windows(secret: str) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import pytest
 from apps.api.tests.serving import serving_models
 
 POSTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
-GETS = ["/v1/models", "/v1/models/{id}", "/v1/route"]
+GETS = ["/v1/models", "/v1/models/{id}", "/v1/route", "/v1/usage"]
 
 
 @pytest.fixture(scope="module")

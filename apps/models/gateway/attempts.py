@@ -98,7 +98,8 @@ class Attempts:
             except AppError as raised:
                 error = raised
             if error.status == 429 or error.status >= 500:
-                error.details["attempts"] = receipt.attempts
+                # a target that asked another model knows better how often that was tried
+                error.details.setdefault("attempts", receipt.attempts)
             following = turns.after(target, error)
             if following is None:
                 raise error

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+ANY_MODEL = "*"
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -40,10 +41,11 @@ class Price(_Strict):
 class ProviderConfig(_Strict):
     """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``.
 
-    ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names.
+    ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names. So does
+    ``rag``, to the name of every collection of documents (``rag/<collection>``), and ``agent`` (``agent/<name>``).
     """
 
-    kind: Literal["openai", "azure", "local", "embedder"] = "openai"
+    kind: Literal["openai", "azure", "local", "embedder", "rag", "agent"] = "openai"
     responses: Literal["auto", "native", "chat"] = Field(
         "auto",
         description="/responses: passed on (native), made from chat completions (chat), or the second where the "
@@ -61,11 +63,17 @@ class ProviderConfig(_Strict):
     queue_size: int = Field(256, ge=0)
     queue_timeout: Seconds = 30
     slow_after: Seconds = Field(15, description="A first token later than this counts as a failure for the breaker")
-    prices: dict[str, Price] = Field(default_factory=dict)
+    stream_usage: bool = Field(True, description="Ask for the usage of streams whose callers did not (stream_options)")
+    prices: dict[str, Price] = Field(default_factory=dict, description="By model; * is for those not listed")
 
     @property
     def in_process(self) -> bool:
-        return self.kind in ("local", "embedder")
+        return self.kind in ("local", "embedder", "rag", "agent")
+
+    @property
+    def prefix(self) -> str:
+        """What the names begin with that are this provider's, whoever else may be the default."""
+        return f"{self.kind}/" if self.kind in ("rag", "agent") else ""
 
     @model_validator(mode="after")
     def _has_an_address(self) -> "ProviderConfig":

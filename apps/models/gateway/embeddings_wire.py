@@ -11,7 +11,8 @@ from apps.core.deltas import Delta
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.core.messages import ChatRequest
 from apps.core.ports import Embedder, Readiness
-from apps.models.gateway.wire import WireCall, WireReply
+from apps.models.gateway.wire import Used, WireCall, WireReply
+from apps.models.revision import digest_of
 
 KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
 MOST_TEXTS = 2048
@@ -33,7 +34,8 @@ class EmbeddingsWire:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         head = {"object": "list", "model": self._embedder.name, "usage": usage}
         # a thousand vectors are half a second's writing: not on the event loop
-        return WireReply("application/json", await asyncio.to_thread(_body, head, vectors, as_base64))
+        body = await asyncio.to_thread(_body, head, vectors, as_base64)
+        return WireReply("application/json", body, used=Used(tokens, 0))
 
     async def aclose(self) -> None:
         """The embedder is closed by whoever made it."""
@@ -48,6 +50,9 @@ class EmbedderOnly:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         raise _only_embeddings(self._embedder.name)
         yield Delta()
+
+    def revision(self, request: ChatRequest) -> str:
+        return digest_of(self._embedder.name, self._embedder.dimensions)
 
     def readiness(self) -> Readiness:
         return self._embedder.readiness()

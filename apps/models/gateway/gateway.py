@@ -10,14 +10,12 @@ from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.models.gateway.attempts import Attempts, Opened
 from apps.models.gateway.config import Price
+from apps.models.gateway.expected_use import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image
 from apps.models.gateway.receipts import cost
 from apps.models.gateway.retry_budget import RetryBudgets
 from apps.models.gateway.router import Needs, Router
-from apps.models.gateway.targets import Target
+from apps.models.gateway.targets import FREE, Target
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
-
-BYTES_PER_TOKEN = 4
-LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Gateway:
@@ -47,6 +45,8 @@ class Gateway:
             opened = await self._attempts.open(
                 candidates, opener, receipt, self.budgets.of(name), streamed=call.stream, deadline=deadline
             )
+            if opened.value.used.model is not None:
+                receipt.model = opened.value.used.model
             if opened.value.rest is None:
                 opened.release()
             else:
@@ -82,6 +82,18 @@ class Gateway:
         finally:
             router.leave()
 
+    def most_cost(self, call: WireCall, use: ExpectedUse) -> float | None:
+        """US dollars that a call may cost at the dearest of its targets; None where the price of one is not known."""
+        price = self.dearest(str(call.body["model"]), needs_of(call))
+        return None if price is None else cost(price, use.prompt, use.answer)
+
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The price of the dearest target that a call of this name may reach; None where one's is not known."""
+        try:
+            return self.router.dearest(name, needs)
+        except AppError:
+            return FREE  # it will not be made
+
     def reload(self) -> None:
         """Read the file again, all or nothing; calls under way end on the providers they began on.
 
@@ -101,9 +113,12 @@ class Gateway:
 
 
 def _priced(delta: Delta, price: Price | None) -> Delta:
-    """The delta that tells the usage tells the cost as well, where the routing file knows a price."""
+    """The delta that tells the usage tells the cost as well, where the routing file knows a price.
+
+    Who asked others has told it: it is the sum of theirs.
+    """
     usage = delta.usage
-    if usage is None or price is None:
+    if usage is None or price is None or usage.cost is not None:
         return delta
     return replace(delta, usage=replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens)))
 
@@ -124,9 +139,7 @@ def needs_of(call: WireCall) -> Needs:
 
 def _has_image(message: Any) -> bool:
     content = message.get("content") if isinstance(message, Mapping) else None
-    return isinstance(content, list) and any(
-        isinstance(part, Mapping) and part.get("type") in ("image_url", "input_image") for part in content
-    )
+    return isinstance(content, list) and any(isinstance(part, Mapping) and is_image(part) for part in content)
 
 
 async def _close_when_idle(router: Router) -> None:

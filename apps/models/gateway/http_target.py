@@ -5,14 +5,17 @@ where a call goes and what a failure means. aiohttp is imported when the first c
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
 from typing import TYPE_CHECKING
 
 from apps.core.errors import ModelUnavailable
-from apps.models.gateway.blocks import EventBlocks, is_silent, whole_json
+from apps.models.gateway.blocks import EventBlocks, whole_json
 from apps.models.gateway.config import ProviderConfig
+from apps.models.gateway.receipts import note_usage
 from apps.models.gateway.response_blocks import ResponseBlocks
-from apps.models.gateway.wire import TraceHeaders, WireCall, WireReply
+from apps.models.gateway.stream_usage import UsageReader, asking_for_usage, lacks_usage, names_the_wish
+from apps.models.gateway.upstream_blocks import Patience, UpstreamBlocks, drain
+from apps.models.gateway.wire import TraceHeaders, Used, WireCall, WireReply
 from apps.models.upstream_errors import nonsense, status_error
 
 if TYPE_CHECKING:
@@ -20,7 +23,11 @@ if TYPE_CHECKING:
     import yarl
 
 SEVERAL = 64
-DRAIN_SECONDS = 1.0
+MANY = 1024
+ERROR_BYTES = 65_536
+# what an upstream answers to a field that it does not know
+UNKNOWN_FIELD = (400, 422)
+log = logging.getLogger(__name__)
 
 
 class HttpTarget:
@@ -35,6 +42,8 @@ class HttpTarget:
         self._client: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[str, str], yarl.URL] = {}
         self._draining: set[asyncio.Task[None]] = set()
+        # paths and models whose upstream has refused to be asked for usage
+        self._mute_on_usage: set[tuple[str, str]] = set()
         self._configured = bool(api_key) or not provider.api_key_env
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key and provider.kind == "azure":
@@ -68,37 +77,54 @@ class HttpTarget:
 
     def drain(self, response: "aiohttp.ClientResponse") -> None:
         """Wait in the background for the last bytes behind ``[DONE]``: then the connection can be used again."""
-        task = asyncio.create_task(_drain(response))
+        task = asyncio.create_task(drain(response))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
     async def _send(self, call: WireCall, model: str, ends: float) -> WireReply:
+        asking = lacks_usage(call) and self._provider.stream_usage and (call.path, model) not in self._mute_on_usage
         session = self._client or self._open_session()
+        body = asking_for_usage(call, model) if asking else call.for_model(model)
         response = await session.post(
             self._url(call.path, model),
-            data=call.for_model(model),
+            data=body,
             headers=self._trace() if self._trace else None,
             allow_redirects=False,
         )
         try:
-            if response.status != 200:
+            if response.status == 200:
+                return await self._reply(call, response, ends, hidden=asking)
+            if not (asking and response.status in UNKNOWN_FIELD and names_the_wish(await _beginning(response))):
                 raise status_error(response.status, response.headers)
-            return await self._reply(call, response, ends)
         except BaseException:
             response.close()
             raise
+        response.close()
+        self._note_refusal(call.path, model)
+        return await self._send(call, model, ends)
 
-    async def _reply(self, call: WireCall, response: "aiohttp.ClientResponse", ends: float) -> WireReply:
+    def _note_refusal(self, path: str, model: str) -> None:
+        if len(self._mute_on_usage) >= MANY:
+            self._mute_on_usage.clear()
+        self._mute_on_usage.add((path, model))
+        log.warning("An upstream refuses stream_options on %s: the tokens of its streams are estimated", path)
+
+    async def _reply(
+        self, call: WireCall, response: "aiohttp.ClientResponse", ends: float, *, hidden: bool
+    ) -> WireReply:
         content_type = response.headers.get("Content-Type", "application/json")
-        patience = _Patience(response, self._provider.timeouts.between_tokens, ends)
+        patience = Patience(response, self._provider.timeouts.between_tokens, ends)
+        used = Used()
         if not call.stream:
-            return WireReply(content_type, whole_json(await patience.whole()))
+            body = whole_json(await patience.whole())
+            note_usage(used, body)
+            return WireReply(content_type, body, used=used)
         if "event-stream" not in content_type:
             whole_json(await patience.whole())
             raise nonsense("The upstream did not stream its answer")
         events = ResponseBlocks() if call.path == "/responses" else EventBlocks()
-        blocks = UpstreamBlocks(response, patience, self.drain, events)
-        return WireReply(content_type, await blocks.first(), blocks)
+        blocks = UpstreamBlocks(response, patience, self.drain, events, UsageReader(used, hidden=hidden))
+        return WireReply(content_type, await blocks.first(), blocks, used)
 
     def _open_session(self) -> "aiohttp.ClientSession":
         import aiohttp
@@ -130,109 +156,9 @@ class HttpTarget:
         return base + path
 
 
-class UpstreamBlocks:
-    """The blocks of a streamed answer behind its first; closing it ends the upstream's work."""
-
-    def __init__(
-        self,
-        response: "aiohttp.ClientResponse",
-        patience: "_Patience",
-        drain: "Callable[[aiohttp.ClientResponse], None]",
-        events: EventBlocks | ResponseBlocks,
-    ) -> None:
-        self._response = response
-        self._drain = drain
-        self._patience = patience
-        self._events = events
-
-    async def first(self) -> bytes:
-        """Everything up to the first block that says something: only then has the answer begun."""
-        head = b""
-        while True:
-            chunk = await self._patience.chunk_before_the_first_token()
-            block = self._feed(chunk)
-            head += block
-            if self._events.fault is not None and (not head or is_silent(head)):
-                raise self._events.fault
-            if block and not is_silent(block):
-                return head
-
-    def __aiter__(self) -> "UpstreamBlocks":
-        return self
-
-    async def __anext__(self) -> bytes:
-        from apps.models.gateway.http_errors import FAILURES, translate
-
-        while not self._events.ended:
-            if self._events.fault is not None:
-                raise self._events.fault
-            try:
-                block = self._feed(await self._patience.chunk())
-            except FAILURES as error:
-                raise translate(error, begun=True) from error
-            if block:
-                return block
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        if not self._events.ended:
-            self._response.close()
-        elif not self._response.content.at_eof():
-            self._drain(self._response)
-
-    def _feed(self, chunk: bytes) -> bytes:
-        if chunk:
-            return self._events.feed(chunk)
-        self._events.finish()
-        return b""
-
-
-class _Patience:
-    """Reads a body: no silence longer than ``between`` seconds, and nothing after the time ``ends``.
-
-    A slow reader's own time does not count, since the clock runs while a read waits and not between two of them.
-    """
-
-    def __init__(self, response: "aiohttp.ClientResponse", between: float, ends: float) -> None:
-        self._content = response.content
-        self._between = between
-        self._ends = ends
-
-    async def chunk(self) -> bytes:
-        """The next bytes; empty at the end."""
-        until = asyncio.get_running_loop().time() + self._between
-        async with asyncio.timeout_at(min(until, self._ends)):
-            return await self._content.readany()
-
-    async def chunk_before_the_first_token(self) -> bytes:
-        """The same, for a caller who runs a clock of its own."""
-        return await self._content.readany()
-
-    async def whole(self) -> bytes:
-        """The rest, whole. Raises UpstreamError or Timeout where it breaks off."""
-        from apps.models.gateway.http_errors import FAILURES, translate
-
-        if self._content.is_eof():
-            return self._content.read_nowait()
-        parts = []
-        try:
-            while chunk := await self.chunk():
-                parts.append(chunk)
-        except FAILURES as error:
-            raise translate(error, begun=True) from error
-        return b"".join(parts)
-
-
-async def _drain(response: "aiohttp.ClientResponse") -> None:
-    from apps.models.gateway.http_errors import FAILURES
-
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while await response.content.readany():
-                pass
-    except FAILURES:
-        # the answer was whole; this connection is just not used again
-        response.close()
-    finally:
-        if not response.content.at_eof():
-            response.close()
+async def _beginning(response: "aiohttp.ClientResponse") -> bytes:
+    """As much of an error's body as is needed to see what it is about."""
+    body = b""
+    while len(body) < ERROR_BYTES and (chunk := await response.content.readany()):
+        body += chunk
+    return body

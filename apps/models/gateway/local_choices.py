@@ -69,6 +69,20 @@ def summed(usages: Sequence[Usage | None]) -> Usage | None:
     return replace(known[0], completion_tokens=sum(usage.completion_tokens for usage in known))
 
 
+def added(usages: Sequence[Usage | None]) -> Usage | None:
+    """Everything counts each time: these were calls of their own."""
+    known = [usage for usage in usages if usage is not None]
+    if not known:
+        return None
+    costs = [usage.cost for usage in known if usage.cost is not None]
+    return Usage(
+        sum(usage.prompt_tokens for usage in known),
+        sum(usage.completion_tokens for usage in known),
+        sum(usage.cached_tokens for usage in known),
+        sum(costs) if costs else None,
+    )
+
+
 async def _answer(chat: ChatModel, request: ChatRequest) -> Answer:
     async with aclosing(chat.stream(request)) as deltas:
         return await collect(deltas)

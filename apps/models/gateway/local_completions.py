@@ -17,7 +17,7 @@ from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 from apps.models.gateway.local_body import chat_request, wants_usage
 from apps.models.gateway.local_wire import DONE, usage_json
-from apps.models.gateway.wire import WireCall, WireReply
+from apps.models.gateway.wire import Used, WireCall, WireReply
 
 # read by the chat's own reader, with the same limits
 SHARED = frozenset({"model", "stream", "stream_options", "user", "temperature", "top_p", "max_tokens", "stop", "seed"})
@@ -49,16 +49,16 @@ class LocalCompletions:
             "created": int(time.time()),
             "model": self._chat.readiness().name,
         }
-        deltas = self._chat.stream(request)
+        deltas, used = self._chat.stream(request), Used()
         if not call.stream:
             async with aclosing(deltas):
                 answer = await collect(deltas)
+            used.note_usage(answer.usage)
             choice = _choice(prefix + answer.text, answer.finish_reason)
-            return WireReply(
-                "application/json", _json({**head, "choices": [choice], "usage": usage_json(answer.usage)})
-            )
-        blocks = _chunks(head, prefix, await begin(deltas), with_usage)
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
+            body = _json({**head, "choices": [choice], "usage": usage_json(answer.usage)})
+            return WireReply("application/json", body, used=used)
+        blocks = _chunks(head, prefix, await begin(deltas), with_usage, used)
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
@@ -97,7 +97,9 @@ def _prompt(prompt: Any) -> str:
     return prompt
 
 
-async def _chunks(head: Mapping[str, Any], prefix: str, begun: Begun, with_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    head: Mapping[str, Any], prefix: str, begun: Begun, with_usage: bool, used: Used
+) -> AsyncGenerator[bytes, None]:
     last = begun.first
     async with aclosing(begun.rest) as rest:
         yield _event({**head, "choices": [_choice(prefix + last.text, None)]})
@@ -107,6 +109,7 @@ async def _chunks(head: Mapping[str, Any], prefix: str, begun: Begun, with_usage
                 yield _event({**head, "choices": [_choice(delta.text, None)]})
     if last.finish_reason is None:
         raise UpstreamError("The model's answer was cut off before its end")
+    used.note_usage(last.usage)
     tail = _event({**head, "choices": [_choice("", last.finish_reason)]})
     if with_usage:
         tail += _usage_event(head, last.usage)

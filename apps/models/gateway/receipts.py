@@ -3,22 +3,23 @@
 import re
 
 from apps.models.gateway.config import Price
-from apps.models.gateway.wire import Receipt
+from apps.models.gateway.wire import Receipt, Used
 
 # keys only: inside a string of a model's text the quotes would be escaped
 PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
 COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
+CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})')
 PER_MILLION = 1_000_000
 
 
-def note_usage(receipt: Receipt, body: bytes) -> None:
+def note_usage(used: Used, body: bytes) -> None:
     """Take the tokens from a body or a block that has a usage object; the last one counts."""
     if b'"usage"' not in body:
         return
     prompts, completions = PROMPT.findall(body), COMPLETION.findall(body)
     if prompts:
-        receipt.prompt_tokens = int(prompts[-1])
-        receipt.completion_tokens = int(completions[-1]) if completions else 0
+        cached = CACHED.findall(body)
+        used.note(int(prompts[-1]), int(completions[-1]) if completions else 0, int(cached[-1]) if cached else 0)
 
 
 def cost_of(receipt: Receipt, price: Price | None) -> float | None:

@@ -38,9 +38,9 @@ class ResponsesOverChat:
             raise
         events = ResponseEvents(call.body)
         if reply.rest is None:
-            return WireReply("application/json", _whole(events, reply.body))
+            return WireReply("application/json", _whole(events, reply.body), used=reply.used)
         blocks = _blocks(events, reply.body, reply.rest)
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, reply.used)
 
     async def aclose(self) -> None:
         """The chat target is closed by whoever made it."""

@@ -26,6 +26,9 @@ class RoutedModel:
             async for delta in deltas:
                 yield delta
 
+    def revision(self, request: ChatRequest) -> str | None:
+        return self._gateway.router.revision(request.model or self._default)
+
     def readiness(self) -> Readiness:
         """Ready where one of the default's targets is."""
         try:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from apps.core.errors import InvalidValue, NotFound
+from apps.core.messages import ChatRequest
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import GatewayConfig, Strategy, TargetConfig
+from apps.models.gateway.config import GatewayConfig, Price, Strategy, TargetConfig
 from apps.models.gateway.targets import Provider, Target
+from apps.models.revision import digest_of, revision_of
 
 MOST_PASSED_ON = 1024
 
@@ -40,11 +42,13 @@ class Router:
         self._own_names = [
             self._target(TargetConfig.model_construct(provider=name, model=""))
             for name, provider in self.providers.items()
-            if provider.config.in_process
+            if provider.config.in_process and not provider.config.prefix
         ]
+        self._prefixed = [provider for provider in self.providers.values() if provider.config.prefix]
         self._targets = {
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
         }
+        self._said: dict[str, str] = {}
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,6 +112,10 @@ class Router:
         """Who takes the names that are not listed."""
         return self._default
 
+    def takes(self, prefix: str) -> bool:
+        """Whether a provider of this process answers to the names that begin so."""
+        return any(provider.config.prefix == prefix for provider in self._prefixed)
+
     def candidates(self, name: str, needs: Needs) -> list[Target]:
         """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.
 
@@ -124,6 +132,18 @@ class Router:
             )
         return sorted(able, key=lambda target: not target.wanted) if len(able) > 1 else able
 
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The most that a call may cost at the targets that may answer it; None where one's price is not known.
+
+        Raises as `candidates` does.
+        """
+        prices = [target.price for target in self.candidates(name, needs)]
+        known = [price for price in prices if price is not None]
+        if len(known) < len(prices):
+            return None
+        most = Price.model_construct
+        return most(input=max(price.input for price in known), output=max(price.output for price in known))
+
     def explain(self, name: str, needs: Needs) -> dict[str, Any]:
         """The decision, in the words of the file, with what it was based on."""
         candidates = self.candidates(name, needs)
@@ -137,18 +157,55 @@ class Router:
             "left_out": [{**_described(t), "lacking": _lacks(t.config, needs)} for t in left_out],
         }
 
+    def revision(self, name: str) -> str | None:
+        """What the file says of a name and of all who may answer to it; None where nobody does, or not yet."""
+        targets = self._everyone(name)
+        if name in self._models and name not in self._said:
+            said = [repr(self._models[other]) for other in self._names_behind(name)]
+            self._said[name] = digest_of(*said, *(repr(target.provider.config) for target in targets))
+        words: list[object] = [self._said.get(name, name)]
+        for target in targets:
+            chat = target.provider.chat
+            if not target.provider.config.in_process:
+                words.append(repr(target.provider.config) if name not in self._models else "")
+                continue
+            own = revision_of(chat, ChatRequest(())) or chat.readiness().state
+            if own == "loading":
+                return None
+            words.append(own)
+        return digest_of(*words) if targets else None
+
+    def is_greedy(self, name: str) -> bool:
+        """Whether whoever answers to this name does so at temperature 0 where the caller gives none."""
+        targets = self._everyone(name)
+        return bool(targets) and all(target.provider.config.kind == "local" for target in targets)
+
+    def _everyone(self, name: str) -> list[Target]:
+        """All who may answer to a name, in no order of preference."""
+        if name in self._models:
+            return [target for other in self._names_behind(name) for target in self._targets[other]]
+        try:
+            return [self._passed_on(name)]
+        except NotFound:
+            return []
+
     def _reachable(self, name: str) -> Iterator[Target]:
         """The targets of a name, then those of its fallbacks in their order, each once."""
         seen: set[int] = set()
-        names, queue = {name}, [name]
-        for current in queue:
-            model = self._models[current]
-            for target in self._ordered(self._targets[current], model.strategy):
+        for current in self._names_behind(name):
+            for target in self._ordered(self._targets[current], self._models[current].strategy):
                 if id(target) not in seen:
                     seen.add(id(target))
                     yield target
-            queue += [other for other in model.fallbacks if other not in names]
-            names.update(model.fallbacks)
+
+    def _names_behind(self, name: str) -> Iterator[str]:
+        """The name and its fallbacks, theirs too, each once."""
+        names, queue = {name}, [name]
+        for current in queue:
+            yield current
+            fallbacks = self._models[current].fallbacks
+            queue += [other for other in fallbacks if other not in names]
+            names.update(fallbacks)
 
     def _ordered(self, targets: list[Target], strategy: Strategy) -> list[Target]:
         if strategy == "weighted":
@@ -166,11 +223,14 @@ class Router:
         for own in self._own_names:
             if own.provider.chat.readiness().name == name:
                 return own
-        if self._default is None:
+        taker = next(
+            (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
+        )
+        if taker is None:
             raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
         target = self._passed.get(name)
         if target is None:
-            target = self._target(TargetConfig.model_construct(provider=self._default.name, model=name))
+            target = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
             self._passed[name] = target
             if len(self._passed) > MOST_PASSED_ON:
                 self._passed.popitem(last=False)

@@ -3,12 +3,13 @@
 import time
 from dataclasses import dataclass
 
-from apps.core.ports import ChatModel
+from apps.core.ports import AsksOthers, ChatModel
 from apps.models.admission import Admission
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import Price, ProviderConfig, TargetConfig
+from apps.models.gateway.config import ANY_MODEL, Price, ProviderConfig, TargetConfig
 from apps.models.gateway.wire import WireTarget
 
+FREE = Price.model_construct(input=0.0, output=0.0)
 SMOOTHING = 0.2
 STALE_AFTER = 60.0
 
@@ -47,7 +48,13 @@ class Target:
 
     @property
     def price(self) -> Price | None:
-        return self.config.price or self.provider.config.prices.get(self.config.model)
+        """Per million tokens; a model of this process costs nothing unless the file says otherwise."""
+        config = self.provider.config
+        prices = self.config.price or config.prices.get(self.config.model) or config.prices.get(ANY_MODEL)
+        if prices is None and config.prefix and isinstance(self.provider.chat, AsksOthers):
+            told = self.provider.chat.dearest(self.config.model)
+            return None if told is None else Price.model_construct(input=told[0], output=told[1])
+        return prices or (FREE if config.in_process else None)
 
     @property
     def latency(self) -> float | None:

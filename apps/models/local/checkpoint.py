@@ -4,6 +4,7 @@ Decides and fetches; reads no weights and imports neither torch nor transformers
 """
 
 import errno
+import hashlib
 import importlib.util
 import logging
 import ssl
@@ -66,6 +67,13 @@ def find_checkpoint(local_model: str, fallback: Literal["packaged", "none"], cac
         PACKAGED_NAME,
     )
     return Checkpoint(PACKAGED_NAME, packaged_checkpoint(cache_dir), reason)
+
+
+def identity_of(folder: Path) -> str:
+    """Changes with the files: their names, sizes and times. Reading gigabytes of weights would take seconds."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    told = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def looks_like_folder(local_model: str) -> bool:

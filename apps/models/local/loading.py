@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apps.core.messages import JsonObject
 from apps.core.settings import Settings
-from apps.models.local.checkpoint import CheckpointError, find_checkpoint
+from apps.models.local.checkpoint import CheckpointError, find_checkpoint, identity_of
 from apps.models.local.engine import Engine
 from apps.models.local.packaged import PackagedModelError
 from apps.models.local.tokenizer import ChatTokenizer, HubTokenizer
@@ -64,6 +64,7 @@ def load_local(settings: Settings, report: Report) -> Loaded:
     log.info("The local model %s is ready after %.1f s: %s", checkpoint.name, seconds, dict(engine.describe()))
     details = {
         "requested_model": settings.local_model,
+        "checkpoint": identity_of(checkpoint.folder),
         "fallback_reason": checkpoint.fallback_reason,
         "batching_refused": refused,
     }

@@ -27,10 +27,14 @@ from apps.models.local.grammar import GrammarCompiler, open_compiler
 from apps.models.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local
 from apps.models.local.tool_calls import ToolCallReader
 from apps.models.local.tool_prompt import text_of
+from apps.models.local.window import LocalWindow
+from apps.models.revision import digest_of
 
 log = logging.getLogger(__name__)
 
 TEMPERATURE, TOP_P, MAX_TOKENS = 0.0, 0.9, 500
+# what its answers depend on besides its name
+REVISION = ("checkpoint", "engine", "precision", "kernels")
 RETRY_AFTER: dict[State, float] = {"loading": 5, "failed": 60, "not_configured": 60}
 # shorter conversations take less time to tokenize than to hand to a thread
 LONG_CONVERSATION = 4_000
@@ -75,6 +79,14 @@ class LocalModel:
             details |= {**self._loaded.details, **engine.describe(), "context_length": engine.context_length}
         return Readiness(self.name, *self._standing(), details)
 
+    def revision(self, request: ChatRequest) -> str | None:
+        """None until it is loaded: nobody knows yet who will answer."""
+        loaded = self._loaded
+        if loaded is None:
+            return None
+        told = {**loaded.details, **loaded.engine.describe()}
+        return digest_of(loaded.name, *(told.get(name) for name in REVISION))
+
     async def start(self) -> None:
         if self._thread is not None:
             return
@@ -106,6 +118,11 @@ class LocalModel:
                 raise
             except Exception as error:
                 raise InternalError("The local model failed", details={"cause": type(error).__name__}) from error
+
+    async def window(self, request: ChatRequest) -> LocalWindow:
+        """What fits into one call. Raises ModelUnavailable."""
+        loaded = self._require_loaded()
+        return LocalWindow(loaded.tokenizer, loaded.engine.context_length)
 
     async def aclose(self) -> None:
         """Ends every generation. A load that runs on is left to itself: its thread frees what it made."""

@@ -32,6 +32,9 @@ class ChatTokenizer(Protocol):
     def vocabulary(self) -> Vocabulary:
         """The bytes of all tokens. The first call may take a tenth of a second."""
 
+    def control_texts(self) -> frozenset[str]:
+        """Texts that are not read as text: each is one token that means something, like the end of a turn."""
+
 
 class HubTokenizer:
     """The tokenizer of a checkpoint's folder. ``end_tokens`` are those that end an answer."""
@@ -66,6 +69,10 @@ class HubTokenizer:
             if self._vocabulary is None:
                 self._vocabulary = read_vocabulary(self._backend, self.end_tokens)
             return self._vocabulary
+
+    def control_texts(self) -> frozenset[str]:
+        added = self._backend.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special and token.content.strip())
 
     def token_bytes(self, token: int) -> bytes:
         """What one token stands for; nothing where a row of logits is longer than the vocabulary."""

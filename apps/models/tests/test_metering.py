@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from apps.core.accounting import CallRecord
-from apps.core.callers import ANONYMOUS
+from apps.core.callers import ANONYMOUS, Budget, Caller
 from apps.core.deltas import Delta, Usage, collect
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.messages import ChatRequest, user_message
+from apps.models.gateway.config import Price
 from apps.models.metering import Meter, MeteredModel
 from apps.models.scripted import ScriptedModel, Step
 
@@ -110,3 +111,39 @@ async def test_a_bookkeeper_that_fails_at_the_end_takes_nothing_from_caller_and_
     assert (await collect(metered(WHOLE, first, failing))).text == "a"
     assert len(first.closed) == 1
     assert "Book" in caplog.text
+
+
+def priced(steps: list[Step], caller: Caller, *books: Book, price: Price | None) -> AsyncGenerator[Delta, None]:
+    model = MeteredModel(ScriptedModel(lambda request: steps), Meter(books), "/generate", lambda _: price)
+    return model.stream(ChatRequest(user_message("a prompt of 20 char"), max_tokens=7, caller=caller))
+
+
+PRICE = Price(input=1, output=2)
+SPENDER = Caller("t", "k", budget=Budget(1, "day"))
+
+
+async def test_a_call_of_a_key_with_a_budget_says_what_it_may_cost() -> None:
+    book = Book()
+    await collect(priced(WHOLE, SPENDER, book, price=PRICE))
+    await collect(priced(WHOLE, SPENDER, book, price=None))
+    await collect(priced(WHOLE, ANONYMOUS, book, price=PRICE))
+    assert [record.estimated_cost for record in book.closed] == [(4 * 1 + 7 * 2) / 1e6, None, 0]
+
+
+async def test_a_cost_that_nobody_told_is_the_prices() -> None:
+    book = Book()
+    told: list[Step] = [Delta("a"), Delta(finish_reason="stop", usage=Usage(3, 1))]
+    await collect(priced(told, ANONYMOUS, book, price=PRICE))
+    assert [record.cost for record in book.closed] == [5e-6]
+    assert not book.closed[0].estimated
+
+
+async def test_who_leaves_in_the_middle_has_used_the_prompt_and_the_pieces_that_came() -> None:
+    book = Book()
+    deltas = priced([Delta("a"), Delta("b"), *WHOLE], ANONYMOUS, book, price=PRICE)
+    await anext(deltas)
+    await anext(deltas)
+    await deltas.aclose()
+    (record,) = book.closed
+    assert (record.prompt_tokens, record.completion_tokens, record.estimated) == (4, 2, True)
+    assert record.cost == 8e-6

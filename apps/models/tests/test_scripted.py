@@ -6,8 +6,8 @@ import pytest
 
 from apps.core.deltas import Delta, collect
 from apps.core.errors import UpstreamError
-from apps.core.messages import ChatRequest, user_message
-from apps.models.scripted import ScriptedModel, saying
+from apps.core.messages import ChatRequest, Message, ToolCall, user_message
+from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 
 REQUEST = ChatRequest(user_message("hi"))
 
@@ -34,3 +34,22 @@ async def test_cancelling_ends_its_work() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert model.open == 0
+
+
+async def test_calls_of_tools_come_as_a_model_would_ask_for_them() -> None:
+    model = ScriptedModel(calling(("one", {"a": 1}), ("two", "no json"), text="hm"))
+    answer = await collect(model.stream(ChatRequest(user_message("hi"))))
+    assert (answer.text, answer.finish_reason) == ("hm", "tool_calls")
+    assert answer.tool_calls == [ToolCall("call_0_0", "one", '{"a": 1}'), ToolCall("call_0_1", "two", "no json")]
+
+
+async def test_each_turn_of_a_conversation_has_its_own_script() -> None:
+    model = ScriptedModel(in_turns(saying("first"), saying("then")))
+    question, told = user_message("hi"), Message("assistant", "first")
+    for messages, text in (
+        (question, "first"),
+        ((*question, told), "then"),
+        ((*question, told, told, told), "then"),
+        ((*question, told, *question), "first"),
+    ):
+        assert (await collect(model.stream(ChatRequest(messages)))).text == text

@@ -8,14 +8,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PASSWORD = "marked-password-of-the-database"
+PASSWORD = "Pw7hQ2xV9kLm4TzR8sNd"
 USER = "genai"
 START_SECONDS = 30
 
@@ -72,12 +72,10 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """SIGSTOP to the server and all of its processes: connections stay open, nothing answers."""
-        for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        for pid in self._pids():
-            os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def create(self, name: str) -> str:
         """A new, empty database; returns its URL."""
@@ -93,6 +91,11 @@ class PostgresServer:
         done = self._program("pg_dump", self.url_of(name))
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):  # a process of a connection that has just ended
+                os.kill(pid, number)
 
     def _pids(self) -> list[int]:
         if self.process is None:

@@ -5,6 +5,7 @@ first. A clock read at each token would cost every stream, and an upstream's blo
 """
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apps.api.src.metrics.labels import KnownNames
@@ -44,28 +45,18 @@ class CallMetrics:
 
 
 class _Children:
-    """The instruments of one route, model and provider, their labels bound."""
+    """The instruments of one route, model and provider, their labels bound when they are first needed.
 
-    __slots__ = (
-        *("_attempts", "_cached", "_completion", "_cost", "_duration", "_first_token", "_instruments", "_labels"),
-        *("_outcomes", "_per_token", "_prompt", "_queued", "_retries", "_saved"),
-    )
+    So what does not happen has no series: a model that only fails has no tokens and no first one.
+    """
 
     def __init__(self, instruments: "Instruments", route: str, model: str, provider: str) -> None:
         self._instruments = instruments
-        self._labels = (route, model, provider)
+        self._route = route
+        self._model = model
+        self._provider = provider
         self._outcomes: dict[str, Callable[[], None]] = {}
         self._duration = instruments.call_seconds.labels(route, model).observe
-        self._first_token = instruments.first_token_seconds.labels(route, model).observe
-        self._per_token = instruments.per_token_seconds.labels(route, model).observe
-        self._queued = instruments.queue_seconds.labels(provider).observe
-        self._prompt = instruments.tokens.labels(model, provider, "prompt").inc
-        self._completion = instruments.tokens.labels(model, provider, "completion").inc
-        self._cached = instruments.cached_tokens.labels(model, provider).inc
-        self._cost = instruments.cost.labels(model, provider).inc
-        self._saved = instruments.saved.labels(model).inc
-        self._attempts = instruments.attempts.labels(model, provider).inc
-        self._retries = instruments.retries.labels(model, provider).inc
 
     def count(self, call: CallRecord) -> None:
         (self._outcomes.get(call.outcome) or self._bind(call.outcome))()
@@ -73,7 +64,7 @@ class _Children:
         if call.first_token is not None:
             self._first_token(call.first_token)
             tokens = call.completion_tokens or 0
-            if tokens > 1:
+            if tokens > 1 and call.outcome == "ok":  # what broke off has its tokens guessed
                 self._per_token((call.duration - call.first_token) / (tokens - 1))
         if call.attempts:
             self._queued(call.queued)
@@ -96,5 +87,46 @@ class _Children:
             self._cost(call.cost)
 
     def _bind(self, outcome: str) -> Callable[[], None]:
-        bound = self._outcomes[outcome] = self._instruments.calls.labels(*self._labels, outcome).inc
+        labels = (self._route, self._model, self._provider, outcome)
+        bound = self._outcomes[outcome] = self._instruments.calls.labels(*labels).inc
         return bound
+
+    @cached_property
+    def _first_token(self) -> Callable[[float], None]:
+        return self._instruments.first_token_seconds.labels(self._route, self._model).observe
+
+    @cached_property
+    def _per_token(self) -> Callable[[float], None]:
+        return self._instruments.per_token_seconds.labels(self._route, self._model).observe
+
+    @cached_property
+    def _queued(self) -> Callable[[float], None]:
+        return self._instruments.queue_seconds.labels(self._provider).observe
+
+    @cached_property
+    def _prompt(self) -> Callable[[float], None]:
+        return self._instruments.tokens.labels(self._model, self._provider, "prompt").inc
+
+    @cached_property
+    def _completion(self) -> Callable[[float], None]:
+        return self._instruments.tokens.labels(self._model, self._provider, "completion").inc
+
+    @cached_property
+    def _cached(self) -> Callable[[float], None]:
+        return self._instruments.cached_tokens.labels(self._model, self._provider).inc
+
+    @cached_property
+    def _cost(self) -> Callable[[float], None]:
+        return self._instruments.cost.labels(self._model, self._provider).inc
+
+    @cached_property
+    def _saved(self) -> Callable[[float], None]:
+        return self._instruments.saved.labels(self._model).inc
+
+    @cached_property
+    def _attempts(self) -> Callable[[float], None]:
+        return self._instruments.attempts.labels(self._model, self._provider).inc
+
+    @cached_property
+    def _retries(self) -> Callable[[float], None]:
+        return self._instruments.retries.labels(self._model, self._provider).inc

@@ -1,27 +1,36 @@
 """The limit of a request's body, enforced while it is read and before anything else looks at it."""
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.api.src.exceptions import render
 from apps.core.errors import PayloadTooLarge
 
+# where documents come as a form, which is written to the disk while it is read
+UPLOADS = re.compile(r"/rag/(?:collections|shared)/[^/]+/documents")
+
 
 class BodyLimit:
-    """Refuses a Content-Length over the limit at once; a body that only turns out too large, when it does."""
+    """Refuses a Content-Length over the limit at once; a body that only turns out too large, when it does.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    ``max_upload_bytes`` is the limit of forms with documents in them.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = _content_length(scope)
+        length, most = _content_length(scope), self._limit(scope)
         if length is not None:
             # the server reads no more than what was announced, so there is nothing left to count
-            if length > self._max_bytes:
-                await render(self._too_large(), scope["path"])(scope, receive, send)
+            if length > most:
+                await render(_too_large(most), scope["path"])(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
             return
@@ -31,19 +40,25 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
+            if received > most:
+                raise _too_large(most)
             return message
 
         await self._app(scope, limited, send)
 
-    def _too_large(self) -> PayloadTooLarge:
-        # what is left of the body is not worth reading, so the connection ends with the answer
-        return PayloadTooLarge(
-            f"Request body must be at most {self._max_bytes} bytes",
-            details={"max_bytes": self._max_bytes},
-            headers={"Connection": "close"},
-        )
+    def _limit(self, scope: Scope) -> int:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["method"] != "POST" or not UPLOADS.fullmatch(path):
+            return self._max_bytes
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        return self._max_upload_bytes if kind.lower().startswith(b"multipart/form-data") else self._max_bytes
+
+
+def _too_large(most: int) -> PayloadTooLarge:
+    # what is left of the body is not worth reading, so the connection ends with the answer
+    return PayloadTooLarge(
+        f"Request body must be at most {most} bytes", details={"max_bytes": most}, headers={"Connection": "close"}
+    )
 
 
 def _content_length(scope: Scope) -> int | None:

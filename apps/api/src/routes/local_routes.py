@@ -6,19 +6,19 @@ from starlette.responses import Response
 from apps.api.src.answers import answer
 from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.limits import RateLimits
-from apps.api.src.openapi import generate_responses
+from apps.api.src.openapi import CACHE_PARAMETERS, generate_responses
 from apps.api.src.routes.openai_routes import Stream
 from apps.api.src.schemas import GenerateAnswer, GenerateBody, local_body
 from apps.api.src.wiring import Services
 from apps.core.errors import InternalError, ModelUnavailable, NotFound, Overloaded, RateLimitExceeded
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
-from apps.models.metering import MeteredModel
+from apps.models.gateway.targets import FREE
 
 
 def local_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("local", settings.rate_limit_local), tags=["local"])
-    model = MeteredModel(services.local, services.meter, "/local/generate")
+    model = services.on_route(services.local, "/local/generate", lambda _: FREE)
 
     async def generate_locally(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the local model: no key, no network."""
@@ -32,6 +32,7 @@ def local_router(services: Services, settings: Settings, limits: RateLimits) -> 
         "/local/generate",
         generate_locally,
         methods=["POST"],
+        openapi_extra={"parameters": CACHE_PARAMETERS},
         response_model=GenerateAnswer,
         responses=generate_responses(RateLimitExceeded, NotFound, InternalError, ModelUnavailable, Overloaded),
     )

@@ -8,19 +8,18 @@ from starlette.responses import Response
 from apps.api.src.answers import answer
 from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.limits import RateLimits
-from apps.api.src.openapi import generate_responses
+from apps.api.src.openapi import CACHE_PARAMETERS, generate_responses
 from apps.api.src.schemas import GenerateAnswer, GenerateBody, cloud_body
 from apps.api.src.wiring import Services
 from apps.core.errors import InternalError, ModelUnavailable, RateLimitExceeded, Timeout, UpstreamError
 from apps.core.settings import Settings
-from apps.models.metering import MeteredModel
 
 Stream = Annotated[bool, Query(description="Stream the answer as server-sent events")]
 
 
 def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
-    model = MeteredModel(services.cloud, services.meter, "/generate")
+    model = services.on_route(services.cloud, "/generate", services.cloud_price)
 
     def is_local(name: str) -> bool:
         return settings.gateway_config is not None and services.gateway.router.is_local(name)
@@ -36,6 +35,7 @@ def openai_router(services: Services, settings: Settings, limits: RateLimits) ->
         "/generate",
         generate,
         methods=["POST"],
+        openapi_extra={"parameters": CACHE_PARAMETERS},
         response_model=GenerateAnswer,
         responses=generate_responses(RateLimitExceeded, InternalError, UpstreamError, ModelUnavailable, Timeout),
     )

@@ -5,12 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from apps.agents.config import AGENT_PREFIX
 from apps.api.src.caller import allow_model, caller_of, may_use
 from apps.api.src.limits import RateLimits
+from apps.api.src.rag.places import collection_names
 from apps.api.src.raw_route import RawRoute
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
 from apps.api.src.v1.relay import relay
 from apps.api.src.wiring import Services
+from apps.core.callers import Caller
 from apps.core.settings import Settings
 from apps.models.gateway.router import Needs
 
@@ -52,14 +55,15 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     async def models(request: Request) -> ModelList:
         """The names that the caller's calls may use, and whether each can answer now."""
         caller, router = caller_of(request), services.gateway.router
-        listed = directory.all(router).data
+        listed = directory.all(router, await _more_names(services, caller)).data
         return ModelList(data=[model for model in listed if may_use(caller, model.id, router.is_local)])
 
     @router.get("/models/{id:path}")
     async def model(request: Request, id: str) -> Model:
         """One of the list. A default provider may take other names too; those are not listed."""
-        allow_model(caller_of(request), id, services.gateway.router.is_local)
-        return directory.one(services.gateway.router, id)
+        caller, router = caller_of(request), services.gateway.router
+        allow_model(caller, id, router.is_local)
+        return directory.one(router, id, await _more_names(services, caller))
 
     @router.get("/route")
     async def route(
@@ -74,3 +78,13 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
         return JSONResponse(services.gateway.router.explain(model, Needs(tools, images, tokens)))
 
     return router
+
+
+async def _more_names(services: Services, caller: Caller) -> list[str]:
+    """The caller's collections and agents, by their names among the models."""
+    router = services.gateway.router
+    names = await collection_names(services, router, caller)
+    if services.agents is not None and router.takes(AGENT_PREFIX):
+        agents = (AGENT_PREFIX + name for name in services.agents.names())
+        names += [name for name in agents if caller.may_use(name)]
+    return names

@@ -9,7 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from apps.api.src.exceptions import OPENAI_TYPES
-from apps.api.src.openapi import BODY_ERRORS, ErrorBody, Responses, error_responses
+from apps.api.src.openapi import (
+    BODY_ERRORS,
+    CACHE_HEADERS,
+    CACHE_PARAMETERS,
+    ErrorBody,
+    Responses,
+    error_responses,
+)
 from apps.api.src.v1.schemas import ChatCompletionsBody, CompletionsBody, EmbeddingsBody, ResponsesBody
 from apps.core import errors
 
@@ -19,13 +26,15 @@ HEADERS = {
     "X-Model": "The model that answered",
     "X-Provider": "The provider that answered",
     "X-Attempts": "How many attempts were made, on one target or several",
-    "X-Cache": "miss, or replay where the answer was recorded under the same Idempotency-Key",
+    **CACHE_HEADERS,
     "X-Queue-Ms": "Milliseconds in the provider's queue",
     "X-First-Token-Ms": "Milliseconds to the first token, of a stream",
     "X-Prompt-Tokens": "Tokens of the prompt, of a whole answer",
     "X-Completion-Tokens": "Tokens of the answer, of a whole one",
     "X-Cost-USD": "From the price table, where the price and the tokens are known",
     "X-Request-ID": "The caller's, or one made here",
+    "RateLimit": "What is left of each limit (r), and the seconds until it opens again (t)",
+    "RateLimit-Policy": "The limits that were counted: their quota (q) in a window of seconds (w)",
 }
 PARAMETERS = [
     {
@@ -42,6 +51,7 @@ PARAMETERS = [
         "description": "Calls with the same key and the same body within 24 hours are executed once",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     },
+    *CACHE_PARAMETERS,
 ]
 ERRORS = (
     *BODY_ERRORS,
@@ -182,6 +192,7 @@ POSTS = {
 GETS = {
     "/v1/models": v1_errors(errors.RateLimitExceeded),
     "/v1/models/{id}": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+    "/v1/usage": v1_errors(errors.InvalidValue, errors.RateLimitExceeded, errors.Overloaded),
     "/v1/route": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
 }
 

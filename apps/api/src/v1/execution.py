@@ -5,58 +5,77 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
 from apps.api.src.streamed import LastFrame
-from apps.core.accounting import CallRecord
+from apps.core.accounting import CacheUse, CallRecord
 from apps.core.errors import AppError, Timeout
 from apps.models.gateway.attempts import Opened
 from apps.models.gateway.blocks import find_done
-from apps.models.gateway.gateway import Gateway, needs_of
-from apps.models.gateway.receipts import cost_of, note_usage
+from apps.models.gateway.expected_use import expected_use
+from apps.models.gateway.gateway import Gateway
+from apps.models.gateway.receipts import cost_of
 from apps.models.gateway.response_blocks import END as RESPONSE_END
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 from apps.models.metering import Meter, MeteredCall
 
 
+class SealedFrame(LastFrame):
+    """The last frame of a relayed stream, with the receipt in it; it remembers what stands around that."""
+
+    before: bytes
+    after: bytes
+
+    @classmethod
+    def sealed(cls, before: bytes, receipt: Receipt, after: bytes) -> Self:
+        frame = cls(b"".join((before, receipt_comment(receipt), after)))
+        frame.before, frame.after = before, after
+        return frame
+
+
 @dataclass(slots=True)
 class Execution:
-    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once."""
+    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once.
+
+    ``cache``: whether the cache was asked first.
+    """
 
     gateway: Gateway
     meter: Meter
     call: WireCall
     deadline: float | None = None
     receipt: Receipt = field(default_factory=Receipt)
+    cache: CacheUse = "off"
+    _opened: Opened[WireReply] | None = None
+    _pieces: int = 0
 
     async def whole(self) -> WireReply:
         """The whole answer; nothing is left to close."""
-        async with self.meter.call(new_record(self.call)) as metered:
+        async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
             try:
-                opened = await self.gateway.open(self.call, self.receipt, self.deadline)
-                note_usage(self.receipt, opened.value.body)
-                self.receipt.cost = cost_of(self.receipt, opened.target.price)
-                return opened.value
+                self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
+                return self._opened.value
             finally:
-                note_receipt(metered.record, self.receipt)
+                self._note(metered.record)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
-        async with self.meter.call(new_record(self.call)) as metered:
+        async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
             try:
                 async with aclosing(self._blocks(metered)) as blocks:
                     async for block in blocks:
                         if isinstance(block, LastFrame):
-                            note_receipt(metered.record, self.receipt)
+                            self._note(metered.record)
                             metered.finish()
                         yield block
             finally:
-                note_receipt(metered.record, self.receipt)
+                self._note(metered.record)
 
     async def _blocks(self, metered: MeteredCall) -> AsyncGenerator[bytes, None]:
-        opened = await self.gateway.open(self.call, self.receipt, self.deadline)
+        opened = self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
         metered.first_token()
         try:
-            yield self._accounted(opened, opened.value.body)
+            yield self._accounted(opened.value.body)
             blocks = opened.value.rest
             while blocks is not None:
                 try:
@@ -69,7 +88,7 @@ class Execution:
                     if not limit.expired():
                         raise
                     raise Timeout("The deadline ran out") from None
-                yield self._accounted(opened, block)
+                yield self._accounted(block)
         except AppError as error:
             if not isinstance(error, Timeout) or "upstream_status" in error.details:
                 opened.broke_off()
@@ -77,31 +96,56 @@ class Execution:
         finally:
             await opened.close()
 
-    def _accounted(self, opened: Opened[WireReply], block: bytes) -> bytes:
+    def _accounted(self, block: bytes) -> bytes:
         """The block; the one that ends the stream has the receipt in front of its last event."""
-        note_usage(self.receipt, block)
+        self._pieces += block.count(b"data:")
         end = _end_of_responses(block) if self.call.path == "/responses" else find_done(block)
         if end < 0:
             return block
-        self.receipt.cost = cost_of(self.receipt, opened.target.price)
-        return LastFrame(b"".join((block[:end], receipt_comment(self.receipt), block[end:])))
+        self._reckon()
+        return SealedFrame.sealed(block[:end], self.receipt, block[end:])
+
+    def _reckon(self) -> None:
+        """Tokens and cost, as far as an answer has begun: what was told, or else the pieces that came."""
+        if self._opened is None:
+            return
+        receipt, used = self.receipt, self._opened.value.used
+        if used.prompt_tokens is not None:
+            receipt.prompt_tokens, receipt.completion_tokens = used.prompt_tokens, used.completion_tokens
+            receipt.cached_tokens, receipt.estimated = used.cached_tokens, False
+        elif self.call.stream:
+            receipt.prompt_tokens, receipt.completion_tokens = expected_use(self.call).prompt, self._pieces
+            receipt.estimated = True
+        receipt.cost = used.cost if used.model is not None else cost_of(receipt, self._opened.target.price)
+
+    def _note(self, record: CallRecord) -> None:
+        self._reckon()
+        if not self.receipt.queued:
+            record.estimated_cost = 0.0  # it never came as far as an upstream
+        note_receipt(record, self.receipt)
 
 
-def new_record(call: WireCall) -> CallRecord:
-    """The record of a call that is about to be made, or to be answered without being made."""
-    return CallRecord(
+def new_record(call: WireCall, cache: CacheUse = "off", *, gateway: Gateway | None = None) -> CallRecord:
+    """The record of a call that is about to be made, or without a ``gateway`` to be answered without being made."""
+    use = expected_use(call)
+    record = CallRecord(
         call.caller,
         "/v1" + call.path,
         str(call.body["model"]),
         streamed=call.stream,
-        estimated_tokens=needs_of(call).tokens,
+        estimated_tokens=use.prompt + use.limit,
+        cache=cache,
     )
+    if gateway is not None and call.caller.budget is not None:
+        record.estimated_cost = gateway.most_cost(call, use)
+    return record
 
 
 def note_receipt(record: CallRecord, receipt: Receipt) -> None:
     record.model, record.provider = receipt.model, receipt.provider
     record.attempts, record.queued, record.cost = receipt.attempts, receipt.queued, receipt.cost
     record.prompt_tokens, record.completion_tokens = receipt.prompt_tokens, receipt.completion_tokens
+    record.cached_tokens, record.estimated = receipt.cached_tokens, receipt.estimated
 
 
 def receipt_comment(receipt: Receipt) -> bytes:

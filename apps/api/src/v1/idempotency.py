@@ -5,19 +5,18 @@ of an API key, wherever he calls from, or else the client's address and credenti
 whole is kept; a failure may be tried again.
 """
 
-import asyncio
 import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from apps.api.src.streamed import LastFrame
-from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, Timeout
-from apps.models.gateway.wire import Receipt, WireCall
+from apps.api.src.v1.wire_recording import WireRecording
+from apps.core.errors import Conflict, InvalidValue
+from apps.models.gateway.wire import WireCall
 
 KEPT_SECONDS = 24 * 3600.0
 MOST_RECORDINGS = 10_000
@@ -52,79 +51,13 @@ def _caller(request: Request, call: WireCall) -> list[str]:
     return [request.client.host if request.client else "", *(request.headers.get(name, "") for name in CREDENTIALS)]
 
 
-@dataclass(slots=True)
-class Recording:
-    """One execution: the frames of its answer as they come, and whoever reads them; ``given_up`` when nobody does."""
+class Recording(WireRecording):
+    """The execution of a call under its key; ``asked`` is what was asked, ``begun`` a time of the recordings' clock."""
 
-    asked: bytes
-    content_type: str = "application/json"
-    receipt: Receipt = field(default_factory=Receipt)
-    begun: float = field(default_factory=time.monotonic)
-    size: int = 0
-    done: bool = False
-    error: Exception | None = None
-    given_up: bool = False
-    _frames: list[bytes] = field(default_factory=list)
-    _readers: int = 0
-    _more: asyncio.Event = field(default_factory=asyncio.Event)
-    _task: asyncio.Task[None] | None = None
-
-    def begin(self, work: Awaitable[None], ended: Callable[["Recording"], None]) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except Exception as error:
-                self.error = error
-            except asyncio.CancelledError:
-                self.error = InternalError("The call was given up")
-                raise
-            finally:
-                self.done = True
-                self._wake()
-                ended(self)
-
-        self._task = asyncio.create_task(run())
-
-    def add(self, frame: bytes) -> None:
-        self._frames.append(frame)
-        self.size += len(frame)
-        self._wake()
-
-    def receipt_for(self, *, maker: bool) -> Receipt:
-        """The receipt as a reader sees it: one made the call, the others had it replayed."""
-        return self.receipt if maker else replace(self.receipt, cache="replay")
-
-    async def read(self, deadline: float | None) -> AsyncGenerator[bytes, None]:
-        """The frames from the first on; raises what the execution failed with. The last reader to leave ends it."""
-        self._readers += 1
-        at = 0
-        try:
-            while True:
-                while at < len(self._frames):
-                    at += 1
-                    yield self._frames[at - 1]
-                if self.done:
-                    break
-                await self._change(deadline)
-            if self.error is not None:
-                raise _again(self.error)
-        finally:
-            self._readers -= 1
-            whole = self.done or (self._frames and isinstance(self._frames[-1], LastFrame))
-            if not self._readers and not whole and self._task is not None:
-                self.given_up = True
-                self._task.cancel()
-
-    async def _change(self, deadline: float | None) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._more.wait()
-        except TimeoutError:
-            raise Timeout("The deadline ran out") from None
-
-    def _wake(self) -> None:
-        self._more.set()
-        self._more = asyncio.Event()
+    def __init__(self, asked: bytes, begun: float) -> None:
+        super().__init__()
+        self.asked = asked
+        self.begun = begun
 
 
 class Recordings:
@@ -155,7 +88,7 @@ class Recordings:
             if recording.asked != named.asked:
                 raise Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key")
             return recording, False
-        recording = Recording(named.asked, begun=self._clock())
+        recording = Recording(named.asked, self._clock())
         self._kept[named.name] = recording
         recording.begin(work(recording), lambda ended: self._ended(named.name, ended))
         return recording, True
@@ -182,19 +115,3 @@ class Recordings:
 
     def _drop(self, name: bytes) -> None:
         self.size -= self._kept.pop(name).size
-
-
-def _again(error: Exception) -> Exception:
-    """An error that several readers may raise: each gets its own, since what handles it may write into it."""
-    if not isinstance(error, AppError):
-        return error
-    copy = type(error).__new__(type(error))
-    AppError.__init__(
-        copy,
-        error.message,
-        field=error.field,
-        details=error.details,
-        headers=error.headers,
-        retry_after=error.retry_after,
-    )
-    return copy

@@ -1,7 +1,7 @@
 """The list of models: OpenAI's shape, and beside it whether each can answer now, and who would."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
@@ -48,12 +48,13 @@ class ModelDirectory:
         self._default_model = default_model
         self._created = int(time.time())
 
-    def all(self, router: Router) -> ModelList:
-        return ModelList(data=[self._model(name, targets) for name, targets in self._names(router).items()])
+    def all(self, router: Router, more: Iterable[str] = ()) -> ModelList:
+        """``more`` are names that the caller may use and others may not."""
+        return ModelList(data=[self._model(name, targets) for name, targets in self._names(router, more).items()])
 
-    def one(self, router: Router, name: str) -> Model:
+    def one(self, router: Router, name: str, more: Iterable[str] = ()) -> Model:
         """Raises NotFound for a name that is not listed, also where a default provider would take it."""
-        names = self._names(router)
+        names = self._names(router, more)
         if name not in names:
             others = f"; calls with it are handed to {router.default.name}" if router.default else ""
             raise NotFound(
@@ -63,12 +64,14 @@ class ModelDirectory:
             )
         return self._model(name, names[name])
 
-    def _names(self, router: Router) -> dict[str, Sequence[Target]]:
+    def _names(self, router: Router, more: Iterable[str]) -> dict[str, Sequence[Target]]:
         names: dict[str, Sequence[Target]] = {name: router.targets(name) for name in router.names()}
         for name, target in router.own().items():
             names.setdefault(name, [target])
         if router.default is not None and self._default_model not in names:
             names[self._default_model] = router.candidates(self._default_model, Needs())
+        for name in more:
+            names.setdefault(name, router.candidates(name, Needs()))
         return names
 
     def _model(self, name: str, targets: Sequence[Target]) -> Model:

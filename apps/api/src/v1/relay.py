@@ -1,26 +1,26 @@
 """Relays a call to the gateway and its answer to the caller, byte for byte, with a receipt."""
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from fastapi import Request
 from starlette.responses import Response
 
-from apps.api.src.answers import model_header
+from apps.api.src.cache_headers import wishes_of
 from apps.api.src.caller import allow_model, caller_of
-from apps.api.src.exceptions import envelope
 from apps.api.src.guard import guarded
 from apps.api.src.json_body import read_json
 from apps.api.src.prompts import note_body
-from apps.api.src.sse import EventStream
-from apps.api.src.streamed import LastFrame, StreamedResponse
+from apps.api.src.streamed import LastFrame
+from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.v1.idempotency import Recording, Recordings, identity
+from apps.api.src.v1.replies import WholeResponse, joined, streamed_reply
+from apps.api.src.v1.wire_recording import record
 from apps.api.src.wiring import Services
-from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
-from apps.models.gateway.wire import Receipt, WireCall
+from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, Timeout
+from apps.models.gateway.wire import WireCall
 from apps.models.metering import Meter
 
 # answered whole, whatever a field of this name may mean to an upstream
@@ -36,50 +36,17 @@ async def relay(request: Request, path: str) -> Response:
     if named is not None:
         recordings: Recordings = request.app.state.recordings
         execution = Execution(services.gateway, services.meter, call)
-        recording, made = recordings.join(named, lambda made: _record(execution, made))
+        recording, made = recordings.join(named, lambda made: record(execution, made))
         return await _replay(request, call, recording, deadline, maker=made)
+    cache: V1Cache | None = request.app.state.v1_cache
+    asked = cache.question(call, wishes_of(request)) if cache is not None else None
+    if cache is not None and asked is not None:
+        return await cache.respond(request, call, asked, deadline)
     execution = Execution(services.gateway, services.meter, call, deadline)
     if call.stream:
-        return _streamed(request, execution.frames(), lambda: execution.receipt)
+        return streamed_reply(request, execution.frames(), lambda: execution.receipt)
     reply = await guarded(execution.whole(), request.receive, request.app.state.shutdown)
     return WholeResponse(reply.content_type, reply.body, execution.receipt)
-
-
-class WholeResponse(Response):
-    """A whole answer: the bytes as they came, and a receipt among the headers."""
-
-    def __init__(self, content_type: str, body: bytes, receipt: Receipt) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = body
-        self.raw_headers = [
-            (b"content-length", str(len(body)).encode()),
-            (b"content-type", content_type.encode("latin-1")),
-            *_raw(receipt_headers(receipt).items()),
-        ]
-
-
-def receipt_headers(receipt: Receipt) -> dict[str, str]:
-    """What is known when the headers go out."""
-    headers = {
-        **model_header(receipt.model),
-        "X-Provider": receipt.provider,
-        "X-Attempts": str(receipt.attempts),
-        "X-Cache": receipt.cache,
-        "X-Queue-Ms": f"{receipt.queued * 1000:.1f}",
-    }
-    if receipt.first_token is not None:
-        headers["X-First-Token-Ms"] = f"{receipt.first_token * 1000:.1f}"
-    if receipt.prompt_tokens is not None:
-        headers["X-Prompt-Tokens"] = str(receipt.prompt_tokens)
-        headers["X-Completion-Tokens"] = str(receipt.completion_tokens)
-    if receipt.cost is not None:
-        headers["X-Cost-USD"] = f"{receipt.cost:.8f}"
-    return headers
-
-
-def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
 
 
 async def _read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
@@ -113,34 +80,6 @@ def _deadline(request: Request) -> float | None:
     return asyncio.get_running_loop().time() + int(value) / 1000
 
 
-def _streamed(
-    request: Request, frames: AsyncGenerator[bytes, None], receipt: Callable[[], Receipt]
-) -> StreamedResponse:
-    path = request.url.path
-    error_frame = _response_error_frame if path.endswith("/responses") else _error_frame
-    return StreamedResponse(
-        frames,
-        media_type="text/event-stream",
-        ping=EventStream.ping,
-        error_frame=lambda error: error_frame(error, path),
-        headers=lambda: receipt_headers(receipt()),
-        shutdown=request.app.state.shutdown,
-    )
-
-
-async def _record(execution: Execution, recording: Recording) -> None:
-    """Make a call into a recording, for whoever asks for it by its Idempotency-Key."""
-    recording.receipt = execution.receipt
-    if execution.call.stream:
-        async with aclosing(execution.frames()) as frames:
-            async for frame in frames:
-                recording.add(frame)
-        return
-    reply = await execution.whole()
-    recording.content_type = reply.content_type
-    recording.add(reply.body)
-
-
 async def _replay(
     request: Request, call: WireCall, recording: Recording, deadline: float | None, *, maker: bool
 ) -> Response:
@@ -148,37 +87,20 @@ async def _replay(
     if not maker:
         frames = _on_record(request.app.state.services.meter, call, frames)
     if call.stream:
-        return _streamed(request, frames, lambda: recording.receipt_for(maker=maker))
+        return streamed_reply(request, frames, lambda: recording.receipt_for(None if maker else "replay"))
     try:
-        body = await guarded(_joined(frames), request.receive, request.app.state.shutdown)
+        body = await guarded(joined(frames), request.receive, request.app.state.shutdown)
     finally:
         await frames.aclose()
-    return WholeResponse(recording.content_type, body, recording.receipt_for(maker=maker))
+    return WholeResponse(recording.content_type, body, recording.receipt_for(None if maker else "replay"))
 
 
 async def _on_record(meter: Meter, call: WireCall, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """A replay is a call too; what it repeats has been paid for."""
-    record = new_record(call)
-    record.cache, record.estimated_tokens = "replay", 0
-    async with meter.call(record) as metered, aclosing(frames):
+    replayed = new_record(call)
+    replayed.cache, replayed.estimated_tokens = "replay", 0
+    async with meter.call(replayed) as metered, aclosing(frames):
         async for frame in frames:
             if isinstance(frame, LastFrame):
                 metered.finish()
             yield frame
-
-
-async def _joined(frames: AsyncGenerator[bytes, None]) -> bytes:
-    return b"".join([frame async for frame in frames])
-
-
-def _error_frame(error: AppError, path: str) -> bytes:
-    return b"data: " + json.dumps(envelope(error, path), ensure_ascii=False).encode() + b"\n\n"
-
-
-def _response_error_frame(error: AppError, path: str) -> bytes:
-    """OpenAI's error event of a response stream, with the envelope in it: its clients raise APIError."""
-    body = envelope(error, path)
-    fields = {name: body["error"][name] for name in ("code", "message", "param")}
-    return (
-        b"event: error\ndata: " + json.dumps({"type": "error", **fields, **body}, ensure_ascii=False).encode() + b"\n\n"
-    )

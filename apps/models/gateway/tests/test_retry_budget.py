@@ -62,3 +62,19 @@ def test_names_are_forgotten_when_there_are_too_many() -> None:
     for i in range(MOST_NAMES + 1):
         budgets.of(str(i))
     assert budgets.of("0") is not first
+
+
+def test_what_is_left_is_what_would_be_granted_and_asking_costs_nothing() -> None:
+    clock = Clock()
+    budget = RetryBudget(clock=clock)
+    assert [budget.left(), budget.left()] == [FEWEST, FEWEST]
+    spend(budget, 100)
+    assert budget.left() == 0
+    clock.now += WINDOW_SECONDS + 1
+    assert budget.left() == FEWEST
+
+
+def test_the_budgets_tell_which_names_they_have() -> None:
+    budgets = RetryBudgets()
+    one = budgets.of("a")
+    assert list(budgets.each()) == [("a", one)]

@@ -195,3 +195,40 @@ def test_an_old_latency_is_forgotten() -> None:
     assert target.latency == 0.5
     target._measured_at = time.monotonic() - 61
     assert target.latency is None
+
+
+def test_the_dearest_price_is_the_worst_of_prompt_and_answer_among_those_that_may_answer() -> None:
+    targets = [
+        {"provider": "p", "model": "a", "price": {"input": 1, "output": 9}},
+        {"provider": "p", "model": "b", "price": {"input": 5, "output": 2}, "tools": False},
+    ]
+    made = router({"m": {"targets": targets, "fallbacks": ["n"]}, "n": to("cheap")})
+    dearest = made.dearest("m", Needs())
+    assert dearest is not None
+    assert (dearest.input, dearest.output) == (5, 9)
+    with_tools = made.dearest("m", Needs(tools=True))
+    assert with_tools is not None
+    assert with_tools.input == 1
+
+
+def test_one_price_that_is_not_known_makes_all_of_it_unknown() -> None:
+    assert router({"m": to("cheap", "unheard-of")}).dearest("m", Needs()) is None
+
+
+def test_a_model_of_this_process_costs_nothing() -> None:
+    made = router({}, default_provider="p")
+    dearest = made.dearest("my-local-model", Needs())
+    assert dearest is not None
+    assert (dearest.input, dearest.output) == (0, 0)
+
+
+def test_it_tells_every_target_and_every_name_that_means_something() -> None:
+    made = router({"m": to("a", "b")}, default_provider="q")
+    made.candidates("made up by a caller", Needs())
+    assert {target.name for target in made.everywhere()} == {
+        "p/a",
+        "p/b",
+        "here/my-local-model",
+        "q/made up by a caller",
+    }
+    assert made.models() == {"m", "a", "b", "my-local-model"}

@@ -27,6 +27,9 @@ class EchoTokenizer:
     def vocabulary(self) -> Vocabulary:
         return Vocabulary([bytes([token]) for token in range(256)], frozenset(), frozenset({4}), self)
 
+    def control_texts(self) -> frozenset[str]:
+        return frozenset({"<|end|>"})
+
     def encode(self, text: str, add_special_tokens: bool) -> "Encoding":
         return Encoding(list(text.encode()))
 

@@ -1,0 +1,123 @@
+"""From a URL that a model wrote to an address that may be connected to: the only way there.
+
+The name is resolved once, every address of it is checked, and the connection goes to one that was checked: whatever
+the name means a moment later, nobody asks it again.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from apps.agents.addresses import Address, is_public, literal, parsed
+from apps.agents.tools import ToolError
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+LONGEST_URL = 2000
+PORTS = {"http": 80, "https": 443}
+NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+REFUSED = re.compile(r"[\x00-\x20\x7f-\xa0\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTarget:
+    """``host`` is for the Host header and for TLS, ``address`` is what is connected to."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    address: Address
+
+    @property
+    def pinned_url(self) -> str:
+        written = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{self.scheme}://{written}:{self.port}{self.path}"
+
+    @property
+    def host_header(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.host_header}{self.path}"
+
+
+async def system_resolver(host: str, port: int) -> list[str]:
+    """The addresses of a name, as this machine resolves it."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [str(entry[4][0]) for entry in found]
+
+
+async def fetch_target(url: str, allow: Iterable[str], resolve: Resolve) -> FetchTarget:
+    """Raises ToolError, which tells the model why not, but never what an inner name resolves to."""
+    scheme, host, port, path = _taken_apart(url)
+    try:
+        address = literal(host)
+    except ValueError:
+        raise ToolError("The host of that URL is no proper name or address") from None
+    if address is None and not NAME.fullmatch(host):
+        raise ToolError("The host of that URL is no proper name or address")
+    if not _listed(host, port, scheme, allow):
+        raise ToolError(f"{host} is not on the list of hosts that may be fetched")
+    addresses = [address] if address is not None else _read(await resolve(host, port))
+    if not addresses:
+        raise ToolError(f"{host} has no address")
+    if not all(map(is_public, addresses)):
+        raise ToolError(f"{host} does not lie on the public internet")
+    # IPv4 first: machines without a way to IPv6 are common, and hosts without IPv4 are not
+    return FetchTarget(scheme, host, port, path, min(addresses, key=lambda address: address.version))
+
+
+def _taken_apart(url: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port, and path with query. Parsers differ in what they make of odd URLs: odd ones are refused."""
+    if len(url) > LONGEST_URL or REFUSED.search(url):
+        raise ToolError("That is no proper URL")
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme.lower(), parts.hostname or "", parts.port
+    except ValueError:
+        raise ToolError("That is no proper URL") from None
+    if scheme not in PORTS:
+        raise ToolError("Only http and https can be fetched")
+    if "@" in parts.netloc or not host:
+        raise ToolError("That is no proper URL")
+    if port == 0:
+        raise ToolError("That is no proper URL")
+    try:
+        # also turns the digits and dots of other scripts into plain ones, as every client does
+        host = host.lower() if host.isascii() else host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        raise ToolError("The host of that URL is no proper name or address") from None
+    path = parts.path or "/"
+    if not path.startswith("/"):
+        raise ToolError("That is no proper URL")
+    query = f"?{parts.query}" if parts.query else ""
+    return scheme, host.rstrip("."), port or PORTS[scheme], path + query
+
+
+def _listed(host: str, port: int, scheme: str, allow: Iterable[str]) -> bool:
+    written = f"[{host}]" if ":" in host else host
+    usual = port == PORTS[scheme]
+    for entry in allow:
+        name, _, listed_port = entry.rpartition(":") if re.search(r":\d+$", entry) else (entry, "", "")
+        if (listed_port == str(port)) if listed_port else usual:
+            if name == "*" or name == written:
+                return True
+            if name.startswith("*.") and written.endswith(name[1:]):
+                return True
+    return False
+
+
+def _read(found: Iterable[str]) -> list[Address]:
+    try:
+        return [parsed(address) for address in found]
+    except ValueError:
+        raise ToolError("The host of that URL has no proper address") from None

@@ -1,0 +1,167 @@
+"""One run's account while it runs: what was done and used so far, and whether it may go on. Knows no loop."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from apps.agents.config import LimitsConfig
+from apps.agents.events import ToolCalled, ToolReturned
+from apps.core.agent_runs import AgentRun
+from apps.core.deltas import Answer
+from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
+
+LOOK_EVERY = 1.0
+MODEL, TOOL, DECISION = "model", "tool", "decision"
+
+
+class BoundReached(InvalidValue):
+    """The run needs more than the agent's limits allow: trying again would not help."""
+
+
+class Progress:
+    """Writes into the run's record. ``redact`` takes the secrets of the service out of what is kept and told."""
+
+    def __init__(self, run: AgentRun, limits: LimitsConfig, redact: Callable[[str], str]) -> None:
+        self.run = run
+        self.limits = limits
+        self.redact = redact
+        # asked before each further step: a run may be cancelled by way of another process
+        self.still_wanted: Callable[[str], Awaitable[bool]] | None = None
+        self._looked_at = time.monotonic()
+        self._asked: dict[str, ToolCalled] = {str(step["id"]): _called(step) for step in run.pending}
+        run.pending = []
+
+    @property
+    def steps(self) -> int:
+        return sum(step["kind"] == MODEL for step in self.run.steps)
+
+    @property
+    def tool_rounds(self) -> int:
+        """How many steps have called tools."""
+        return sum(step["kind"] == MODEL and step["finish_reason"] == "tool_calls" for step in self.run.steps)
+
+    @property
+    def tokens(self) -> int:
+        return self.run.prompt_tokens + self.run.completion_tokens
+
+    def check(self) -> None:
+        """Raise BoundReached where the model must not be asked again."""
+        limits = self.limits
+        if self.steps >= limits.steps:
+            raise self._reached("steps", limits.steps, f"{limits.steps} steps")
+        if self.tokens >= limits.tokens:
+            raise self._reached("tokens", limits.tokens, f"{limits.tokens} tokens")
+        if limits.cost is not None and (self.run.cost or 0.0) >= limits.cost and self.steps:
+            raise self._reached("cost", limits.cost, f"{limits.cost:g} US dollars")
+
+    async def check_wanted(self) -> None:
+        """Raise Conflict where somebody has cancelled the run; looks once a second at most."""
+        now = time.monotonic()
+        if self.still_wanted is None or now - self._looked_at < LOOK_EVERY:
+            return
+        self._looked_at = now
+        if not await self.still_wanted(self.run.id):
+            self.run.status = "cancelled"
+            raise Conflict("The run was cancelled", details={"run": self.run.id})
+
+    def answer_tokens(self) -> int:
+        """What the next answer may take."""
+        return max(1, min(self.limits.answer_tokens, self.limits.tokens - self.tokens))
+
+    def out_of_time(self) -> Timeout:
+        return Timeout(
+            f"The run did not end within {self.limits.seconds:g} seconds",
+            details={"limit": "seconds", "max": self.limits.seconds, "run": self.run.id},
+        )
+
+    def answered(self, answer: Answer, seconds: float) -> None:
+        """Note an answer of the model."""
+        usage = answer.usage
+        self.run.model = answer.model or self.run.model
+        if usage is not None:
+            self.run.prompt_tokens += usage.prompt_tokens
+            self.run.completion_tokens += usage.completion_tokens
+            self.run.cached_tokens += usage.cached_tokens
+            if usage.cost is not None:
+                self.run.cost = (self.run.cost or 0.0) + usage.cost
+        self.run.steps.append(
+            {
+                "kind": MODEL,
+                "model": answer.model,
+                "text": self.redact(answer.text),
+                "finish_reason": "tool_calls" if answer.tool_calls else answer.finish_reason,
+                "prompt_tokens": usage.prompt_tokens if usage else None,
+                "completion_tokens": usage.completion_tokens if usage else None,
+                "seconds": round(seconds, 4),
+            }
+        )
+
+    def called(self, call_id: str, tool: str, arguments: str) -> ToolCalled:
+        """Note that the model wants a tool."""
+        called = ToolCalled(call_id, tool, _read(self.redact(arguments)))
+        self._asked[call_id] = called
+        return called
+
+    def waiting(self) -> tuple[ToolCalled, ...]:
+        """The calls that have no result yet."""
+        return tuple(self._asked.values())
+
+    def returned(self, call_id: str, tool: str, result: str, seconds: float, *, failed: bool) -> ToolReturned | None:
+        """Note what came of a call; None where that is known already."""
+        called = self._asked.pop(call_id, None)
+        if called is None:
+            return None
+        self.run.steps.append(
+            {
+                "kind": TOOL,
+                "id": call_id,
+                "tool": tool,
+                "arguments": called.arguments,
+                "result": result,
+                "failed": failed,
+                "seconds": round(seconds, 4),
+            }
+        )
+        return ToolReturned(call_id, tool, result, failed, seconds)
+
+    def decided(self, key_id: str | None, reason: str, *, approved: bool) -> None:
+        """Note who has decided about the calls that waited."""
+        told = {"approved": approved, "reason": self.redact(reason), "key_id": key_id}
+        self.run.steps.append({"kind": DECISION, **told, "seconds": 0.0})
+
+    def pause(self, state: str) -> tuple[ToolCalled, ...]:
+        """Have the run wait for a decision about the calls without a result."""
+        waiting = self.waiting()
+        self.run.pending = [{"id": c.id, "tool": c.tool, "arguments": c.arguments} for c in waiting]
+        self.run.state = state
+        self.run.status = "paused"
+        return waiting
+
+    def done(self, answer: str) -> None:
+        self.run.answer, self.run.status, self.run.ended_at = answer, "done", time.time()
+
+    def failed(self, error: AppError) -> None:
+        for call in self.waiting():
+            self.returned(call.id, call.tool, "The run ended before this call did", 0.0, failed=True)
+        self.run.status = "cancelled" if self.run.status == "cancelled" else "failed"
+        self.run.ended_at, self.run.outcome = time.time(), error.code
+        self.run.error = error.envelope()["error"]
+
+    def _reached(self, limit: str, most: float, words: str) -> BoundReached:
+        return BoundReached(
+            f"The run reached its bound of {words} before it had an answer",
+            details={"limit": limit, "max": most, "run": self.run.id},
+        )
+
+
+def _called(step: dict[str, Any]) -> ToolCalled:
+    return ToolCalled(str(step["id"]), str(step["tool"]), step["arguments"])
+
+
+def _read(arguments: str) -> Any:
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments

@@ -1,0 +1,164 @@
+"""A run under way: its work in a task of its own, its events as a stream. Whoever stops reading ends the work."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from apps.agents.events import Emit, Event, RunEnded
+from apps.agents.progress import Progress
+from apps.core.accounting import DISCONNECTED
+from apps.core.agent_runs import AgentRun, RunStore
+from apps.core.errors import AppError, Conflict, InternalError
+
+MOST_WAITING = 256
+SAVE_SECONDS = 5.0
+
+Work = Callable[[Emit], Awaitable[RunEnded]]
+log = logging.getLogger(__name__)
+
+
+class CancelledByRequest(Conflict):
+    """Somebody asked for the end of the run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__("The run was cancelled", details={"run": run_id})
+
+
+class RunSession:
+    """``work`` does it all and tells its events; `events` may be read once, and the run begins with the reading.
+
+    ``is_new``: the run is not in the store yet. ``sessions`` are those under way, by run.
+    """
+
+    def __init__(
+        self, progress: Progress, store: RunStore, work: Work, sessions: "dict[str, RunSession]", *, is_new: bool
+    ) -> None:
+        self.progress = progress
+        self._store = store
+        self._work = work
+        self._sessions = sessions
+        self._is_new = is_new
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MOST_WAITING)
+        self._task: asyncio.Task[RunEnded] | None = None
+        self._cancelled = False
+
+    @property
+    def run(self) -> AgentRun:
+        return self.progress.run
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Ends with RunEnded, or raises an error of the tree. The record is in the store before either."""
+        self._sessions[self.run.id] = self
+        outcome: BaseException | None = None
+        try:
+            if self._is_new:
+                await self._store.add(self.run)
+            self._task = asyncio.create_task(self._whole(), name=f"agent-run-{self.run.id}")
+            while (event := await self._events.get()) is not None:
+                self._room.release()
+                yield event
+            ended = await self._task
+            await self._save()
+            yield ended
+        except AppError as error:
+            outcome = error
+            raise
+        except Exception as error:
+            outcome = error
+            log.exception("The run %s of the agent %s failed", self.run.id, self.run.agent)
+            raise InternalError("The agent failed", details={"cause": type(error).__name__}) from error
+        except BaseException as error:
+            outcome = error
+            raise
+        finally:
+            try:
+                await self._end(outcome)
+            finally:
+                self._sessions.pop(self.run.id, None)
+
+    def cancel(self) -> None:
+        """End the run for good: the model's call and the tools under way are cancelled."""
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _emit(self, event: Event) -> None:
+        """Waits where the reader is behind, so that a slow one costs no memory."""
+        await self._room.acquire()
+        self._events.put_nowait(event)
+
+    async def _whole(self) -> RunEnded:
+        """The work under its bound of time."""
+        try:
+            async with asyncio.timeout(self._seconds_left()) as limit:
+                return await self._work(self._emit)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self.progress.out_of_time() from None
+        except asyncio.CancelledError:
+            if self._cancelled:
+                raise CancelledByRequest(self.run.id) from None
+            raise
+        finally:
+            self._events.put_nowait(None)
+
+    def _seconds_left(self) -> float:
+        used = sum(float(step["seconds"]) for step in self.run.steps)
+        return max(0.0, self.progress.limits.seconds - used)
+
+    async def _end(self, outcome: BaseException | None) -> None:
+        """Whatever happened: nothing runs on, and the record says how it ended."""
+        task = self._task
+        if task is not None:
+            task.cancel()
+            task.add_done_callback(_seen)
+            await asyncio.wait([task])
+        if self.run.status == "paused" or self.run.ended_at is not None:
+            return
+        if self._cancelled:
+            self.run.status = "cancelled"
+        self.progress.failed(_as_error(outcome))
+        if outcome is None or not isinstance(outcome, Exception):
+            self.run.outcome = DISCONNECTED
+        await self._save_in_the_end()
+
+    async def _save(self) -> None:
+        """Raises Conflict where the run was cancelled; an answer that is there is told also without its record."""
+        try:
+            saved = await self._store.save(self.run)
+        except AppError:
+            if self.run.status != "done":
+                raise
+            log.exception("The run %s is done, and could not be written down", self.run.id)
+            return
+        if not saved:
+            cancelled = CancelledByRequest(self.run.id)
+            self.run.status = "cancelled"
+            self.progress.failed(cancelled)
+            await self._store.save(self.run)
+            raise cancelled
+
+    async def _save_in_the_end(self) -> None:
+        """Also where this task is being cancelled: the record must not stay `running`."""
+        saving = asyncio.ensure_future(self._store.save(self.run))
+        try:
+            async with asyncio.timeout(SAVE_SECONDS):
+                await asyncio.shield(saving)
+        except Exception:
+            log.exception("The end of the run %s could not be written down", self.run.id)
+
+
+def _seen(task: asyncio.Task[RunEnded]) -> None:
+    """Take the error of a task that nobody waits for any more, which asyncio would complain about."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _as_error(outcome: BaseException | None) -> AppError:
+    if isinstance(outcome, AppError):
+        return outcome
+    if isinstance(outcome, Exception):
+        return InternalError("The agent failed", details={"cause": type(outcome).__name__})
+    return Conflict("The caller left before the end")

@@ -1,0 +1,119 @@
+"""The answer of a run: its events collected into JSON, or streamed; metered as one call, whatever it took."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import JSONResponse, Response
+
+from apps.agents.agents import Agents
+from apps.agents.config import AGENT_PREFIX
+from apps.agents.events import Event, RunEnded, TextDelta
+from apps.agents.session import RunSession
+from apps.api.src.agents.shown import frame, shown_run
+from apps.api.src.answers import framing_for, model_header
+from apps.api.src.guard import guarded
+from apps.api.src.sse import Framing
+from apps.api.src.streamed import StreamedResponse
+from apps.core.accounting import CallRecord
+from apps.core.agent_runs import AgentRun
+from apps.core.callers import Caller
+from apps.core.errors import AppError
+from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
+
+RUN_HEADER = "X-Run-ID"
+
+
+async def run_answer(
+    request: Request,
+    agents: Agents,
+    session: RunSession,
+    meter: Meter,
+    caller: Caller,
+    route: str,
+    *,
+    stream: bool,
+    asked: int = 0,
+) -> Response:
+    """Run it; ``asked`` are the characters of the question. Whoever stops waiting for the answer ends the run."""
+    shutdown = request.app.state.shutdown
+    events = metered_events(session, meter, new_record(agents, session, caller, route, asked, streamed=stream))
+    if not stream:
+        async with aclosing(events):
+            await guarded(_last(events), request.receive, shutdown)
+        return JSONResponse(shown_run(session.run), headers=run_headers(session.run))
+    framing = framing_for(request.headers.get("accept", ""))
+    return StreamedResponse(
+        _framed(events, session.run, framing),
+        media_type=framing.media_type,
+        ping=framing.ping,
+        error_frame=framing.error,
+        headers=lambda: run_headers(session.run),
+        shutdown=shutdown,
+    )
+
+
+def run_headers(run: AgentRun) -> dict[str, str]:
+    return {RUN_HEADER: run.id, **model_header(run.model or None)}
+
+
+def new_record(
+    agents: Agents, session: RunSession, caller: Caller, route: str, asked: int, *, streamed: bool
+) -> CallRecord:
+    """The record of a run that is about to begin, or to go on."""
+    name, prompt = session.run.agent, asked // CHARACTERS_PER_TOKEN
+    record = CallRecord(
+        caller,
+        route,
+        AGENT_PREFIX + name,
+        streamed=streamed,
+        estimated_tokens=prompt + session.progress.limits.answer_tokens,
+    )
+    if caller.budget is not None:
+        record.estimated_cost = agents.most_cost(name, prompt)
+    return record
+
+
+async def metered_events(session: RunSession, meter: Meter, record: CallRecord) -> AsyncGenerator[Event, None]:
+    """The events of a run that is one call on record, with the sums over the models that it asked."""
+    run = session.run
+    before = (run.prompt_tokens, run.completion_tokens, run.cached_tokens, run.cost)
+    async with meter.call(record) as call:
+        try:
+            async with aclosing(session.events()) as events:
+                async for event in events:
+                    if isinstance(event, TextDelta):
+                        call.first_token()
+                    if isinstance(event, RunEnded):
+                        _note(record, run, *before)
+                        call.finish()
+                    yield event
+        except AppError as error:
+            error.headers.setdefault(RUN_HEADER, run.id)
+            raise
+        finally:
+            _note(record, run, *before)
+
+
+def _note(record: CallRecord, run: AgentRun, prompt: int, completion: int, cached: int, cost: float | None) -> None:
+    record.model = run.model
+    record.prompt_tokens, record.completion_tokens = run.prompt_tokens - prompt, run.completion_tokens - completion
+    record.cached_tokens = run.cached_tokens - cached
+    record.cost = None if run.cost is None else run.cost - (cost or 0.0)
+    record.attempts = sum(step["kind"] == "model" for step in run.steps)
+
+
+async def _last(events: AsyncGenerator[Event, None]) -> Any:
+    last = None
+    async for event in events:
+        last = event
+    return last
+
+
+async def _framed(events: AsyncGenerator[Event, None], run: AgentRun, framing: Framing) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for event in events:
+            framed = frame(event, run, framing)
+            if framed or isinstance(event, RunEnded):
+                yield framed

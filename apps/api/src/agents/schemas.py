@@ -1,0 +1,118 @@
+"""The bodies and answers of /agents; the OpenAPI page is made from them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.config import JsonDict
+
+from apps.agents.config import Overrides
+from apps.api.src.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME, Between, CodePoints
+from apps.core.agent_runs import RunStatus
+from apps.core.errors import InvalidValue, MissingRequiredField
+from apps.core.messages import Message, user_message
+from apps.core.settings import Settings
+
+EXAMPLE: JsonDict = {"prompt": "What is 1234 * 5678?"}
+MOST_MESSAGES = 200
+LONGEST_MESSAGE = 200_000
+
+
+class RunMessage(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, CodePoints(LONGEST_MESSAGE)]
+
+
+class RunBody(BaseModel):
+    """What POST /agents/{name}/run takes. Types are strict; unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [EXAMPLE]})
+
+    prompt: str | None = None
+    messages: list[RunMessage] | None = Field(
+        None, description="A conversation in place of the prompt; it ends with a message of the user"
+    )
+    temperature: Annotated[float, Between(0, 2)] | None = Field(None, description="Left out, the agent's own")
+    top_p: Annotated[float, Between(0, 1)] | None = Field(None, description="Left out, the model's own")
+    max_tokens: Annotated[int, Between(1, CLOUD_MAX_TOKENS)] | None = Field(
+        None, description="Of each answer of the model; never more than the agent's own limit"
+    )
+    model: Annotated[str, CodePoints(LONGEST_NAME)] | None = Field(None, description="Only `agent/<its own name>`")
+
+    def conversation(self) -> tuple[Message, ...]:
+        """Raises an error of the contract's table where there is none, or there are two."""
+        if self.messages is None:
+            if self.prompt is None:
+                raise MissingRequiredField("Prompt is required", field="prompt")
+            return user_message(self.prompt)
+        if self.prompt is not None:
+            raise InvalidValue("Either prompt or messages, not both", field="messages")
+        if not 0 < len(self.messages) <= MOST_MESSAGES:
+            details = {"min": 1, "max": MOST_MESSAGES, "received": len(self.messages)}
+            raise InvalidValue(f"Messages must be 1 to {MOST_MESSAGES}", field="messages", details=details)
+        return tuple(Message(message.role, message.content) for message in self.messages)
+
+    def overrides(self) -> Overrides:
+        return Overrides(self.temperature, self.top_p, self.max_tokens)
+
+
+def run_body(settings: Settings) -> type[RunBody]:
+    """The longest prompt is a setting, so the class is made at start."""
+    prompt = Annotated[str, CodePoints(settings.max_prompt_chars)] | None
+    described = Field(None, description="What to answer, in Unicode code points; required without messages")
+    return create_model("AgentRunRequest", __base__=RunBody, prompt=(prompt, described))
+
+
+class ToolAnswer(BaseModel):
+    name: str
+    description: str
+    approval: bool = Field(description="Each call waits until somebody approves or denies it")
+
+
+class AgentAnswer(BaseModel):
+    """An agent, as it is declared."""
+
+    name: str
+    model: str = Field(description="Its name on /v1/chat/completions")
+    description: str
+    answers_by: str = Field(description="The model that it asks")
+    tools: list[ToolAnswer]
+    limits: dict[str, Any]
+    output_schema: dict[str, Any] | None
+
+
+class AgentList(BaseModel):
+    agents: list[AgentAnswer]
+
+
+class RunUsage(BaseModel):
+    """Sums over all calls of the model; `cost` in US dollars, null where no price is known."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    cost: float | None
+
+
+class RunAnswer(BaseModel):
+    """A run: as the answer of one that has ended or pauses, and as its record."""
+
+    run: str = Field(description="Its id")
+    agent: str
+    status: RunStatus
+    finish_reason: str | None = Field(description="stop, length, approval_required; null while it runs or failed")
+    answer: str
+    output: Any = Field(description="The answer as JSON, where the agent has an output schema")
+    model: str | None = Field(description="The model that answered")
+    steps: list[dict[str, Any]] = Field(description="Calls of the model, of tools, and decisions, in order")
+    pending: list[dict[str, Any]] = Field(description="The calls that wait for an approval")
+    usage: RunUsage
+    begun_at: float = Field(description="Unix time")
+    ended_at: float | None
+    key_id: str | None = Field(description="Of the key that began it")
+    outcome: str = Field(description="ok, or the code of the error")
+    error: dict[str, Any] | None

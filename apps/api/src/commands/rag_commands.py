@@ -1,0 +1,157 @@
+"""The command line of collections of documents: ingest, list, search, delete. Needs no server, and may run beside one.
+
+It works on the same folder, under the same locks: what it submits, a running server may ingest, and the other way
+round. Reading a file's name from a folder is the operator's business: its path becomes a label here.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from apps.core.errors import AppError, Overloaded
+from apps.core.settings import SettingsError, load_settings
+from apps.models.embedding.choice import chosen_embedder
+from apps.rag.library import Library
+from apps.rag.parsing.kinds import BY_SUFFIX
+from apps.rag.records import SHARED, Job, Upload
+
+BATCH = 100
+"""Files submitted at once: their bytes are held in memory until they are on the disk."""
+BAR = 30
+QUEUE_SECONDS = 2.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return asyncio.run(_run(options))
+    except (AppError, SettingsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. What was taken in is ingested by the next run, or by a running server.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m apps.rag", description=__doc__.splitlines()[0])
+    parser.add_argument("--tenant", default=SHARED, help="whose collections (default: shared, which all may read)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ingest = commands.add_parser("ingest", help="take in files, and folders with all that is in them")
+    ingest.add_argument("paths", nargs="+", type=Path)
+    ingest.add_argument("--collection", required=True)
+    listing = commands.add_parser("list", help="the collections, or the documents of one")
+    listing.add_argument("--collection")
+    search = commands.add_parser("search", help="the passages that fit best")
+    search.add_argument("text")
+    search.add_argument("--collection", required=True)
+    search.add_argument("--top-k", type=int, default=5)
+    search.add_argument("--mode", choices=("hybrid", "vector", "text"), default="hybrid")
+    delete = commands.add_parser("delete", help="a document, or a whole collection")
+    delete.add_argument("--collection", required=True)
+    delete.add_argument("--document", help="its id; without one, the collection goes")
+    return parser
+
+
+async def _run(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    embedder, tokenizer = chosen_embedder(settings)
+    library = Library.from_settings(settings, embedder, tokenizer=tokenizer)
+    commands = {"ingest": _ingest, "list": _list, "search": _search, "delete": _delete}
+    try:
+        return await commands[options.command](library, options)
+    finally:
+        await library.aclose()
+        await embedder.aclose()
+
+
+async def _ingest(library: Library, options: argparse.Namespace) -> int:
+    files = list(_files(options.paths))
+    if not files:
+        print("No files to ingest there", file=sys.stderr)
+        return 1
+    await library.start()
+    failed = done = passages = 0
+    for first in range(0, len(files), BATCH):
+        batch = files[first : first + BATCH]
+        job = await _submitted(library, options, batch)
+        async for state in library.watch(options.tenant, job.id):
+            job = state
+            _draw(done + len(batch) * job.percent / 100, len(files), passages + job.passages)
+        done, passages = done + len(batch), passages + job.passages
+        for file in job.files:
+            if file.error is not None:
+                failed += 1
+                print(f"\n{file.name}: {file.error['message']}", file=sys.stderr)
+    print(file=sys.stderr)
+    print(f"{len(files) - failed} of {len(files)} files are in {options.collection}, {passages} passages")
+    return 1 if failed else 0
+
+
+async def _submitted(library: Library, options: argparse.Namespace, batch: Sequence[tuple[Path, str]]) -> Job:
+    """Waits while the queue is full."""
+    uploads = await asyncio.to_thread(lambda: [Upload(label, path.read_bytes()) for path, label in batch])
+    while True:
+        try:
+            return await library.submit(options.tenant, options.collection, uploads)
+        except Overloaded:
+            await asyncio.sleep(QUEUE_SECONDS)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Each file with its label. Of a folder, what has a known suffix and is not hidden."""
+    for path in paths:
+        if not path.is_dir():
+            yield path, path.name
+            continue
+        for found in sorted(path.rglob("*")):
+            parts = found.relative_to(path).parts
+            if found.is_file() and found.suffix.lower() in BY_SUFFIX and not any(p.startswith(".") for p in parts):
+                yield found, " - ".join(parts)
+
+
+async def _list(library: Library, options: argparse.Namespace) -> int:
+    if options.collection is None:
+        for collection in await library.collections(options.tenant):
+            counts = f"{collection.documents} documents, {collection.passages} passages"
+            print(f"{collection.name}  {counts}, {collection.embedding_model}")
+        return 0
+    after = ""
+    while page := await library.documents(options.tenant, options.collection, after=after):
+        for document in page:
+            print(f"{document.id}  {document.passages:6} passages  {document.name}")
+        after = page[-1].id
+    return 0
+
+
+async def _search(library: Library, options: argparse.Namespace) -> int:
+    found = await library.search(
+        options.tenant, options.collection, options.text, top_k=options.top_k, mode=options.mode
+    )
+    for passage in found:
+        page = f", page {passage.page}" if passage.page else ""
+        path = f", {' > '.join(passage.headings)}" if passage.headings else ""
+        print(f"[{passage.score:.4f}] {passage.name}{page}{path}\n{passage.text}\n")
+    return 0
+
+
+async def _delete(library: Library, options: argparse.Namespace) -> int:
+    if options.document is None:
+        await library.delete_collection(options.tenant, options.collection)
+    else:
+        await library.delete_document(options.tenant, options.collection, options.document)
+    return 0
+
+
+def _draw(done: float, of: int, passages: int) -> None:
+    """A bar where somebody watches; nothing in a log file."""
+    if sys.stderr.isatty():
+        filled = int(BAR * done / of)
+        bar = "#" * filled + "." * (BAR - filled)
+        print(f"\r[{bar}] {100 * done / of:5.1f} %  {passages} passages", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Documents over HTTP: how uploads are read, and what the bodies and answers of /rag look like."""

@@ -1,0 +1,165 @@
+"""The bodies and answers of /rag; the OpenAPI page is made from them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
+from pydantic.config import JsonDict
+
+from apps.api.src.schemas import CLOUD_MAX_TOKENS, Between, CodePoints, GenerateAnswer, GenerateBody, generate_body
+from apps.core.settings import Settings
+from apps.rag.answering import TOP_K
+
+MOST_PASSAGES = 100
+LONGEST_FILE_NAME = 255
+QUERY: JsonDict = {"query": "How many days of leave are there?", "top_k": 5}
+GENERATE: JsonDict = {"prompt": "How many days of leave are there?", "max_tokens": 100}
+DOCUMENT: JsonDict = {"name": "leave.md", "text": "# Leave\n\nEverybody has 30 days.", "metadata": {"year": 2026}}
+FILTER = 'Which passages count: {"year": 2026}, {"year": {"$gte": 2020}}, $and, $or, $not; see the README'
+
+# the library checks the values, which a form has too
+SCALARS = WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})
+Metadata = dict[str, str | int | float | bool]
+TopK = Annotated[int, Between(1, MOST_PASSAGES)]
+
+
+class DocumentBody(BaseModel):
+    """A document as text."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [DOCUMENT]})
+
+    name: Annotated[str, CodePoints(LONGEST_FILE_NAME)] = Field(description="Its ending says what it is; never a path")
+    text: str = Field(description="What a file of that name would hold")
+    metadata: Annotated[dict[str, Any], SCALARS] = Field(
+        default_factory=dict, description="What filters compare: strings, numbers, booleans"
+    )
+
+
+class QueryBody(BaseModel):
+    """What /query takes. Types are strict; unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [QUERY]})
+
+    query: str
+    top_k: TopK = Field(TOP_K, description="The most passages to find")
+    filter: dict[str, Any] | None = Field(None, description=FILTER)
+
+
+class RagGenerateBody(GenerateBody):
+    """What /generate of a collection takes."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [GENERATE]})
+
+    top_k: TopK = Field(TOP_K, description="The most passages to answer from")
+    filter: dict[str, Any] | None = Field(None, description=FILTER)
+
+
+def query_body(settings: Settings) -> type[QueryBody]:
+    """The longest query is a setting, so the class is made at start."""
+    query = Annotated[str, CodePoints(settings.max_prompt_chars)]
+    return create_model(
+        "RagQuery", __base__=QueryBody, query=(query, Field(description="What to search for, in Unicode code points"))
+    )
+
+
+def rag_generate_body(settings: Settings) -> type[RagGenerateBody]:
+    writer = "Who writes: a name of GET /v1/models or of the upstream; left out, RAG_MODEL or the local model"
+    return generate_body("RagGenerateRequest", settings, 0.0, 500, CLOUD_MAX_TOKENS, writer, RagGenerateBody)
+
+
+class CitationAnswer(BaseModel):
+    """A passage that the answer was made from."""
+
+    number: int = Field(description="How the answer's text may refer to it: [1]")
+    document: str = Field(description="The document's id")
+    name: str = Field(description="The document's file name")
+    page: int | None
+    heading: list[str] = Field(description="The headings that it stands under, the outermost first")
+    span: tuple[int, int] = Field(description="From and to, in Unicode code points of the document's text")
+    score: float
+    quote: str = Field(description="The document's own words there")
+
+
+class RagAnswer(GenerateAnswer):
+    """The whole answer; the headers say the rest."""
+
+    citations: list[CitationAnswer]
+
+
+class PassageAnswer(BaseModel):
+    """A passage that a search found, or one of a document's."""
+
+    id: str
+    document: str
+    name: str
+    page: int | None
+    heading: list[str]
+    span: tuple[int, int]
+    text: str
+    metadata: Metadata
+    score: float = Field(description="Orders the result: the fused ranks of both halves")
+    vector_score: float | None = Field(description="Cosine of query and passage")
+    text_score: float | None = Field(description="BM25; null where the words were not found")
+
+
+class Passages(BaseModel):
+    passages: list[PassageAnswer]
+    next: int | None = Field(None, description="The `after` of the next page; null on the last one")
+
+
+class CollectionAnswer(BaseModel):
+    name: str
+    shared: bool
+    model: str = Field(description="Its name on /v1/chat/completions")
+    embedding_model: str
+    dimensions: int
+    documents: int
+    passages: int
+
+
+class Collections(BaseModel):
+    collections: list[CollectionAnswer]
+
+
+class DocumentAnswer(BaseModel):
+    id: str = Field(description="SHA-256 of its bytes")
+    name: str
+    names: list[str] = Field(description="All the names that these bytes came under")
+    kind: Literal["pdf", "docx", "html", "markdown", "text", "csv"]
+    bytes: int
+    pages: int
+    passages: int
+    metadata: Metadata
+    ingested: float = Field(description="Unix time")
+
+
+class Documents(BaseModel):
+    documents: list[DocumentAnswer]
+    next: str | None = Field(None, description="The `after` of the next page; null on the last one")
+
+
+class Accepted(BaseModel):
+    job: str = Field(description="GET /rag/jobs/{id} tells how far it is")
+    collection: str
+    accepted: list[str] = Field(description="The names of the files")
+
+
+class FileAnswer(BaseModel):
+    name: str
+    document: str
+    status: Literal["queued", "running", "done", "failed"]
+    pages: int
+    passages: int
+    error: dict[str, Any] | None = Field(description="As in the envelope: code, message, status, field, details")
+
+
+class JobAnswer(BaseModel):
+    id: str
+    collection: str
+    status: Literal["queued", "running", "done", "failed"] = Field(
+        description="failed: at least one file failed; the others are there all the same"
+    )
+    percent: float
+    pages: int
+    passages: int
+    files: list[FileAnswer]
+    created: float = Field(description="Unix time")

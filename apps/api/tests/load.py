@@ -1,0 +1,70 @@
+"""Load on a service: calls one after the other on several connections, each with its status and its time."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """``status`` 0: the connection broke. Times are of the monotonic clock; ``said`` is the body of a failure."""
+
+    status: int
+    began: float
+    seconds: float
+    said: str = ""
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.seconds
+
+
+@dataclass(slots=True)
+class Load:
+    """``stop`` it, or let it run until its connections break."""
+
+    url: str
+    body: Mapping[str, Any]
+    key: str
+    seen: list[Seen] = field(default_factory=list)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with httpx2.Client(timeout=10, trust_env=False, headers=headers) as client:
+            while not self._stopped.is_set():
+                began = time.monotonic()
+                try:
+                    answer = client.post(self.url, json=dict(self.body))
+                    status, said = answer.status_code, "" if answer.is_success else answer.text
+                except httpx2.HTTPError as error:
+                    status, said = 0, type(error).__name__
+                self.seen.append(Seen(status, began, time.monotonic() - began, said))
+                if not status:
+                    return
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def count(self, status: int, until: float = float("inf")) -> int:
+        return sum(seen.status == status and seen.ended <= until for seen in self.seen)
+
+
+@contextmanager
+def loading(url: str, body: Mapping[str, Any], key: str, connections: int = 4) -> Iterator[Load]:
+    """Under way in the block, and over behind it."""
+    load = Load(url, body, key)
+    with ThreadPoolExecutor(connections) as pool:
+        runs = [pool.submit(load.run) for _ in range(connections)]
+        try:
+            yield load
+        finally:
+            load.stop()
+            for run in runs:
+                run.result()

@@ -1,0 +1,49 @@
+"""The numbers of limits, ledger and budgets: there at a scrape, and true."""
+
+from pathlib import Path
+
+import httpx2
+
+from apps.api.src.accounts import Accounts, build_accounts
+from apps.api.tests.serving import settings
+from apps.core.accounting import CallRecord
+from apps.core.callers import Caller
+from apps.operations.database import Database
+
+
+def numbers(accounts: Accounts) -> dict[str, float]:
+    return {"".join((one.name, *one.labels.values())): one.value for one in accounts.observations()}
+
+
+async def test_what_was_written_is_counted(tmp_path: Path) -> None:
+    database = Database("", tmp_path)
+    accounts = build_accounts(settings(), database)
+    await database.start()
+    await accounts.start()
+    for book in accounts.books():
+        book.closing(CallRecord(Caller("t", "k"), "/generate", "m"))
+    assert numbers(accounts)["genai_ledger_waiting"] == 1
+    await accounts.aclose()
+    await database.aclose()
+    told = numbers(accounts)
+    assert (told["genai_ledger_waiting"], told["genai_ledger_written_total"], told["genai_ledger_lost_total"]) == (
+        0,
+        1,
+        0,
+    )
+    assert told["genai_budget_refused_totalexhausted"] == 0
+    assert not [name for name in told if "rate_limit" in name]
+
+
+async def test_a_redis_that_is_away_is_told(http: httpx2.Client) -> None:
+    accounts = build_accounts(settings(rate_limit_storage="redis://127.0.0.1:1"), None)
+    await accounts.start()
+    assert (await accounts.limits.counts.hit("key", 60)).used == 1
+    await accounts.aclose()
+    told = numbers(accounts)
+    assert told == {
+        "genai_rate_limit_degraded": 1,
+        "genai_rate_limit_processes": 1,
+        "genai_rate_limit_outages_total": 1,
+        "genai_rate_limit_local_hits_total": 1,
+    }

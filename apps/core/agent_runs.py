@@ -1,0 +1,64 @@
+"""What a run of an agent is on record for, and who keeps such records. Knows no loop and no database."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+RunStatus = Literal["running", "paused", "done", "failed", "cancelled"]
+
+
+@dataclass(slots=True)
+class AgentRun:
+    """One run, from its call to its end. Times in seconds since the epoch, money in US dollars.
+
+    ``steps`` is what the agent did, in order, as JSON: a call of the model or of a tool each. ``pending`` are the tool
+    calls that wait for an approval, and ``state`` is what the loop needs to go on then: opaque text. ``outcome`` is
+    ``ok`` or a code of the error tree. ``ends_by`` is when a run that is still ``running`` must be over: one that is
+    not has lost its process.
+    """
+
+    tenant: str
+    key_id: str | None
+    agent: str
+    ends_by: float
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    status: RunStatus = "running"
+    begun_at: float = field(default_factory=time.time)
+    ended_at: float | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    pending: list[dict[str, Any]] = field(default_factory=list)
+    state: str = ""
+    answer: str = ""
+    model: str = ""
+    outcome: str = "ok"
+    error: dict[str, Any] | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost: float | None = None
+
+
+class RunStore(Protocol):
+    """Keeps runs; every method may be called from several processes that share the store."""
+
+    async def add(self, run: AgentRun) -> None:
+        """Keep a new run."""
+
+    async def get(self, tenant: str, run_id: str) -> AgentRun | None:
+        """None where there is none, or it is another tenant's: nobody can tell the difference."""
+
+    async def save(self, run: AgentRun) -> bool:
+        """Write the run where it is ``running`` in the store.
+
+        False where somebody has cancelled it meanwhile: it stays ``cancelled`` then, and all the rest is written.
+        """
+
+    async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:
+        """Move a run from one status to another, in one step: of several who try at once, one gets True."""
+
+    async def is_running(self, run_id: str) -> bool:
+        """Whether the store still has it as ``running``."""
+
+    async def forget(self, begun_before: float) -> int:
+        """Delete what began before then; the number of runs."""

@@ -1,0 +1,83 @@
+"""Entries: a whole answer as bytes and back. A few lines of JSON and the frames behind them; no pickle, no code.
+
+What comes back from a store is not trusted: an entry that is not whole, or was written for another question, is none.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+
+MAGIC = b"answer1\n"
+DIGEST_BYTES = 32
+LENGTH_BYTES = 4
+
+
+class CorruptEntry(Exception):
+    """These bytes are not the entry that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an answer beside its frames. ``cost`` in US dollars is what making it has cost."""
+
+    content_type: str = ""
+    model: str = ""
+    provider: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int = 0
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``made_at`` is Unix time."""
+
+    facts: Facts
+    frames: Sequence[bytes]
+    made_at: float
+
+
+def encode(entry: Entry, digest: bytes) -> bytes:
+    """The bytes to keep, for the question with this digest."""
+    head = {"facts": asdict(entry.facts), "made_at": entry.made_at, "lengths": [len(frame) for frame in entry.frames]}
+    written = json.dumps(head).encode()
+    return b"".join((MAGIC, digest, len(written).to_bytes(LENGTH_BYTES, "big"), written, *entry.frames))
+
+
+def decode(raw: bytes, digest: bytes) -> Entry:
+    """Raises CorruptEntry."""
+    try:
+        return _decode(raw, digest)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CorruptEntry(type(error).__name__) from None
+
+
+def _decode(raw: bytes, digest: bytes) -> Entry:
+    # a reply that a connection has mixed up with another's would be another tenant's answer
+    if not raw.startswith(MAGIC + digest):
+        raise CorruptEntry("written for another question")
+    at = len(MAGIC) + DIGEST_BYTES
+    head_at = at + LENGTH_BYTES
+    frames_at = head_at + int.from_bytes(raw[at:head_at], "big")
+    head = json.loads(raw[head_at:frames_at])
+    lengths = head["lengths"]
+    if not all(type(length) is int and length >= 0 for length in lengths):
+        raise CorruptEntry("a frame's length is none")
+    bounds = list(accumulate(lengths, initial=frames_at))
+    if bounds[-1] != len(raw):
+        raise CorruptEntry("not whole")
+    return Entry(_facts(head["facts"]), [raw[a:b] for a, b in pairwise(bounds)], float(head["made_at"]))
+
+
+def _facts(told: object) -> Facts:
+    if not isinstance(told, dict):
+        raise CorruptEntry("no facts")
+    facts = Facts(**told)
+    texts = (facts.content_type, facts.model, facts.provider)
+    counts = (facts.prompt_tokens, facts.completion_tokens, facts.cached_tokens)
+    sound = all(isinstance(text, str) for text in texts) and all(type(n) is int or n is None for n in counts)
+    if not sound or not (facts.cost is None or isinstance(facts.cost, int | float)):
+        raise CorruptEntry("facts of a wrong type")
+    return facts

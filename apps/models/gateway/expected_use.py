@@ -1,0 +1,63 @@
+"""What a call will use at most, as far as its body tells: by the rule of thumb of four bytes a token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apps.models.gateway.wire import WireCall
+
+BYTES_PER_TOKEN = 4
+IMAGE_TOKENS = 1_000
+# of an answer whose caller set no limit
+ASSUMED_ANSWER = 1_000
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+SEVERAL = ("n", "best_of")
+NO_ANSWER = frozenset({"/embeddings"})
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedUse:
+    """Tokens. ``limit`` is what the caller allows the answer, 0 where he set no limit; ``answer`` is what to expect."""
+
+    prompt: int
+    limit: int
+    answer: int
+
+
+def expected_use(call: WireCall) -> ExpectedUse:
+    """Several choices each have the limit; an image counts a thousand tokens, whatever its size."""
+    images = _images(call)
+    prompt = len(call.raw) // BYTES_PER_TOKEN if images is None else images
+    limit = next((found for name in LIMITS if isinstance(found := call.body.get(name), int) and found > 0), 0)
+    choices = max([found for name in SEVERAL if isinstance(found := call.body.get(name), int)], default=1)
+    if call.path in NO_ANSWER:
+        return ExpectedUse(prompt, 0, 0)
+    choices = max(1, choices)
+    return ExpectedUse(prompt, limit * choices, (limit or ASSUMED_ANSWER) * choices)
+
+
+def _images(call: WireCall) -> int | None:
+    """The tokens of a prompt with images in it, whose bytes say nothing; None where it has none."""
+    messages = call.body.get("messages") or call.body.get("input")
+    if b"image" not in call.raw or not isinstance(messages, list):
+        return None
+    parts = [part for message in messages for part in _parts(message)]
+    images = [part for part in parts if is_image(part)]
+    if not images:
+        return None
+    text = sum(len(str(part.get("text") or "").encode()) for part in parts if part not in images)
+    plain = sum(len(content.encode()) for m in messages if isinstance(content := _content(m), str))
+    return len(images) * IMAGE_TOKENS + (text + plain) // BYTES_PER_TOKEN
+
+
+def is_image(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in ("image_url", "input_image")
+
+
+def _parts(message: Any) -> list[Mapping[str, Any]]:
+    content = _content(message)
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, Mapping) else None

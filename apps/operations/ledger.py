@@ -1,0 +1,177 @@
+"""The usage ledger: a Bookkeeper that has one row written for each call, a moment later and several at a time.
+
+One task writes. A batch that may or may not have been written is written again, which changes nothing the second time.
+While the database is away rows wait, up to a bound; beyond it the rows of keys without a budget are lost, counted and
+said so in the log, and keys with a budget are refused (see budgets.py), so that none of their rows ever is.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from apps.core.accounting import CallRecord
+from apps.core.errors import StoreUnavailable
+from apps.operations.database import Database
+from apps.operations.ledger_rows import Entry, entry_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+MOST_WAITING = 20_000
+BATCH = 1_000
+GATHER_SECONDS = 0.1
+RETRY_SECONDS = 0.5
+BATCH_SECONDS = 2.0
+LEASE_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """For whoever watches the service: rows; ``written`` and ``lost`` only ever grow."""
+
+    waiting: int
+    written: int
+    lost: int
+    reservations: int
+
+
+class Ledger:
+    """``lease`` is how long a reservation outlives the process that made it; a third of it passes between renewals."""
+
+    def __init__(self, database: Database, *, most_waiting: int = MOST_WAITING, lease: float = LEASE_SECONDS) -> None:
+        self._database = database
+        self._most_waiting = most_waiting
+        self._lease = lease
+        self._waiting: deque[Entry] = deque()
+        self._held: set[str] = set()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._closed = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._written = 0
+        self._lost = 0
+        self._losing = False
+
+    async def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._keep_writing()), asyncio.create_task(self._keep_renewing())]
+
+    async def opening(self, call: CallRecord) -> None:
+        """Nothing is known of it yet."""
+
+    def closing(self, call: CallRecord) -> None:
+        entry = entry_of(call)
+        if self._closed or (self.full and entry.charge is None):
+            self._lose()
+            return
+        self._losing = False
+        self._waiting.append(entry)
+        self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether rows are about to be lost."""
+        return len(self._waiting) >= self._most_waiting
+
+    def hold(self, id: str) -> float:
+        """A call has a reservation, which is to be renewed until its row is written; when it would expire."""
+        self._held.add(id)
+        return time.time() + self._lease
+
+    def release(self, id: str) -> None:
+        """No longer: where a reservation was made all the same, it ends by itself."""
+        self._held.discard(id)
+
+    def state(self) -> LedgerState:
+        return LedgerState(len(self._waiting), self._written, self._lost, len(self._held))
+
+    async def aclose(self, within: float = CLOSE_SECONDS) -> None:
+        """Write what waits. Where that cannot be done in time, say how much is lost."""
+        self._closing = True
+        self._wake.set()
+        if not self._tasks:
+            return
+        writing, renewing = self._tasks
+        await asyncio.wait({writing}, timeout=within)
+        for task in (writing, renewing):
+            task.cancel()
+        await asyncio.wait({writing, renewing})
+        self._closed = True
+        if self._waiting:
+            log.error(
+                "The database could not be reached at the end: %d calls are not in the ledger", len(self._waiting)
+            )
+
+    async def _keep_writing(self) -> None:
+        while self._waiting or not self._closing:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._closing:
+                await asyncio.sleep(GATHER_SECONDS)
+            while self._waiting:
+                batch = list(islice(self._waiting, BATCH))
+                if await self._wrote(batch):
+                    self._done(batch)
+                else:
+                    await asyncio.sleep(RETRY_SECONDS)
+
+    async def _wrote(self, batch: list[Entry]) -> bool:
+        """Whether it is dealt with. A row that the database refuses for good is lost, and does not stop the rest."""
+        try:
+            await self._put(batch)
+        except StoreUnavailable:
+            return False
+        except Exception as error:
+            if len(batch) > 1:
+                return all([await self._wrote([entry]) for entry in batch])
+            log.error("The ledger cannot write a call: %s", type(error).__name__)
+            self._lost += 1
+        return True
+
+    async def _put(self, batch: list[Entry]) -> None:
+        async def work(connection: "AsyncConnection") -> None:
+            from apps.operations.ledger_store import put
+
+            await put(connection, batch)
+
+        await self._database.write(work, BATCH_SECONDS)
+
+    def _done(self, batch: list[Entry]) -> None:
+        for entry in batch:
+            self._waiting.popleft()
+            self._held.discard(entry.id)
+        self._written += len(batch)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            try:
+                await self._renew(list(self._held))
+            except StoreUnavailable:
+                continue  # the database says so itself
+            except Exception as error:
+                log.error("Reservations could not be renewed: %s", type(error).__name__)
+
+    async def _renew(self, held: list[str]) -> None:
+        async def work(connection: "AsyncConnection") -> int:
+            from apps.operations.ledger_store import forget_expired, renew
+
+            for at in range(0, len(held), BATCH):
+                await renew(connection, held[at : at + BATCH], time.time() + self._lease)
+            return await forget_expired(connection)
+
+        forgotten = await self._database.write(work)
+        if forgotten:
+            log.warning("Gave back the reservations of %d calls whose process is gone", forgotten)
+
+    def _lose(self) -> None:
+        self._lost += 1
+        if not self._losing:
+            self._losing = True
+            log.error("The ledger takes no more rows, since the database takes none: calls are not written down")

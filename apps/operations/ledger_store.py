@@ -1,0 +1,141 @@
+"""The ledger's and the budgets' statements. Each function is the work of one transaction, and may be tried again.
+
+Imported when a database is open, since it needs SQLAlchemy.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Insert, bindparam, delete, func, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from apps.operations.ledger_rows import Charge, Entry
+from apps.operations.tables import budgets, calls, reservations
+
+Sums = dict[tuple[str, str], int]
+EXPIRED_AT_ONCE = 500
+
+
+async def put(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+    """Write the rows that are not there yet, charge for those alone, and give back what was reserved for them."""
+    free = [entry.row for entry in entries if entry.charge is None]
+    if free:
+        await connection.execute(_insert(connection, calls), free)
+    charges = {entry.id: entry.charge for entry in entries if entry.charge is not None}
+    if not charges:
+        return
+    rows = [entry.row for entry in entries if entry.charge is not None]
+    new = await connection.execute(_insert(connection, calls).returning(calls.c.id), rows)
+    spent: Sums = defaultdict(int)
+    for id in new.scalars():
+        spent[charges[id].key_id, charges[id].period] += charges[id].amount
+    await _settle(connection, spent, await _release(connection, list(charges)))
+
+
+async def reserve(
+    connection: AsyncConnection, id: str, charge: Charge, limit: int, expires_at: float
+) -> tuple[int, int] | None:
+    """Reserve the charge where anything is left of ``limit``. Else the billionths that are spent and reserved."""
+    if not await _take(connection, charge, limit):
+        state = await _state(connection, charge)
+        if state is not None and sum(state) >= limit:
+            return state
+        # the period has not begun, or another call has begun it just now
+        await _begin_period(connection, charge)
+        if not await _take(connection, charge, limit):
+            return await _state(connection, charge)
+    row = {"id": id, "key_id": charge.key_id, "period": charge.period}
+    await connection.execute(reservations.insert().values(**row, amount=charge.amount, expires_at=expires_at))
+    return None
+
+
+async def renew(connection: AsyncConnection, ids: Sequence[str], expires_at: float) -> None:
+    await connection.execute(update(reservations).where(reservations.c.id.in_(ids)).values(expires_at=expires_at))
+
+
+async def forget_expired(connection: AsyncConnection) -> int:
+    """Give back what dead processes had reserved; how many calls that were."""
+    # rows that another transaction has in hand are left to it
+    expired = select(reservations.c.id).where(reservations.c.expires_at < time.time())
+    ids = (await connection.execute(expired.limit(EXPIRED_AT_ONCE).with_for_update(skip_locked=True))).scalars().all()
+    if not ids:
+        return 0
+    await _settle(connection, {}, await _release(connection, ids))
+    return len(ids)
+
+
+def _insert(connection: AsyncConnection, table: Any) -> Any:
+    """An insert that passes over what is there."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    made: Insert = dialect.insert(table)
+    return made.on_conflict_do_nothing()  # type: ignore[attr-defined]
+
+
+async def _take(connection: AsyncConnection, charge: Charge, limit: int) -> bool:
+    """One statement, so that no other process can come between the look and the reservation."""
+    table = budgets.c
+    taken = await connection.execute(
+        update(budgets)
+        .where(table.key_id == charge.key_id, table.period == charge.period, table.spent + table.reserved < limit)
+        .values(reserved=table.reserved + charge.amount)
+    )
+    return taken.rowcount == 1
+
+
+async def _begin_period(connection: AsyncConnection, charge: Charge) -> None:
+    """The row of a key's period; what the key has cost in it already, under no budget or another, counts."""
+    this_key = (calls.c.key_id == charge.key_id) & calls.c.day.startswith(charge.period)
+    so_far = select(
+        literal(charge.key_id), literal(charge.period), func.coalesce(func.sum(calls.c.cost), 0), literal(0)
+    ).where(this_key)
+    await connection.execute(_insert(connection, budgets).from_select(list(budgets.c.keys()), so_far))
+
+
+async def _state(connection: AsyncConnection, charge: Charge) -> tuple[int, int] | None:
+    """What is spent and reserved; None where the period has not begun."""
+    table = budgets.c
+    found = await connection.execute(
+        select(table.spent, table.reserved).where(table.key_id == charge.key_id, table.period == charge.period)
+    )
+    row = found.one_or_none()
+    return None if row is None else (int(row[0]), int(row[1]))
+
+
+async def _release(connection: AsyncConnection, ids: Sequence[str]) -> Sums:
+    """Delete reservations; what they held."""
+    gone = await connection.execute(
+        delete(reservations)
+        .where(reservations.c.id.in_(ids))
+        .returning(reservations.c.key_id, reservations.c.period, reservations.c.amount)
+    )
+    held: Sums = defaultdict(int)
+    for key_id, period, amount in gone:
+        held[key_id, period] += amount
+    return held
+
+
+async def _settle(connection: AsyncConnection, spent: Sums, released: Sums) -> None:
+    """In one order everywhere, so that two transactions never wait for each other."""
+    changes = [
+        {
+            "of_key": key,
+            "of_period": period,
+            "more": spent.get((key, period), 0),
+            "less": released.get((key, period), 0),
+        }
+        for key, period in sorted(_keys(spent, released))
+    ]
+    if changes:
+        await connection.execute(
+            update(budgets)
+            .where(budgets.c.key_id == bindparam("of_key"), budgets.c.period == bindparam("of_period"))
+            .values(spent=budgets.c.spent + bindparam("more"), reserved=budgets.c.reserved - bindparam("less")),
+            changes,
+        )
+
+
+def _keys(*sums: Sums) -> Iterable[tuple[str, str]]:
+    return set().union(*sums)

@@ -1,0 +1,232 @@
+"""Budgets on both databases: reserved before, settled once after, and never overspent by more than a call."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from apps.core.accounting import CallRecord
+from apps.core.callers import Budget
+from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
+from apps.operations.budgets import Budgets
+from apps.operations.database import Database
+from apps.operations.ledger import Ledger
+from apps.operations.tests.accounts import BILLION, TEN, Meter, books, call, key, written
+
+
+@pytest.fixture
+async def ledger(database: Database) -> AsyncIterator[Ledger]:
+    made = Ledger(database)
+    await made.start()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def meter(database: Database, ledger: Ledger) -> Meter:
+    return Meter([ledger, Budgets(database, ledger)])
+
+
+async def make(meter: Meter, record: CallRecord, cost: float | None = 1.0, seconds: float = 0) -> CallRecord:
+    async with meter.call(record):
+        await asyncio.sleep(seconds)
+        record.cost = cost
+    return record
+
+
+async def test_a_call_is_reserved_while_it_runs_and_settled_when_it_ends(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    record = call(estimated=3.0)
+    async with meter.call(record):
+        during = await books(database)
+        record.cost = 0.5
+    assert (during.rows, during.spent, during.reserved, during.reservations) == (0, 0, 3 * BILLION, 1)
+    await written(ledger)
+    after = await books(database)
+    assert (after.rows, after.spent, after.reserved, after.reservations) == (1, BILLION // 2, 0, 0)
+
+
+async def test_a_hundred_parallel_calls_on_a_budget_for_ten_are_ten(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    calls = [make(meter, call(), seconds=0.5) for _ in range(100)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} == {CallRecord, RateLimitExceeded}
+    await written(ledger)
+    after = await books(database)
+    assert after.consistent
+    assert after.spent == 10 * BILLION
+    assert after.rows == 100
+
+
+async def test_several_processes_hold_one_budget_together(url: str, tmp_path: Path) -> None:
+    databases = [Database(url, tmp_path) for _ in range(3)]
+    ledgers = [Ledger(database) for database in databases]
+    for database, ledger in zip(databases, ledgers, strict=True):
+        await database.start()
+        await ledger.start()
+    assert all([await database.ready(20) for database in databases])
+    meters = [Meter([ledger, Budgets(database, ledger)]) for database, ledger in zip(databases, ledgers, strict=True)]
+    calls = [make(meters[i % 3], call(), seconds=0.3) for i in range(60)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for ledger in ledgers:
+        await ledger.aclose()
+    after = await books(databases[0])
+    assert [type(result) for result in results].count(CallRecord) == 10
+    assert (after.consistent, after.spent, after.reserved) == (True, 10 * BILLION, 0)
+    for database in databases:
+        await database.aclose()
+
+
+async def test_calls_that_begin_a_period_together_are_all_let_in(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    for i in range(10):
+        caller = key(TEN, id=f"k{i}")
+        results = await asyncio.gather(*(make(meter, call(caller)) for _ in range(8)), return_exceptions=True)
+        assert [result for result in results if isinstance(result, BaseException)] == []
+
+
+async def test_the_refusal_says_what_is_spent_and_when_to_come_back(meter: Meter, ledger: Ledger) -> None:
+    for period, latest in (("day", 86_400), ("month", 31 * 86_400)):
+        caller = key(Budget(1.5, period), id=period)  # type: ignore[arg-type]
+        for _ in range(2):
+            await make(meter, call(caller), cost=0.8)
+        await written(ledger)
+        with pytest.raises(RateLimitExceeded) as refused:
+            await make(meter, call(caller))
+        assert refused.value.details == {
+            "source": "budget",
+            "limit": 1.5,
+            "spent": 1.6,
+            "reserved": 0,
+            "period": period,
+        }
+        assert refused.value.retry_after is not None
+        assert 1 <= refused.value.retry_after <= latest
+
+
+async def test_what_running_calls_have_reserved_is_worth_waiting_for(meter: Meter, ledger: Ledger) -> None:
+    async with meter.call(call(estimated=12.0)):
+        with pytest.raises(RateLimitExceeded) as refused:
+            await make(meter, call())
+        assert refused.value.details["reserved"] == 12
+        assert refused.value.retry_after == 5
+    await written(ledger)
+    await make(meter, call())
+
+
+@pytest.mark.parametrize(
+    ("ending", "spent"),
+    [
+        ({"cost": 0.25}, 0.25),
+        ({"cost": None}, 0.0),  # an error, say: nobody told of a cost
+        ({"cost": None, "cache": "hit"}, 0.0),
+        ({"cost": 4.0, "cache": "replay"}, 0.0),
+    ],
+)
+async def test_however_a_call_ends_it_is_settled_once(
+    ending: dict[str, object], spent: float, meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    record = call(estimated=3.0)
+    async with meter.call(record):
+        for name, value in ending.items():
+            setattr(record, name, value)
+    await written(ledger)
+    after = await books(database)
+    assert (after.consistent, after.spent, after.reserved, after.rows) == (True, round(spent * BILLION), 0, 1)
+
+
+async def test_a_caller_who_leaves_before_anything_is_known_pays_what_was_reserved(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    for cost, spent in ((None, 3.0), (0.5, 3.5)):
+        task = asyncio.create_task(make(meter, call(estimated=3.0, cost=cost), cost=cost, seconds=30))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await asyncio.wait({task})
+        await written(ledger)
+        assert (await books(database)).spent == round(spent * BILLION)
+
+
+async def test_a_batch_that_is_written_twice_is_charged_once(database: Database) -> None:
+    from apps.operations.ledger_rows import entry_of
+    from apps.operations.ledger_store import put
+
+    entries = [entry_of(call(cost=0.1)) for _ in range(5)] + [entry_of(call(key(None), cost=0.1)) for _ in range(5)]
+    await database.write(lambda connection: _begin(connection))
+    for _ in range(3):
+        await database.write(lambda connection: put(connection, entries))
+    after = await books(database)
+    assert (after.rows, after.spent) == (10, BILLION // 2)
+
+
+async def _begin(connection: object) -> None:
+    from apps.operations.ledger_rows import Charge
+    from apps.operations.ledger_store import reserve
+    from apps.operations.periods import day_of
+
+    await reserve(connection, "x", Charge("k", day_of(time.time()), 0), BILLION, time.time() + 9)  # type: ignore[arg-type]
+
+
+async def test_what_a_key_has_cost_before_it_had_a_budget_counts(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    for _ in range(3):
+        await make(meter, call(key(None)), cost=4.0)
+    await written(ledger)
+    with pytest.raises(RateLimitExceeded):
+        await make(meter, call(key(TEN)))
+
+
+async def test_what_costs_nothing_or_has_no_budget_never_asks_the_database(tmp_path: Path) -> None:
+    away = Database("postgresql://nobody@127.0.0.1:1/none", tmp_path)
+    budgets = Budgets(away, Ledger(away))
+    began = time.monotonic()
+    await budgets.opening(call(key(None)))
+    await budgets.opening(call(estimated=0.0))
+    assert time.monotonic() - began < 0.01
+
+
+async def test_without_a_database_a_budget_is_closed_within_a_second(tmp_path: Path) -> None:
+    away = Database("postgresql://nobody@127.0.0.1:1/none", tmp_path)
+    await away.start()
+    ledger = Ledger(away)
+    budgets = Budgets(away, ledger)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await budgets.opening(call())
+    assert time.monotonic() - began < 1
+    assert (budgets.state().unavailable, ledger.state().reservations) == (1, 0)
+    await away.aclose()
+
+
+async def test_a_model_without_a_price_is_not_for_a_key_with_a_budget(meter: Meter) -> None:
+    with pytest.raises(Forbidden, match="price"):
+        await make(meter, call(estimated=None))
+    await make(meter, call(key(None), estimated=None))
+
+
+async def test_a_reservation_lives_as_long_as_its_call_and_no_longer_than_its_process(
+    database: Database, url: str, tmp_path: Path
+) -> None:
+    dead_database = Database(url, tmp_path)
+    await dead_database.start()
+    assert await dead_database.ready(20)
+    dead, alive = Ledger(dead_database, lease=0.9), Ledger(database, lease=0.9)
+    await alive.start()
+    await Budgets(dead_database, dead).opening(call(estimated=2.0))  # nobody renews it: dead was never started
+    running = call(estimated=3.0)
+    async with Meter([alive, Budgets(database, alive)]).call(running):
+        assert (await books(database)).reserved == 5 * BILLION
+        await asyncio.sleep(2.2)
+        during = await books(database)
+        running.cost = 1.0
+    assert (during.reserved, during.reservations) == (3 * BILLION, 1)
+    await alive.aclose()
+    after = await books(database)
+    assert (after.consistent, after.spent, after.reserved) == (True, BILLION, 0)
+    await dead_database.aclose()

@@ -1,0 +1,197 @@
+"""Answers from documents: a ChatModel that wraps a ChatModel, and gives citations with its first delta.
+
+It searches in the caller's tenant for the last user message, puts what it finds before the question as quoted data,
+and asks the wrapped model. It offers no tools: so nothing that a document says can call one.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from apps.core.callers import Caller
+from apps.core.citations import Citation
+from apps.core.deltas import Delta, Usage, begin
+from apps.core.errors import InvalidValue, NotFound
+from apps.core.messages import ChatRequest
+from apps.core.ports import Readiness, Writer
+from apps.rag.library import Filter
+from apps.rag.prompting import fitted, question_of
+from apps.rag.records import SHARED, Passage
+
+PREFIX = "rag/"
+NAME = re.compile(r"(?:(shared)/)?([a-z0-9][a-z0-9_-]{0,62})")
+TOP_K = 5
+MAX_TOKENS = 500
+# characters: whatever is wrong with a question as short as this, it is not its length
+SHORT = 64
+NO_ANSWER = "I don't know: the documents say nothing about this."
+
+
+class Searchable(Protocol):
+    """What an answer needs of the library."""
+
+    async def search(
+        self, tenant: str, collection: str, text: str, *, top_k: int = 5, filter: Filter | None = None
+    ) -> list[Passage]: ...
+
+    def readiness(self) -> Readiness: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A collection, as its callers name it: one of their own tenant's, or one that everybody shares."""
+
+    collection: str
+    shared: bool = False
+
+    @property
+    def model(self) -> str:
+        """Its name among the models."""
+        return f"{PREFIX}{SHARED}/{self.collection}" if self.shared else PREFIX + self.collection
+
+    def tenant(self, caller: Caller) -> str:
+        """Whose it is. Nobody's own tenant is the one of what is shared."""
+        if self.shared:
+            return SHARED
+        return own_tenant(caller)
+
+
+def own_tenant(caller: Caller) -> str:
+    """The tenant of a caller's own collections. Raises NotFound for the one name that would make them everybody's."""
+    if caller.tenant == SHARED:
+        raise NotFound("This tenant has no collections of its own: they are under /rag/shared")
+    return caller.tenant
+
+
+def place_of(model: str) -> Place:
+    """The collection that a model's name means. Raises NotFound."""
+    found = NAME.fullmatch(model.removeprefix(PREFIX))
+    if not model.startswith(PREFIX) or found is None:
+        raise NotFound(f"No model is named {model[:100]}", field="model")
+    return Place(found[2], shared=found[1] is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How to search, and who writes; ``writer`` None is the default model."""
+
+    top_k: int = TOP_K
+    filter: Filter | None = None
+    writer: str | None = None
+
+
+class RagModel:
+    """Implements ChatModel for one collection.
+
+    Passages whose cosine to the question is under ``least_score`` say nothing about it; where there is no other, the
+    answer is NO_ANSWER and no model is asked.
+    """
+
+    def __init__(
+        self, library: Searchable, writer: Writer, place: Place, least_score: float, asking: Asking = Asking()
+    ) -> None:
+        self._library = library
+        self._writer = writer
+        self._place = place
+        self._least_score = least_score
+        self._asking = asking
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        if request.tools or request.raw:
+            raise InvalidValue("An answer from documents takes no tools", field="tools")
+        asked = replace(request, model=self._asking.writer, max_tokens=request.max_tokens or MAX_TOKENS)
+        passages = await self._relevant(asked)
+        if not passages:
+            yield Delta(NO_ANSWER, model=self._place.model, citations=())
+            yield Delta(finish_reason="stop", usage=Usage(0, 0), model=self._place.model)
+            return
+        prompt = await fitted(asked, passages, await self._writer.window(asked))
+        begun = await begin(self._writer.stream(prompt.request))
+        async with aclosing(begun.rest):
+            yield replace(begun.first, citations=cited(prompt.passages))
+            async for delta in begun.rest:
+                yield delta
+
+    def readiness(self) -> Readiness:
+        return _readiness(self._place.model, self._library, self._writer)
+
+    async def start(self) -> None:
+        """The library and the writer are started by whoever made them."""
+
+    async def aclose(self) -> None:
+        """The library and the writer are closed by whoever made them."""
+
+    async def _relevant(self, request: ChatRequest) -> list[Passage]:
+        found = await self._found(self._place.tenant(request.caller), question_of(request))
+        return [passage for passage in found if (passage.vector_score or 0.0) >= self._least_score]
+
+    async def _found(self, tenant: str, question: str) -> list[Passage]:
+        """What is found for the question, or for the end of one that is longer than the embedding model takes."""
+        while True:
+            try:
+                return await self._library.search(
+                    tenant, self._place.collection, question, top_k=self._asking.top_k, filter=self._asking.filter
+                )
+            except InvalidValue as error:
+                if error.field != "query" or len(question) < SHORT:
+                    raise
+                # the writer reads all of it all the same
+                question = question[len(question) // 2 :]
+
+
+class RagModels:
+    """Implements ChatModel for all collections: the request's ``model`` says which, as ``rag/<collection>``."""
+
+    def __init__(self, library: Searchable, writer: Writer, least_score: float) -> None:
+        self._library = library
+        self._writer = writer
+        self._least_score = least_score
+
+    def of(self, place: Place, asking: Asking = Asking()) -> RagModel:
+        return RagModel(self._library, self._writer, place, self._least_score, asking)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        async with aclosing(self.of(place_of(request.model or "")).stream(request)) as deltas:
+            try:
+                async for delta in deltas:
+                    yield delta
+            except NotFound as error:
+                raise NotFound(error.message, field="model", details=error.details) from error
+
+    def readiness(self) -> Readiness:
+        return _readiness(PREFIX + "*", self._library, self._writer)
+
+    async def start(self) -> None:
+        """The library and the writer are started by whoever made them."""
+
+    async def aclose(self) -> None:
+        """The library and the writer are closed by whoever made them."""
+
+
+def _readiness(name: str, library: Searchable, writer: Writer) -> Readiness:
+    """As ready as the library is, and whoever writes."""
+    found = library.readiness()
+    if found.state != "ready":
+        return replace(found, name=name)
+    writes = writer.readiness()
+    return Readiness(name, writes.state, f"{writes.name} writes: {writes.reason}")
+
+
+def cited(passages: Sequence[Passage]) -> tuple[Citation, ...]:
+    """Passages as citations, numbered as the model sees them."""
+    return tuple(
+        Citation(
+            number,
+            passage.document,
+            passage.name,
+            passage.page,
+            passage.headings,
+            passage.start,
+            passage.end,
+            passage.score,
+            passage.text,
+        )
+        for number, passage in enumerate(passages, 1)
+    )

@@ -1,0 +1,157 @@
+"""One file's way into the index: parsed in the sandbox, embedded while it is still being parsed, one commit."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from apps.core.errors import NotFound
+from apps.rag.embedding import fitting, vectors_of
+from apps.rag.filters import literal
+from apps.rag.index.database import refuse_mix
+from apps.rag.index.upkeep import ensure_text_index
+from apps.rag.index.writing import heads, put
+from apps.rag.job_table import Claim
+from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.sandbox import Sandbox
+from apps.rag.parts import Parts
+from apps.rag.records import Document
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
+
+# pieces embedded in one call: enough for full batches, few enough for progress to be seen
+WINDOW = 128
+NOTE_SECONDS = 0.3
+PARSED_PERCENT = 5.0
+EMBEDDED_PERCENT = 95.0
+
+
+class LeaseLost(Exception):
+    """Another worker has the file now, or its collection was deleted."""
+
+
+class FileIngestion:
+    """Used once."""
+
+    def __init__(self, parts: Parts, claim: Claim, sandbox: Sandbox) -> None:
+        self._parts = parts
+        self._claim = claim
+        self._sandbox = sandbox
+        self._found: list[Piece] = []
+        self._news = asyncio.Event()
+        self._pages = 0
+        self._ready: list[Piece] = []
+        self._vectors: list[NDArray[float32]] = []
+        self._noted = 0.0
+
+    async def run(self) -> int:
+        """How many rows it wrote. Raises errors of the tree, and LeaseLost."""
+        rows = await self._known_already()
+        if rows is None:
+            told = await self._read()
+            rows = await self._commit(str(told["kind"]), int(told["pages"]))
+        await asyncio.to_thread(self._parts.spool.remove, self._claim.spooled)
+        return rows
+
+    async def _known_already(self) -> int | None:
+        """The same bytes are there: only their name or metadata may be new. None where they are not."""
+        claim, parts = self._claim, self._parts
+        where = f"document = {literal(claim.document)}"
+        try:
+            if not await heads(await parts.database.reading(claim.tenant, claim.collection), where):
+                return None
+        except NotFound:
+            return None
+        async with parts.writers_lock(claim.tenant, claim.collection):
+            table = await self._made()
+            known = await heads(table, where)
+            if not known:
+                return None
+            await self._must_hold()
+            [same] = known
+            await put(table, replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
+            await self._finish(same.pages, same.passages)
+        return 0
+
+    async def _read(self) -> dict[str, Any]:
+        path = self._parts.spool.path(self._claim.spooled)
+        parsing = asyncio.create_task(self._sandbox.parse(path, self._claim.name, self._heard))
+        parsing.add_done_callback(lambda _: self._news.set())
+        try:
+            while not parsing.done() or self._found:
+                if not self._found:
+                    await self._news.wait()
+                    self._news.clear()
+                    continue
+                window, self._found = self._found[:WINDOW], self._found[WINDOW:]
+                await self._embed(window, parsing.done())
+            return await parsing
+        finally:
+            parsing.cancel()
+            await asyncio.gather(parsing, return_exceptions=True)
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        if "page" in event:
+            self._pages = event["page"]
+        else:
+            self._found.append(Piece.from_json(event["piece"]))
+        self._news.set()
+
+    async def _embed(self, window: list[Piece], parsed: bool) -> None:
+        pairs = await fitting(self._parts.embedder, window)
+        if pairs:
+            self._vectors.append(await vectors_of(self._parts.embedder, [text for _, text in pairs]))
+            self._ready += [piece for piece, _ in pairs]
+        if time.monotonic() - self._noted > NOTE_SECONDS:
+            self._noted = time.monotonic()
+            await self._note(parsed)
+
+    async def _note(self, parsed: bool) -> None:
+        embedded = len(self._ready)
+        passages = embedded + len(self._found)
+        share = embedded / passages if parsed and passages else 0
+        percent = PARSED_PERCENT + (EMBEDDED_PERCENT - PARSED_PERCENT) * share
+        claim, pages = self._claim, self._pages
+        if not await self._parts.jobs(lambda table: table.note(claim, pages, passages, embedded, percent)):
+            raise LeaseLost
+
+    async def _commit(self, kind: str, pages: int) -> int:
+        import numpy as np
+
+        claim = self._claim
+        document = Document(
+            id=claim.document,
+            name=claim.name,
+            names=(claim.name,),
+            kind=kind,  # type: ignore[arg-type]
+            bytes=claim.bytes,
+            pages=pages,
+            passages=len(self._ready),
+            metadata=claim.metadata,
+            ingested=time.time(),
+        )
+        async with self._parts.writers_lock(claim.tenant, claim.collection):
+            await self._must_hold()
+            await put(await self._made(), document, self._ready, np.concatenate(self._vectors))
+            await self._finish(pages, len(self._ready))
+        return len(self._ready)
+
+    async def _made(self) -> Any:
+        """The collection's table, with its text index. The writers' lock is held."""
+        claim, embedder = self._claim, self._parts.embedder
+        table = await self._parts.database.making(claim.tenant, claim.collection, embedder.name, embedder.dimensions)
+        await refuse_mix(table, embedder.name, embedder.dimensions)
+        await ensure_text_index(table)
+        return table
+
+    async def _must_hold(self) -> None:
+        claim = self._claim
+        if not await self._parts.jobs(lambda table: table.holds(claim)):
+            raise LeaseLost
+
+    async def _finish(self, pages: int, passages: int) -> None:
+        claim = self._claim
+        if not await self._parts.jobs(lambda table: table.finish(claim, pages, passages)):
+            raise LeaseLost

@@ -1,0 +1,152 @@
+"""Workers that take files from the job table and put them into the index, one commit a file."""
+
+import asyncio
+import logging
+import time
+import uuid
+
+from apps.core.errors import (
+    AppError,
+    InternalError,
+    ModelUnavailable,
+    NotFound,
+    Overloaded,
+    RateLimitExceeded,
+    Timeout,
+)
+from apps.rag.file_ingestion import FileIngestion, LeaseLost
+from apps.rag.index.upkeep import tend
+from apps.rag.job_table import Claim
+from apps.rag.parsing.sandbox import Sandbox
+from apps.rag.parts import Parts
+
+log = logging.getLogger(__name__)
+
+# what another process submitted is seen after that
+POLL_SECONDS = 0.5
+TRANSIENT = (InternalError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout)
+MOST_ATTEMPTS = 5
+LONGEST_WAIT = 60.0
+# what is new in a collection before its indices are brought up to date, if there is no quiet moment before
+ROWS_BEFORE_UPKEEP = 2000
+COMMITS_BEFORE_UPKEEP = 32
+CLOSING_SECONDS = 10
+
+
+class Ingestion:
+    """Started and closed once. What is interrupted is given back, and begins again wherever it is taken next."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._worker = uuid.uuid4().hex
+        self._tasks: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+        self._new_rows: dict[tuple[str, str], tuple[int, int]] = {}
+        self._tending = asyncio.Lock()
+
+    def start(self) -> None:
+        workers = [asyncio.create_task(self._work()) for _ in range(self._parts.limits.workers)]
+        self._tasks = [*workers, asyncio.create_task(self._renew())]
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        try:
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await self._tend_all()
+        except TimeoutError:
+            log.info("the indices are brought up to date with the next documents")
+
+    async def _work(self) -> None:
+        sandbox = Sandbox(self._parts.limits, self._parts.tokenizer)
+        try:
+            while True:
+                self._news.clear()
+                claim = await self._claim()
+                if claim is not None:
+                    await self._take(claim, sandbox)
+                    continue
+                await self._quiet(sandbox)
+        finally:
+            await sandbox.aclose()
+
+    async def _claim(self) -> Claim | None:
+        try:
+            return await self._parts.jobs(lambda table: table.claim(self._worker))
+        except Exception:
+            # a full disk, a table that is locked for long: later, then
+            log.exception("the job table could not be read")
+            return None
+
+    async def _quiet(self, sandbox: Sandbox) -> None:
+        await self._tend_all()
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._news.wait()
+        except TimeoutError:
+            await sandbox.retire_idle()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._parts.limits.lease_seconds / 3)
+            try:
+                await self._parts.jobs(lambda table: table.renew(self._worker))
+            except Exception:
+                log.exception("leases could not be renewed")
+
+    async def _take(self, claim: Claim, sandbox: Sandbox) -> None:
+        started = time.monotonic()
+        try:
+            rows = await FileIngestion(self._parts, claim, sandbox).run()
+        except LeaseLost:
+            log.info("a file was taken over or its collection deleted: dropped here")
+            return
+        except asyncio.CancelledError:
+            await asyncio.shield(self._parts.jobs(lambda table: table.give_back(claim, 0, counted=False)))
+            raise
+        except AppError as error:
+            await self._failed(claim, error)
+            return
+        except Exception:
+            log.exception("a file could not be ingested")
+            await self._failed(claim, InternalError("The document could not be ingested"))
+            return
+        log.info("a file became %d passages in %.1f s", rows, time.monotonic() - started)
+        await self._count(claim, rows)
+
+    async def _failed(self, claim: Claim, error: AppError) -> None:
+        if isinstance(error, TRANSIENT) and claim.attempts < MOST_ATTEMPTS:
+            wait = max(min(2.0**claim.attempts, LONGEST_WAIT), min(error.retry_after or 0, LONGEST_WAIT))
+            await self._parts.jobs(lambda table: table.give_back(claim, wait, counted=True))
+            return
+        if await self._parts.jobs(lambda table: table.fail(claim, error)):
+            await asyncio.to_thread(self._parts.spool.remove, claim.spooled)
+
+    async def _count(self, claim: Claim, rows: int) -> None:
+        key = (claim.tenant, claim.collection)
+        before, commits = self._new_rows.get(key, (0, 0))
+        self._new_rows[key] = (before + rows, commits + 1)
+        if before + rows >= ROWS_BEFORE_UPKEEP or commits + 1 >= COMMITS_BEFORE_UPKEEP:
+            await self._tend(*key)
+
+    async def _tend_all(self) -> None:
+        for key in list(self._new_rows):
+            await self._tend(*key)
+
+    async def _tend(self, tenant: str, collection: str) -> None:
+        async with self._tending:
+            if self._new_rows.pop((tenant, collection), None) is None:
+                return
+            try:
+                async with self._parts.writers_lock(tenant, collection):
+                    await tend(await self._parts.database.writing(tenant, collection))
+            except NotFound:
+                return
+            except Exception:
+                # searching goes on without: what no index covers is looked through
+                log.exception("the indices of a collection could not be brought up to date")

@@ -1,0 +1,233 @@
+"""The jobs, in SQLite: what was taken in and how far it is. Durable before a call returns; shared by processes.
+
+A file is ingested by whoever holds its lease. A lease that is not renewed runs out, and the file is up for anybody
+again: that is how a killed worker's files come back. Blocks; the library calls it in a thread of its own.
+"""
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apps.core.errors import AppError, NotFound, Overloaded
+from apps.core.messages import JsonObject
+from apps.rag.limits import Limits
+from apps.rag.records import FileProgress, Job, MetadataValue, Status
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, collection TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS files (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    tenant TEXT NOT NULL, collection TEXT NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL,
+    metadata TEXT NOT NULL, bytes INTEGER NOT NULL, spooled TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'queued', pages INTEGER NOT NULL DEFAULT 0, passages INTEGER NOT NULL DEFAULT 0,
+    embedded INTEGER NOT NULL DEFAULT 0, percent REAL NOT NULL DEFAULT 0, error TEXT,
+    worker TEXT, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, finished REAL
+);
+CREATE INDEX IF NOT EXISTS files_of_job ON files (job);
+CREATE INDEX IF NOT EXISTS files_open ON files (tenant, collection, name) WHERE status IN ('queued', 'running');
+CREATE TABLE IF NOT EXISTS turns (tenant TEXT PRIMARY KEY, taken REAL NOT NULL);
+"""
+# the oldest file of each name first (its later version must win), tenants in turn, what killed a worker last
+CLAIM = """
+SELECT f.* FROM files f LEFT JOIN turns t ON t.tenant = f.tenant
+WHERE f.status IN ('queued', 'running') AND f.due <= :now AND NOT EXISTS (
+    SELECT 1 FROM files e WHERE e.status IN ('queued', 'running') AND e.tenant = f.tenant
+    AND e.collection = f.collection AND e.name = f.name AND e.id < f.id)
+ORDER BY f.attempts, coalesce(t.taken, 0), f.id LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    name: str
+    document: str
+    metadata: dict[str, MetadataValue]
+    bytes: int
+    spooled: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A file that this worker may ingest."""
+
+    id: int
+    tenant: str
+    collection: str
+    name: str
+    document: str
+    metadata: dict[str, MetadataValue]
+    bytes: int
+    spooled: str
+    attempts: int
+    worker: str
+
+
+class JobTable:
+    """One connection; one thread at a time."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._limits = limits
+        self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        # FULL: what was acknowledged is on the disk
+        for line in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._db.execute(f"PRAGMA {line}")
+        self._db.executescript(SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def refuse_overload(self, tenant: str, files: int, size: int) -> None:
+        """Raises Overloaded where the queue has no room for them."""
+        row = self._db.execute(
+            "SELECT count(*) n, coalesce(sum(bytes), 0) b, coalesce(sum(tenant = ?), 0) own,"
+            " coalesce(sum(iif(tenant = ?, bytes, 0)), 0) own_b FROM files WHERE status IN ('queued', 'running')",
+            (tenant, tenant),
+        ).fetchone()
+        limits = self._limits
+        full = row["n"] + files > limits.queued_files or row["b"] + size > limits.queued_bytes
+        own = row["own"] + files > limits.queued_files // 2 or row["own_b"] + size > limits.queued_bytes // 2
+        if full or own:
+            raise Overloaded("Too many documents wait to be ingested", retry_after=30)
+
+    def add(self, tenant: str, collection: str, files: Sequence[NewFile]) -> str:
+        job = uuid.uuid4().hex
+        with self._writing() as db:
+            self.refuse_overload(tenant, len(files), sum(file.bytes for file in files))
+            db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?)", (job, tenant, collection, time.time()))
+            db.executemany(
+                "INSERT INTO files (job, tenant, collection, name, document, metadata, bytes, spooled)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (job, tenant, collection, f.name, f.document, json.dumps(f.metadata), f.bytes, f.spooled)
+                    for f in files
+                ],
+            )
+        return job
+
+    def job(self, tenant: str, job: str) -> Job:
+        row = self._db.execute("SELECT * FROM jobs WHERE id = ? AND tenant = ?", (job, tenant)).fetchone()
+        if row is None:
+            raise NotFound("No such job", field="job")
+        files = self._db.execute("SELECT * FROM files WHERE job = ? ORDER BY id", (job,)).fetchall()
+        size = sum(max(file["bytes"], 1) for file in files)
+        percent = sum(file["percent"] * max(file["bytes"], 1) for file in files) / size
+        progress = tuple(_progress(file) for file in files)
+        return Job(job, row["collection"], _status(progress), round(percent, 1), progress, row["created"])
+
+    def claim(self, worker: str) -> Claim | None:
+        now = time.time()
+        with self._writing() as db:
+            row = db.execute(CLAIM, {"now": now}).fetchone()
+            if row is None:
+                return None
+            db.execute(
+                "UPDATE files SET status = 'running', worker = ?, due = ?, attempts = attempts + 1 WHERE id = ?",
+                (worker, now + self._limits.lease_seconds, row["id"]),
+            )
+            db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?)", (row["tenant"], now))
+        return Claim(
+            **{key: row[key] for key in ("id", "tenant", "collection", "name", "document", "bytes", "spooled")},
+            metadata=json.loads(row["metadata"]),
+            attempts=row["attempts"] + 1,
+            worker=worker,
+        )
+
+    def renew(self, worker: str) -> None:
+        """Keep every lease of this worker."""
+        due = time.time() + self._limits.lease_seconds
+        self._db.execute("UPDATE files SET due = ? WHERE worker = ? AND status = 'running'", (due, worker))
+
+    def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
+        """Progress, which never goes back; False where the lease is lost."""
+        return self._own(
+            claim,
+            "pages = max(pages, ?), passages = max(passages, ?),"
+            " embedded = max(embedded, ?), percent = max(percent, ?)",
+            (pages, passages, embedded, percent),
+        )
+
+    def holds(self, claim: Claim) -> bool:
+        return self._own(claim, "due = ?", (time.time() + self._limits.lease_seconds,))
+
+    def finish(self, claim: Claim, pages: int, passages: int) -> bool:
+        changes = "status = 'done', percent = 100, pages = ?, passages = ?, embedded = ?, finished = ?"
+        return self._own(claim, changes, (pages, passages, passages, time.time()))
+
+    def fail(self, claim: Claim, error: AppError) -> bool:
+        changes = "status = 'failed', percent = 100, error = ?, finished = ?"
+        return self._own(claim, changes, (_written(error), time.time()))
+
+    def give_back(self, claim: Claim, wait: float, counted: bool) -> bool:
+        """Another try after ``wait`` seconds; ``counted`` where this one says something about the file."""
+        changes = "status = 'queued', worker = NULL, due = ?, attempts = attempts - ?"
+        return self._own(claim, changes, (time.time() + wait, 0 if counted else 1))
+
+    def _own(self, claim: Claim, changes: str, values: tuple[Any, ...]) -> bool:
+        statement = f"UPDATE files SET {changes} WHERE id = ? AND worker = ? AND status = 'running'"  # noqa: S608
+        return self._db.execute(statement, (*values, claim.id, claim.worker)).rowcount == 1
+
+    def cancel(self, tenant: str, collection: str, error: AppError, document: str | None = None) -> list[str]:
+        """Fail what waits or runs; the names of what was spooled for it."""
+        where = "tenant = ? AND collection = ? AND status IN ('queued', 'running')"
+        values: tuple[Any, ...] = (tenant, collection)
+        if document is not None:
+            where, values = f"{where} AND document = ?", (*values, document)
+        changes = "status = 'failed', percent = 100, worker = NULL, error = ?, finished = ?"
+        with self._writing() as db:
+            statement = f"UPDATE files SET {changes} WHERE {where} RETURNING spooled"  # noqa: S608
+            rows = db.execute(statement, (_written(error), time.time(), *values)).fetchall()
+        return [row["spooled"] for row in rows]
+
+    def open_spooled(self) -> set[str]:
+        rows = self._db.execute("SELECT spooled FROM files WHERE status IN ('queued', 'running')").fetchall()
+        return {row["spooled"] for row in rows}
+
+    def forget(self) -> set[str]:
+        """Jobs that were finished long ago. Returns what is still spooled for the others."""
+        before = time.time() - self._limits.job_days * 86400
+        with self._writing() as db, closing(db.cursor()) as cursor:
+            cursor.execute(
+                "DELETE FROM jobs WHERE created < ? AND NOT EXISTS"
+                " (SELECT 1 FROM files WHERE job = jobs.id AND (finished IS NULL OR finished > ?))",
+                (before, before),
+            )
+        return self.open_spooled()
+
+
+def _written(error: AppError) -> str:
+    return json.dumps(error.envelope()["error"])
+
+
+def _progress(row: sqlite3.Row) -> FileProgress:
+    error: JsonObject | None = json.loads(row["error"]) if row["error"] else None
+    return FileProgress(
+        row["name"], row["document"], row["status"], row["pages"], row["passages"], row["embedded"], error
+    )
+
+
+def _status(files: Sequence[FileProgress]) -> Status:
+    states = {file.status for file in files}
+    if states == {"queued"}:
+        return "queued"
+    if states & {"queued", "running"}:
+        return "running"
+    return "failed" if "failed" in states else "done"

@@ -1,0 +1,228 @@
+"""The library: collections of documents, and search in them. The only module that the floors above need.
+
+Everything is keyed by a tenant and a collection's name. Errors are those of ``apps.core.errors`` and nothing else:
+NotFound for what is not there (or is another tenant's: nobody can tell the difference), InvalidValue and InvalidType
+for what is wrong in the call, Conflict for a collection with another embedding model, PayloadTooLarge, Overloaded
+where the queue is full, ModelUnavailable where the packages of requirements-local.txt are missing (its message names
+the command). No HTTP here, and no concrete model.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from apps.core.errors import InvalidValue, ModelUnavailable
+from apps.core.ports import Embedder, Readiness
+from apps.core.settings import Settings
+from apps.rag.index.database import install_words, missing_requirements
+from apps.rag.ingestion import Ingestion
+from apps.rag.job_table import NewFile
+from apps.rag.limits import Limits
+from apps.rag.names import collection_name, file_name, metadata
+from apps.rag.parts import put_together
+from apps.rag.ports import Reranker
+from apps.rag.ranking import Ranking
+from apps.rag.records import Collection, Document, Job, Metadata, Passage, SearchMode, Upload
+from apps.rag.search import Search, checked
+from apps.rag.shelf import Shelf
+from apps.rag.spool import Spool
+
+Filter = Mapping[str, Any]
+"""See apps/rag/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
+
+WATCH_SECONDS = 0.2
+EXTRA_TOKENS = 36
+
+log = logging.getLogger(__name__)
+
+
+class Library:
+    """``folder`` holds the job table and what waits to be ingested; ``uri`` the index (empty: beside it).
+
+    Several processes may share both: a file is ingested by one of them. ``tokenizer`` is the embedder's own
+    tokenizer.json; without one, passages are measured in characters and checked by the embedder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        embedder: Embedder,
+        *,
+        uri: str = "",
+        tokenizer: Path | None = None,
+        reranker: Reranker | None = None,
+        limits: Limits | None = None,
+        ranking: Ranking | None = None,
+    ) -> None:
+        # with two special tokens, and room for the headings that are embedded with a passage
+        room = max(embedder.longest - EXTRA_TOKENS, 1)
+        given = limits or Limits()
+        self._limits = replace(given, chunk_tokens=min(given.chunk_tokens, room))
+        self._embedder = embedder
+        self._failure: str | None = None
+        self._parts = put_together(folder, uri, embedder, tokenizer, self._limits)
+        self._jobs = self._parts.jobs
+        self._ingestion = Ingestion(self._parts)
+        self._search = Search(self._parts.database, embedder, reranker, ranking or Ranking())
+        self._shelf = Shelf(self._parts)
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        embedder: Embedder,
+        *,
+        tokenizer: Path | None = None,
+        reranker: Reranker | None = None,
+    ) -> "Library":
+        limits = Limits(
+            file_bytes=settings.rag_max_file_bytes,
+            chunk_tokens=settings.rag_chunk_tokens,
+            chunk_overlap=settings.rag_chunk_overlap,
+        )
+        folder = settings.data_dir / "rag"
+        return cls(folder, embedder, uri=settings.rag_uri, tokenizer=tokenizer, reranker=reranker, limits=limits)
+
+    def readiness(self) -> Readiness:
+        """Whether it can ingest and search: not_configured where packages are missing, else the embedder's state."""
+        if missing_requirements():
+            return Readiness("rag", "not_configured", install_words())
+        if self._failure is not None:
+            return Readiness("rag", "failed", self._failure)
+        embedder = self._embedder.readiness()
+        details = {"embedding_model": embedder.name, "dimensions": self._embedder.dimensions}
+        return Readiness("rag", embedder.state, embedder.reason, details)
+
+    async def start(self) -> None:
+        """Begin to ingest what waits, also from before a restart; returns at once. Searching does not need it.
+
+        Without the packages there is nothing to begin: every call says so.
+        """
+        if missing_requirements():
+            return
+        try:
+            known = await self._jobs(lambda table: table.forget())
+            await asyncio.to_thread(self._parts.spool.sweep, known)
+        except (OSError, sqlite3.Error) as error:
+            # the service starts all the same, and says why it takes no documents
+            self._failure = f"The folder of documents cannot be used: {type(error).__name__}"
+            log.warning("%s", self._failure, exc_info=True)
+            return
+        self._failure = None
+        self._ingestion.start()
+
+    async def aclose(self) -> None:
+        """Stop ingesting; what is half done begins again at the next start. The embedder is its owner's to close."""
+        await self._ingestion.aclose()
+        await self._parts.database.aclose()
+        await self._jobs.aclose()
+
+    async def submit(self, tenant: str, collection: str, uploads: Sequence[Upload]) -> Job:
+        """Take files in. When this returns they are on the disk and survive a crash.
+
+        The collection is made by its first document. The calls' order is kept among files of one name.
+        """
+        collection_name(collection)
+        self._refuse_unready()
+        if not 1 <= len(uploads) <= self._limits.files_per_job:
+            details = {"min": 1, "max": self._limits.files_per_job, "received": len(uploads)}
+            raise InvalidValue(f"1 to {self._limits.files_per_job} files at once", field="files", details=details)
+        labels = [(file_name(upload.name), metadata(upload.metadata)) for upload in uploads]
+        await self._jobs(lambda table: table.refuse_overload(tenant, len(uploads), 0))
+        await self._shelf.refuse_mix(tenant, collection)
+        files = await asyncio.to_thread(take_in, self._parts.spool, labels, uploads)
+        try:
+            job = await self._jobs(lambda table: table.add(tenant, collection, files))
+        except BaseException:
+            await asyncio.to_thread(self._parts.spool.remove, *(file.spooled for file in files))
+            raise
+        self._ingestion.wake()
+        return await self.job(tenant, job)
+
+    async def job(self, tenant: str, job_id: str) -> Job:
+        return await self._jobs(lambda table: table.job(tenant, job_id))
+
+    async def watch(self, tenant: str, job_id: str) -> AsyncGenerator[Job, None]:
+        """The job now, then whenever it has changed; ends after the one that is finished.
+
+        NotFound comes with the first item.
+        """
+        seen: Job | None = None
+        while seen is None or not seen.finished:
+            job = await self.job(tenant, job_id)
+            if job != seen:
+                seen = job
+                yield job
+            if not job.finished:
+                await asyncio.sleep(WATCH_SECONDS)
+
+    async def collections(self, tenant: str) -> list[Collection]:
+        """The tenant's own, by name. Shared ones are those of the tenant ``shared``."""
+        return await self._shelf.collections(tenant)
+
+    async def collection(self, tenant: str, name: str) -> Collection:
+        return await self._shelf.collection(tenant, collection_name(name))
+
+    async def delete_collection(self, tenant: str, name: str) -> None:
+        """With all that waits to be ingested into it: those files fail. NotFound where there is neither."""
+        await self._shelf.delete_collection(tenant, collection_name(name))
+
+    async def documents(self, tenant: str, collection: str, *, limit: int = 100, after: str = "") -> list[Document]:
+        """By id; ``after`` is the last id of the page before."""
+        return await self._shelf.documents(tenant, collection_name(collection), limit, after)
+
+    async def document(self, tenant: str, collection: str, document_id: str) -> Document:
+        return await self._shelf.document(tenant, collection_name(collection), document_id)
+
+    async def passages(
+        self, tenant: str, collection: str, document_id: str, *, limit: int = 100, after: int = -1
+    ) -> list[Passage]:
+        """A document's passages in reading order, with a score of 0; ``after`` is the number of the last one seen."""
+        return await self._shelf.passages(tenant, collection_name(collection), document_id, limit, after)
+
+    async def delete_document(self, tenant: str, collection: str, document_id: str) -> None:
+        """Also where its bytes still wait to be ingested: those files fail."""
+        await self._shelf.delete_document(tenant, collection_name(collection), document_id)
+
+    async def search(
+        self,
+        tenant: str,
+        collection: str,
+        text: str,
+        *,
+        top_k: int = 5,
+        filter: Filter | None = None,
+        mode: SearchMode = "hybrid",
+        mmr: float | None = None,
+    ) -> list[Passage]:
+        """The best passages, best first.
+
+        ``mmr`` is maximal marginal relevance's lambda: 1 is relevance alone, towards 0 passages that are like a
+        better one are passed over. None turns it off. A query over the embedder's longest text is InvalidValue.
+        """
+        query = checked(text, top_k, self._limits.top_k, filter, mode, mmr)
+        return await self._search.run(tenant, collection_name(collection), query)
+
+    def _refuse_unready(self) -> None:
+        """What could not be ingested is not taken in."""
+        ready = self.readiness()
+        if ready.state in ("not_configured", "failed"):
+            raise ModelUnavailable(ready.reason, details={"state": ready.state}, retry_after=60)
+
+
+def take_in(spool: Spool, labels: Sequence[tuple[str, Metadata]], uploads: Sequence[Upload]) -> list[NewFile]:
+    """All of them on the disk, or none. Blocks."""
+    files: list[NewFile] = []
+    try:
+        for (name, told), upload in zip(labels, uploads, strict=True):
+            spooled, digest, size = spool.write(name, upload.content)
+            files.append(NewFile(name, digest, dict(told), size, spooled))
+        spool.settle()
+    except BaseException:
+        spool.remove(*(file.spooled for file in files))
+        raise
+    return files

@@ -1,0 +1,107 @@
+"""What is there: collections, documents, their passages; and taking them away."""
+
+import asyncio
+
+from apps.core.errors import Conflict, InvalidValue, NotFound
+from apps.rag.filters import literal
+from apps.rag.index.database import model_of, refuse_mix
+from apps.rag.index.rows import DOCUMENT, PASSAGE, document_of, passage_of
+from apps.rag.index.writing import heads, no_document, remove
+from apps.rag.names import DOCUMENT as DOCUMENT_ID
+from apps.rag.parts import Parts
+from apps.rag.records import Collection, Document, Passage
+
+MOST = 1000
+
+
+class Shelf:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def refuse_mix(self, tenant: str, collection: str) -> None:
+        """Raises Conflict; a collection that is not there yet takes any model."""
+        try:
+            table = await self._parts.database.reading(tenant, collection)
+        except NotFound:
+            return
+        await refuse_mix(table, self._parts.embedder.name, self._parts.embedder.dimensions)
+
+    async def collections(self, tenant: str) -> list[Collection]:
+        found: list[Collection] = []
+        for name in await self._parts.database.collections(tenant):
+            try:
+                found.append(await self.collection(tenant, name))
+            except NotFound:
+                # deleted meanwhile
+                continue
+        return found
+
+    async def collection(self, tenant: str, name: str) -> Collection:
+        table = await self._parts.database.reading(tenant, name)
+        model, dimensions = await model_of(table)
+        documents = await table.count_rows("ordinal = 0")
+        return Collection(name, model, dimensions, documents, await table.count_rows())
+
+    async def delete_collection(self, tenant: str, name: str) -> None:
+        waiting = await self._cancel(tenant, name, Conflict("The collection was deleted", field="collection"))
+        async with self._parts.writers_lock(tenant, name):
+            try:
+                await self._parts.database.drop(tenant, name)
+            except NotFound:
+                if not waiting:
+                    raise
+
+    async def documents(self, tenant: str, collection: str, limit: int, after: str) -> list[Document]:
+        from lancedb.query import ColumnOrdering
+
+        table = await self._parts.database.reading(tenant, collection)
+        if after and not DOCUMENT_ID.fullmatch(after):
+            raise InvalidValue("after is the id of a document", field="after")
+        query = table.query().where(f"ordinal = 0 AND document > {literal(after)}").select(DOCUMENT)
+        query = query.order_by([ColumnOrdering(column_name="document")]).limit(_limited(limit))
+        return [document_of(row) for row in await query.to_list()]
+
+    async def document(self, tenant: str, collection: str, document_id: str) -> Document:
+        table = await self._parts.database.reading(tenant, collection)
+        found = await heads(table, f"document = {literal(_document_id(document_id))}")
+        if not found:
+            raise no_document()
+        return found[0]
+
+    async def passages(self, tenant: str, collection: str, document_id: str, limit: int, after: int) -> list[Passage]:
+        table = await self._parts.database.reading(tenant, collection)
+        first, last = after + 1, after + _limited(limit)
+        where = f"document = {literal(_document_id(document_id))}"
+        query = table.query().where(f"{where} AND ordinal BETWEEN {int(first)} AND {int(last)}").select(PASSAGE)
+        rows = sorted(await query.to_list(), key=lambda row: int(row["ordinal"]))
+        if not rows and not await heads(table, where):
+            raise no_document()
+        return [passage_of(row) for row in rows]
+
+    async def delete_document(self, tenant: str, collection: str, document_id: str) -> None:
+        _document_id(document_id)
+        why = Conflict("The document was deleted", field="document")
+        waiting = await self._cancel(tenant, collection, why, document_id)
+        async with self._parts.writers_lock(tenant, collection):
+            try:
+                await remove(await self._parts.database.writing(tenant, collection), document_id)
+            except NotFound:
+                if not waiting:
+                    raise
+
+    async def _cancel(self, tenant: str, collection: str, why: Conflict, document: str | None = None) -> bool:
+        spooled = await self._parts.jobs(lambda table: table.cancel(tenant, collection, why, document))
+        await asyncio.to_thread(self._parts.spool.remove, *spooled)
+        return bool(spooled)
+
+
+def _document_id(given: str) -> str:
+    if not isinstance(given, str) or not DOCUMENT_ID.fullmatch(given):
+        raise no_document()
+    return given
+
+
+def _limited(limit: int) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST:
+        raise InvalidValue(f"limit must be between 1 and {MOST}", field="limit", details={"min": 1, "max": MOST})
+    return limit

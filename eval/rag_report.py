@@ -60,12 +60,12 @@ def _table(row: Part) -> str:
 
 def _fusion(results: Part) -> str:
     tuned, library = results["tuned"], results["library"]
-    same = "is" if results["library_equals_its_formula"] else "IS NOT"
+    agreeing, compared = results["agreeing"]
     return (
         "### Fusion\n\nReciprocal rank fusion with vectors at weight 1. The tuning half chooses the constant k and the "
         f"weight of BM25 by recall@{RECALL_AT}: {tuned['constant']} and {tuned['weight']:g}; the library has "
-        f"{library['constant']} and {library['weight']:g}. The library's own search {same} what the formula says for "
-        "every question."
+        f"{library['constant']} and {library['weight']:g}. Its own search finds within {RECALL_AT} what the formula "
+        f"says for {agreeing} of {compared} questions."
     )
 
 

@@ -58,7 +58,9 @@ class Results:
     default: Refusals
     """At the threshold that RAG_MIN_SCORE has by itself."""
     curve: list[Refusals]
-    library_equals_its_formula: bool
+    agreeing: tuple[int, int]
+    """Of how many questions the library's own search and the formula say the same within RECALL_AT, and of how many all
+    in all. The library's passages end earlier, so that long entries leave room for fewer others."""
 
     @classmethod
     def of(cls, run: Run, ranking: Ranking) -> "Results":
@@ -70,7 +72,7 @@ class Results:
         rows = [_row(name, _half(founds, "test"), library, tuned, own) for name, founds in sets.items()]
         threshold = best_threshold(_half(run.asked, "tuning"), _half(run.unanswerable, "tuning"))
         test = _half(run.asked, "test"), _half(run.unanswerable, "test")
-        computed = [rank if rank and rank <= RECALL_AT else None for rank in fusion_ranks(answerable, library)]
+        agreeing = sum(_hit(a) == _hit(b) for a, b in zip(fusion_ranks(answerable, library), run.own, strict=True))
         return cls(
             run.ingested,
             library,
@@ -80,7 +82,7 @@ class Results:
             refusals(*test, threshold),
             refusals(*test, Settings.model_fields["rag_min_score"].default),
             [refusals(*test, other) for other in THRESHOLDS],
-            computed == [rank if rank and rank <= RECALL_AT else None for rank in run.own],
+            (agreeing, len(answerable)),
         )
 
 

@@ -1,6 +1,6 @@
 """What a call is on record for: who asked which model, what came of it and what it cost; and who keeps such records."""
 
-import secrets
+import random
 import time
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -29,7 +29,7 @@ class CallRecord:
     streamed: bool = False
     estimated_tokens: int = 0
     estimated_cost: float | None = 0.0
-    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    id: str = field(default_factory=lambda: f"{random.getrandbits(128):032x}")
     begun_at: float = field(default_factory=time.time)
     model: str = ""
     provider: str = ""

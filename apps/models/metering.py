@@ -128,7 +128,8 @@ class MeteredModel(WrapperModel):
 
     async def given(self, record: CallRecord, source: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """Deltas that were made before, as a call with a record of its own; they are closed with it."""
-        async with self._meter.call(record) as call, aclosing(source) as deltas:
+        # closed also where the call is refused
+        async with aclosing(source) as deltas, self._meter.call(record) as call:
             async for delta in deltas:
                 if delta.text or delta.tool_calls:
                     call.first_token()
@@ -179,6 +180,7 @@ def note_usage(record: CallRecord, usage: Usage) -> None:
     record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
     record.cached_tokens = usage.cached_tokens
     if record.cache in PAID_BEFORE:
-        record.cost, record.saved = 0.0, usage.cost or 0.0
+        record.cost = 0.0
+        record.saved = record.saved if usage.cost is None else usage.cost
     else:
         record.cost = usage.cost

@@ -50,8 +50,9 @@ class Database:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait({self._opening})
-        for task in self._abandoned:
-            task.cancel()
+        # they have been cancelled, and are closing their connections: a second time aiosqlite would wait for ever
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=CLOSE_SECONDS)
         engine, self._engine = self._engine, None
         self._opened.clear()
         if engine is not None:

@@ -15,7 +15,7 @@ from apps.rag.job_table import Claim
 from apps.rag.parsing.pieces import Piece
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.parts import Parts
-from apps.rag.records import Document
+from apps.rag.records import Document, Kind
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -51,7 +51,9 @@ class FileIngestion:
         rows = await self._known_already()
         if rows is None:
             told = await self._read()
-            rows = await self._commit(str(told["kind"]), int(told["pages"]))
+            document = self._document(told["kind"], told["pages"])
+            await self._parts.committing(self._claim.tenant, self._claim.collection, lambda: self._put(document))
+            rows = document.passages
         await asyncio.to_thread(self._parts.spool.remove, self._claim.spooled)
         return rows
 
@@ -64,15 +66,17 @@ class FileIngestion:
                 return None
         except NotFound:
             return None
-        async with parts.writers_lock(claim.tenant, claim.collection):
-            table = await self._made()
-            known = await heads(table, where)
-            if not known:
-                return None
-            await self._must_hold()
-            [same] = known
-            await put(table, replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
-            await self._finish(same.pages, same.passages)
+        return await parts.committing(claim.tenant, claim.collection, lambda: self._rename(where))
+
+    async def _rename(self, where: str) -> int | None:
+        claim, table = self._claim, await self._made()
+        known = await heads(table, where)
+        if not known:
+            return None
+        await self._must_hold()
+        [same] = known
+        await put(table, replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
+        await self._finish(same.pages, same.passages)
         return 0
 
     async def _read(self) -> dict[str, Any]:
@@ -117,26 +121,26 @@ class FileIngestion:
         if not await self._parts.jobs(lambda table: table.note(claim, pages, passages, embedded, percent)):
             raise LeaseLost
 
-    async def _commit(self, kind: str, pages: int) -> int:
-        import numpy as np
-
+    def _document(self, kind: Kind, pages: int) -> Document:
         claim = self._claim
-        document = Document(
+        return Document(
             id=claim.document,
             name=claim.name,
             names=(claim.name,),
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             bytes=claim.bytes,
             pages=pages,
             passages=len(self._ready),
             metadata=claim.metadata,
             ingested=time.time(),
         )
-        async with self._parts.writers_lock(claim.tenant, claim.collection):
-            await self._must_hold()
-            await put(await self._made(), document, self._ready, np.concatenate(self._vectors))
-            await self._finish(pages, len(self._ready))
-        return len(self._ready)
+
+    async def _put(self, document: Document) -> None:
+        import numpy as np
+
+        await self._must_hold()
+        await put(await self._made(), document, self._ready, np.concatenate(self._vectors))
+        await self._finish(document.pages, document.passages)
 
     async def _made(self) -> Any:
         """The collection's table, with its text index. The writers' lock is held."""

@@ -55,6 +55,8 @@ class Ingestion:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await self._parts.jobs(lambda table: table.release(self._worker))
         self._tasks = []
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
@@ -67,21 +69,17 @@ class Ingestion:
         try:
             while True:
                 self._news.clear()
-                claim = await self._claim()
-                if claim is not None:
-                    await self._take(claim, sandbox)
-                    continue
+                try:
+                    claim = await self._parts.jobs(lambda table: table.claim(self._worker))
+                    if claim is not None:
+                        await self._take(claim, sandbox)
+                        continue
+                except Exception:
+                    # a full disk, a table that is locked for long: the lease runs out, and it is tried again
+                    log.exception("the job table cannot be used")
                 await self._quiet(sandbox)
         finally:
             await sandbox.aclose()
-
-    async def _claim(self) -> Claim | None:
-        try:
-            return await self._parts.jobs(lambda table: table.claim(self._worker))
-        except Exception:
-            # a full disk, a table that is locked for long: later, then
-            log.exception("the job table could not be read")
-            return None
 
     async def _quiet(self, sandbox: Sandbox) -> None:
         await self._tend_all()
@@ -106,9 +104,6 @@ class Ingestion:
         except LeaseLost:
             log.info("a file was taken over or its collection deleted: dropped here")
             return
-        except asyncio.CancelledError:
-            await asyncio.shield(self._parts.jobs(lambda table: table.give_back(claim, 0, counted=False)))
-            raise
         except AppError as error:
             await self._failed(claim, error)
             return
@@ -122,7 +117,7 @@ class Ingestion:
     async def _failed(self, claim: Claim, error: AppError) -> None:
         if isinstance(error, TRANSIENT) and claim.attempts < MOST_ATTEMPTS:
             wait = max(min(2.0**claim.attempts, LONGEST_WAIT), min(error.retry_after or 0, LONGEST_WAIT))
-            await self._parts.jobs(lambda table: table.give_back(claim, wait, counted=True))
+            await self._parts.jobs(lambda table: table.give_back(claim, wait))
             return
         if await self._parts.jobs(lambda table: table.fail(claim, error)):
             await asyncio.to_thread(self._parts.spool.remove, claim.spooled)
@@ -143,10 +138,12 @@ class Ingestion:
             if self._new_rows.pop((tenant, collection), None) is None:
                 return
             try:
-                async with self._parts.writers_lock(tenant, collection):
-                    await tend(await self._parts.database.writing(tenant, collection))
+                await self._parts.committing(tenant, collection, lambda: self._upkeep(tenant, collection))
             except NotFound:
                 return
             except Exception:
                 # searching goes on without: what no index covers is looked through
                 log.exception("the indices of a collection could not be brought up to date")
+
+    async def _upkeep(self, tenant: str, collection: str) -> None:
+        await tend(await self._parts.database.writing(tenant, collection))

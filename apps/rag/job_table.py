@@ -5,19 +5,21 @@ again: that is how a killed worker's files come back. Blocks; the library calls 
 """
 
 import json
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError, NotFound, Overloaded
 from apps.core.messages import JsonObject
 from apps.rag.limits import Limits
 from apps.rag.records import FileProgress, Job, MetadataValue, Status
+
+if TYPE_CHECKING:
+    import sqlite3
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -75,6 +77,8 @@ class JobTable:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._limits = limits
+        import sqlite3
+
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         # FULL: what was acknowledged is on the disk
@@ -86,7 +90,7 @@ class JobTable:
         self._db.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> "Iterator[sqlite3.Connection]":
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
@@ -176,10 +180,17 @@ class JobTable:
         changes = "status = 'failed', percent = 100, error = ?, finished = ?"
         return self._own(claim, changes, (_written(error), time.time()))
 
-    def give_back(self, claim: Claim, wait: float, counted: bool) -> bool:
-        """Another try after ``wait`` seconds; ``counted`` where this one says something about the file."""
-        changes = "status = 'queued', worker = NULL, due = ?, attempts = attempts - ?"
-        return self._own(claim, changes, (time.time() + wait, 0 if counted else 1))
+    def give_back(self, claim: Claim, wait: float) -> bool:
+        """Another try after ``wait`` seconds."""
+        return self._own(claim, "status = 'queued', worker = NULL, due = ?", (time.time() + wait,))
+
+    def release(self, worker: str) -> None:
+        """What a worker that ends has not finished; that says nothing about the files."""
+        self._db.execute(
+            "UPDATE files SET status = 'queued', worker = NULL, due = 0, attempts = attempts - 1"
+            " WHERE worker = ? AND status = 'running'",
+            (worker,),
+        )
 
     def _own(self, claim: Claim, changes: str, values: tuple[Any, ...]) -> bool:
         statement = f"UPDATE files SET {changes} WHERE id = ? AND worker = ? AND status = 'running'"  # noqa: S608
@@ -217,7 +228,7 @@ def _written(error: AppError) -> str:
     return json.dumps(error.envelope()["error"])
 
 
-def _progress(row: sqlite3.Row) -> FileProgress:
+def _progress(row: "sqlite3.Row") -> FileProgress:
     error: JsonObject | None = json.loads(row["error"]) if row["error"] else None
     return FileProgress(
         row["name"], row["document"], row["status"], row["pages"], row["passages"], row["embedded"], error

@@ -9,7 +9,6 @@ the command). No HTTP here, and no concrete model.
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +103,8 @@ class Library:
         """
         if missing_requirements():
             return
+        import sqlite3  # with the first library that begins, not with the app
+
         try:
             known = await self._jobs(lambda table: table.forget())
             await asyncio.to_thread(self._parts.spool.sweep, known)

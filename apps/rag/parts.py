@@ -1,8 +1,10 @@
 """What the library and its workers share, put together once."""
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from apps.core.ports import Embedder
 from apps.rag.index.database import Database
@@ -11,6 +13,8 @@ from apps.rag.limits import Limits
 from apps.rag.locks import locked
 from apps.rag.names import tenant_folder
 from apps.rag.spool import Spool
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,19 @@ class Parts:
     database: Database
     locks: Path
 
-    def writers_lock(self, tenant: str, collection: str) -> AbstractAsyncContextManager[None]:
-        """Who commits to the collection, among all processes on this folder."""
-        return locked(self.locks / f"{tenant_folder(tenant)}.{collection}")
+    async def committing(self, tenant: str, collection: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do what commits to the collection, alone among all processes on this folder.
+
+        Once begun it is done to its end, also where the caller is cancelled: a commit that goes on behind a lock
+        that was given up could meet another one.
+        """
+        async with locked(self.locks / f"{tenant_folder(tenant)}.{collection}"):
+            task = asyncio.create_task(work())
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await asyncio.wait({task})
+                raise
 
 
 def put_together(folder: Path, uri: str, embedder: Embedder, tokenizer: Path | None, limits: Limits) -> Parts:

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Vector = Sequence[float] | NDArray[Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -27,13 +29,13 @@ class Ranking:
         return sum(weight / (self.fusion + 1 + rank) for weight, rank in weighted if rank is not None)
 
 
-def cosines(query: Sequence[float], vectors: Sequence[Sequence[float]]) -> list[float]:
+def cosines(query: Sequence[float], vectors: "Sequence[Vector]") -> list[float]:
     import numpy as np
 
     return [float(value) for value in _unit(np.asarray(vectors)) @ _unit(np.asarray([query]))[0]]
 
 
-def diverse(relevance: Sequence[float], vectors: Sequence[Sequence[float]], wanted: int, weight: float) -> list[int]:
+def diverse(relevance: Sequence[float], vectors: "Sequence[Vector]", wanted: int, weight: float) -> list[int]:
     """Maximal marginal relevance: indices, best first; each next one is relevant and unlike those before it.
 
     ``weight`` is the method's lambda. Relevance is scaled to 0..1, so that it can be weighed against a cosine.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import InternalError, InvalidType, InvalidValue
 from apps.core.ports import Embedder
@@ -13,6 +13,9 @@ from apps.rag.index.searching import Candidate, candidates
 from apps.rag.ports import Reranker
 from apps.rag.ranking import Ranking, cosines, diverse
 from apps.rag.records import Passage, SearchMode
+
+if TYPE_CHECKING:
+    from apps.rag.ranking import Vector
 
 LONGEST_QUERY = 10_000
 
@@ -92,11 +95,11 @@ class Search:
 
     def _ordered(
         self, found: Sequence[Candidate], query: Query, vector: Sequence[float] | None
-    ) -> tuple[list[Passage], list[Sequence[float]]]:
+    ) -> tuple[list[Passage], list["Vector"]]:
         if not found:
             return [], []
         alike = None if vector is None else cosines(vector, [candidate.vector for candidate in found])
-        scored: list[tuple[Passage, Sequence[float]]] = []
+        scored: list[tuple[Passage, Vector]] = []
         for index, candidate in enumerate(found):
             cosine = alike[index] if alike is not None else None
             by_mode = {
@@ -115,8 +118,8 @@ class Search:
         return [passage for passage, _ in scored], [vector for _, vector in scored]
 
     async def _reranked(
-        self, text: str, passages: list[Passage], vectors: list[Sequence[float]]
-    ) -> tuple[list[Passage], list[Sequence[float]]]:
+        self, text: str, passages: list[Passage], vectors: list["Vector"]
+    ) -> tuple[list[Passage], list["Vector"]]:
         assert self._reranker is not None  # noqa: S101 - the caller has looked
         scores = await self._reranker.rerank(text, passages)
         order = sorted(range(len(passages)), key=lambda index: (-scores[index], passages[index].id))

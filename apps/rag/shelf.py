@@ -44,12 +44,11 @@ class Shelf:
 
     async def delete_collection(self, tenant: str, name: str) -> None:
         waiting = await self._cancel(tenant, name, Conflict("The collection was deleted", field="collection"))
-        async with self._parts.writers_lock(tenant, name):
-            try:
-                await self._parts.database.drop(tenant, name)
-            except NotFound:
-                if not waiting:
-                    raise
+        try:
+            await self._parts.committing(tenant, name, lambda: self._parts.database.drop(tenant, name))
+        except NotFound:
+            if not waiting:
+                raise
 
     async def documents(self, tenant: str, collection: str, limit: int, after: str) -> list[Document]:
         from lancedb.query import ColumnOrdering
@@ -82,12 +81,14 @@ class Shelf:
         _document_id(document_id)
         why = Conflict("The document was deleted", field="document")
         waiting = await self._cancel(tenant, collection, why, document_id)
-        async with self._parts.writers_lock(tenant, collection):
-            try:
-                await remove(await self._parts.database.writing(tenant, collection), document_id)
-            except NotFound:
-                if not waiting:
-                    raise
+        try:
+            await self._parts.committing(tenant, collection, lambda: self._remove(tenant, collection, document_id))
+        except NotFound:
+            if not waiting:
+                raise
+
+    async def _remove(self, tenant: str, collection: str, document: str) -> None:
+        await remove(await self._parts.database.writing(tenant, collection), document)
 
     async def _cancel(self, tenant: str, collection: str, why: Conflict, document: str | None = None) -> bool:
         spooled = await self._parts.jobs(lambda table: table.cancel(tenant, collection, why, document))

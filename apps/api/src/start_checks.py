@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 
-from apps.api.src.wiring import build_database, build_key_store
+from apps.api.src.wiring_stores import build_database, build_key_store
 from apps.core.errors import StoreUnavailable
 from apps.core.settings import Settings
 

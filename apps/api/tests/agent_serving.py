@@ -10,9 +10,11 @@ from fastapi import FastAPI
 from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConfig
 from apps.agents.tools import AgentTool
 from apps.api.src.application import create_app
-from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
+from apps.api.src.wiring import on_record
 from apps.api.src.wiring_agents import open_agents
 from apps.api.src.wiring_documents import Documents
+from apps.api.src.wiring_gateway import build_cloud, build_gateway
+from apps.api.src.wiring_stores import build_database
 from apps.api.tests.serving import serving, settings
 from apps.core.accounting import Bookkeeper, CallRecord
 from apps.core.ports import ChatModel

@@ -9,7 +9,9 @@ import httpx2
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cache, build_cloud, build_gateway
+from apps.api.src.wiring import Services
+from apps.api.src.wiring_gateway import build_cloud, build_gateway
+from apps.api.src.wiring_stores import build_cache
 from apps.api.tests.routing import ASK, HEALTHY
 from apps.api.tests.serving import serving, settings
 from apps.core.accounting import CallRecord
@@ -71,7 +73,8 @@ class Cached:
 def caching(
     local: ChatModel | None = None, cloud: ChatModel | None = None, embedder: Embedder | None = None, **changes: object
 ) -> Iterator[Cached]:
-    configured = settings(**{"cache_storage": "mem://", "retry_backoff": 0.01, "read_timeout": 1, **changes})
+    given = {"auth": "off", "cache_storage": "mem://", "retry_backoff": 0.01, "read_timeout": 1, **changes}
+    configured = settings(**given)
     answering = local or ScriptedModel(saying("hello"), name="local")
     gateway = build_gateway(configured, answering, embedder)
     books, cache = Books(), build_cache(configured, embedder)

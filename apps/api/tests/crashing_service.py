@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from apps.api.src.application import create_app
 from apps.api.src.logs import configure_logging
 from apps.api.src.tracing import open_tracing
-from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
+from apps.api.src.wiring import on_record
+from apps.api.src.wiring_gateway import build_cloud, build_gateway
+from apps.api.src.wiring_stores import build_database
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.settings import load_settings

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import update
 
-from apps.api.src.wiring import build_database, build_key_store
+from apps.api.src.wiring_stores import build_database, build_key_store
 from apps.core.settings import Settings
 from apps.operations.database import Database
 from apps.operations.key_store import KeyStore

@@ -13,8 +13,9 @@ import httpx2
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_gateway
+from apps.api.src.wiring import Services
 from apps.api.src.wiring_documents import build_documents
+from apps.api.src.wiring_gateway import build_gateway
 from apps.api.tests.serving import serving, settings
 from apps.core.ports import ChatModel, Embedder, Readiness
 from apps.models.scripted import ScriptedModel, saying

@@ -14,7 +14,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import build_cloud, build_database, build_gateway, on_record
+from apps.api.src.wiring import on_record
+from apps.api.src.wiring_gateway import build_cloud, build_gateway
+from apps.api.src.wiring_stores import build_database
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying

@@ -12,7 +12,8 @@ from starlette.types import Message
 
 from apps.api.src.answers import framing_for
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_gateway
+from apps.api.src.wiring import Services
+from apps.api.src.wiring_gateway import build_gateway
 from apps.api.tests.reading import read_events
 from apps.api.tests.serving import serving_models, settings
 from apps.core.deltas import Delta, Usage

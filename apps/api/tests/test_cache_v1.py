@@ -218,17 +218,17 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
     stream: bool, cached: Cached, mock: MockUpstream
 ) -> None:
     first = connect(cached.url)
-    first.sendall(post(CHAT, json.dumps({"model": "slow-100", **ZERO, "stream": stream}).encode()))
+    first.sendall(post(CHAT, json.dumps({"model": "slow-300", **ZERO, "stream": stream}).encode()))
     assert until(lambda: mock.stats()["open"] == 1, 2)
     answers: list[httpx2.Response] = []
-    second = threading.Thread(target=lambda: answers.append(cached.ask(model="slow-100", stream=stream)))
+    second = threading.Thread(target=lambda: answers.append(cached.ask(model="slow-300", stream=stream)))
     second.start()
-    time.sleep(0.03)
+    assert until(lambda: cached.cache.counts.joined == 1, 2)
     first.close()
     second.join()
     assert (answers[0].status_code, requests(mock)) == (200, 1)
     assert b"error" not in answers[0].content
-    assert cached.ask(model="slow-100", stream=stream).headers["X-Cache"] == "hit"
+    assert cached.ask(model="slow-300", stream=stream).headers["X-Cache"] == "hit"
 
 
 @both_ways
@@ -272,7 +272,7 @@ def test_an_idempotency_key_goes_past_the_cache(cached: Cached, mock: MockUpstre
 def test_a_changed_routing_file_is_another_revision_and_an_unchanged_name_is_not(
     mock: MockUpstream, tmp_path: Path
 ) -> None:
-    from apps.api.src.wiring import build_gateway
+    from apps.api.src.wiring_gateway import build_gateway
     from apps.api.tests.serving import settings
 
     def content(target: str) -> dict[str, Any]:
@@ -295,13 +295,16 @@ def test_a_reload_invalidates_what_the_old_file_answered(mock: MockUpstream, tmp
     import asyncio
 
     from apps.api.src.application import create_app
-    from apps.api.src.wiring import Services, build_cache, build_gateway
+    from apps.api.src.wiring import Services
+    from apps.api.src.wiring_gateway import build_gateway
+    from apps.api.src.wiring_stores import build_cache
     from apps.api.tests.serving import serving, settings
 
     def content(target: str) -> dict[str, Any]:
         return {"providers": {"main": provider(mock.base_url)}, "models": {"chat": name(target)}}
 
-    configured = settings(gateway_config=routing_file(tmp_path, content("echo")), cache_storage="mem://")
+    routed = routing_file(tmp_path, content("echo"))
+    configured = settings(gateway_config=routed, cache_storage="mem://", auth="off")
     gateway = build_gateway(configured, _nobody())
     app = create_app(configured, Services(_nobody(), _nobody(), gateway, cache=build_cache(configured)))
 

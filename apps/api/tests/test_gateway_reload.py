@@ -17,7 +17,7 @@ import httpx2
 import pytest
 import yaml
 
-from apps.api.src.wiring import build_gateway
+from apps.api.src.wiring_gateway import build_gateway
 from apps.api.tests.routing import ASK, HEALTHY, name, provider, routing_file
 from apps.api.tests.serving import settings
 from apps.api.tests.test_gateway_calls import until

@@ -7,7 +7,8 @@ import httpx2
 import pytest
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import build_gateway, on_record
+from apps.api.src.wiring import on_record
+from apps.api.src.wiring_gateway import build_gateway
 from apps.api.tests.acting_as import ActingAs
 from apps.api.tests.reading import envelope
 from apps.api.tests.serving import serving, settings

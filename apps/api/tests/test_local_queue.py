@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.api.src.wiring import build_gateway
+from apps.api.src.wiring_gateway import build_gateway
 from apps.core.deltas import Delta
 from apps.core.errors import Overloaded
 from apps.core.messages import ChatRequest

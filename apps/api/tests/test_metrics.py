@@ -20,7 +20,8 @@ from apps.api.src.application import create_app
 from apps.api.src.metrics.exposition import Metrics
 from apps.api.src.metrics.labels import KnownNames
 from apps.api.src.metrics.loop_lag import LoopLag
-from apps.api.src.wiring import build_gateway, on_record
+from apps.api.src.wiring import on_record
+from apps.api.src.wiring_gateway import build_gateway
 from apps.api.tests.reading import ask, connect, read_to_end
 from apps.api.tests.routing import ASK, name, provider, routing_file
 from apps.api.tests.scraping import Scrape, scrape

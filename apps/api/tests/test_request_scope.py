@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.api.src.application import create_app
 from apps.api.src.caller import SCOPE_KEY
-from apps.api.src.wiring import build_gateway, on_record
+from apps.api.src.wiring import on_record
+from apps.api.src.wiring_gateway import build_gateway
 from apps.api.tests.reading import exchange, post
 from apps.api.tests.serving import serving, serving_models, settings
 from apps.api.tests.test_disconnects import until

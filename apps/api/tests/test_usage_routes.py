@@ -11,7 +11,9 @@ import pytest
 
 from apps.api.src.application import create_app
 from apps.api.src.usage_csv import as_csv
-from apps.api.src.wiring import build_database, build_gateway, on_record
+from apps.api.src.wiring import on_record
+from apps.api.src.wiring_gateway import build_gateway
+from apps.api.src.wiring_stores import build_database
 from apps.api.tests.acting_as import ActingAs
 from apps.api.tests.reading import envelope
 from apps.api.tests.routing import ASK, routing_file

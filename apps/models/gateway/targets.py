@@ -23,6 +23,8 @@ class Provider:
     wire: WireTarget
     chat: ChatModel
     admission: Admission
+    writer: str = ""
+    """The name that it asks by itself, where it has another model answer: that one's price is its own."""
 
 
 @dataclass(slots=True)

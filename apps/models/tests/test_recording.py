@@ -65,9 +65,27 @@ async def test_the_last_reader_to_leave_ends_the_work() -> None:
     assert not recording.given_up
     await two.aclose()
     assert recording.given_up
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
     assert recording.done
+
+
+async def test_a_reader_that_has_not_begun_yet_keeps_the_work_going() -> None:
+    recording = begun(1, 0.02, 0)
+    slow, quick = recording.read(None), recording.read(None)
+    assert await anext(quick) == 1
+    await quick.aclose()
+    await quick.aclose()
+    await asyncio.sleep(0.005)
+    assert [item async for item in slow] == [1, 0]
+
+
+async def test_a_reading_that_was_closed_has_nothing_more() -> None:
+    recording = begun(1, 0)
+    reading = recording.read(None)
+    await reading.aclose()
+    assert [item async for item in reading] == []
+    await asyncio.sleep(0.01)
+    assert (recording.given_up, recording.done, recording.items) == (True, True, [])
 
 
 async def test_a_deadline_is_the_readers_own() -> None:

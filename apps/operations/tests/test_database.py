@@ -91,6 +91,20 @@ async def test_a_cancelled_write_is_rolled_back_and_leaves_its_connection(databa
     assert await database.read(number) == 0
 
 
+async def test_whenever_it_is_closed_it_leaves_nothing_running(url: str, tmp_path: Path) -> None:
+    """What is left would be cancelled a second time with the loop, and aiosqlite would never end."""
+    for number in range(60):
+        database = Database(url, tmp_path)
+        await database.start()
+        assert await database.ready(10)
+        asked = asyncio.create_task(database.write(raise_by_one))
+        await asyncio.sleep(number * 0.0001)
+        asked.cancel()
+        await asyncio.wait({asked})
+        await database.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_migration_can_go_down_and_up_again(url: str, tmp_path: Path) -> None:
     engine = open_engine(url, tmp_path, patient=True)
 

@@ -9,7 +9,10 @@ from apps.rag.index.rows import PASSAGE
 from apps.rag.index.upkeep import TEXT_INDEX
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from lancedb.table import AsyncTable
+    from numpy import float32
+    from numpy.typing import NDArray
 
 # with about a thousand rows a partition: 20,000 rows are looked at closely
 PROBES = 20
@@ -22,10 +25,13 @@ class Candidate:
     """A row of the table; of the two ranks, from 0, at least one is known."""
 
     row: dict[str, Any]
-    vector: Sequence[float]
+    vector: "NDArray[float32]"
     vector_rank: int | None
     text_rank: int | None
     text_score: float | None
+
+
+Found = list[tuple[dict[str, Any], "NDArray[float32]"]]
 
 
 async def candidates(
@@ -33,28 +39,25 @@ async def candidates(
 ) -> list[Candidate]:
     """Of each half up to ``wanted``; a half whose query is None is left out."""
     near, said = await asyncio.gather(_near(table, vector, where, wanted), _said(table, text, where, wanted))
-    vector_ranks = {row["id"]: rank for rank, row in enumerate(near)}
-    text_ranks = {row["id"]: rank for rank, row in enumerate(said)}
-    rows = {row["id"]: row for row in [*near, *said]}
-    scores = {row["id"]: row["_score"] for row in said}
+    vector_ranks = {row["id"]: rank for rank, (row, _) in enumerate(near)}
+    text_ranks = {row["id"]: rank for rank, (row, _) in enumerate(said)}
+    scores = {row["id"]: row["_score"] for row, _ in said}
+    rows = {row["id"]: (row, vector) for row, vector in [*near, *said]}
     return [
-        Candidate(row, row["vector"], vector_ranks.get(key), text_ranks.get(key), scores.get(key))
-        for key, row in rows.items()
+        Candidate(row, vector, vector_ranks.get(key), text_ranks.get(key), scores.get(key))
+        for key, (row, vector) in rows.items()
     ]
 
 
-async def _near(
-    table: "AsyncTable", vector: Sequence[float] | None, where: str | None, wanted: int
-) -> list[dict[str, Any]]:
+async def _near(table: "AsyncTable", vector: Sequence[float] | None, where: str | None, wanted: int) -> Found:
     if vector is None:
         return []
     query = table.query().nearest_to(list(vector)).distance_type("cosine").nprobes(PROBES).refine_factor(REFINE)
     query = query.limit(wanted).select([*PASSAGE, "vector", "_distance"])
-    found: list[dict[str, Any]] = await (query if where is None else query.where(where)).to_list()
-    return found
+    return _read(await (query if where is None else query.where(where)).to_arrow())
 
 
-async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted: int) -> list[dict[str, Any]]:
+async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted: int) -> Found:
     from lancedb.query import MatchQuery
 
     if text is None or TEXT_INDEX not in {index.name for index in await table.list_indices()}:
@@ -63,5 +66,11 @@ async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted
     # words to match and nothing else: no syntax in it
     query = table.query().nearest_to_text(MatchQuery(text, "text")).limit(wanted)
     query = query.select([*PASSAGE, "vector", "_score"])
-    found: list[dict[str, Any]] = await (query if where is None else query.where(where)).to_list()
-    return found
+    return _read(await (query if where is None else query.where(where)).to_arrow())
+
+
+def _read(found: "pa.Table") -> Found:
+    """Vectors stay arrays: as Python's own floats they would cost more than the search."""
+    column = found.column("vector").combine_chunks()
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    return list(zip(found.drop_columns(["vector"]).to_pylist(), vectors, strict=True))

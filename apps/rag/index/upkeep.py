@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 TEXT_INDEX = "text_words"
 DOCUMENT_INDEX = "document_ids"
 VECTOR_INDEX = "vector_"
-# below that, comparing with every vector takes a few milliseconds and misses nothing
-INDEXED_FROM = 20_000
+# below that, comparing with every vector is as fast, and misses nothing
+INDEXED_FROM = 5_000
 ROWS_A_PARTITION = 1_000
 # partitions are as many as the rows asked for when the index was built
 REBUILT_AT = 4

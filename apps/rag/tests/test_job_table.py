@@ -40,7 +40,7 @@ def test_a_file_has_one_worker_until_its_lease_runs_out(table: JobTable) -> None
     assert not table.holds(first)
     assert not table.finish(first, 1, 1)
     assert not table.fail(first, InvalidValue("no"))
-    assert not table.give_back(first, 0, counted=False)
+    assert not table.give_back(first, 0)
     assert table.finish(second, 3, 4)
     assert table.claim("one") is None
 
@@ -87,11 +87,19 @@ def test_percent_never_goes_back_and_a_job_is_only_its_tenants(table: JobTable) 
 def test_a_file_that_waits_for_another_try_is_not_taken_before(table: JobTable) -> None:
     table.add("ann", "docs", [new("a")])
     claim = table.claim("w")
-    assert claim is not None and table.give_back(claim, 0.2, counted=True)
+    assert claim is not None and table.give_back(claim, 0.2)
     assert table.claim("w") is None
     time.sleep(0.25)
     again = table.claim("w")
     assert again is not None and again.attempts == 2
+
+
+def test_a_worker_that_ends_gives_all_of_its_files_back_at_once(table: JobTable) -> None:
+    table.add("ann", "docs", [new("a"), new("b")])
+    assert table.claim("w") and table.claim("w")
+    table.release("w")
+    again = table.claim("v")
+    assert again is not None and again.attempts == 1
 
 
 def test_finished_jobs_are_forgotten_after_a_while(tmp_path: Path) -> None:

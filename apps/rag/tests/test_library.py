@@ -151,6 +151,22 @@ async def test_a_restart_ingests_what_was_taken_in_before_it(tmp_path: Path) -> 
     assert not list((tmp_path / "spool").iterdir())
 
 
+async def test_closing_in_the_middle_of_a_file_gives_it_back_whole(tmp_path: Path) -> None:
+    first = Library(tmp_path, HashingEmbedder(seconds=0.2), limits=LIMITS)
+    await first.start()
+    long = " ".join(f"word{n}" for n in range(20_000)).encode()
+    job = await first.submit("ann", "docs", [Upload("long.txt", long), Upload("short.txt", b"a short text")])
+    await asyncio.sleep(1)
+    await first.aclose()
+    second = Library(tmp_path, HashingEmbedder(), limits=LIMITS)
+    assert (await second.job("ann", job.id)).files[0].status == "queued"
+    await second.start()
+    job = await finished(second, "ann", job)
+    assert (job.status, await names(second)) == ("done", ["long.txt", "short.txt"])
+    assert (await second.collection("ann", "docs")).passages == job.passages
+    await second.aclose()
+
+
 async def test_progress_never_goes_back_and_ends_at_a_hundred(tmp_path: Path) -> None:
     library = Library(tmp_path, HashingEmbedder(seconds=0.3), limits=LIMITS)
     await library.start()

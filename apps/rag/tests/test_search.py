@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from apps.core.errors import InvalidType, InvalidValue
 from apps.rag.library import Library
+from apps.rag.ranking import Ranking
 from apps.rag.records import Passage, Upload
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, finished, ingested, texts
@@ -139,8 +140,9 @@ async def test_a_passage_says_how_it_was_found(library: Library) -> None:
     [best, other] = await library.search("ann", "docs", "owls hunt mice")
     assert best.name == "a.txt" and best.text_rank == 1 and best.text_score is not None
     assert best.vector_score == pytest.approx(1, abs=1e-5)
-    assert best.score == pytest.approx(2 / 61)
-    assert other.text_rank is None and other.text_score is None and other.score == pytest.approx(1 / 62)
+    assert best.score == pytest.approx(Ranking().fused(0, 0))
+    assert other.text_rank is None and other.text_score is None
+    assert other.score == pytest.approx(Ranking().fused(1, None))
     [near, _] = await library.search("ann", "docs", "owls hunt mice", mode="vector")
     assert near.score == near.vector_score and near.text_rank is None
     [said] = await library.search("ann", "docs", "OWLS", mode="text")

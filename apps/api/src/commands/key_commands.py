@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from apps.api.src.commands.failure import CommandFailure
 from apps.api.src.key_view import KeyView, key_view, status_of
-from apps.api.src.wiring import build_database, build_key_store
+from apps.api.src.wiring_stores import build_database, build_key_store
 from apps.core.errors import AppError
 from apps.core.settings import Settings
 from apps.operations.key_store import KeyStore, StoredKey

@@ -14,6 +14,9 @@ from apps.api.src.rag.shown import shown_passages
 from apps.api.src.routes.openai_routes import Stream
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
+from apps.models.gateway.config import Price
+from apps.models.gateway.router import Needs
+from apps.models.gateway.targets import FREE
 from apps.models.metering import MeteredModel
 from apps.rag.answering import Asking, Place
 
@@ -23,7 +26,7 @@ def rag_answer_router(services: Services, settings: Settings, limits: RateLimits
     query, generate = query_body(settings), rag_generate_body(settings)
     for base, shared in BASES.items():
         _add_query(router, services, base + "/{name}/query", shared, query)
-        _add_generate(router, services, base + "/{name}/generate", shared, generate)
+        _add_generate(router, services, settings, base + "/{name}/generate", shared, generate)
     return router
 
 
@@ -41,7 +44,9 @@ def _add_query(router: APIRouter, services: Services, path: str, shared: bool, t
     router.add_api_route(path, query, methods=["POST"], responses=error_responses(*SEARCH))
 
 
-def _add_generate(router: APIRouter, services: Services, path: str, shared: bool, taken: type[RagGenerateBody]) -> None:
+def _add_generate(
+    router: APIRouter, services: Services, settings: Settings, path: str, shared: bool, taken: type[RagGenerateBody]
+) -> None:
     async def generate(request: Request, name: str, body: RagGenerateBody, stream: Stream = False) -> Response:
         """Answer from the documents, with the passages that the answer was made from."""
         place, caller = Place(name, shared), caller_of(request)
@@ -49,9 +54,13 @@ def _add_generate(router: APIRouter, services: Services, path: str, shared: bool
         if body.model is not None:
             allow_model(caller, body.model, services.gateway.router.is_local)
         rag = answers_of(services).of(place, Asking(body.top_k, body.filter, body.model))
-        return await answer(
-            request, MeteredModel(rag, services.meter, path), body.to_chat(caller, place.model), stream=stream
-        )
+        # never from the response cache: what documents say changes
+        metered = MeteredModel(rag, services.meter, path, lambda _: price(body.model))
+        return await answer(request, metered, body.to_chat(caller, place.model), stream=stream)
+
+    def price(writer: str | None) -> Price | None:
+        name = writer or settings.rag_model
+        return services.gateway.dearest(name, Needs()) if name else FREE
 
     generate.__annotations__["body"] = taken
     router.add_api_route(path, generate, methods=["POST"], response_model=RagAnswer, responses=answer_responses())

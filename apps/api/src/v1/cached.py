@@ -70,7 +70,7 @@ class V1Cache:
         made = answer.recording
         if answer.begun_here:
             return await _respond(request, call, made, made.read(deadline), lambda: made.receipt)
-        frames = self._joining(call, made, deadline)
+        frames = self._joining(call, made, made.read(deadline))
         return await _respond(request, call, made, frames, lambda: _free(made.receipt, Receipt(cache="hit", age=0.0)))
 
     def _revision(self, call: WireCall) -> str | None:
@@ -78,7 +78,7 @@ class V1Cache:
 
     async def _replay(self, request: Request, call: WireCall, found: Found) -> Response:
         facts = found.entry.facts
-        known = Receipt(facts.model, facts.provider)
+        known = Receipt(facts.model, facts.provider, estimated=facts.estimated, cached_tokens=facts.cached_tokens)
         known.prompt_tokens, known.completion_tokens = facts.prompt_tokens, facts.completion_tokens
         receipt = _free(known, Receipt(cache=found.use, age=found.age, score=found.score))
         free = _free_record(call, found.use)
@@ -100,11 +100,11 @@ class V1Cache:
             yield SealedFrame.sealed(frames[-2], receipt, frames[-1])
 
     async def _joining(
-        self, call: WireCall, made: WireRecording, deadline: float | None
+        self, call: WireCall, made: WireRecording, reading: AsyncGenerator[bytes, None]
     ) -> AsyncGenerator[bytes, None]:
         """What another caller's execution answers; it has cost that one."""
         free = _free_record(call, "hit")
-        async with self._meter.call(free) as metered, aclosing(made.read(deadline)) as frames:
+        async with aclosing(reading) as frames, self._meter.call(free) as metered:
             async for frame in frames:
                 metered.first_token()
                 if made.is_last(frame):
@@ -121,8 +121,8 @@ async def _execute(execution: Execution, recording: WireRecording) -> Facts | No
     if not _may_be_kept(execution.call, recording):
         return None
     told = recording.receipt
-    tokens = (told.prompt_tokens, told.completion_tokens)
-    return Facts(recording.content_type, told.model, told.provider, *tokens, cost=told.cost)
+    tokens = (told.prompt_tokens, told.completion_tokens, told.cached_tokens, told.estimated)
+    return Facts(recording.content_type, told.model, told.provider, *tokens, told.cost)
 
 
 def _may_be_kept(call: WireCall, recording: WireRecording) -> bool:
@@ -166,6 +166,8 @@ def _free(made: Receipt, how: Receipt) -> Receipt:
         provider=made.provider,
         prompt_tokens=made.prompt_tokens,
         completion_tokens=made.completion_tokens,
+        cached_tokens=made.cached_tokens,
+        estimated=made.estimated,
         cost=0.0,
     )
 
@@ -179,3 +181,4 @@ def _free_record(call: WireCall, use: str) -> CallRecord:
 def _note(free: CallRecord, receipt: Receipt, cost: float | None) -> None:
     free.model, free.provider, free.saved = receipt.model, receipt.provider, cost or 0.0
     free.prompt_tokens, free.completion_tokens = receipt.prompt_tokens, receipt.completion_tokens
+    free.cached_tokens, free.estimated = receipt.cached_tokens, receipt.estimated

@@ -16,6 +16,7 @@ from apps.models.gateway.expected_use import expected_use
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.receipts import cost_of
 from apps.models.gateway.response_blocks import END as RESPONSE_END
+from apps.models.gateway.router import Needs
 from apps.models.gateway.wire import Receipt, WireCall, WireReply
 from apps.models.metering import Meter, MeteredCall
 
@@ -116,7 +117,10 @@ class Execution:
         elif self.call.stream:
             receipt.prompt_tokens, receipt.completion_tokens = expected_use(self.call).prompt, self._pieces
             receipt.estimated = True
-        receipt.cost = used.cost if used.model is not None else cost_of(receipt, self._opened.target.price)
+        price = self._opened.target.price
+        if used.model is not None:
+            price = self.gateway.dearest(str(self.call.body["model"]), Needs())
+        receipt.cost = cost_of(receipt, price) if used.cost is None else used.cost
 
     def _note(self, record: CallRecord) -> None:
         self._reckon()

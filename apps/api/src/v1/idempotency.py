@@ -9,8 +9,9 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 
@@ -80,7 +81,7 @@ class Recordings:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def join(self, named: Identity, work: Callable[[Recording], Awaitable[None]]) -> tuple[Recording, bool]:
+    def join(self, named: Identity, work: Callable[[Recording], Coroutine[Any, Any, None]]) -> tuple[Recording, bool]:
         """The recording under this name, and whether ``work`` was begun for it just now. Raises Conflict."""
         self._forget_old()
         recording = self._kept.get(named.name)

@@ -99,7 +99,7 @@ async def _on_record(meter: Meter, call: WireCall, frames: AsyncGenerator[bytes,
     """A replay is a call too; what it repeats has been paid for."""
     replayed = new_record(call)
     replayed.cache, replayed.estimated_tokens = "replay", 0
-    async with meter.call(replayed) as metered, aclosing(frames):
+    async with aclosing(frames), meter.call(replayed) as metered:
         async for frame in frames:
             if isinstance(frame, LastFrame):
                 metered.finish()

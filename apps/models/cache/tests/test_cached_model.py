@@ -11,12 +11,13 @@ import pytest
 from apps.core.accounting import CallRecord
 from apps.core.callers import Budget, Caller
 from apps.core.deltas import CacheNote, Delta, Usage, collect
-from apps.core.errors import AppError, UpstreamError
+from apps.core.errors import AppError, Forbidden, UpstreamError
 from apps.core.messages import CacheWishes, ChatRequest, JsonObject, user_message
 from apps.core.settings import Settings
 from apps.models.cache.cached_model import CachedModel
 from apps.models.cache.memory_store import MemoryStore
 from apps.models.cache.response_cache import ResponseCache
+from apps.models.gateway.config import Price
 from apps.models.local.loading import Loaded, Report
 from apps.models.local.model import LocalModel
 from apps.models.local.tests.fakes import EchoEngine, EchoTokenizer
@@ -52,13 +53,24 @@ class Rig:
     async def ask(self, **fields: Any) -> list[Delta]:
         return [delta async for delta in self.cached.stream(request(**fields))]
 
+    async def ask_and_settle(self, **fields: Any) -> list[Delta]:
+        """`ask`, and wait until the answer has been kept, where it is."""
+        answer = await self.ask(**fields)
+        await asyncio.sleep(0.01)
+        return answer
+
 
 def request(text: str = "hi", **fields: Any) -> ChatRequest:
     return ChatRequest(user_message(text), **{"temperature": 0.0, "caller": A, **fields})
 
 
-def rig(script: Sequence[Step] = ANSWER, store: MemoryStore | None = None, largest: int = 10_000) -> Rig:
-    model, books = ScriptedModel(lambda request: script), Books()
+def rig(
+    script: Sequence[Step] = ANSWER,
+    store: MemoryStore | None = None,
+    largest: int = 10_000,
+    books: Books | None = None,
+) -> Rig:
+    model, books = ScriptedModel(lambda request: script), books or Books()
     cache = ResponseCache(MemoryStore(1_000_000) if store is None else store, 60, largest=largest)
     return Rig(model, books, cache, CachedModel(MeteredModel(model, Meter([books]), "/generate"), cache))
 
@@ -101,7 +113,7 @@ async def test_the_second_answer_is_the_first_one_delta_by_delta_and_free() -> N
 )
 async def test_only_what_is_deterministic_or_asked_for_is_cached(fields: dict[str, Any], cached: bool) -> None:
     made = rig()
-    answers = [await made.ask(**fields) for _ in range(2)]
+    answers = [await made.ask_and_settle(**fields) for _ in range(2)]
     assert len(made.model.requests) == (1 if cached else 2)
     assert [answer[0].cache.use for answer in answers if answer[0].cache] == ["miss", "hit" if cached else "miss"]
     assert made.books.closed[0].cache == ("miss" if cached else "off")
@@ -129,7 +141,7 @@ async def test_any_other_request_is_answered_for_itself(other: dict[str, Any]) -
 async def test_no_cache_makes_the_answer_anew_and_keeps_it() -> None:
     made = rig()
     for wishes in (CacheWishes(), CacheWishes(look=False), CacheWishes(look=False), CacheWishes()):
-        await made.ask(cache=wishes)
+        await made.ask_and_settle(cache=wishes)
     assert len(made.model.requests) == 3
     assert made.cache.counts.kept == 3
 
@@ -149,7 +161,7 @@ async def test_a_cut_or_failed_answer_is_not_kept(script: list[Step]) -> None:
 async def test_an_answer_that_is_too_large_is_given_and_not_kept() -> None:
     made = rig([Delta("x" * 20_000), END])
     for _ in range(2):
-        assert (await made.ask())[0].text == "x" * 20_000
+        assert (await made.ask_and_settle())[0].text == "x" * 20_000
     assert (len(made.model.requests), made.cache.counts.too_large, len_of(made.cache)) == (2, 2, 0)
 
 
@@ -168,6 +180,18 @@ async def test_fifty_at_the_same_time_are_one_execution_and_each_has_the_whole_a
     assert sorted(record.cache for record in made.books.closed) == ["hit"] * 49 + ["miss"]
     assert sum(record.cost or 0 for record in made.books.closed) == 0.25
     assert made.cache.counts.joined == 49
+
+
+async def test_what_is_saved_where_the_answer_tells_no_cost_is_what_its_execution_was_reckoned_at() -> None:
+    end = Delta(finish_reason="stop", usage=Usage(1_000_000, 0), model="m")
+    model, books = ScriptedModel(lambda request: [0.01, Delta("x"), end]), Books()
+    metered = MeteredModel(model, Meter([books]), "/generate", lambda name: Price(input=3, output=0))
+    cached = CachedModel(metered, ResponseCache(MemoryStore(100_000), 60))
+    await asyncio.gather(*(collect(cached.stream(request())) for _ in range(2)))
+    await asyncio.sleep(0.01)
+    await collect(cached.stream(request()))
+    paid = [(record.cache, record.cost, record.saved) for record in books.closed]
+    assert sorted(paid) == [("hit", 0.0, 3.0), ("hit", 0.0, 3.0), ("miss", 3.0, 0.0)]
 
 
 @pytest.mark.parametrize("other", [Caller("b", "key-1"), replace(A, budget=Budget(1, "day"))])
@@ -201,6 +225,41 @@ async def test_when_the_first_leaves_it_goes_on_for_the_others_on_its_record() -
         ("hit", "ok", 0.0),
         ("miss", "ok", 0.25),
     ]
+
+
+class Deliberate(Books):
+    """Takes its time before a free call may begin; ``refuses`` them in the end."""
+
+    refuses = False
+
+    async def opening(self, call: CallRecord) -> None:
+        if call.cache == "hit":
+            await asyncio.sleep(0.03)
+            if self.refuses:
+                raise Forbidden("no")
+
+
+async def test_who_waits_for_his_record_to_be_opened_does_not_lose_the_answer_to_who_leaves() -> None:
+    made = rig([0.01, Delta("one"), 0.05, END], books=Deliberate())
+    first = asyncio.create_task(made.ask())
+    await asyncio.sleep(0.005)
+    second = asyncio.create_task(made.ask())
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert (await second)[-1] == END
+
+
+async def test_who_is_refused_has_left() -> None:
+    books = Deliberate()
+    books.refuses = True
+    made = rig([Delta("one"), 30.0, END], books=books)
+    first = asyncio.create_task(made.ask())
+    await asyncio.sleep(0.005)
+    with pytest.raises(Forbidden):
+        await made.ask()
+    first.cancel()
+    await asyncio.sleep(0.01)
+    assert made.model.open == 0
 
 
 async def test_when_all_have_left_it_is_cancelled_and_not_kept() -> None:

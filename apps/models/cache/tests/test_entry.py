@@ -13,7 +13,7 @@ from apps.models.cache.delta_frames import delta_of, frame_of
 from apps.models.cache.entry import CorruptEntry, Entry, Facts, decode, encode
 
 DIGEST, OTHER = b"d" * 32, b"o" * 32
-FACTS = Facts("text/event-stream", "m", "p", 3, 4, 1, 0.5)
+FACTS = Facts("text/event-stream", "m", "p", 3, 4, 1, True, 0.5)
 
 
 @given(st.lists(st.binary(max_size=50), max_size=6))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -197,3 +198,15 @@ async def test_closing_ends_what_is_being_computed() -> None:
     assert time.monotonic() - started < 30
     with pytest.raises(ModelUnavailable):
         await model.embed(["late"])
+
+
+@pytest.mark.local
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+async def test_long_calls_give_way_to_everything_else_and_questions_do_not(minilm: MiniLM) -> None:
+    await minilm.embed(["a question"])
+    await minilm.embed(["a document's passage"] * 40)
+    priorities = {t.name: os.getpriority(os.PRIO_PROCESS, t.native_id or 0) for t in threading.enumerate()}
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    by_kind = {name.rpartition("_")[0]: value for name, value in priorities.items() if name.startswith("embedding")}
+    assert by_kind["embedding"] == own
+    assert by_kind["embedding-long"] == max(own, 10)

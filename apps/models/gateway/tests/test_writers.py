@@ -16,12 +16,13 @@ from apps.core.errors import (
     UpstreamUnavailable,
 )
 from apps.core.messages import ChatRequest, Message, user_message
+from apps.core.ports import ChatModel
 from apps.models.admission import Admission
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.config import GatewayConfig, ModelConfig, ProviderConfig, TargetConfig
 from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.local_wire import LocalWire
-from apps.models.gateway.router import Router
+from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Provider
 from apps.models.gateway.wire import Receipt, WireCall
 from apps.models.gateway.writers import Writers
@@ -38,16 +39,20 @@ class Asks(WrapperModel):
         return self.inner.stream(replace(request, model=None))
 
 
-def provider(name: str, kind: str, chat: ScriptedModel) -> Provider:
-    config = ProviderConfig.model_validate({"kind": kind, "base_url": "http://x" if kind == "openai" else ""})
-    return Provider(name, config, LocalWire(chat), chat, Admission(4, 4, 1))
+def provider(name: str, kind: str, chat: ChatModel, writer: str = "") -> Provider:
+    prices = {"s": {"input": 2, "output": 4}} if kind == "openai" else {}
+    config = ProviderConfig.model_validate(
+        {"kind": kind, "base_url": "http://x" if kind == "openai" else "", "prices": prices}
+    )
+    return Provider(name, config, LocalWire(chat), chat, Admission(4, 4, 1), writer)
 
 
 def writers(local: ScriptedModel, cloud: ScriptedModel, default: str = "") -> Writers:
+    made = Writers(local, default, 8192)
     providers = {
         "local": provider("local", "local", local),
         "cloud": provider("cloud", "openai", cloud),
-        "rag": provider("rag", "rag", ScriptedModel(saying("never"))),
+        "rag": provider("rag", "rag", made, default),
     }
     models = {
         "small": ModelConfig(targets=[TargetConfig(provider="cloud", model="s", context=4000)]),
@@ -62,7 +67,6 @@ def writers(local: ScriptedModel, cloud: ScriptedModel, default: str = "") -> Wr
     config = GatewayConfig(
         providers={name: one.config for name, one in providers.items()}, models=models, default_provider="cloud"
     )
-    made = Writers(local, default, 8192)
     made.gateway = Gateway(lambda: Router(config, providers), Attempts(most=3, backoff=0))
     return made
 
@@ -154,6 +158,23 @@ async def test_it_is_as_ready_as_the_one_who_writes_by_default(local: ScriptedMo
     loading = ScriptedModel(saying("x"), name="cloud", state="loading")
     assert writers(local, loading).readiness().state == "ready"
     assert writers(local, loading, "small").readiness().state == "loading"
+
+
+def test_a_collection_may_cost_what_its_writer_may_cost(local: ScriptedModel, cloud: ScriptedModel) -> None:
+    for default, price in (("", 0.0), ("small", 2.0), ("nobody-knows", None)):
+        gateway = writers(local, cloud, default).gateway
+        assert gateway is not None
+        for name in ("rag/handbook", "rag/shared/handbook", "hidden"):
+            found = gateway.dearest(name, Needs())
+            assert (None if found is None else found.input) == price
+
+
+def test_an_answer_from_documents_has_no_revision_to_be_cached_by(local: ScriptedModel, cloud: ScriptedModel) -> None:
+    gateway = writers(local, cloud).gateway
+    assert gateway is not None
+    assert gateway.router.revision("rag/handbook") is None
+    assert gateway.router.revision("hidden") is None
+    assert gateway.router.revision("small") is not None
 
 
 async def test_usage_and_cost_of_the_writer_are_known_above() -> None:

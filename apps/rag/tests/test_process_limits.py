@@ -11,21 +11,22 @@ from apps.rag.parsing.process_limits import OUT_OF_MEMORY, OUT_OF_TIME, memory_i
 ROOT = Path(__file__).parents[3]
 BEGIN = """
 from apps.rag.parsing.process_limits import ProcessLimits, memory_in_use
-limits = ProcessLimits(memory_in_use() + 50 * 2**20, 1, watched=True)
+limits = ProcessLimits(memory_in_use() + 50 * 2**20, {seconds}, watched=True)
 limits.begin_file()
 """
 
 
 @pytest.mark.parametrize(
-    ("work", "code"),
+    ("work", "seconds", "code"),
     [
-        ("while True: pass", OUT_OF_TIME),
-        ("import time\nhoard = []\nwhile True: hoard.append(b'x' * 2**20); time.sleep(0.001)", OUT_OF_MEMORY),
-        ("print('fine')", 0),
+        ("while True: pass", 1, OUT_OF_TIME),
+        ("import time\nhoard = []\nwhile True: hoard.append(b'x' * 2**20); time.sleep(0.001)", 25, OUT_OF_MEMORY),
+        ("print('fine')", 1, 0),
     ],
 )
-def test_a_watched_process_ends_itself(work: str, code: int) -> None:
-    done = subprocess.run([sys.executable, "-c", BEGIN + work], cwd=ROOT, timeout=30, capture_output=True)
+def test_a_watched_process_ends_itself(work: str, seconds: int, code: int) -> None:
+    begin = BEGIN.format(seconds=seconds)
+    done = subprocess.run([sys.executable, "-c", begin + work], cwd=ROOT, timeout=90, capture_output=True)
     assert done.returncode == code, done.stderr
 
 

@@ -29,7 +29,8 @@ class CallRecord:
     streamed: bool = False
     estimated_tokens: int = 0
     estimated_cost: float | None = 0.0
-    id: str = field(default_factory=lambda: f"{random.getrandbits(128):032x}")
+    id: str = field(default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}")
+    """Begins with the time, so that the ledger's rows are added at the end of its index."""
     begun_at: float = field(default_factory=time.time)
     model: str = ""
     provider: str = ""

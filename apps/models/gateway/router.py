@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from apps.models.gateway.targets import Provider, Target
 from apps.models.revision import digest_of, revision_of
 
 MOST_PASSED_ON = 1024
+OWN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Router:
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
         }
         self._said: dict[str, str] = {}
+        # asked several times a call, and the models of this process change their names once, when they have loaded
+        self._own: dict[str, Target] = {}
+        self._own_until = 0.0
+        self._configs: dict[str, str] = {}
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,7 +92,11 @@ class Router:
 
     def own(self) -> dict[str, Target]:
         """The models of this process, by the names that they answer to as of now."""
-        return {target.provider.chat.readiness().name: target for target in self._own_names}
+        now = time.monotonic()
+        if now >= self._own_until:
+            self._own = {target.provider.chat.readiness().name: target for target in self._own_names}
+            self._own_until = now + OWN_SECONDS
+        return self._own
 
     def everywhere(self) -> Iterator[Target]:
         """Every target that there is now, those of names that are passed on too."""
@@ -171,7 +181,7 @@ class Router:
         for target in targets:
             chat = target.provider.chat
             if not target.provider.config.in_process:
-                words.append(repr(target.provider.config) if name not in self._models else "")
+                words.append(self._config_words(target.provider) if name not in self._models else "")
                 continue
             own = revision_of(chat, ChatRequest(()))
             if own is None and target.provider.config.prefix:
@@ -181,6 +191,13 @@ class Router:
                 return None
             words.append(own)
         return digest_of(*words) if targets else None
+
+    def _config_words(self, provider: Provider) -> str:
+        """A provider's configuration as text; it does not change as long as this router lives."""
+        words = self._configs.get(provider.name)
+        if words is None:
+            words = self._configs[provider.name] = repr(provider.config)
+        return words
 
     def is_greedy(self, name: str) -> bool:
         """Whether whoever answers to this name does so at temperature 0 where the caller gives none."""
@@ -227,9 +244,9 @@ class Router:
         return targets
 
     def _passed_on(self, name: str) -> Target:
-        for own in self._own_names:
-            if own.provider.chat.readiness().name == name:
-                return own
+        own = self.own().get(name)
+        if own is not None:
+            return own
         taker = next(
             (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
         )

@@ -71,6 +71,8 @@ class ChatRequest:
     top_logprobs: int | None = None
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
+    # how its caller wants the answer, which is nothing to the model
+    streamed: bool = False
     caller: Caller = ANONYMOUS
     cache: CacheWishes = NO_WISHES
 

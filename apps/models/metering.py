@@ -145,7 +145,7 @@ class MeteredModel(WrapperModel):
             request.caller,
             self.route,
             request.model or "",
-            streamed=True,
+            streamed=request.streamed,
             estimated_tokens=prompt + (request.max_tokens or 0),
         )
         if request.caller.budget is not None:

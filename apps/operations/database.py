@@ -102,7 +102,8 @@ class Database:
             raise
         if not done:
             self._abandon(task)
-            self._note_failure("it did not answer in time")
+            if self._opened.is_set():  # before that, opening it says what is wrong
+                self._note_failure("it did not answer in time")
             raise StoreUnavailable
         try:
             result = task.result()

@@ -30,7 +30,7 @@ async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, strea
     note_messages(request, chat.messages)
     if request.app.state.v1_cache is not None:
         chat = replace(chat, cache=wishes_of(request))
-    deltas = model.stream(chat)
+    deltas = model.stream(replace(chat, streamed=stream))
     if stream:
         return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown)
     async with aclosing(deltas):

@@ -38,8 +38,10 @@ def _app(settings: Settings) -> FastAPI:
     server_rewrites = __name__ != "__main__" and TRUST not in os.environ
     try:
         services = build_services(settings)
-    except (GatewayConfigError, AgentsConfigError) as error:
-        sys.exit(str(error))
+    except GatewayConfigError as error:
+        sys.exit(f"Wrong setting GATEWAY_CONFIG: {error}")
+    except AgentsConfigError as error:
+        sys.exit(f"Wrong setting AGENTS_CONFIG: {error}")
     return create_app(settings, services, server_rewrites_client=server_rewrites)
 
 

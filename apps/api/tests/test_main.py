@@ -35,6 +35,8 @@ def test_it_starts_without_a_key_and_without_a_model(kind: str, tmp_path: Path, 
         ("OPENAI_BASE_URL", "http://host:sk-secret/v1"),
         ("OPENAI_API_KEY", "sk\u2028-secret"),
         ("ENV", "staging"),
+        ("GATEWAY_CONFIG", "/no/such/file.yaml"),
+        ("AGENTS_CONFIG", "/no/such/file.yaml"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_clear_line(kind: str, name: str, value: str, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> Non
     assert found.returncode == 0, found.stderr
     assert "birds - owls.md, Owls\n# Owls\n\nOwls hunt mice at night." in found.stdout
     assert "zoo  2 documents, 2 passages, all-MiniLM-L6-v2" in rag(data, "list").stdout
-    assert rag(data, "--tenant", "ann", "list").stdout == ""
+    assert rag(data, "--tenant", "ann", "list").stdout == rag(data, "list", "--tenant", "ann").stdout == ""
     bread = next(line.split()[0] for line in listed.splitlines() if line.endswith("bread.txt"))
     assert rag(data, "delete", "--collection", "zoo", "--document", bread).returncode == 0
     assert rag(data, "delete", "--collection", "zoo").returncode == 0
@@ -56,6 +56,9 @@ def test_nothing_to_ingest_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "empty"), "--collection", "zoo")
     assert (done.returncode, done.stderr) == (1, "No files to ingest there\n")
+    missing = tmp_path / "missing.txt"
+    done = rag(tmp_path / "data", "ingest", str(missing), "--collection", "zoo")
+    assert (done.returncode, done.stderr) == (1, f"{missing} cannot be read: No such file or directory\n")
     (tmp_path / "a.txt").write_text("x")
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "a.txt"), "--collection", "Zoo!")
     assert done.returncode == 1 and done.stderr.startswith("A collection's name is")

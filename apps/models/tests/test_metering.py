@@ -55,6 +55,14 @@ async def test_a_whole_answer_is_on_record_with_its_usage() -> None:
     assert record.duration >= record.first_token
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_how_the_caller_wanted_the_answer_is_on_record(streamed: bool) -> None:
+    book = Book()
+    model = MeteredModel(ScriptedModel(lambda request: WHOLE), Meter([book]), "/generate")
+    await collect(model.stream(ChatRequest(user_message("hi"), streamed=streamed)))
+    assert [record.streamed for record in book.closed] == [streamed]
+
+
 async def test_a_failure_is_on_record_under_its_code() -> None:
     book = Book()
     with pytest.raises(ModelUnavailable):

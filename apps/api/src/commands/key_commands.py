@@ -31,7 +31,7 @@ HELP = {
     "budget-usd": "US dollars a day or a month: 5/month",
     "expires": "90d, 12h, 30m or a date such as 2027-01-31 (default: never)",
     "ip": "addresses and networks it may be used from, separated by commas",
-    "semantic-cache": "least cosine at which an answer to another wording may be given: 0.95",
+    "semantic-cache": "least cosine at which an answer to another wording may be given: 0.96",
 }
 LISTS = ("models", "routes", "ip")
 TYPES: dict[str, Callable[[str], Any]] = {"rpm": int, "tpm": int, "semantic-cache": float}

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AppError, SettingsError) as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{error.filename or 'A file'} cannot be read: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped. What was taken in is ingested by the next run, or by a running server.", file=sys.stderr)
         return 130
@@ -37,19 +40,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m apps.rag", description=__doc__.splitlines()[0])
-    parser.add_argument("--tenant", default=SHARED, help="whose collections (default: shared, which all may read)")
+    tenant_help = "whose collections (default: shared, which all may read)"
+    parser.add_argument("--tenant", default=SHARED, help=tenant_help)
+    # it may stand behind the command too
+    whose = argparse.ArgumentParser(add_help=False)
+    whose.add_argument("--tenant", default=argparse.SUPPRESS, help=tenant_help)
     commands = parser.add_subparsers(dest="command", required=True)
-    ingest = commands.add_parser("ingest", help="take in files, and folders with all that is in them")
+    ingest = commands.add_parser("ingest", parents=[whose], help="take in files, and folders with all that is in them")
     ingest.add_argument("paths", nargs="+", type=Path)
     ingest.add_argument("--collection", required=True)
-    listing = commands.add_parser("list", help="the collections, or the documents of one")
+    listing = commands.add_parser("list", parents=[whose], help="the collections, or the documents of one")
     listing.add_argument("--collection")
-    search = commands.add_parser("search", help="the passages that fit best")
+    search = commands.add_parser("search", parents=[whose], help="the passages that fit best")
     search.add_argument("text")
     search.add_argument("--collection", required=True)
     search.add_argument("--top-k", type=int, default=5)
     search.add_argument("--mode", choices=("hybrid", "vector", "text"), default="hybrid")
-    delete = commands.add_parser("delete", help="a document, or a whole collection")
+    delete = commands.add_parser("delete", parents=[whose], help="a document, or a whole collection")
     delete.add_argument("--collection", required=True)
     delete.add_argument("--document", help="its id; without one, the collection goes")
     return parser

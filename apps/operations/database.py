@@ -19,6 +19,7 @@ Work = Callable[["AsyncConnection"], Awaitable[T]]
 
 MOST_SECONDS = 0.9
 CLOSE_SECONDS = 2.0
+HELD_UP_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 SQLITE_ERROR = 1
 
@@ -95,8 +96,13 @@ class Database:
     async def _bounded(self, work: Awaitable[T], within: float) -> T:
         """The result in time. What a driver does with a silent server can take longer, and is left to itself."""
         task: asyncio.Task[T] = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within
         try:
             done, _ = await asyncio.wait({task}, timeout=within)
+            if not done and loop.time() > ends + HELD_UP_SECONDS:
+                # this process was held up (a large import, say), not the database: its answer may be there already
+                done, _ = await asyncio.wait({task}, timeout=within)
         except asyncio.CancelledError:
             self._abandon(task)
             raise

@@ -16,6 +16,7 @@ from apps.operations.key_store import KeysState, KeyStore, StoredKey
 EVERY = 0.5
 TRUSTED_SECONDS = 2.0
 FIRST_SECONDS = 0.9
+LOOKS = 20
 MOST_KEYS = 10_000
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class KeyRing:
         self._state = KeysState(-1, exist=True)
         self._trusted_until = float("-inf")
         self._first = asyncio.Event()
+        self._failing = False
         self._watching: asyncio.Task[None] | None = None
         store.changed = self._changed
 
@@ -81,7 +83,16 @@ class KeyRing:
 
     async def _be_trusted(self) -> None:
         """At once where the database has not answered of late: the watch notices when it is back."""
-        if not self.is_trusted and (self._first.is_set() or not await self.ready(FIRST_SECONDS)):
+        if self.is_trusted:
+            return
+        if not self._first.is_set():
+            await self.ready(FIRST_SECONDS)
+        for _ in range(LOOKS):
+            if self.is_trusted or self._failing:
+                break
+            # this process was held up, and the watch with it: its next look is soon
+            await asyncio.sleep(FIRST_SECONDS / LOOKS)
+        if not self.is_trusted:
             raise StoreUnavailable
 
     async def _watch(self) -> None:
@@ -89,9 +100,13 @@ class KeyRing:
             try:
                 await self._ask()
             except StoreUnavailable as error:  # the database says so itself, once
+                self._failing = True
                 log.debug("Keys could not be asked for: %s", error)
             except Exception:
+                self._failing = True
                 log.exception("Keys could not be asked for")
+            else:
+                self._failing = False
             await asyncio.sleep(EVERY)
 
     async def _ask(self) -> None:

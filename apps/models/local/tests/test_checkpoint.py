@@ -141,7 +141,9 @@ def test_a_wrong_folder_is_the_operators_mistake_and_never_falls_back(
     assert words in str(failed.value) and str(folder) in str(failed.value)
 
 
-@pytest.mark.parametrize("name", ["./llama", "~/no-such-llama", "models/tiny/llama", "C:\\models\\llama", "../x", "x/"])
+@pytest.mark.parametrize(
+    "name", ["./llama", "~/no-such-llama", "models/tiny/llama", "C:\\models\\llama", "../no-such-model", "x/"]
+)
 def test_what_is_written_as_a_path_is_never_looked_up_on_the_hub(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         find_checkpoint(name, "none", tmp_path)

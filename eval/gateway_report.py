@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 WHO = {
     "direct": "the mock, asked directly",
     "bare": "bare: Starlette + aiohttp, bytes passed through",
-    "ours": "ours: limits, ids, access log, routing, breaker, receipt",
+    "ours": "ours: limits, ids, access log, routing, breaker, receipt, ledger, metrics",
     "usual": "usual: FastAPI + the openai SDK",
 }
 COLOURS = {"bare": "#8c8c8c", "ours": "#1f77b4", "usual": "#d88c3c"}

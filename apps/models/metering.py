@@ -68,6 +68,11 @@ class MeteredCall:
         if self.record.first_token is None:
             self.record.first_token = time.perf_counter() - self._started
 
+    @property
+    def closed(self) -> bool:
+        """Whether the record is as it will be."""
+        return not self._open
+
     def finish(self) -> None:
         """The answer is whole: close the record now, whatever may still happen to those who carry it away."""
         self._close(None)

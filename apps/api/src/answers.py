@@ -14,7 +14,7 @@ from apps.api.src.guard import guarded
 from apps.api.src.prompts import note_messages
 from apps.api.src.shutdown import Shutdown
 from apps.api.src.sse import EventStream, Framing, PlainText
-from apps.api.src.streamed import StreamedResponse
+from apps.api.src.streamed import StreamedResponse, raw
 from apps.core.citations import citations_json
 from apps.core.deltas import CacheNote, Delta, collect
 from apps.core.errors import UpstreamError
@@ -63,7 +63,7 @@ def _streamed(deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: S
         media_type=framing.media_type,
         ping=framing.ping,
         error_frame=framing.error,
-        headers=lambda: headers,
+        headers=lambda: raw(headers),
         shutdown=shutdown,
     )
 

@@ -31,9 +31,11 @@ def _seconds(value: str | None) -> int | None:
 
 def cache_headers(use: str, age: float | None, score: float | None) -> dict[str, str]:
     """X-Cache; with an answer that was not made for this call Age in whole seconds, and how alike the question was."""
-    headers = {"X-Cache": use}
-    if age is not None:
-        headers["Age"] = str(int(age))
+    return {"X-Cache": use} if age is None else {"X-Cache": use, **age_headers(age, score)}
+
+
+def age_headers(age: float, score: float | None) -> dict[str, str]:
+    headers = {"Age": str(int(age))}
     if score is not None:
         headers["X-Cache-Score"] = f"{score:.4f}"
     return headers

@@ -15,7 +15,16 @@ from apps.core.errors import AppError, InternalError
 PING_AFTER = 15.0
 STALLED_AFTER = 60.0
 
+RawHeaders = list[tuple[bytes, bytes]]
+
+UNBUFFERED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
 log = logging.getLogger(__name__)
+
+
+def raw(headers: Mapping[str, str]) -> RawHeaders:
+    """Headers in the form that a response keeps them in."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 class LastFrame(bytes):
@@ -36,13 +45,13 @@ class StreamedResponse(Response):
         media_type: str,
         ping: bytes,
         error_frame: Callable[[AppError], bytes],
-        headers: Callable[[], Mapping[str, str]],
+        headers: Callable[[], RawHeaders],
         shutdown: Shutdown,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.media_type = media_type
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.raw_headers = [(b"content-type", media_type.encode() + b"; charset=utf-8"), *UNBUFFERED]
         self._frames = frames
         self._ping = ping
         self._error_frame = error_frame
@@ -74,7 +83,7 @@ class StreamedResponse(Response):
     async def _stream(self) -> None:
         async with aclosing(self._frames) as frames:
             frame = await anext(frames)
-            self.headers.update(self._late_headers())
+            self.raw_headers += self._late_headers()
             await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self._started = True
             while not isinstance(frame, LastFrame):

@@ -36,7 +36,7 @@ class EventBlocks:
     def feed(self, chunk: bytes) -> bytes:
         """A block of one or more whole events, or nothing yet."""
         data = self._pending + chunk if self._pending else chunk
-        end = _end_of_last_event(data)
+        end = end_of_last_event(data)
         block, self._pending = data[:end], data[end:]
         if len(self._pending) > MOST_BYTES:
             self.fault = nonsense("An event of the upstream's answer is too long")
@@ -151,7 +151,7 @@ def _end_of_first_event(data: bytes, start: int) -> int:
     return match.end() if match else len(data)
 
 
-def _end_of_last_event(data: bytes) -> int:
+def end_of_last_event(data: bytes) -> int:
     """The index behind the last blank line; 0 where there is none."""
     end = data.rfind(b"\n\n")
     end = end + 2 if end >= 0 else 0

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from apps.models.gateway.blocks import EVENT_END, event_data
+from apps.models.gateway.blocks import EVENT_END, end_of_last_event, event_data
 from apps.models.gateway.receipts import note_usage
 from apps.models.gateway.wire import Used, WireCall
 
@@ -54,10 +54,14 @@ class UsageReader:
 
     def read(self, block: bytes) -> bytes:
         """The block as its caller shall see it; it may be empty."""
-        if b'"usage"' not in block or not TOLD.search(block):
+        told = TOLD.search(block) if b'"usage"' in block else None
+        if told is None:
             return block
-        note_usage(self._used, block)
-        return _without_usage_chunk(block) if self._hidden else block
+        # what stands before the event that tells it, mostly all of the block, is not looked at again
+        start = end_of_last_event(block[: told.start()])
+        told_from = block[start:]
+        note_usage(self._used, told_from)
+        return block[:start] + _without_usage_chunk(told_from) if self._hidden else block
 
 
 def _without_usage_chunk(block: bytes) -> bytes:

@@ -15,7 +15,7 @@ from apps.api.src.agents.shown import frame, shown_run
 from apps.api.src.answers import framing_for, model_header
 from apps.api.src.guard import guarded
 from apps.api.src.sse import Framing
-from apps.api.src.streamed import StreamedResponse
+from apps.api.src.streamed import StreamedResponse, raw
 from apps.core.accounting import CallRecord
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
@@ -49,7 +49,7 @@ async def run_answer(
         media_type=framing.media_type,
         ping=framing.ping,
         error_frame=framing.error,
-        headers=lambda: run_headers(session.run),
+        headers=lambda: raw(run_headers(session.run)),
         shutdown=shutdown,
     )
 

@@ -25,7 +25,7 @@ def streamed_job(request: Request, job: AsyncGenerator[Job, None]) -> StreamedRe
         media_type=FRAMING.media_type,
         ping=FRAMING.ping,
         error_frame=FRAMING.error,
-        headers=dict,
+        headers=list,
         shutdown=request.app.state.shutdown,
     )
 

@@ -3,8 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 from apps.api.src.streamed import LastFrame
@@ -17,8 +16,11 @@ from apps.models.gateway.gateway import Gateway
 from apps.models.gateway.receipts import cost_of
 from apps.models.gateway.response_blocks import END as RESPONSE_END
 from apps.models.gateway.router import Needs
-from apps.models.gateway.wire import Receipt, WireCall, WireReply
+from apps.models.gateway.wire import Blocks, Receipt, WireCall, WireReply
 from apps.models.metering import Meter, MeteredCall
+
+
+RECEIPT_FIELDS = tuple(one.name for one in fields(Receipt))
 
 
 class SealedFrame(LastFrame):
@@ -63,47 +65,43 @@ class Execution:
         """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
         async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
             try:
-                async with aclosing(self._blocks(metered)) as blocks:
-                    async for block in blocks:
-                        if isinstance(block, LastFrame):
-                            self._note(metered.record)
-                            metered.finish()
-                        yield block
-            finally:
-                self._note(metered.record)
-
-    async def _blocks(self, metered: MeteredCall) -> AsyncGenerator[bytes, None]:
-        opened = self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
-        metered.first_token()
-        try:
-            yield self._accounted(opened.value.body)
-            blocks = opened.value.rest
-            while blocks is not None:
+                opened = self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
+                metered.first_token()
                 try:
-                    # bounded here, where nothing is yielded: a timeout must not cancel who reads
-                    async with asyncio.timeout_at(self.deadline) as limit:
-                        block = await anext(blocks)
-                except StopAsyncIteration:
-                    break
-                except TimeoutError:
-                    if not limit.expired():
-                        raise
-                    raise Timeout("The deadline ran out") from None
-                yield self._accounted(block)
-        except AppError as error:
-            if not isinstance(error, Timeout) or "upstream_status" in error.details:
-                opened.broke_off()
-            raise
-        finally:
-            await opened.close()
+                    yield self._accounted(opened.value.body, metered)
+                    blocks = opened.value.rest
+                    while blocks is not None and (block := await self._next(blocks)) is not None:
+                        yield self._accounted(block, metered)
+                except AppError as error:
+                    if not isinstance(error, Timeout) or "upstream_status" in error.details:
+                        opened.broke_off()
+                    raise
+                finally:
+                    await opened.close()
+            finally:
+                if not metered.closed:
+                    self._note(metered.record)
 
-    def _accounted(self, block: bytes) -> bytes:
-        """The block; the one that ends the stream has the receipt in front of its last event."""
+    async def _next(self, blocks: Blocks) -> bytes | None:
+        """None behind the last. Bounded here, where nothing is yielded: a timeout must not cancel who reads."""
+        if self.deadline is None:
+            return await anext(blocks, None)
+        try:
+            async with asyncio.timeout_at(self.deadline) as limit:
+                return await anext(blocks, None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Timeout("The deadline ran out") from None
+
+    def _accounted(self, block: bytes, metered: MeteredCall) -> bytes:
+        """The block; the one that ends the stream has the receipt in front of its last event, and closes the books."""
         self._pieces += block.count(b"data:")
         end = _end_of_responses(block) if self.call.path == "/responses" else find_done(block)
         if end < 0:
             return block
-        self._reckon()
+        self._note(metered.record)
+        metered.finish()
         return SealedFrame.sealed(block[:end], self.receipt, block[end:])
 
     def _reckon(self) -> None:
@@ -154,7 +152,8 @@ def note_receipt(record: CallRecord, receipt: Receipt) -> None:
 
 def receipt_comment(receipt: Receipt) -> bytes:
     """An event stream's comment: every conforming client passes over it."""
-    return b": receipt " + json.dumps(asdict(receipt)).encode() + b"\n\n"
+    told = {name: getattr(receipt, name) for name in RECEIPT_FIELDS}
+    return b": receipt " + json.dumps(told).encode() + b"\n\n"
 
 
 def _end_of_responses(block: bytes) -> int:

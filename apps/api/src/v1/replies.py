@@ -1,16 +1,17 @@
 """What goes back on /v1: bytes of a whole answer or of a stream, with a receipt among the headers."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
+from functools import lru_cache
 
 from fastapi import Request
 from starlette.responses import Response
 
 from apps.api.src.answers import model_header
-from apps.api.src.cache_headers import cache_headers
+from apps.api.src.cache_headers import age_headers
 from apps.api.src.exceptions import envelope
 from apps.api.src.sse import EventStream
-from apps.api.src.streamed import StreamedResponse
+from apps.api.src.streamed import RawHeaders, StreamedResponse, raw
 from apps.core.errors import AppError
 from apps.models.gateway.wire import Receipt
 
@@ -23,39 +24,42 @@ class WholeResponse(Response):
         self.background = None
         self.body = body
         self.raw_headers = [
-            (b"content-length", str(len(body)).encode()),
+            (b"content-length", b"%d" % len(body)),
             (b"content-type", content_type.encode("latin-1")),
-            *_raw(receipt_headers(receipt).items()),
+            *receipt_headers(receipt),
         ]
 
 
-def receipt_headers(receipt: Receipt) -> dict[str, str]:
+def receipt_headers(receipt: Receipt) -> RawHeaders:
     """What is known when the headers go out."""
-    headers = {
-        **model_header(receipt.model),
-        "X-Provider": receipt.provider,
-        "X-Attempts": str(receipt.attempts),
-        **cache_headers(receipt.cache, receipt.age, receipt.score),
-        "X-Queue-Ms": f"{receipt.queued * 1000:.1f}",
-    }
+    headers = [
+        *_model_header(receipt.model),
+        (b"x-provider", receipt.provider.encode("latin-1")),
+        (b"x-attempts", b"%d" % receipt.attempts),
+        (b"x-cache", receipt.cache.encode()),
+        (b"x-queue-ms", b"%.1f" % (receipt.queued * 1000)),
+    ]
+    if receipt.age is not None:
+        headers += raw(age_headers(receipt.age, receipt.score))
     if receipt.first_token is not None:
-        headers["X-First-Token-Ms"] = f"{receipt.first_token * 1000:.1f}"
+        headers.append((b"x-first-token-ms", b"%.1f" % (receipt.first_token * 1000)))
     if receipt.prompt_tokens is not None:
-        headers["X-Prompt-Tokens"] = str(receipt.prompt_tokens)
-        headers["X-Completion-Tokens"] = str(receipt.completion_tokens)
+        headers.append((b"x-prompt-tokens", b"%d" % receipt.prompt_tokens))
+        headers.append((b"x-completion-tokens", b"%d" % (receipt.completion_tokens or 0)))
     if receipt.cost is not None:
-        headers["X-Cost-USD"] = f"{receipt.cost:.8f}"
+        headers.append((b"x-cost-usd", b"%.8f" % receipt.cost))
     return headers
 
 
-def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+@lru_cache(maxsize=1024)
+def _model_header(model: str) -> RawHeaders:
+    return raw(model_header(model))
 
 
 def streamed_reply(
     request: Request, frames: AsyncGenerator[bytes, None], receipt: Callable[[], Receipt]
 ) -> StreamedResponse:
-    path = request.url.path
+    path: str = request.scope["path"]
     error_frame = _response_error_frame if path.endswith("/responses") else _error_frame
     return StreamedResponse(
         frames,

@@ -55,7 +55,7 @@ class Bookkeeper(Protocol):
         """Before anything is spent; raises an error of the tree where the call must not be made."""
 
     def closing(self, call: CallRecord) -> None:
-        """Exactly once after every `opening` that did not raise, whatever happened.
+        """Exactly once after every `opening` that did not raise, whatever happened; the record stays as it is now.
 
         Must not raise, and cannot wait: a call may be ending because its task is being cancelled. What takes time is
         left to a task of the bookkeeper's own.

@@ -123,13 +123,15 @@ class MeteredModel(WrapperModel):
                     if delta.text or delta.tool_calls:
                         pieces += 1
                         call.first_token()
-                    note_delta(record, delta)
+                    if not call.closed:
+                        note_delta(record, delta)
                     if delta.finish_reason is not None:
                         self._reckon(record, request, pieces)
                         call.finish()
                     yield delta
             finally:
-                self._reckon(record, request, pieces)
+                if not call.closed:
+                    self._reckon(record, request, pieces)
 
     async def given(self, record: CallRecord, source: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """Deltas that were made before, as a call with a record of its own; they are closed with it."""
@@ -138,7 +140,8 @@ class MeteredModel(WrapperModel):
             async for delta in deltas:
                 if delta.text or delta.tool_calls:
                     call.first_token()
-                note_delta(record, delta)
+                if not call.closed:
+                    note_delta(record, delta)
                 if delta.finish_reason is not None:
                     call.finish()
                 yield delta

@@ -89,6 +89,9 @@ class Recording(Generic[T]):
 
     async def change(self, deadline: float | None) -> None:
         """Wait for an item or the end. Raises Timeout."""
+        if deadline is None:
+            await self._more.wait()
+            return
         try:
             async with asyncio.timeout_at(deadline):
                 await self._more.wait()

@@ -49,7 +49,7 @@ class Ledger:
         self._database = database
         self._most_waiting = most_waiting
         self._lease = lease
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[CallRecord] = deque()
         self._held: set[str] = set()
         self._wake = asyncio.Event()
         self._closing = False
@@ -66,12 +66,11 @@ class Ledger:
         """Nothing is known of it yet."""
 
     def closing(self, call: CallRecord) -> None:
-        entry = entry_of(call)
-        if self._closed or (self.full and entry.charge is None):
+        if self._closed or (self.full and call.caller.budget is None):
             self._lose()
             return
         self._losing = False
-        self._waiting.append(entry)
+        self._waiting.append(call)
         self._wake.set()
 
     @property
@@ -115,7 +114,8 @@ class Ledger:
             if not self._closing:
                 await asyncio.sleep(GATHER_SECONDS)
             while self._waiting:
-                batch = list(islice(self._waiting, BATCH))
+                # made into rows here and not as each call ends: in a row that takes half of the time
+                batch = [entry_of(call) for call in islice(self._waiting, BATCH)]
                 if await self._wrote(batch):
                     self._done(batch)
                 else:

@@ -2,6 +2,7 @@
 
 from starlette.requests import Request
 
+from apps.api.src.request_headers import header
 from apps.core.errors import InvalidValue
 from apps.core.messages import NO_WISHES, CacheWishes
 
@@ -11,7 +12,7 @@ TTL = "X-Cache-TTL"
 
 def wishes_of(request: Request) -> CacheWishes:
     """Raises InvalidValue where X-Cache-TTL is none."""
-    control, ttl = request.headers.get("cache-control"), request.headers.get(TTL)
+    control, ttl = header(request.scope, b"cache-control"), header(request.scope, b"x-cache-ttl")
     if control is None and ttl is None:
         return NO_WISHES
     said = {part.strip().lower() for part in (control or "").split(",")}

@@ -8,8 +8,10 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from apps.api.src.request_headers import header
 from apps.api.src.validation_errors import as_app_error
 from apps.core.errors import InvalidJson, UnsupportedMediaType
 
@@ -58,11 +60,23 @@ class ParsedRequest(Request):
 
 async def read_json(request: Request) -> tuple[bytes, Any]:
     """The body as it came, and parsed. Raises UnsupportedMediaType and InvalidJson."""
-    content_type = request.headers.get("content-type", "")
+    content_type = header(request.scope, b"content-type") or ""
     if content_type != "application/json" and not JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()):
         raise UnsupportedMediaType("Content-Type must be application/json")
-    body = await request.body()
+    body = await _body(request)
     return body, parse_json(body)
+
+
+async def _body(request: Request) -> bytes:
+    """What `Request.body` gives, without its generator where the body is there at once. Raises ClientDisconnect."""
+    parts = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 def parse_json(body: bytes) -> Any:

@@ -50,7 +50,7 @@ class RateLimits:
     async def count(self, request: Request, name: str, rate: str) -> None:
         """Count a call that comes by way of another route against the budget of its own. Raises RateLimitExceeded."""
         if self._limiter.enabled:
-            reached = await self._hit(rule(name, parse(rate)), get_remote_address(request), name)
+            reached = await self._hit(rule(name, parse(rate)), get_remote_address(request))
             if reached.left < 0:
                 raise too_many(reached, [reached])
 
@@ -61,7 +61,7 @@ class RateLimits:
             caller = caller_of(request)
             standings = []
             if by_address is not None:
-                standings.append(await self._hit(by_address, get_remote_address(request), name))
+                standings.append(await self._hit(by_address, get_remote_address(request)))
                 if standings[0].left < 0:
                     raise too_many(standings[0], standings)
             if caller.requests_per_minute is not None:
@@ -73,10 +73,10 @@ class RateLimits:
         return limited
 
     async def _hit_by_key(self, caller: Caller, amount: int) -> Standing:
-        return await self._hit(minute_rule(BY_KEY, amount), caller.key_id or caller.tenant, BY_KEY)
+        return await self._hit(minute_rule(BY_KEY, amount), caller.key_id or caller.tenant)
 
-    async def _hit(self, of: Rule, who: str, name: str) -> Standing:
-        return standing(of, await self.counts.hit(of.item.key_for(who, name), of.seconds))
+    async def _hit(self, of: Rule, who: str) -> Standing:
+        return standing(of, await self.counts.hit(of.key(who), of.seconds))
 
 
 async def _answered(handler: Handler, request: Request, standings: Sequence[Standing]) -> Response:

@@ -102,7 +102,8 @@ class LineFormatter(logging.Formatter):
 
         def place(logger: Any, method: str, event: Any) -> Any:
             event["timestamp"] = self._time(event["_record"])
-            event["request_id"] = request_id.get()
+            # an access line is formatted when its request is over
+            event["request_id"] = getattr(event["_record"], "request_id", None) or request_id.get()
             return event
 
         renderer: Any = structlog.processors.JSONRenderer(serializer=lambda event, **_: self._encode(event))
@@ -137,7 +138,9 @@ def _flat(record: logging.LogRecord, line: RequestLine) -> logging.LogRecord:
     """An access line as an ordinary record, for a terminal, where colours matter more than microseconds."""
     details = line.told_by_calls() if line.calls else ()
     text = " ".join([str(line), *(f"{name}={value}" for name, value in details)])
-    return logging.LogRecord(record.name, record.levelno, "", 0, text, None, None)
+    flat = logging.LogRecord(record.name, record.levelno, "", 0, text, None, None)
+    flat.request_id = line.request_id
+    return flat
 
 
 def _unforgeable(logger: Any, method: str, event: Any) -> Any:

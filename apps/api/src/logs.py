@@ -15,27 +15,39 @@ LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock", "alem
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):
-    """Writes the access log's lines several at a time, a moment later; every other line at once, behind those."""
+    """Writes the access log's lines several at a time, a moment later; every other line at once, behind those.
+
+    They are formatted then, too: in a row that takes half of the time that it takes in the middle of a request.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: list[str] = []
+        self._records: list[logging.LogRecord] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.append(self.format(record))
-            if record.name != access_log.name or not self._flush_later():
-                self.flush()
-        except Exception:
-            self.handleError(record)
+        self._records.append(record)
+        if record.name != access_log.name or not self._flush_later():
+            self.flush()
 
     def flush(self) -> None:
         with self.lock or nullcontext():
-            lines, self._lines, self._loop = self._lines, [], None
+            records, self._records, self._loop = self._records, [], None
+            lines = [line for record in records if (line := self._line(record)) is not None]
             if lines:
-                self.stream.write(self.terminator.join([*lines, ""]))
+                try:
+                    self.stream.write(self.terminator.join([*lines, ""]))
+                except Exception:
+                    self.handleError(records[-1])
             super().flush()
+
+    def _line(self, record: logging.LogRecord) -> str | None:
+        """None where it cannot be formatted, which is said on standard error."""
+        try:
+            return self.format(record)
+        except Exception:
+            self.handleError(record)
+            return None
 
     def _flush_later(self) -> bool:
         """Whether this thread runs a loop that will flush."""

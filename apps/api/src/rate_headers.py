@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 
@@ -28,14 +29,20 @@ class Rule:
     amount: int
     seconds: int
     policy: bytes
+    tail: str
 
     def __str__(self) -> str:
         return str(self.item)
 
+    def key(self, who: str) -> str:
+        """The same as the engine's own `key_for`, which takes five times as long."""
+        return f"{self.item.namespace}/{who}{self.tail}"
+
 
 def rule(name: str, item: RateLimitItem, unit: str = "") -> Rule:
     policy = f'"{name}";q={item.amount};w={item.get_expiry()}' + (f';qu="{unit}"' if unit else "")
-    return Rule(f'"{name}"'.encode(), item, item.amount, item.get_expiry(), policy.encode())
+    tail = item.key_for("", name).removeprefix(item.namespace + "/")
+    return Rule(f'"{name}"'.encode(), item, item.amount, item.get_expiry(), policy.encode(), tail)
 
 
 @lru_cache(maxsize=1024)
@@ -44,8 +51,7 @@ def minute_rule(name: str, amount: int, unit: str = "") -> Rule:
     return rule(name, RateLimitItemPerMinute(amount), unit)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A rule, and where a caller stands with it."""
 
     rule: Rule

@@ -3,7 +3,6 @@
 from apps.api.src.rate_counts import Counts
 from apps.api.src.rate_headers import Rule, minute_rule, standing, too_many
 from apps.core.accounting import CallRecord
-from apps.core.callers import Caller
 
 BY_TOKENS = "key-tokens"
 PAID = ("off", "miss")
@@ -14,37 +13,35 @@ class TokenLimits:
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._expected: dict[str, int] = {}
+        # by the call's id: where it counts, and its estimate
+        self._expected: dict[str, tuple[str, int]] = {}
         self._under_way: dict[str, int] = {}
 
     async def opening(self, call: CallRecord) -> None:
         limit = call.caller.tokens_per_minute
         if limit is None:
             return
-        rule, key = _rule(limit), _key(call.caller, limit)
+        rule = _rule(limit)
+        key = rule.key(call.caller.key_id or call.caller.tenant)
         count = await self._counts.hit(key, rule.seconds, 0)
         expected = self._under_way.get(key, 0) + call.estimated_tokens
         stands = standing(rule, count, expected)
         if stands.left < 0:
             raise too_many(stands, [stands], source="key", unit="tokens", estimated=call.estimated_tokens)
         self._under_way[key] = expected
-        self._expected[call.id] = call.estimated_tokens
+        self._expected[call.id] = key, call.estimated_tokens
 
     def closing(self, call: CallRecord) -> None:
         limit = call.caller.tokens_per_minute
         if limit is None:
             return
-        key = _key(call.caller, limit)
-        left = self._under_way.pop(key) - self._expected.pop(call.id)
+        key, expected = self._expected.pop(call.id)
+        left = self._under_way.pop(key) - expected
         if left:
             self._under_way[key] = left
         used = (call.prompt_tokens or 0) + (call.completion_tokens or 0)
         if used and call.cache in PAID:
             self._counts.add(key, _rule(limit).seconds, used)
-
-
-def _key(caller: Caller, limit: int) -> str:
-    return _rule(limit).item.key_for(caller.key_id or caller.tenant, BY_TOKENS)
 
 
 def _rule(limit: int) -> Rule:

@@ -93,7 +93,7 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
     stream: bool, url: str, mock: MockUpstream
 ) -> None:
     first = connect(url)
-    body = {"model": "slow-100", "stream": stream, **ASK}
+    body = {"model": "slow-100" if stream else "slow-1000", "stream": stream, **ASK}
     first.sendall(post(CHAT, json.dumps(body).encode(), "Idempotency-Key: k"))
     assert until(lambda: mock.stats()["open"] == 1, 2)
     answers: list[httpx2.Response] = []
@@ -105,7 +105,7 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
 
     second = threading.Thread(target=join)
     second.start()
-    time.sleep(0.03)
+    time.sleep(0.3)
     first.close()
     second.join()
     assert answers[0].status_code == 200

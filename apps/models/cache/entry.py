@@ -5,7 +5,7 @@ What comes back from a store is not trusted: an entry that is not whole, or was 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
 
 MAGIC = b"answer1\n"
@@ -34,6 +34,9 @@ class Facts:
     cost: float | None = None
 
 
+FACTS = tuple(one.name for one in fields(Facts))
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """``made_at`` is Unix time."""
@@ -45,8 +48,8 @@ class Entry:
 
 def encode(entry: Entry, digest: bytes) -> bytes:
     """The bytes to keep, for the question with this digest."""
-    head = {"facts": asdict(entry.facts), "made_at": entry.made_at, "lengths": [len(frame) for frame in entry.frames]}
-    written = json.dumps(head).encode()
+    facts = {name: getattr(entry.facts, name) for name in FACTS}
+    written = json.dumps({"facts": facts, "made_at": entry.made_at, "lengths": list(map(len, entry.frames))}).encode()
     return b"".join((MAGIC, digest, len(written).to_bytes(LENGTH_BYTES, "big"), written, *entry.frames))
 
 

@@ -1,6 +1,6 @@
 """Whether the same call, made again, would be answered the same: read from its body, never from its answer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from apps.models.gateway.wire import WireCall
@@ -10,17 +10,20 @@ ELSEWHERE = ("web_search_options", "conversation", "previous_response_id", "prom
 OWN_TOOLS = frozenset({"function", "custom"})
 
 
-def is_deterministic(call: WireCall, *, greedy: bool) -> bool:
+def is_deterministic(call: WireCall, greedy: Callable[[], bool]) -> bool:
     """Embeddings; else one choice, at temperature 0 or with a seed, of nothing but what the request holds.
 
-    ``greedy``: whoever answers takes a temperature that is not given for 0.
+    ``greedy`` is asked where it matters: whether whoever answers takes a temperature that is not given for 0.
     """
     if call.path == "/embeddings":
         return True
     body = call.body
+    if body.get("n") not in (None, 1) or _looks_elsewhere(call):
+        return False
     temperature = body.get("temperature")
-    steady = temperature == 0 if is_number(temperature) else greedy and temperature is None
-    return (steady or is_number(body.get("seed"))) and body.get("n") in (None, 1) and not _looks_elsewhere(call)
+    if is_number(body.get("seed")) or (is_number(temperature) and temperature == 0):
+        return True
+    return temperature is None and greedy()
 
 
 def is_whole_when_answered(call: WireCall) -> bool:

@@ -93,7 +93,8 @@ async def metered_events(session: RunSession, meter: Meter, record: CallRecord) 
             error.headers.setdefault(RUN_HEADER, run.id)
             raise
         finally:
-            _note(record, run, *before)
+            if not call.closed:
+                _note(record, run, *before)
 
 
 def _note(record: CallRecord, run: AgentRun, prompt: int, completion: int, cached: int, cost: float | None) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import re
 import random
+import re
 import time
 from contextvars import ContextVar
 
@@ -83,7 +83,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return f"{random.getrandbits(128):032x}"  # noqa: S311 - told to everybody, and a secret to nobody
+    return f"{random.getrandbits(128):032x}"  # told to everybody, and a secret to nobody
 
 
 def _milliseconds(since: float) -> float:

@@ -46,8 +46,8 @@ class V1Cache:
         """None where the answer is neither looked for nor kept."""
         if not (wishes.look or wishes.keep) or not is_whole_when_answered(call):
             return None
-        greedy = self._gateway.router.is_greedy(str(call.body["model"]))
-        if wishes.ttl is None and not is_deterministic(call, greedy=greedy):
+        name = str(call.body["model"])
+        if wishes.ttl is None and not is_deterministic(call, lambda: self._gateway.router.is_greedy(name)):
             return None
         revision = self._revision(call)
         if revision is None:

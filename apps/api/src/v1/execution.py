@@ -19,7 +19,6 @@ from apps.models.gateway.router import Needs
 from apps.models.gateway.wire import Blocks, Receipt, WireCall, WireReply
 from apps.models.metering import Meter, MeteredCall
 
-
 RECEIPT_FIELDS = tuple(one.name for one in fields(Receipt))
 
 

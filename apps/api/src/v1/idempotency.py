@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from apps.api.src.request_headers import header
 from apps.api.src.v1.wire_recording import WireRecording
 from apps.core.errors import Conflict, InvalidValue
 from apps.models.gateway.wire import WireCall
@@ -37,7 +38,7 @@ class Identity:
 
 def identity(request: Request, call: WireCall) -> Identity | None:
     """None where the call has no Idempotency-Key. Raises InvalidValue where it has a bad one."""
-    key = request.headers.get("idempotency-key")
+    key = header(request.scope, b"idempotency-key")
     if key is None:
         return None
     if not KEY.fullmatch(key):

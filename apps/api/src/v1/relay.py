@@ -12,6 +12,7 @@ from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.guard import guarded
 from apps.api.src.json_body import read_json
 from apps.api.src.prompts import note_body
+from apps.api.src.request_headers import header
 from apps.api.src.streamed import LastFrame
 from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.execution import Execution, new_record
@@ -70,7 +71,7 @@ async def _read_call(request: Request, path: str, is_local: Callable[[str], bool
 
 def _deadline(request: Request) -> float | None:
     """X-Deadline-Ms as a time of the loop's clock; a time that is already over is refused at once."""
-    value = request.headers.get("x-deadline-ms")
+    value = header(request.scope, b"x-deadline-ms")
     if value is None:
         return None
     if not value.isascii() or not value.isdigit() or len(value) > 9:

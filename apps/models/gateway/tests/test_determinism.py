@@ -39,21 +39,21 @@ def call(path: str = CHAT, **body: Any) -> WireCall:
 def test_a_chat_is_deterministic_at_temperature_0_or_with_a_seed(
     body: dict[str, Any], greedy: bool, expected: bool
 ) -> None:
-    assert is_deterministic(call(**body), greedy=greedy) is expected
+    assert is_deterministic(call(**body), lambda: greedy) is expected
 
 
 def test_embeddings_always_are() -> None:
-    assert is_deterministic(call("/embeddings", input="x"), greedy=False)
+    assert is_deterministic(call("/embeddings", input="x"), lambda: False)
 
 
 @pytest.mark.parametrize("field", ["conversation", "previous_response_id", "prompt"])
 def test_a_response_to_what_lies_elsewhere_is_not(field: str) -> None:
-    assert is_deterministic(call("/responses", temperature=0), greedy=False)
-    assert not is_deterministic(call("/responses", temperature=0, **{field: "x"}), greedy=False)
+    assert is_deterministic(call("/responses", temperature=0), lambda: False)
+    assert not is_deterministic(call("/responses", temperature=0, **{field: "x"}), lambda: False)
 
 
 def test_the_prompt_of_a_completion_is_its_text() -> None:
-    assert is_deterministic(call("/completions", temperature=0, prompt="x"), greedy=False)
+    assert is_deterministic(call("/completions", temperature=0, prompt="x"), lambda: False)
 
 
 def test_a_response_in_the_background_is_not_whole_when_it_is_answered() -> None:

@@ -15,7 +15,7 @@ from apps.api.src.agents.answers import metered_events, new_record
 from apps.api.src.agents.shown import shown_run, shown_usage
 from apps.api.src.caller import allow_model, caller_of
 from apps.api.src.limits import RateLimits
-from apps.api.src.schemas import Between, GenerateBody, cloud_body, local_body
+from apps.api.src.schemas import GenerateBody, cloud_body, local_body
 from apps.api.src.sse import usage_json
 from apps.api.src.validation_errors import as_app_error
 from apps.api.src.wiring import Services
@@ -23,6 +23,7 @@ from apps.api.src.wiring_agents import LibraryDocuments
 from apps.core.callers import Caller
 from apps.core.deltas import collect
 from apps.core.errors import NotFound
+from apps.core.fields import Between
 from apps.core.messages import user_message
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings
 from apps.models.embedding.choice import chosen_embedder
 from apps.rag.library import Library
 from apps.rag.parsing.kinds import BY_SUFFIX
-from apps.rag.records import SHARED, Job, Upload
+from apps.rag.records import Job, Upload
 
 BATCH = 100
 """Files submitted at once: their bytes are held in memory until they are on the disk."""

@@ -25,6 +25,13 @@ ONE_END = {
     "less_than_equal": ("le", "max", "must be at most"),
     "less_than": ("lt", "max", "must be less than"),
 }
+# the same of lengths; what was received is a length too
+LENGTHS = {
+    "string_too_short": ("min_length", "min", "must be at least", "characters"),
+    "string_too_long": ("max_length", "max", "must be at most", "characters"),
+    "too_short": ("min_length", "min", "must have at least", "entries"),
+    "too_long": ("max_length", "max", "must have at most", "entries"),
+}
 QUOTED = re.compile(r"'([^']*)'")
 SHOWN_CHARACTERS = 100
 
@@ -62,6 +69,9 @@ def _rule(kind: str, error: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if kind in ONE_END:
         name, end, words = ONE_END[kind]
         return f"{words} {context[name]}", {end: context[name], **received}
+    if kind in LENGTHS:
+        name, end, words, what = LENGTHS[kind]
+        return f"{words} {context[name]} {what}", {end: context[name], "received": len(error["input"])}
     if kind == "literal_error":
         allowed = QUOTED.findall(context["expected"])
         return f"must be one of {', '.join(allowed)}", {"allowed": allowed, **received}

@@ -186,6 +186,13 @@ def test_a_wrong_group_limit_or_date_is_told_what_is_right(url: str, http: httpx
     assert date["message"] == "From must be a date like 2026-11-30"
 
 
+def test_a_text_that_is_too_long_is_told_how_long_it_may_be(url: str, http: httpx2.Client) -> None:
+    error = envelope(get(http, url, "boss", "/admin/usage", tenant="x" * 101))
+    assert (error["code"], error["field"]) == ("INVALID_VALUE", "tenant")
+    assert error["message"] == "Tenant must be at most 100 characters"
+    assert error["details"].items() >= {"max": 100, "received": 101}.items()
+
+
 def test_days_without_calls_are_not_there(url: str, http: httpx2.Client) -> None:
     body = get(http, url, "ann", "/v1/usage", **{"from": "2020-01-01", "to": "2020-01-31"}).json()
     assert (body["data"], body["total"]["calls"], body["total"]["cost_usd"]) == ([], 0, 0)

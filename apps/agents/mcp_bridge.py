@@ -18,6 +18,8 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
 
+from apps.core.version import NAME, VERSION
+
 KEY_VARIABLE = "GENAI_API_KEY"
 # an agent may take its five minutes
 READ_SECONDS = 330.0
@@ -40,7 +42,7 @@ async def bridge(url: str, key: str) -> None:
         async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
             return await service.call_tool(params.name, params.arguments or {})
 
-        server: Server[Any] = Server("genai-project", on_list_tools=list_tools, on_call_tool=call_tool)
+        server: Server[Any] = Server(NAME, version=VERSION, on_list_tools=list_tools, on_call_tool=call_tool)
         await server.run(reading, writing, server.create_initialization_options())
 
 

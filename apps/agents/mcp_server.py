@@ -13,6 +13,7 @@ from apps.agents.tools import Arguments
 from apps.core.callers import Caller
 from apps.core.errors import AppError, InternalError, NotFound
 from apps.core.messages import JsonObject
+from apps.core.version import NAME
 
 if TYPE_CHECKING:
     from mcp.server import ServerRequestContext
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
 
-NAME = "genai-project"
 LARGEST_BODY = 64 * 1024 * 1024
 CLOSE_SECONDS = 5.0
 

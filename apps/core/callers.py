@@ -7,6 +7,8 @@ from typing import Literal
 Period = Literal["day", "month"]
 LOCAL = "local"
 """Among the models of a caller: the local model, whatever its name is. Never the name of another one."""
+SHARED = "shared"
+"""The tenant of what everybody may read; who may write it is the caller's matter. No key is of this tenant."""
 
 
 @dataclass(frozen=True, slots=True)

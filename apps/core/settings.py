@@ -3,105 +3,30 @@
 `.env.example` documents the same names (a test compares them); the field's description is its documentation.
 """
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-RATE = re.compile(r"[1-9]\d*\s*(?:/|per)\s*(?:[1-9]\d*\s*)?(?:second|minute|hour|day|month|year)s?")
-
-SECRET_CHARACTERS = 32
-# no secret is shared with an issuer, so that its public key can never pass for one
-ASYMMETRIC = frozenset(
-    ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
+from apps.core.setting_types import (
+    Algorithms,
+    DatabaseUrl,
+    HeaderValue,
+    HttpUrl,
+    HttpUrlOrNone,
+    IssuerUrl,
+    Listed,
+    Origins,
+    Rate,
+    Seconds,
+    SecretKey,
+    WithIssuer,
 )
 
 
 class SettingsError(Exception):
     """A setting is wrong; the message is one line that names it and says what would be right."""
-
-
-def _rate(value: str) -> str:
-    if not RATE.fullmatch(value.strip().lower()):
-        raise ValueError("must look like 10/minute")
-    return value.strip().lower()
-
-
-def _listed(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _origins(value: list[str]) -> list[str]:
-    for origin in value:
-        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-            raise ValueError("each must look like https://example.com, without a path")
-    return value
-
-
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not value.isprintable():
-        raise ValueError("must start with http:// or https://")
-    try:
-        whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole or " " in value:
-        raise ValueError("must name a host, and a port from 1 to 65535 where it names one")
-    return value
-
-
-def _http_url_or_none(value: str) -> str:
-    return _http_url(value) if value else value
-
-
-def _header_value(value: SecretStr) -> SecretStr:
-    key = value.get_secret_value().strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError("must be printable ASCII, since it goes into a header")
-    return SecretStr(key)
-
-
-def _database_url(value: SecretStr) -> SecretStr:
-    url = value.get_secret_value().strip()
-    if url and not re.match(r"postgres(ql)?(\+asyncpg)?://[^/\s]", url):
-        raise ValueError("must look like postgresql://user:password@host:5432/name, or be empty for SQLite")
-    return SecretStr(url)
-
-
-def _secret_key(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    secret = value.get_secret_value().strip()
-    if secret and len(secret) < SECRET_CHARACTERS:
-        raise ValueError(f"must have at least {SECRET_CHARACTERS} characters")
-    if not secret and info.data.get("env") == "production" and info.data.get("auth") != "off":
-        raise ValueError(f"must be set to {SECRET_CHARACTERS} or more random characters where ENV=production")
-    return SecretStr(secret)
-
-
-def _issuer_url(value: str, info: ValidationInfo) -> str:
-    if value and info.data.get("env") == "production" and not value.startswith("https://"):
-        raise ValueError("must start with https:// where ENV=production")
-    return _http_url(value) if value else value
-
-
-def _with_issuer(value: str, info: ValidationInfo) -> str:
-    if info.data.get("oidc_issuer") and not value:
-        raise ValueError("must be set where OIDC_ISSUER is")
-    return value
-
-
-def _algorithms(value: list[str]) -> list[str]:
-    if not value or not set(value) <= ASYMMETRIC:
-        raise ValueError(f"must be some of {', '.join(sorted(ASYMMETRIC))}")
-    return value
-
-
-Rate = Annotated[str, AfterValidator(_rate)]
-Listed = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
-Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -124,16 +49,12 @@ class Settings(BaseSettings):
         "auto", description="json: an object a line; console: for people; auto: json where ENV is production"
     )
     log_prompts: bool = Field(False, description="Prompts and messages of exceptions go to the log and into traces")
-    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_http_url_or_none)] = Field(
+    otel_exporter_otlp_endpoint: HttpUrlOrNone = Field(
         "", description="OpenTelemetry collector (OTLP over HTTP) for traces and metrics; empty: off"
     )
 
-    openai_api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
-        SecretStr(""), description="Key of the cloud model; empty turns it off"
-    )
-    openai_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
-        "https://api.openai.com/v1", description="Any OpenAI-compatible upstream"
-    )
+    openai_api_key: HeaderValue = Field(SecretStr(""), description="Key of the cloud model; empty turns it off")
+    openai_base_url: HttpUrl = Field("https://api.openai.com/v1", description="Any OpenAI-compatible upstream")
     openai_price: str = Field(
         "",
         pattern=r"^(\d{1,6}(\.\d+)?/\d{1,6}(\.\d+)?)?$",
@@ -205,30 +126,22 @@ class Settings(BaseSettings):
         description="Folder for what the service keeps: keys, the ledger, documents",
     )
 
-    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+    database_url: DatabaseUrl = Field(
         SecretStr(""), description="postgresql://user:password@host/name; empty: SQLite in DATA_DIR"
     )
 
     auth: Literal["auto", "on", "off"] = Field(
         "auto", description="auto: no key is needed in development while none exists; on: always; off: never"
     )
-    secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] = Field(
+    secret_key: SecretKey = Field(
         SecretStr(""),
         validate_default=True,
         description="Secret that keys are hashed with; outside production one is made in DATA_DIR",
     )
-    oidc_issuer: Annotated[str, AfterValidator(_issuer_url)] = Field(
-        "", description="Issuer of bearer tokens (OpenID Connect); empty: keys only"
-    )
-    oidc_audience: Annotated[str, AfterValidator(_with_issuer)] = Field(
-        "", validate_default=True, description="Audience that tokens must be for"
-    )
-    oidc_jwks_url: Annotated[str, AfterValidator(_issuer_url)] = Field(
-        "", description="Where the issuer's keys are; empty: as its configuration says"
-    )
-    oidc_algorithms: Annotated[Listed, AfterValidator(_algorithms)] = Field(
-        ["RS256", "ES256"], description="Signatures that count, separated by commas"
-    )
+    oidc_issuer: IssuerUrl = Field("", description="Issuer of bearer tokens (OpenID Connect); empty: keys only")
+    oidc_audience: WithIssuer = Field("", validate_default=True, description="Audience that tokens must be for")
+    oidc_jwks_url: IssuerUrl = Field("", description="Where the issuer's keys are; empty: as its configuration says")
+    oidc_algorithms: Algorithms = Field(["RS256", "ES256"], description="Signatures that count, separated by commas")
     oidc_tenant_claim: str = Field("tenant", min_length=1, description="Claim that names the tenant")
     oidc_scope_claim: str = Field(
         "scope", min_length=1, description="Claim with models:PATTERN, routes:PATTERN and admin, a string or a list"
@@ -244,9 +157,7 @@ class Settings(BaseSettings):
         67_108_864, ge=65_536, description="Most bytes of cached answers in memory or on disk; Redis has its own limit"
     )
 
-    allowed_origins: Annotated[Listed, AfterValidator(_origins)] = Field(
-        [], description="CORS origins outside development, separated by commas"
-    )
+    allowed_origins: Origins = Field([], description="CORS origins outside development, separated by commas")
     forwarded_allow_ips: Listed = Field(
         [], description="Proxies (addresses or networks, separated by commas) whose X-Forwarded-For counts; * is all"
     )

@@ -6,16 +6,18 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from apps.core.callers import Budget, Period
+from apps.core.callers import SHARED, Budget, Period
+from apps.core.fields import Between, CodePoints, Entries, KnownFields
 
 TENANT = re.compile(r"[\w.@:-]{1,100}")
-BUDGET = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)/(day|month)")
+BUDGET = re.compile(r"(-?\d{1,30}(?:\.\d{1,9})?)/(day|month)")
 SPAN = re.compile(r"([1-9]\d{0,5})([mhd])")
 SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 MOST = 1_000_000_000
+DOLLARS = Between(0, MOST, above=True)
 EXAMPLE: JsonDict = {
     "name": "ci",
     "models": ["local", "gpt-4o*"],
@@ -29,6 +31,8 @@ EXAMPLE: JsonDict = {
 
 
 def _tenant(value: str) -> str:
+    if value == SHARED:
+        raise ValueError(f"must not be {SHARED}: /rag/{SHARED} is for the documents that all tenants may read")
     if not TENANT.fullmatch(value):
         raise ValueError("must be 1 to 100 letters, digits or any of . _ @ : -")
     return value
@@ -63,46 +67,47 @@ def _network(value: str) -> str:
         raise ValueError("must be an address or a network like 10.0.0.0/8") from None
 
 
-Pattern = Annotated[str, Field(max_length=200), AfterValidator(_pattern)]
+Pattern = Annotated[str, CodePoints(200), AfterValidator(_pattern)]
+AMinute = Annotated[int, Between(1, MOST)]
 
 
-class KeyTerms(BaseModel):
+class KeyTerms(KnownFields):
     """The terms of a new key. What is left out is not limited, except that `admin` is off."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"examples": [EXAMPLE]})
+    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [EXAMPLE]})
 
-    name: Annotated[str, Field(max_length=100), AfterValidator(_name)] = Field(description="What its owner calls it")
+    name: Annotated[str, CodePoints(100), AfterValidator(_name)] = Field(description="What its owner calls it")
     tenant: Annotated[str, AfterValidator(_tenant)] | None = Field(
         None, description="Whose data it sees: keys of one tenant share theirs; left out, a tenant of its own"
     )
-    models: Annotated[list[Pattern], Field(min_length=1, max_length=50)] = Field(
+    models: Annotated[list[Pattern], Entries(1, 50)] = Field(
         ["*"], description="Patterns of model names; `local` is the local model, whatever its name is"
     )
-    routes: Annotated[list[Pattern], Field(min_length=1, max_length=50)] = Field(["*"], description="Patterns of paths")
+    routes: Annotated[list[Pattern], Entries(1, 50)] = Field(["*"], description="Patterns of paths")
     admin: bool = Field(False, description="May call /admin")
-    rpm: Annotated[int, Field(ge=1, le=MOST)] | None = Field(None, description="Requests a minute")
-    tpm: Annotated[int, Field(ge=1, le=MOST)] | None = Field(None, description="Tokens a minute")
+    rpm: AMinute | None = Field(None, description="Requests a minute")
+    tpm: AMinute | None = Field(None, description="Tokens a minute")
     budget_usd: Annotated[str, AfterValidator(_budget)] | None = Field(
         None, description="US dollars a day or a month: 5/month"
     )
     expires: Annotated[str, AfterValidator(_expiry)] | None = Field(
         None, description="In 90d, 12h or 30m, or on a date such as 2027-01-31"
     )
-    ip: Annotated[list[Annotated[str, AfterValidator(_network)]], Field(max_length=50)] = Field(
+    ip: Annotated[list[Annotated[str, AfterValidator(_network)]], Entries(0, 50)] = Field(
         [], description="Addresses and networks that it may be used from; none: from anywhere"
     )
-    semantic_cache: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    semantic_cache: Annotated[float, Between(0, 1, above=True)] | None = Field(
         None, description="Least cosine at which an answer to another wording may be given; left out: never"
     )
 
 
 def parse_budget(text: str) -> Budget:
-    """Raises ValueError with words for whoever wrote it."""
+    """Raises ValueError with words for whoever wrote it, and out of range with both ends."""
     found = BUDGET.fullmatch(text)
-    if not found or float(found[1]) <= 0:
+    if not found:
         raise ValueError("must look like 5/month or 0.50/day")
     period: Period = "day" if found[2] == "day" else "month"
-    return Budget(float(found[1]), period)
+    return Budget(DOLLARS.check(float(found[1])), period)
 
 
 def parse_expiry(text: str, now: float) -> float:

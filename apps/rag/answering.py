@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from apps.core.callers import Caller
+from apps.core.callers import SHARED, Caller
 from apps.core.citations import Citation
 from apps.core.deltas import Delta, Usage, begin
 from apps.core.errors import InvalidValue, NotFound
@@ -18,7 +18,7 @@ from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, Writer
 from apps.rag.library import Filter
 from apps.rag.prompting import fitted, question_of
-from apps.rag.records import SHARED, Passage
+from apps.rag.records import Passage
 
 PREFIX = "rag/"
 NAME = re.compile(r"(?:(shared)/)?([a-z0-9][a-z0-9_-]{0,62})")

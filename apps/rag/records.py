@@ -6,9 +6,6 @@ from typing import BinaryIO, Literal
 
 from apps.core.messages import JsonObject
 
-SHARED = "shared"
-"""The tenant of the collections that everybody may read; who may write them is the caller's matter."""
-
 Kind = Literal["pdf", "docx", "html", "markdown", "text", "csv"]
 Status = Literal["queued", "running", "done", "failed"]
 SearchMode = Literal["hybrid", "vector", "text"]

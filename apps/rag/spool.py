@@ -42,7 +42,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
             if size == 0:
-                raise InvalidValue("The file is empty", field="name", details={"name": name})
+                raise InvalidValue("The file is empty", field="file", details={"name": name})
         except BaseException:
             self.remove(spooled)
             raise

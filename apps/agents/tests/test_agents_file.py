@@ -41,6 +41,7 @@ WRONG = {
     "mcp_servers: {s: {command: [x], tools: [t]}}\nagents: {a: {tools: [s/t, s/u, s/*]}}": ["no tool is named s/u"],
     "fetch: {allow: ['http://x.com/']}": ["fetch.allow"],
     "agents: {a: {}, a: {}}": ["the same key twice at line 1"],
+    "agents:\n  a: {}\n  a: {}\n": ["the same key twice at line 3"],
     "agents: [": ["not YAML"],
     "": ["file"],
 }

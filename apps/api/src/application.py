@@ -42,9 +42,9 @@ from apps.api.src.shutdown import Shutdown
 from apps.api.src.tracing import OFF
 from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.idempotency import Recordings
-from apps.api.src.version import NAME, VERSION
 from apps.api.src.wiring import Services
 from apps.core.settings import Settings
+from apps.core.version import NAME, VERSION
 
 DESCRIPTION = """One HTTP contract in front of cloud models and a local model on a plain CPU.
 

@@ -9,6 +9,7 @@ from apps.core.callers import ANONYMOUS, LOCAL, Caller
 from apps.core.errors import Forbidden
 
 SCOPE_KEY = "caller"
+SHOWN_CHARACTERS = 100
 
 
 def caller_of(request: Request) -> Caller:
@@ -26,7 +27,35 @@ def may_use(caller: Caller, model: str, is_local: Callable[[str], bool]) -> bool
     return caller.may_use(model) or (LOCAL in caller.models and is_local(model))
 
 
-def allow_model(caller: Caller, model: str, is_local: Callable[[str], bool] = lambda _: False) -> None:
-    """Raise Forbidden where the caller's key is not for this model, whether or not there is such a model."""
+def allow_model(
+    caller: Caller,
+    model: str,
+    is_local: Callable[[str], bool] = lambda _: False,
+    words: str = "This key may not use that model",
+) -> None:
+    """Raise Forbidden where the caller's key is not for this model, whether or not there is such a model.
+
+    ``words`` are for a model that the caller has not named himself.
+    """
     if not may_use(caller, model, is_local):
-        raise Forbidden("This key may not use that model", field="model")
+        raise Forbidden(words, field="model", details={"model": model[:SHOWN_CHARACTERS]})
+
+
+def allow_named(caller: Caller, named: str | None, default: str, is_local: Callable[[str], bool]) -> None:
+    """`allow_model` where ``default`` answers a call that names none."""
+    if named is not None:
+        allow_model(caller, named, is_local)
+        return
+    words = f"No model is named, so {default} would answer, and this key is not for it: name another one in `model`"
+    allow_model(caller, default, is_local, words)
+
+
+def allow_local(caller: Caller, name: str) -> None:
+    """`allow_model` where only the local model answers, whatever the call names."""
+    words = f"Only the local model, {name}, answers here, and this key is not for it: ask /generate or /v1 for others"
+    allow_model(caller, name, lambda _: True, words)
+
+
+def allow_addressed(caller: Caller, model: str) -> None:
+    """`allow_model` for what the path names: a collection or an agent, by its name among the models."""
+    allow_model(caller, model, words=f"This key is not for {model[:SHOWN_CHARACTERS]}: its models do not include it")

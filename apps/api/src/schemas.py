@@ -1,16 +1,12 @@
 """The bodies of requests and answers, with their limits; the OpenAPI page is made from them."""
 
-import math
-import sys
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from apps.api.src.validation_errors import OUT_OF_RANGE
 from apps.core.callers import Caller
+from apps.core.fields import Between, CodePoints
 from apps.core.messages import ChatRequest, user_message
 from apps.core.settings import Settings
 
@@ -18,60 +14,6 @@ LOCAL_MAX_TOKENS = 2000
 CLOUD_MAX_TOKENS = 16384
 LONGEST_NAME = 200
 EXAMPLE: JsonDict = {"prompt": "What is Python?", "temperature": 0.0, "top_p": 0.9, "max_tokens": 100}
-
-
-@dataclass(frozen=True)
-class Between:
-    """A number from ``minimum`` to ``maximum``, both included; an error names both and what was received."""
-
-    minimum: int
-    maximum: int
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        number = handler(source)
-        if number["type"] == "float":
-            number = core_schema.no_info_before_validator_function(_within_floats, number)
-        return core_schema.no_info_after_validator_function(self._check, number)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "minimum": self.minimum, "maximum": self.maximum}
-
-    def _check(self, value: float) -> float:
-        if not self.minimum <= value <= self.maximum:
-            raise _out_of_range(f"must be between {self.minimum} and {self.maximum}", self.minimum, self.maximum, value)
-        return value
-
-
-@dataclass(frozen=True)
-class CodePoints:
-    """Text of 1 to ``maximum`` Unicode code points; white space alone counts as empty."""
-
-    maximum: int
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "minLength": 1, "maxLength": self.maximum, "pattern": r"\S"}
-
-    def _check(self, value: str) -> str:
-        if not value.strip():
-            raise _out_of_range("must not be empty", 1, self.maximum, 0)
-        if len(value) > self.maximum:
-            raise _out_of_range(f"must be at most {self.maximum} characters", 1, self.maximum, len(value))
-        return value
-
-
-def _within_floats(value: Any) -> Any:
-    """An integer that no float can hold is out of range, not of the wrong type."""
-    if type(value) is int and abs(value) > sys.float_info.max:
-        return math.inf if value > 0 else -math.inf
-    return value
-
-
-def _out_of_range(rule: str, minimum: int, maximum: int, received: float) -> PydanticCustomError:
-    context = {"rule": rule, "min": minimum, "max": maximum, "received": received}
-    return PydanticCustomError(OUT_OF_RANGE, "{rule}", context)
 
 
 class GenerateBody(BaseModel):

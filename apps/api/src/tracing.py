@@ -16,8 +16,8 @@ from fastapi.telemetry import TelemetryConfig
 
 from apps.api.src.metrics.labels import KnownNames
 from apps.api.src.redaction import Redactor, secrets_of
-from apps.api.src.version import NAME, VERSION
 from apps.core.settings import Settings
+from apps.core.version import NAME, VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider

@@ -11,7 +11,6 @@ from apps.api.src.metrics.labels import KnownNames
 from apps.api.src.metrics.models_observed import GatewayObserved, ModelsObserved
 from apps.api.src.request_line import CallsOnLine
 from apps.api.src.tracing import Tracing, open_tracing
-from apps.api.src.version import VERSION
 from apps.api.src.wiring_agents import open_agents
 from apps.api.src.wiring_documents import Documents, open_documents
 from apps.api.src.wiring_gateway import build_cloud, build_gateway, cloud_price, setting_of
@@ -20,6 +19,7 @@ from apps.core.accounting import Bookkeeper
 from apps.core.observations import Observed
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
+from apps.core.version import VERSION
 from apps.models.cache.cached_model import CachedModel
 from apps.models.cache.response_cache import ResponseCache
 from apps.models.gateway.gateway import Gateway

@@ -16,7 +16,7 @@ from apps.agents.redaction import Redaction
 from apps.agents.search import search_tool
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.agent_runs import RunStore
-from apps.core.callers import Caller
+from apps.core.callers import SHARED, Caller
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
 from apps.models.gateway.by_path import ByPath
@@ -27,7 +27,6 @@ from apps.operations.agent_runs import AgentRuns
 from apps.operations.database import Database
 from apps.rag.answering import Place
 from apps.rag.library import Library
-from apps.rag.records import SHARED
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """/admin/keys: the same as the command line, for the holder of an admin key; and tokens beside keys."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,28 @@ from apps.api.tests.keys import ADMIN, bearer, make_keys
 from apps.api.tests.reading import envelope
 from apps.api.tests.serving import serving_models, settings
 from apps.operations.tests.oidc_issuer import AUDIENCE, oidc_issuer
+
+IP = "Ip must be an address or a network like 10.0.0.0/8"
+TENANT = "Tenant must not be shared: /rag/shared is for the documents that all tenants may read"
+
+
+class Service:
+    """A running service with a key of its operator."""
+
+    def __init__(self, url: str, admin: str) -> None:
+        self.url = url
+        self.admin = admin
+
+    def refused(self, http: httpx2.Client, terms: dict[str, Any]) -> dict[str, Any]:
+        return envelope(http.post(f"{self.url}/admin/keys", json=terms, headers=bearer(self.admin)))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("keys")
+    (admin,) = make_keys(settings(data_dir=folder), ADMIN)
+    with serving_models(data_dir=folder) as url:
+        yield Service(url, admin)
 
 
 def test_a_keys_life_over_http(tmp_path: Path, http: httpx2.Client) -> None:
@@ -58,18 +81,63 @@ def test_a_keys_life_over_http(tmp_path: Path, http: httpx2.Client) -> None:
             "Budget usd must look like 5/month or 0.50/day",
         ),
         ({"name": "x", "expires": "2020-01-01"}, "INVALID_VALUE", "expires", "Expires must be in the future"),
-        ({"name": "x", "rpm": 0}, "INVALID_VALUE", "rpm", None),
-        ({"name": "x", "scopes": ["all"]}, "INVALID_VALUE", "scopes", None),
+        ({"name": "x", "ip": ["10.0.0.0/8", "10.0.0.0/40"]}, "INVALID_VALUE", "ip.1", IP),
+        ({"name": "x", "tenant": "shared"}, "INVALID_VALUE", "tenant", TENANT),
     ],
 )
 def test_wrong_terms_are_said(
-    terms: dict[str, Any], code: str, field: str, message: str | None, tmp_path: Path, http: httpx2.Client
+    terms: dict[str, Any], code: str, field: str, message: str, service: Service, http: httpx2.Client
 ) -> None:
-    (admin,) = make_keys(settings(data_dir=tmp_path), ADMIN)
-    with serving_models(data_dir=tmp_path) as url:
-        error = envelope(http.post(f"{url}/admin/keys", json=terms, headers=bearer(admin)))
-    assert (error["code"], error["field"]) == (code, field)
-    assert message in (None, error["message"])
+    error = service.refused(http, terms)
+    assert (error["code"], error["field"], error["message"]) == (code, field, message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule", "least", "most", "received"),
+    [
+        ("rpm", 0, "between 1 and 1000000000", 1, 10**9, 0),
+        ("tpm", 10**10, "between 1 and 1000000000", 1, 10**9, 10**10),
+        ("budget_usd", "0/day", "more than 0 and at most 1000000000", 0, 10**9, 0),
+        ("budget_usd", "-5/month", "more than 0 and at most 1000000000", 0, 10**9, -5),
+        ("budget_usd", "99999999999/month", "more than 0 and at most 1000000000", 0, 10**9, 99999999999),
+        ("semantic_cache", 1.5, "more than 0 and at most 1", 0, 1, 1.5),
+    ],
+)
+def test_a_number_out_of_range_is_told_both_ends(
+    field: str, value: object, rule: str, least: int, most: int, received: float, service: Service, http: httpx2.Client
+) -> None:
+    error = service.refused(http, {"name": "x", field: value})
+    assert (error["code"], error["field"]) == ("INVALID_VALUE", field)
+    assert error["message"] == f"{field.replace('_', ' ').capitalize()} must be {rule}"
+    assert error["details"].items() >= {"min": least, "max": most, "received": received}.items()
+
+
+def test_lists_and_names_have_their_ranges_too(service: Service, http: httpx2.Client) -> None:
+    models = service.refused(http, {"name": "x", "models": []})
+    assert models["message"] == "Models must have 1 to 50 entries"
+    assert models["details"].items() >= {"min": 1, "max": 50, "received": 0}.items()
+    name = service.refused(http, {"name": "x" * 101})
+    assert name["details"].items() >= {"min": 1, "max": 100, "received": 101}.items()
+
+
+def test_an_unknown_field_is_called_unknown_and_the_known_ones_are_named(service: Service, http: httpx2.Client) -> None:
+    error = service.refused(http, {"name": "x", "scopes": ["all"], "rpm": 0, "expires": "soon"})
+    faults = {one["field"]: (one["code"], one["message"]) for one in error["details"]["errors"]}
+    known = "name, tenant, models, routes, admin, rpm, tpm, budget_usd, expires, ip, semantic_cache"
+    assert faults == {
+        "rpm": ("INVALID_VALUE", "Rpm must be between 1 and 1000000000"),
+        "expires": ("INVALID_VALUE", "Expires must look like 90d, 12h, 30m or 2027-01-31"),
+        "scopes": ("INVALID_VALUE", f"Scopes is not known here: there are {known}"),
+    }
+    alone = service.refused(http, {"name": "x", "scopes": ["all"]})
+    assert alone["field"] == "scopes"
+    assert alone["details"]["known"] == known.split(", ")
+
+
+def test_a_field_with_an_endless_name_is_not_repeated_whole(service: Service, http: httpx2.Client) -> None:
+    error = service.refused(http, {"name": "x", "y" * 10_000: 1})
+    assert error["field"] == "y" * 100
+    assert len(error["message"]) < 300
 
 
 def test_nobody_makes_keys_while_there_is_none(http: httpx2.Client) -> None:

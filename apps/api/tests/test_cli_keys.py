@@ -78,13 +78,21 @@ def test_a_keys_life_on_the_command_line(tmp_path: Path, database: dict[str, str
     ("line", "said"),
     [
         ("keys create --name x --budget-usd 5", "--budget-usd: must look like 5/month or 0.50/day"),
-        ("keys create --name x --budget-usd 0/day", "--budget-usd: must look like 5/month or 0.50/day"),
+        ("keys create --name x --budget-usd 0/day", "--budget-usd: must be more than 0 and at most 1000000000"),
         ("keys create --name x --expires soon", "--expires: must look like 90d, 12h, 30m or 2027-01-31"),
         ("keys create --name x --expires 2020-01-01", "--expires: must be in the future"),
         ("keys create --name x --ip 10.0.0.0/40", "--ip: must be an address or a network like 10.0.0.0/8"),
-        ("keys create --name x --rpm 0", "--rpm: Input should be greater than or equal to 1"),
+        ("keys create --name x --rpm 0", "--rpm: must be between 1 and 1000000000"),
         ("keys create --name x --tenant a/b", "--tenant: must be 1 to 100 letters, digits or any of . _ @ : -"),
-        ("keys create --name x --semantic-cache 1.5", "--semantic-cache: Input should be less than or equal to 1"),
+        ("keys create --name x --semantic-cache 1.5", "--semantic-cache: must be more than 0 and at most 1"),
+        (
+            "keys create --name x --ip 10.0.0.1,10.0.0.0/40",
+            "--ip: entry 2 must be an address or a network like 10.0.0.0/8",
+        ),
+        (
+            "keys create --name x --tenant shared",
+            "--tenant: must not be shared: /rag/shared is for the documents that all tenants may read",
+        ),
         ("keys revoke nobody", "No live keys are named so: give the id, as keys list shows it"),
     ],
 )

@@ -110,6 +110,15 @@ def test_requirements_are_pinned_to_exact_versions(file: str) -> None:
     assert not [line for line in lines if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+\s*", line)]
 
 
+def test_no_command_of_the_readme_holds_an_address_that_is_made_up() -> None:
+    """What a reader pastes must work as it stands."""
+    commands = "\n".join(
+        re.findall(r"^```(?:bash|powershell)$(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    )
+    assert "make run" in commands
+    assert not re.findall(r"git clone|github\.com|yourusername|<[a-z]", commands)
+
+
 def test_the_ci_script_is_valid_and_ends_in_make_test() -> None:
     script = ROOT / ".ci/run"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0

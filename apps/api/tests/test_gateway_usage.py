@@ -55,6 +55,14 @@ def test_a_stream_has_its_tokens_and_cost_and_its_caller_sees_no_more_than_he_as
     assert receipt["cost"] == pytest.approx(21e-6)
 
 
+def test_a_streams_headers_are_milliseconds_and_its_comment_the_same_in_seconds(url: str, http: httpx2.Client) -> None:
+    answer = http.post(url + CHAT, json={"model": HEALTHY, "stream": True, **ASK})
+    receipt = receipt_in(answer.content)
+    for header, field in (("x-queue-ms", "queued"), ("x-first-token-ms", "first_token")):
+        assert float(answer.headers[header]) == pytest.approx(float(str(receipt[field])) * 1000, abs=0.06)
+    assert float(answer.headers["x-first-token-ms"]) > 0
+
+
 @pytest.mark.parametrize("options", [{"include_usage": False}, {"include_usage": None}, {}, None])
 def test_a_caller_who_does_not_want_usage_does_not_get_it(options: Any, url: str, http: httpx2.Client) -> None:
     ours = stream(http, url, HEALTHY, stream_options=options)

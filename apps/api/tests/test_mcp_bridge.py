@@ -12,6 +12,7 @@ from apps.api.tests.agent_serving import agent, serving_agents
 from apps.api.tests.keys import make_keys
 from apps.api.tests.processes import ROOT, free_port
 from apps.api.tests.serving import settings
+from apps.core.version import NAME, VERSION
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 
 COMPUTING = in_turns(calling(("calculator", {"expression": "1234 * 5678"})), saying("It is 7006652."))
@@ -31,6 +32,9 @@ async def test_a_client_over_stdio_reaches_what_its_key_does(tmp_path: Path) -> 
             assert [tool.name for tool in (await client.list_tools()).tools] == ["agent_calc"]
             result = await client.call_tool("agent_calc", {"prompt": "What is 1234 * 5678?"})
             refused = await client.call_tool("generate", {"prompt": "hi"})
+            told = client.server_info
+    assert told is not None
+    assert (told.name, told.version) == (NAME, VERSION)
     assert [block.text for block in result.content if block.type == "text"] == ["It is 7006652."]
     assert refused.is_error
 

@@ -13,6 +13,7 @@ from apps.api.tests.mcp_clients import connected, text_of
 from apps.api.tests.reading import envelope
 from apps.api.tests.serving import settings
 from apps.core.deltas import Delta, Usage
+from apps.core.version import NAME, VERSION
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 
 COMPUTING = in_turns(
@@ -37,6 +38,9 @@ async def test_a_real_client_lists_and_calls_the_tools(mode: str) -> None:
             computed = await client.call_tool("agent_calc_1", {"prompt": "What is 1234 * 5678?"})
             wrong = await client.call_tool("generate", {"prompt": "hi", "temperature": 3})
             unknown = await client.call_tool("nothing", {})
+            told = client.server_info
+    assert told is not None
+    assert (told.name, told.version) == (NAME, VERSION)
     assert text_of(local) == "from here"
     assert text_of(cloud) == "from the cloud"
     assert text_of(computed) == "It is 7006652."
@@ -88,6 +92,19 @@ async def test_the_budget_of_a_route_counts_here_too() -> None:
             assert (await http.post(f"{url}/local/generate", json={"prompt": "hi"})).status_code == 429
     assert third.is_error
     assert "RATE_LIMIT_EXCEEDED: Rate limit exceeded: 2 per 1 minute" in text_of(third)
+
+
+def test_every_answer_tells_where_the_limit_stands(http: httpx2.Client) -> None:
+    with serving_agents({}, ScriptedModel(saying("x")), rate_limit_enabled=True, rate_limit_mcp="2/minute") as url:
+        first, second, third = (http.post(f"{url}/mcp", json=CALL, headers=HEADERS) for _ in range(3))
+    assert [answer.status_code for answer in (first, second, third)] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in (first, second, third)] == ["1", "0", "0"]
+    for answer in (first, second, third):
+        assert answer.headers["x-ratelimit-limit"] == "2"
+        assert answer.headers["x-ratelimit-reset"].isdigit()
+        assert answer.headers["ratelimit"].startswith('"mcp";r=')
+        assert answer.headers["ratelimit-policy"] == '"mcp";q=2;w=60'
+    assert first.headers["content-type"] == "application/json"
 
 
 async def test_strangers_pages_wrong_methods_and_large_bodies_are_refused_with_the_envelope(

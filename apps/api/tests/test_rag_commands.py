@@ -37,7 +37,9 @@ def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> Non
     done = rag(data, "ingest", str(docs), "--collection", "zoo")
     assert done.returncode == 1
     assert "broken.pdf: The file cannot be read. Its name ends with .pdf, but it is text" in done.stderr
-    assert done.stdout == "2 of 3 files are in zoo, 2 passages\n"
+    assert done.stdout == "2 of 3 files are in zoo, 2 passages; 2 skipped\n"
+    assert f"Skipped {docs / '.git'}: hidden\n" in done.stderr
+    assert f"Skipped {docs / 'photo.png'}: .png is no suffix that is known here (.csv, .docx, " in done.stderr
     listed = rag(data, "list", "--collection", "zoo").stdout
     assert sorted(line.split("  ")[-1] for line in listed.splitlines()) == ["birds - owls.md", "bread.txt"]
     found = rag(data, "search", "what do owls eat?", "--collection", "zoo", "--top-k", "1")
@@ -56,6 +58,11 @@ def test_nothing_to_ingest_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "empty"), "--collection", "zoo")
     assert (done.returncode, done.stderr) == (1, "No files to ingest there\n")
+    (tmp_path / "empty" / "photo.png").write_bytes(b"\x89PNG")
+    done = rag(tmp_path / "data", "ingest", str(tmp_path / "empty"), "--collection", "zoo")
+    first, last = done.stderr.splitlines()
+    assert (done.returncode, last) == (1, "No files to ingest there")
+    assert first.startswith(f"Skipped {tmp_path / 'empty' / 'photo.png'}: .png is no suffix")
     missing = tmp_path / "missing.txt"
     done = rag(tmp_path / "data", "ingest", str(missing), "--collection", "zoo")
     assert (done.returncode, done.stderr) == (1, f"{missing} cannot be read: No such file or directory\n")

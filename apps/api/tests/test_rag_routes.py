@@ -117,6 +117,7 @@ def test_a_query_finds_passages_and_filters_them(filled: str, http: httpx2.Clien
         ("documents", {"text": "x"}, "MISSING_REQUIRED_FIELD", "name"),
         ("documents", [JSON_DOCUMENT, {"name": "b.txt", "text": 1}], "INVALID_TYPE", "1.text"),
         ("documents", [], "INVALID_VALUE", "documents"),
+        ("documents", {"name": "a.txt", "text": ""}, "INVALID_VALUE", "text"),
         ("documents", {**JSON_DOCUMENT, "name": "../../etc/passwd"}, "INVALID_VALUE", "name"),
         ("documents", {**JSON_DOCUMENT, "metadata": {"a": []}}, "INVALID_TYPE", "metadata.a"),
     ],
@@ -131,6 +132,36 @@ def test_a_wrong_body_is_named_by_its_field(
 def test_a_form_without_files_says_so(filled: str, http: httpx2.Client) -> None:
     error = envelope(http.post(f"{filled}/documents", files={"metadata": (None, "{}")}))
     assert (error["code"], error["field"]) == ("MISSING_REQUIRED_FIELD", "files")
+
+
+FILE = ("a.txt", b"text")
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "field", "message"),
+    [
+        ([("file", FILE)], "INVALID_VALUE", "files", "file is not known here: a form has files, and may have metadata"),
+        (
+            [("files", FILE), ("metdata", (None, "{}"))],
+            "INVALID_VALUE",
+            "files",
+            "metdata is not known here: a form has files, and may have metadata",
+        ),
+        ([("files", (None, "text"))], "MISSING_REQUIRED_FIELD", "files", None),
+        ([("files", FILE), ("files", ("b.txt", b""))], "INVALID_VALUE", "files", "The file is empty"),
+        ([("files", ("../b.txt", b"x"))], "INVALID_VALUE", "files", "A file's name is a label, not a path"),
+        ([("files", FILE), ("metadata", ("meta.json", b"{}"))], "INVALID_TYPE", "metadata", None),
+        ([("files", FILE), ("metadata", (None, "{"))], "INVALID_JSON", "metadata", "Metadata must be a JSON object"),
+        ([("files", FILE), ("metadata", (None, "[]"))], "INVALID_TYPE", "metadata", "Metadata must be an object"),
+    ],
+)
+def test_a_wrong_part_of_a_form_is_told_what_a_form_has(
+    parts: Any, code: str, field: str, message: str | None, url: str, http: httpx2.Client
+) -> None:
+    error = envelope(http.post(f"{url}/rag/collections/parts/documents", files=parts))
+    assert (error["code"], error["field"]) == (code, field)
+    assert message in (None, error["message"])
+    assert envelope(http.get(f"{url}/rag/collections/parts"))["code"] == "NOT_FOUND"
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])

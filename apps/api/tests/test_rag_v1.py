@@ -135,6 +135,17 @@ def test_callers_see_their_own_collections_and_the_shared_ones_among_the_models(
     assert seen["narrow"] == {"rag/handbook"}
 
 
+def test_no_name_has_its_prefix_twice(url: str, http: httpx2.Client) -> None:
+    """The target is the provider and the model; a provider `rag` and a model `rag/handbook` are one name."""
+    models = http.get(f"{url}/v1/models", headers=as_caller("own")).json()["data"]
+    listed = {model["id"]: [target["target"] for target in model["targets"]] for model in models}
+    assert listed["rag/handbook"] == ["rag/handbook"]
+    assert listed["rag/shared/handbook"] == ["rag/shared/handbook"]
+    route = http.get(f"{url}/v1/route", params={"model": "rag/handbook"}, headers=as_caller("own")).json()
+    assert [entry["target"] for entry in route["order"]] == ["rag/handbook"]
+    assert route["strategy"] == "answered in this process, as every name that begins with rag/"
+
+
 def test_one_model_is_looked_up_like_the_others(url: str) -> None:
     with client(url, "own") as ours, client(url, "other") as other:
         assert ours.models.retrieve("rag/handbook").id == "rag/handbook"

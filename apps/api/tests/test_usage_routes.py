@@ -168,6 +168,31 @@ def test_a_wrong_question_is_named(params: dict[str, str], field: str, url: str,
     assert answer.json()["error"]["field"] == field
 
 
+@pytest.mark.parametrize(("who", "path"), [("ann", "/v1/usage"), ("boss", "/admin/usage")])
+def test_an_unknown_format_is_told_which_there_are(who: str, path: str, url: str, http: httpx2.Client) -> None:
+    error = get(http, url, who, path, format="xml").json()["error"]
+    assert (error["code"], error["field"]) == ("INVALID_VALUE", "format")
+    assert error["message"] == "Format must be one of json, csv"
+    assert error["details"].items() >= {"allowed": ["json", "csv"], "received": "xml"}.items()
+
+
+def test_a_wrong_group_limit_or_date_is_told_what_is_right(url: str, http: httpx2.Client) -> None:
+    group = get(http, url, "ann", "/v1/usage", group_by="tenant").json()["error"]
+    assert group["details"]["allowed"] == ["day", "key", "model", "route"]
+    limit = get(http, url, "ann", "/v1/usage", limit=5000).json()["error"]
+    assert limit["message"] == "Limit must be between 1 and 1000"
+    assert limit["details"].items() >= {"min": 1, "max": 1000, "received": 5000}.items()
+    date = get(http, url, "ann", "/v1/usage", **{"from": "yesterday"}).json()["error"]
+    assert date["message"] == "From must be a date like 2026-11-30"
+
+
+def test_a_text_that_is_too_long_is_told_how_long_it_may_be(url: str, http: httpx2.Client) -> None:
+    error = envelope(get(http, url, "boss", "/admin/usage", tenant="x" * 101))
+    assert (error["code"], error["field"]) == ("INVALID_VALUE", "tenant")
+    assert error["message"] == "Tenant must be at most 100 characters"
+    assert error["details"].items() >= {"max": 100, "received": 101}.items()
+
+
 def test_days_without_calls_are_not_there(url: str, http: httpx2.Client) -> None:
     body = get(http, url, "ann", "/v1/usage", **{"from": "2020-01-01", "to": "2020-01-31"}).json()
     assert (body["data"], body["total"]["calls"], body["total"]["cost_usd"]) == ([], 0, 0)

@@ -5,27 +5,20 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import GatewayConfig, Price, Strategy, TargetConfig
+from apps.models.gateway.config import GatewayConfig, Price, TargetConfig
+from apps.models.gateway.ordering import Needs, described, lacking, ordered, unlisted
 from apps.models.gateway.targets import Provider, Target
 from apps.models.revision import digest_of, revision_of
 
+__all__ = ["Needs", "Router"]
+
 MOST_PASSED_ON = 1024
 OWN_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a call asks of a target; ``tokens`` is an estimate of prompt and answer together."""
-
-    tools: bool = False
-    images: bool = False
-    tokens: int = 0
 
 
 class Router:
@@ -134,9 +127,9 @@ class Router:
         if name not in self._models:
             return [self._passed_on(name)]
         everyone = list(self._reachable(name))
-        able = [target for target in everyone if not _lacks(target.config, needs)]
+        able = [target for target in everyone if not lacking(target.config, needs)]
         if not able:
-            lacks = sorted({lack for target in everyone for lack in _lacks(target.config, needs)})
+            lacks = sorted({lack for target in everyone for lack in lacking(target.config, needs)})
             raise InvalidValue(
                 f"No target of {name} can do this: {', '.join(lacks)}", field="model", details={"lacking": lacks}
             )
@@ -161,14 +154,14 @@ class Router:
     def explain(self, name: str, needs: Needs) -> dict[str, Any]:
         """The decision, in the words of the file, with what it was based on."""
         candidates = self.candidates(name, needs)
-        strategy = self._models[name].strategy if name in self._models else "passed on to the default provider"
-        everyone = list(self._reachable(name)) if name in self._models else candidates
+        listed = name in self._models
+        everyone = list(self._reachable(name)) if listed else candidates
         left_out = [target for target in everyone if target not in candidates]
         return {
             "model": name,
-            "strategy": strategy,
-            "order": [_described(target) for target in candidates],
-            "left_out": [{**_described(t), "lacking": _lacks(t.config, needs)} for t in left_out],
+            "strategy": self._models[name].strategy if listed else unlisted(name, candidates[0], name in self.own()),
+            "order": [described(target) for target in candidates],
+            "left_out": [{**described(t), "lacking": lacking(t.config, needs)} for t in left_out],
         }
 
     def revision(self, name: str) -> str | None:
@@ -217,7 +210,7 @@ class Router:
         """The targets of a name, then those of its fallbacks in their order, each once."""
         seen: set[int] = set()
         for current in self._names_behind(name):
-            for target in self._ordered(self._targets[current], self._models[current].strategy):
+            for target in ordered(self._targets[current], self._models[current].strategy, self._chance):
                 if id(target) not in seen:
                     seen.add(id(target))
                     yield target
@@ -230,18 +223,6 @@ class Router:
             fallbacks = self._models[current].fallbacks
             queue += [other for other in fallbacks if other not in names]
             names.update(fallbacks)
-
-    def _ordered(self, targets: list[Target], strategy: Strategy) -> list[Target]:
-        if strategy == "weighted":
-            # Efraimidis and Spirakis (2006): keys u^(1/w), largest first, draw without replacement by weight
-            return sorted(targets, key=lambda t: -(self._chance() ** (1 / t.config.weight)))
-        if strategy == "least_busy":
-            return sorted(targets, key=lambda t: t.busy / t.config.weight)
-        if strategy == "lowest_latency":
-            return sorted(targets, key=lambda t: t.latency or 0.0)
-        if strategy == "cheapest":
-            return sorted(targets, key=_price)
-        return targets
 
     def _passed_on(self, name: str) -> Target:
         own = self.own().get(name)
@@ -263,29 +244,3 @@ class Router:
     def _target(self, config: TargetConfig) -> Target:
         provider = self.providers[config.provider]
         return Target(provider, config, Breaker(slow_after=provider.config.slow_after))
-
-
-def _lacks(target: TargetConfig, needs: Needs) -> list[str]:
-    lacks = []
-    if needs.tools and not target.tools:
-        lacks.append("tools")
-    if needs.images and not target.images:
-        lacks.append("images")
-    if target.context is not None and needs.tokens > target.context:
-        lacks.append("context length")
-    return lacks
-
-
-def _price(target: Target) -> float:
-    return target.price.input + target.price.output if target.price else float("inf")
-
-
-def _described(target: Target) -> dict[str, Any]:
-    return {
-        "target": target.name,
-        "breaker": target.breaker.state,
-        "busy": target.busy,
-        "latency": None if target.latency is None else round(target.latency, 3),
-        "weight": target.config.weight,
-        "price": target.price.model_dump() if target.price else None,
-    }

@@ -3,54 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
+from apps.core.yaml_file import read_yaml, validated, whole
 from apps.models.gateway.config import GatewayConfig, GatewayConfigError
-
-DUPLICATE = "the same key twice"
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys and says nothing; here that is a fault, since one of them is lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, DUPLICATE, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:
     """Read and check the file, whole. Raises GatewayConfigError; values are not repeated, they may be secrets."""
-    try:
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise GatewayConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise GatewayConfigError(f"{path}: not UTF-8") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise GatewayConfigError(f"{path}: {_not_yaml(error)}") from None
-    faults = _dangling_names(content)
-    try:
-        config = GatewayConfig.model_validate(content)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False)
-        ] + faults
-    if faults:
-        raise GatewayConfigError("\n".join(f"{path}: {fault}" for fault in faults))
-    return config
-
-
-def _not_yaml(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = DUPLICATE if getattr(error, "problem", None) == DUPLICATE else "not YAML"
-    return f"{problem} at line {mark.line + 1}" if mark else problem
+    content = read_yaml(path, GatewayConfigError)
+    config, faults = validated(content, GatewayConfig)
+    return whole(path, config, faults + _dangling_names(content), GatewayConfigError)
 
 
 def _dangling_names(content: Any) -> list[str]:

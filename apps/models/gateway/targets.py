@@ -38,10 +38,15 @@ class Target:
     _latency: float | None = None
     _measured_at: float = 0.0
     _rests_until: float = 0.0
+    _name: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.provider.name}/{self.config.model or self.answers_as}"
+        """The provider, and its own name for the model: one that begins with the kind of its provider, without that."""
+        if not self._name and self.config.model:
+            self._name = f"{self.provider.name}/{self.config.model.removeprefix(self.provider.config.prefix)}"
+        # a local model's own name is known only once it has loaded
+        return self._name or f"{self.provider.name}/{self.answers_as}"
 
     @property
     def answers_as(self) -> str:

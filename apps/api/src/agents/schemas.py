@@ -6,9 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
 from apps.agents.config import Overrides
-from apps.api.src.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME, Between, CodePoints
+from apps.api.src.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
 from apps.core.agent_runs import RunStatus
 from apps.core.errors import InvalidValue, MissingRequiredField
+from apps.core.fields import Between, CodePoints
 from apps.core.messages import Message, user_message
 from apps.core.settings import Settings
 

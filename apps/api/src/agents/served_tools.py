@@ -13,9 +13,9 @@ from apps.agents.mcp_server import Scope, ServedTool, Told
 from apps.agents.tools import Arguments
 from apps.api.src.agents.answers import metered_events, new_record
 from apps.api.src.agents.shown import shown_run, shown_usage
-from apps.api.src.caller import allow_model, caller_of
+from apps.api.src.caller import allow_local, allow_named, caller_of
 from apps.api.src.limits import RateLimits
-from apps.api.src.schemas import Between, GenerateBody, cloud_body, local_body
+from apps.api.src.schemas import GenerateBody, cloud_body, local_body
 from apps.api.src.sse import usage_json
 from apps.api.src.validation_errors import as_app_error
 from apps.api.src.wiring import Services
@@ -23,6 +23,7 @@ from apps.api.src.wiring_agents import LibraryDocuments
 from apps.core.callers import Caller
 from apps.core.deltas import collect
 from apps.core.errors import NotFound
+from apps.core.fields import Between
 from apps.core.messages import user_message
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
@@ -85,13 +86,13 @@ class ServedTools:
     async def _cloud(self, request: Request, body: GenerateBody) -> Told:
         await self.limits.count(request, "generate", self.settings.rate_limit_generate)
         is_local = self.services.gateway.router.is_local
-        allow_model(caller_of(request), body.model or self.settings.default_model, is_local)
+        allow_named(caller_of(request), body.model, self.settings.default_model, is_local)
         return await self._answer(request, self.services.cloud, body, self.services.cloud_price)
 
     async def _local(self, request: Request, body: GenerateBody) -> Told:
         await self.limits.count(request, "local", self.settings.rate_limit_local)
         name = self.services.local.readiness().name
-        allow_model(caller_of(request), name, lambda _: True)
+        allow_local(caller_of(request), name)
         if body.model not in (None, name):
             raise NotFound(f"The local model is {name}", field="model", details={"available": [name]})
         return await self._answer(request, self.services.local, body, lambda _: FREE)

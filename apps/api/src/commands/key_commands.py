@@ -100,8 +100,11 @@ def _terms(given: argparse.Namespace) -> KeyTerms:
         return KeyTerms(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise CommandFailure(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from None
+        name = str(first["loc"][0])
+        option = name.replace("_", "-")
+        # which of several is wrong
+        which = f"entry {int(first['loc'][1]) + 1} " if name in LISTS and len(values[name]) > 1 else ""
+        raise CommandFailure(f"--{option}: {which}{first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _row(key: KeyView) -> list[str]:

@@ -7,15 +7,16 @@ round. Reading a file's name from a folder is the operator's business: its path 
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from apps.api.src.commands.rag_files import find_files
+from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings
 from apps.models.embedding.choice import chosen_embedder
 from apps.rag.library import Library
-from apps.rag.parsing.kinds import BY_SUFFIX
-from apps.rag.records import SHARED, Job, Upload
+from apps.rag.records import Job, Upload
 
 BATCH = 100
 """Files submitted at once: their bytes are held in memory until they are on the disk."""
@@ -75,7 +76,10 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 async def _ingest(library: Library, options: argparse.Namespace) -> int:
-    files = list(_files(options.paths))
+    found = find_files(options.paths)
+    for path, reason in found.skipped:
+        print(f"Skipped {path}: {reason}", file=sys.stderr)
+    files = found.taken
     if not files:
         print("No files to ingest there", file=sys.stderr)
         return 1
@@ -93,7 +97,8 @@ async def _ingest(library: Library, options: argparse.Namespace) -> int:
                 failed += 1
                 print(f"\n{file.name}: {file.error['message']}", file=sys.stderr)
     print(file=sys.stderr)
-    print(f"{len(files) - failed} of {len(files)} files are in {options.collection}, {passages} passages")
+    skipped = f"; {len(found.skipped)} skipped" if found.skipped else ""
+    print(f"{len(files) - failed} of {len(files)} files are in {options.collection}, {passages} passages{skipped}")
     return 1 if failed else 0
 
 
@@ -105,18 +110,6 @@ async def _submitted(library: Library, options: argparse.Namespace, batch: Seque
             return await library.submit(options.tenant, options.collection, uploads)
         except Overloaded:
             await asyncio.sleep(QUEUE_SECONDS)
-
-
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with its label. Of a folder, what has a known suffix and is not hidden."""
-    for path in paths:
-        if not path.is_dir():
-            yield path, path.name
-            continue
-        for found in sorted(path.rglob("*")):
-            parts = found.relative_to(path).parts
-            if found.is_file() and found.suffix.lower() in BY_SUFFIX and not any(p.startswith(".") for p in parts):
-                yield found, " - ".join(parts)
 
 
 async def _list(library: Library, options: argparse.Namespace) -> int:

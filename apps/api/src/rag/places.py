@@ -1,12 +1,12 @@
 """Whose collection a path means, and who may change it."""
 
 from apps.api.src.wiring import Services
-from apps.core.callers import Caller
+from apps.core.callers import SHARED, Caller
 from apps.core.errors import Forbidden, ModelUnavailable, NotFound
 from apps.models.gateway.router import Router
 from apps.rag.answering import PREFIX, Place, RagModels, own_tenant
 from apps.rag.library import Library
-from apps.rag.records import SHARED, Job
+from apps.rag.records import Job
 
 BASES = {"/rag/collections": False, "/rag/shared": True}
 """The two paths that every route of a collection has, and whether it is what everybody shares."""

@@ -1,7 +1,7 @@
 """Documents as they arrive: files of a form, written to the disk while they are read, or JSON."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import Request
@@ -12,10 +12,19 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from apps.api.src.json_body import parse_json, read_json
 from apps.api.src.rag.schemas import DocumentBody
 from apps.api.src.validation_errors import as_app_error
-from apps.core.errors import InvalidValue, MissingRequiredField, UnsupportedMediaType
+from apps.core.errors import (
+    AppError,
+    InvalidJson,
+    InvalidType,
+    InvalidValue,
+    MissingRequiredField,
+    UnsupportedMediaType,
+)
 from apps.rag.records import Metadata, Upload
 
 FORM = "multipart/form-data"
+FILES, METADATA = "files", "metadata"
+SHOWN_CHARACTERS = 100
 MOST_FILES = 1000
 MOST_FIELDS = 16
 LONGEST_FIELD = 64 * 1024
@@ -36,7 +45,8 @@ async def uploads_of(request: Request) -> AsyncGenerator[list[Upload], None]:
     if kind == FORM:
         form = await _form(request)
         try:
-            yield _files(form)
+            with _naming({"file": FILES, "name": FILES}):
+                yield _files(form)
         finally:
             await form.close()
         return
@@ -44,7 +54,18 @@ async def uploads_of(request: Request) -> AsyncGenerator[list[Upload], None]:
         _, parsed = await read_json(request)
     except UnsupportedMediaType:
         raise UnsupportedMediaType(f"Content-Type must be application/json or {FORM}") from None
-    yield _texts(parsed)
+    with _naming({"file": "text"}):
+        yield _texts(parsed)
+
+
+@contextmanager
+def _naming(fields: Mapping[str, str]) -> Iterator[None]:
+    """What the library calls a part of a document, by the name that it came under."""
+    try:
+        yield
+    except AppError as error:
+        error.field = fields.get(error.field or "", error.field)
+        raise
 
 
 async def _form(request: Request) -> FormData:
@@ -54,21 +75,30 @@ async def _form(request: Request) -> FormData:
     try:
         return await parser.parse()
     except MultiPartException as error:
-        raise InvalidValue(f"The form could not be read: {error.message}", field="files") from None
+        raise InvalidValue(f"The form could not be read: {error.message}", field=FILES) from None
 
 
 def _files(form: FormData) -> list[Upload]:
-    """Every file, whatever its field is called; ``metadata`` is JSON and belongs to all of them."""
-    told = form.get("metadata")
-    metadata = _metadata(told) if isinstance(told, str) else {}
-    files = [part for _, part in form.multi_items() if isinstance(part, UploadFile) and part.filename]
+    """The parts called ``files``; ``metadata`` is JSON and belongs to all of them."""
+    for name in form:
+        if name not in (FILES, METADATA):
+            words = f"{name[:SHOWN_CHARACTERS]} is not known here: a form has {FILES}, and may have {METADATA}"
+            raise InvalidValue(words, field=FILES, details={"known": [FILES, METADATA]})
+    told = form.get(METADATA)
+    if isinstance(told, UploadFile):
+        raise InvalidType("Metadata must be a field with JSON in it, not a file", field=METADATA)
+    metadata = {} if told is None else _metadata(told)
+    files = [part for part in form.getlist(FILES) if isinstance(part, UploadFile) and part.filename]
     if not files:
-        raise MissingRequiredField("Files are required: parts of the form with a filename", field="files")
+        raise MissingRequiredField("Files are required: parts of the form with a filename", field=FILES)
     return [Upload(file.filename or "", file.file, metadata) for file in files]
 
 
 def _metadata(told: str) -> Metadata:
-    metadata: Metadata = parse_json(told.encode("utf-8", "surrogatepass"))
+    try:
+        metadata: Metadata = parse_json(told.encode("utf-8", "surrogatepass"))
+    except InvalidJson as error:
+        raise InvalidJson("Metadata must be a JSON object", field=METADATA, details=error.details) from None
     return metadata
 
 

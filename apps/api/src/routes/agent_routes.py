@@ -11,7 +11,7 @@ from apps.api.src.agents.answers import run_answer
 from apps.api.src.agents.documentation import DECIDE, READ, RUN, run_responses
 from apps.api.src.agents.schemas import AgentAnswer, AgentList, RunAnswer, RunBody, run_body
 from apps.api.src.agents.shown import shown_agent, shown_run
-from apps.api.src.caller import allow_model, caller_of
+from apps.api.src.caller import allow_addressed, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import error_responses
 from apps.api.src.routes.openai_routes import Stream
@@ -62,7 +62,7 @@ def _add_running(router: APIRouter, services: Services, settings: Settings) -> N
     async def run_agent(request: Request, name: str, body: RunBody, stream: Stream = False) -> Response:
         """Ask an agent: it calls its tools until it has an answer, or reaches its limits."""
         caller, model = caller_of(request), AGENT_PREFIX + name
-        allow_model(caller, model)
+        allow_addressed(caller, model)
         if body.model not in (None, model):
             raise InvalidValue("An agent has its own model", field="model")
         messages = body.conversation()
@@ -96,4 +96,4 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
 
 async def _allow_deciding(agents: Agents, id: str, caller: Caller) -> None:
     """Who goes on with a run asks its agent."""
-    allow_model(caller, AGENT_PREFIX + (await agents.run(id, caller)).agent)
+    allow_addressed(caller, AGENT_PREFIX + (await agents.run(id, caller)).agent)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from apps.api.src.answers import answer
-from apps.api.src.caller import allow_model, caller_of
+from apps.api.src.caller import allow_local, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import CACHE_PARAMETERS, generate_responses
 from apps.api.src.routes.openai_routes import Stream
@@ -23,7 +23,7 @@ def local_router(services: Services, settings: Settings, limits: RateLimits) -> 
     async def generate_locally(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the local model: no key, no network."""
         caller = caller_of(request)
-        allow_model(caller, services.local.readiness().name, lambda _: True)
+        allow_local(caller, services.local.readiness().name)
         _check_name(services.local, body.model)
         return await answer(request, model, body.to_chat(caller), stream=stream)
 

@@ -67,8 +67,14 @@ class McpResponse(Response):
             # a client that leaves is noticed by the guard, which ends all this
             return messages.pop() if messages else await asyncio.get_running_loop().create_future()
 
+        async def told(message: Message) -> None:
+            # what the route's layers have put here, the limits' standing above all, goes out with the server's own
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self.raw_headers]
+            await send(message)
+
         try:
-            await guarded(self._endpoint.handle(scope, replay, send), receive, self._shutdown)
+            await guarded(self._endpoint.handle(scope, replay, told), receive, self._shutdown)
         except ClientGone:
             return
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from apps.api.src.answers import answer
-from apps.api.src.caller import allow_model, caller_of
+from apps.api.src.caller import allow_named, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import CACHE_PARAMETERS, generate_responses
 from apps.api.src.schemas import GenerateAnswer, GenerateBody, cloud_body
@@ -27,7 +27,7 @@ def openai_router(services: Services, settings: Settings, limits: RateLimits) ->
     async def generate(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the cloud model; `model` is handed to the upstream as it is."""
         caller = caller_of(request)
-        allow_model(caller, body.model or settings.default_model, is_local)
+        allow_named(caller, body.model, settings.default_model, is_local)
         return await answer(request, model, body.to_chat(caller), stream=stream)
 
     generate.__annotations__["body"] = cloud_body(settings)

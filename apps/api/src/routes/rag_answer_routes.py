@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from apps.api.src.answers import answer
-from apps.api.src.caller import allow_model, caller_of
+from apps.api.src.caller import allow_addressed, allow_model, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import error_responses
 from apps.api.src.rag.documentation import SEARCH, answer_responses
@@ -34,7 +34,7 @@ def _add_query(router: APIRouter, services: Services, path: str, shared: bool, t
     async def query(request: Request, name: str, body: QueryBody) -> Passages:
         """The best passages, best first; no model writes anything."""
         place, caller = Place(name, shared), caller_of(request)
-        allow_model(caller, place.model)
+        allow_addressed(caller, place.model)
         found = await library_of(services).search(
             place.tenant(caller), name, body.query, top_k=body.top_k, filter=body.filter
         )
@@ -50,7 +50,7 @@ def _add_generate(
     async def generate(request: Request, name: str, body: RagGenerateBody, stream: Stream = False) -> Response:
         """Answer from the documents, with the passages that the answer was made from."""
         place, caller = Place(name, shared), caller_of(request)
-        allow_model(caller, place.model)
+        allow_addressed(caller, place.model)
         if body.model is not None:
             allow_model(caller, body.model, services.gateway.router.is_local)
         rag = answers_of(services).of(place, Asking(body.top_k, body.filter, body.model))

@@ -17,10 +17,11 @@ from apps.api.src.rag.places import BASES, library_of, require_writer
 from apps.api.src.rag.schemas import CollectionAnswer, Collections, DocumentAnswer, Documents, Passages
 from apps.api.src.rag.shown import shown_collection, shown_document, shown_passages
 from apps.api.src.wiring import Services
+from apps.core.fields import Between
 from apps.core.settings import Settings
 from apps.rag.answering import Place
 
-Limit = Annotated[int, Query(ge=1, le=1000, description="The most to list")]
+Limit = Annotated[int, Between(1, 1000), Query(description="The most to list")]
 
 
 def rag_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:

@@ -14,6 +14,7 @@ from apps.api.src.openapi import Responses, error_responses
 from apps.api.src.usage_csv import as_csv
 from apps.api.src.wiring import Services
 from apps.core.errors import Forbidden, InvalidValue, ModelUnavailable, Overloaded, RateLimitExceeded
+from apps.core.fields import Between
 from apps.core.settings import Settings
 from apps.operations.usage import GROUPS, SUMS, UsageQuestion, UsageReport, usage
 
@@ -33,8 +34,8 @@ class UsageQuery(BaseModel):
     last: date | None = Field(None, alias="to", description="Last day, in UTC; default: today")
     group_by: str = Field("", max_length=100, description="What to tell apart, separated by commas")
     format: Literal["json", "csv"] | None = Field(None, description="csv is also what `Accept: text/csv` gives")
-    limit: int = Field(100, ge=1, le=MOST_ROWS, description="Rows of a page")
-    offset: int = Field(0, ge=0, le=1_000_000_000, description="Rows of the pages before")
+    limit: Annotated[int, Between(1, MOST_ROWS)] = Field(100, description="Rows of a page")
+    offset: Annotated[int, Between(0, 1_000_000_000)] = Field(0, description="Rows of the pages before")
 
     def question(self, known: tuple[str, ...], default: str, only: Mapping[str, str]) -> UsageQuestion:
         """Raises InvalidValue."""
@@ -45,7 +46,8 @@ class UsageQuery(BaseModel):
             raise InvalidValue(f"From must be before to, by less than {MOST_DAYS} days", field="from")
         groups = [name.strip() for name in (self.group_by or default).split(",") if name.strip()]
         if not groups or len(set(groups)) < len(groups) or not set(groups) <= set(known):
-            raise InvalidValue(f"Group_by must be some of {', '.join(known)}", field="group_by")
+            details = {"allowed": list(known)}
+            raise InvalidValue(f"Group_by must be some of {', '.join(known)}", field="group_by", details=details)
         return UsageQuestion(first.isoformat(), last.isoformat(), groups, only, self.limit, self.offset)
 
 

@@ -24,6 +24,8 @@ def router(models: dict[str, Any], chance: Callable[[], float] | None = None, **
         },
         "q": {"base_url": "http://q"},
         "here": {"kind": "local"},
+        "docs": {"kind": "rag"},
+        "agent": {"kind": "agent"},
     }
     config = GatewayConfig.model_validate({"providers": providers, "models": models, **more})
     chat = ScriptedModel(saying("x"), name="my-local-model")
@@ -187,6 +189,26 @@ def test_an_explanation_tells_the_order_and_who_was_left_out() -> None:
     assert [entry["target"] for entry in explained["order"]] == ["p/seeing", "p/all"]
     assert explained["order"][1]["busy"] == 2
     assert [(entry["target"], entry["lacking"]) for entry in explained["left_out"]] == [("p/small", ["images"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "target"),
+    [
+        ("gpt-x", "passed on to the default provider", "q/gpt-x"),
+        ("my-local-model", "answered in this process: it is a model's own name", "here/my-local-model"),
+        ("rag/shared/x", "answered in this process, as every name that begins with rag/", "docs/shared/x"),
+        ("agent/x", "answered in this process, as every name that begins with agent/", "agent/x"),
+        ("ragtime", "passed on to the default provider", "q/ragtime"),
+    ],
+)
+def test_a_name_that_is_not_listed_is_explained_by_who_takes_it(name: str, strategy: str, target: str) -> None:
+    explained = router({}, default_provider="q").explain(name, Needs())
+    assert explained["strategy"] == strategy
+    assert [entry["target"] for entry in explained["order"]] == [target]
+
+
+def test_a_local_model_as_the_default_takes_strangers_names_as_a_default_does() -> None:
+    assert router({}, default_provider="here").explain("x", Needs())["strategy"] == "passed on to the default provider"
 
 
 def test_an_old_latency_is_forgotten() -> None:

@@ -47,7 +47,6 @@ class Router:
         # asked several times a call, and the models of this process change their names once, when they have loaded
         self._own: dict[str, Target] = {}
         self._own_until = 0.0
-        self._configs: dict[str, str] = {}
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -167,6 +166,8 @@ class Router:
     def revision(self, name: str) -> str | None:
         """What the file says of a name and of all who may answer to it; None where nobody does, or not yet."""
         targets = self._everyone(name)
+        if targets and name not in self._models and not targets[0].provider.config.in_process:
+            return _revision_of(targets[0])
         if name in self._models and name not in self._said:
             said = [repr(self._models[other]) for other in self._names_behind(name)]
             self._said[name] = digest_of(*said, *(repr(target.provider.config) for target in targets))
@@ -174,7 +175,7 @@ class Router:
         for target in targets:
             chat = target.provider.chat
             if not target.provider.config.in_process:
-                words.append(self._config_words(target.provider) if name not in self._models else "")
+                words.append("")
                 continue
             own = revision_of(chat, ChatRequest(()))
             if own is None and target.provider.config.prefix:
@@ -184,13 +185,6 @@ class Router:
                 return None
             words.append(own)
         return digest_of(*words) if targets else None
-
-    def _config_words(self, provider: Provider) -> str:
-        """A provider's configuration as text; it does not change as long as this router lives."""
-        words = self._configs.get(provider.name)
-        if words is None:
-            words = self._configs[provider.name] = repr(provider.config)
-        return words
 
     def is_greedy(self, name: str) -> bool:
         """Whether whoever answers to this name does so at temperature 0 where the caller gives none."""
@@ -228,19 +222,26 @@ class Router:
         own = self.own().get(name)
         if own is not None:
             return own
+        target = self._passed.get(name)
+        if target is not None:
+            return target
         taker = next(
             (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
         )
         if taker is None:
             raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
-        target = self._passed.get(name)
-        if target is None:
-            target = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
-            self._passed[name] = target
-            if len(self._passed) > MOST_PASSED_ON:
-                self._passed.popitem(last=False)
+        target = self._passed[name] = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
+        if len(self._passed) > MOST_PASSED_ON:
+            self._passed.popitem(last=False)
         return target
 
     def _target(self, config: TargetConfig) -> Target:
         provider = self.providers[config.provider]
         return Target(provider, config, Breaker(slow_after=provider.config.slow_after))
+
+
+def _revision_of(passed_on: Target) -> str:
+    """Its name and its provider's configuration, which stay as they are as long as the router lives."""
+    if not passed_on.revision:
+        passed_on.revision = digest_of(passed_on.config.model, repr(passed_on.provider.config))
+    return passed_on.revision

@@ -35,6 +35,8 @@ class Target:
     config: TargetConfig
     breaker: Breaker
     busy: int = 0
+    revision: str = ""
+    """Of a name that is passed on, once it has been asked for."""
     _latency: float | None = None
     _measured_at: float = 0.0
     _rests_until: float = 0.0

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from apps.api.src.metrics.labels import KnownNames
+from apps.api.src.metrics.request_metrics import AT_ONCE
 from apps.core.accounting import CallRecord
 from apps.core.observations import Observation
 
@@ -19,7 +20,10 @@ Key = tuple[str, str, str]
 
 
 class CallMetrics:
-    """A Bookkeeper, and Observed. Stands first among them, so that it also sees the calls that the others refuse."""
+    """A Bookkeeper, and Observed. Stands first among them, so that it also sees the calls that the others refuse.
+
+    Its instruments are read after `settle` only.
+    """
 
     def __init__(self, instruments: "Callable[[], Instruments]", models: KnownNames, providers: KnownNames) -> None:
         self._instruments = instruments
@@ -27,17 +31,26 @@ class CallMetrics:
         self._providers = providers
         self._children: dict[Key, _Children] = {}
         self._in_progress = 0
+        self._ended: list[CallRecord] = []
 
     async def opening(self, call: CallRecord) -> None:
         self._in_progress += 1
 
     def closing(self, call: CallRecord) -> None:
         self._in_progress -= 1
-        key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
-        children = self._children.get(key)
-        if children is None:
-            children = self._children[key] = _Children(self._instruments(), *key)
-        children.count(call)
+        self._ended.append(call)
+        if len(self._ended) >= AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what has ended since the last time."""
+        ended, self._ended = self._ended, []
+        for call in ended:
+            key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
+            children = self._children.get(key)
+            if children is None:
+                children = self._children[key] = _Children(self._instruments(), *key)
+            children.count(call)
 
     def observations(self) -> Iterable[Observation]:
         text = "Calls for a model that have begun and not ended"

@@ -52,6 +52,8 @@ class Metrics:
         """The content type and the text, in the newest format that ``accept`` asks for."""
         from prometheus_client.exposition import choose_encoder
 
+        self.requests.settle()
+        self.calls.settle()
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
 

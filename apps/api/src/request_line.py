@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from apps.core.accounting import CallRecord
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class RequestLine:
     """``path`` is the route's template; where no route was found (``routed`` False), the raw path that was asked for.
 
@@ -27,6 +27,8 @@ class RequestLine:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} {self.status} {self.seconds * 1000:.1f}ms"
+
+    __repr__ = __str__
 
     def told_by_calls(self) -> Iterator[tuple[str, str | int]]:
         """Of the request's calls for models: who answered last, all tokens, what the cache did, what went wrong."""

@@ -8,8 +8,11 @@ import pytest
 
 from apps.api.tests.caching import Cached, caching
 from apps.api.tests.routing import HEALTHY, provider, routing_file
+from apps.api.tests.scraping import scrape
+from apps.api.tests.serving import serving_models
 from apps.api.tests.test_gateway_calls import until
 from apps.core.accounting import CallRecord
+from apps.models.scripted import ScriptedModel, saying
 from eval.mock_upstream import MockUpstream
 
 both_ways = pytest.mark.parametrize("query", ["", "?stream=true"], ids=["whole", "streamed"])
@@ -100,3 +103,11 @@ def test_the_local_model_is_a_provider_too(query: str, plain: Cached) -> None:
     assert plain.ask("/local/generate" + query, prompt="hi").status_code == 200
     record = closed(plain)
     assert (record.provider, record.attempts, record.outcome) == ("local", 1, "ok")
+
+
+def test_metrics_know_the_local_model_also_where_the_routing_file_does_not(mock: MockUpstream, tmp_path: Path) -> None:
+    file = routing_file(tmp_path, {"providers": {"first": provider(mock.base_url)}, "default_provider": "first"})
+    with serving_models(local=ScriptedModel(saying("hi"), name="tiny"), gateway_config=file) as url:
+        assert httpx2.post(f"{url}/local/generate", json={"prompt": "hi"}).status_code == 200
+        assert until(lambda: scrape(url).sum("genai_calls_total", route="/local/generate", provider="local") == 1, 2)
+        assert scrape(url).sum("genai_call_attempts_total", provider="local") == 1

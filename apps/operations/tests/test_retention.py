@@ -20,8 +20,8 @@ from apps.operations.tests.aged_calls import KEEPING, NOW, everything, fill, old
 from apps.operations.usage import GROUPS, UsageQuestion, usage
 
 
-def retention(database: Database, days: int = KEEPING, batch: int = 50) -> Retention:
-    return Retention(database, days, batch=batch, pause=0, rest=0.01, clock=lambda: NOW)
+def retention(database: Database, batch: int = 50) -> Retention:
+    return Retention(database, KEEPING, batch=batch, pause=0.01, rest=0.01, clock=lambda: NOW)
 
 
 async def until_done(kept: Retention) -> int:

@@ -1,9 +1,10 @@
 """The words of a conversation: messages, the tool calls in them, and the request that carries both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from apps.core.accounting import CallRecord
 from apps.core.callers import ANONYMOUS, Caller
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -54,7 +55,8 @@ class ChatRequest:
     ``max_tokens`` left at None are not sent: the model's own default counts. So are the last three:
     ``response_format`` in the shape of OpenAI's chat API; ``top_logprobs`` None asks for no log probabilities, a
     number for each token's and that many alternatives. ``caller`` and ``cache`` are never sent anywhere: they say whose
-    stores may be looked into, and how.
+    stores may be looked into, and how. Nor is ``record``: who chooses among providers, waits for one or tries again
+    notes that there, where the call has one.
     """
 
     messages: tuple[Message, ...]
@@ -75,6 +77,7 @@ class ChatRequest:
     streamed: bool = False
     caller: Caller = ANONYMOUS
     cache: CacheWishes = NO_WISHES
+    record: CallRecord | None = field(default=None, compare=False, repr=False)
 
 
 def user_message(text: str) -> tuple[Message, ...]:

@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field(
         SecretStr(""), description="postgresql://user:password@host/name; empty: SQLite in DATA_DIR"
     )
+    ledger_retention_days: int = Field(
+        0, ge=0, le=36_500, description="Days that the ledger keeps its rows, and their sums for ever; 0: rows too"
+    )
 
     auth: Literal["auto", "on", "off"] = Field(
         "auto", description="auto: no key is needed in development while none exists; on: always; off: never"

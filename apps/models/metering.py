@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 
 from apps.core.accounting import DISCONNECTED, Bookkeeper, CallRecord
@@ -117,7 +118,8 @@ class MeteredModel(WrapperModel):
     async def made(self, request: ChatRequest, record: CallRecord) -> AsyncGenerator[Delta, None]:
         """The deltas of a call that is made now, with this record."""
         pieces = 0
-        async with self._meter.call(record) as call, aclosing(self.inner.stream(request)) as deltas:
+        asked = replace(request, record=record)
+        async with self._meter.call(record) as call, aclosing(self.inner.stream(asked)) as deltas:
             try:
                 async for delta in deltas:
                     if delta.text or delta.tool_calls:

@@ -11,12 +11,12 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Dialect, Table, bindparam, delete, func, literal, select, update
+from sqlalchemy import Dialect, Table, bindparam, delete, func, literal, select, true, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.operations.ledger_rows import Charge, Entry
-from apps.operations.tables import budgets, calls, reservations
+from apps.operations.tables import budgets, calls, daily_usage, reservations
 
 Sums = dict[tuple[str, str], int]
 EXPIRED_AT_ONCE = 500
@@ -112,10 +112,16 @@ async def _take(connection: AsyncConnection, charge: Charge, limit: int) -> bool
 
 async def _begin_period(connection: AsyncConnection, charge: Charge) -> None:
     """The row of a key's period; what the key has cost in it already, under no budget or another, counts."""
-    this_key = (calls.c.key_id == charge.key_id) & calls.c.day.startswith(charge.period)
+    # rows, and the sums that old ones were replaced by
+    costs = union_all(
+        *(
+            select(table.c.cost).where(table.c.key_id == charge.key_id, table.c.day.startswith(charge.period))
+            for table in (calls, daily_usage)
+        )
+    ).subquery()
     so_far = select(
-        literal(charge.key_id), literal(charge.period), func.coalesce(func.sum(calls.c.cost), 0), literal(0)
-    ).where(this_key)
+        literal(charge.key_id), literal(charge.period), func.coalesce(func.sum(costs.c.cost), 0), literal(0)
+    ).where(true())  # without a WHERE, SQLite takes ON CONFLICT for a join's ON
     await connection.execute(_insert(connection.dialect, budgets).from_select(list(budgets.c.keys()), so_far))
 
 

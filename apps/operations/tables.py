@@ -80,6 +80,29 @@ calls = Table(
     Index("ix_calls_key_id", "key_id", "day"),
 )
 
+# What rows of ``calls`` were deleted for their age came to, by day and what else usage is told apart by. The rows' sums
+# and these are the whole: no row is in both.
+daily_usage = Table(
+    "daily_usage",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("tenant", String(100), primary_key=True),
+    # empty where the caller had no key
+    Column("key_id", String(100), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("route", String(100), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("cache_hits", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("cost", BigInteger, nullable=False),
+    Column("saved", BigInteger, nullable=False),
+    Index("ix_daily_usage_tenant", "tenant", "day"),
+    Index("ix_daily_usage_key_id", "key_id", "day"),
+)
+
 # What a key has spent in a calendar day (2026-11-25) or month (2026-11), and what its running calls may yet spend.
 budgets = Table(
     "budgets",

@@ -1,58 +1,52 @@
-"""The statements behind `usage.py`."""
+"""The statements behind `usage.py`: each one sums the ledger's rows, and what was kept of those that are deleted.
 
+One statement sees one state of both tables, so that what moves from one to the other meanwhile is counted once.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Select, case, func, literal_column, select
+from sqlalchemy import Select, Subquery, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.operations.ledger_rows import BILLION
-from apps.operations.tables import calls
 from apps.operations.usage import SUMS, Row, UsageQuestion
+from apps.operations.usage_facts import COUNTED, DAILY_COUNTED, DAILY_GROUPED, GROUPED
 
-CACHED = ("hit", "semantic", "replay")
-C = calls.c
-# written out, since PostgreSQL takes two parameters of one value for two expressions
-NOTHING: Any = literal_column("''")
-GROUPED: dict[str, Any] = {
-    "day": C.day,
-    "tenant": C.tenant,
-    "key": C.key_id,
-    # a call that failed early was answered by nobody: it stands under the name that was asked for
-    "model": func.coalesce(func.nullif(C.model, NOTHING), C.asked),
-    "route": C.route,
-}
-SUMMED: dict[str, Any] = {
-    "calls": func.count(),
-    "failed": func.sum(case((C.outcome != "ok", 1), else_=0)),
-    "cache_hits": func.sum(case((C.cache.in_(CACHED), 1), else_=0)),
-    "prompt_tokens": func.sum(func.coalesce(C.prompt_tokens, 0)),
-    "completion_tokens": func.sum(func.coalesce(C.completion_tokens, 0)),
-    "cached_tokens": func.sum(C.cached_tokens),
-    "cost_usd": func.sum(func.coalesce(C.cost, 0)),
-    "saved_usd": func.sum(C.saved),
-}
+Expressions = Mapping[str, Any]
 
 
 async def page(connection: AsyncConnection, asked: UsageQuestion) -> list[Row]:
     """One row more than the limit, where there is one."""
-    groups = [GROUPED[name].label(name) for name in asked.group_by]
-    sums = [SUMMED[name].label(name) for name in SUMS]
-    statement = _of(asked, select(*groups, *sums))
-    by = [GROUPED[name] for name in asked.group_by]
-    found = await connection.execute(statement.group_by(*by).order_by(*by).limit(asked.limit + 1).offset(asked.offset))
-    return [_row(dict(row)) for row in found.mappings()]
+    found = _both(asked, [*asked.group_by])
+    by = [found.c[name] for name in asked.group_by]
+    statement = select(*by, *_sums(found)).group_by(*by).order_by(*by)
+    rows = await connection.execute(statement.limit(asked.limit + 1).offset(asked.offset))
+    return [_row(dict(row)) for row in rows.mappings()]
 
 
 async def total(connection: AsyncConnection, asked: UsageQuestion) -> Row:
-    found = await connection.execute(_of(asked, select(*(SUMMED[name].label(name) for name in SUMS))))
+    found = await connection.execute(select(*_sums(_both(asked, []))))
     return _row(dict(found.mappings().one()))
 
 
-def _of(asked: UsageQuestion, statement: Select[Any]) -> Select[Any]:
-    statement = statement.where(C.day >= asked.first, C.day <= asked.last)
+def _both(asked: UsageQuestion, by: list[str]) -> Subquery:
+    """Sums of each table; grouped in each, since SQLite would put all rows of the two together first."""
+    parts = ((GROUPED, COUNTED), (DAILY_GROUPED, DAILY_COUNTED))
+    return union_all(*(_summed(asked, by, *part) for part in parts)).subquery("found")
+
+
+def _summed(asked: UsageQuestion, by: list[str], grouped: Expressions, counted: Expressions) -> Select[Any]:
+    groups = [grouped[name].label(name) for name in by]
+    sums = [func.sum(counted[name]).label(name) for name in SUMS]
+    statement = select(*groups, *sums).where(grouped["day"] >= asked.first, grouped["day"] <= asked.last)
     for name, value in asked.only.items():
-        statement = statement.where(GROUPED[name] == value)
-    return statement
+        statement = statement.where(grouped[name] == value)
+    return statement.group_by(*(grouped[name] for name in by))
+
+
+def _sums(found: Subquery) -> list[Any]:
+    return [func.sum(found.c[name]).label(name) for name in SUMS]
 
 
 def _row(row: Row) -> Row:

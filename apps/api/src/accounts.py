@@ -11,6 +11,7 @@ from apps.core.settings import Settings
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
+from apps.operations.retention import Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Accounts:
     limits: RateLimits
     ledger: Ledger | None = None
     budgets: Budgets | None = None
+    retention: Retention | None = None
 
     def books(self) -> list[Bookkeeper]:
         """The ledger first, so that it has what the others refuse; budgets last, so that those reserve nothing."""
@@ -30,8 +32,12 @@ class Accounts:
         await self.limits.counts.start()
         if self.ledger is not None:
             await self.ledger.start()
+        if self.retention is not None:
+            await self.retention.start()
 
     async def aclose(self) -> None:
+        if self.retention is not None:
+            await self.retention.aclose()
         if self.ledger is not None:
             await self.ledger.aclose()
         await self.limits.counts.aclose()
@@ -51,6 +57,8 @@ class Accounts:
             yield _gauge("genai_budget_reservations", "Calls under way that hold a part of a budget", rows.reservations)
             yield _counter("genai_ledger_written_total", "Calls written to the ledger", rows.written)
             yield _counter("genai_ledger_lost_total", "Calls that the ledger could not take", rows.lost)
+            folded = self.retention.folded if self.retention is not None else 0
+            yield _counter("genai_ledger_folded_total", "Old rows that were replaced by sums of their day", folded)
         if self.budgets is not None:
             refused, text = self.budgets.state(), "Calls refused before they were made, by the reason"
             name = "genai_budget_refused_total"
@@ -63,7 +71,8 @@ def build_accounts(settings: Settings, database: Database | None) -> Accounts:
     if database is None:
         return Accounts(limits)
     ledger = Ledger(database)
-    return Accounts(limits, ledger, Budgets(database, ledger))
+    days = settings.ledger_retention_days
+    return Accounts(limits, ledger, Budgets(database, ledger), Retention(database, days) if days else None)
 
 
 def _gauge(name: str, text: str, value: float) -> Observation:

@@ -23,6 +23,7 @@ from apps.core.version import VERSION
 from apps.models.cache.cached_model import CachedModel
 from apps.models.cache.response_cache import ResponseCache
 from apps.models.gateway.gateway import Gateway
+from apps.models.gateway.named_models import LOCAL
 from apps.models.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.bearer_tokens import BearerTokens
@@ -133,7 +134,7 @@ def on_record(
     """
     own = tuple(AGENT_PREFIX + name for name in agents.names()) if agents is not None else ()
     models = KnownNames(lambda: (settings.default_model, *own, *gateway.router.models()))
-    providers = KnownNames(lambda: gateway.router.providers)
+    providers = KnownNames(lambda: (LOCAL, *gateway.router.providers))
     roles = {"cloud": cloud.readiness, "local": local.readiness}
     roles |= {"embedder": embedder.readiness} if embedder is not None else {}
     accounts, cache = build_accounts(settings, database), build_cache(settings, embedder)

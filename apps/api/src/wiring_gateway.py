@@ -13,6 +13,7 @@ from apps.api.src.wiring_documents import Documents
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.admission import Admission
+from apps.models.asked import AskedModel
 from apps.models.embedding.minilm import MiniLM
 from apps.models.gateway.attempts import Attempts
 from apps.models.gateway.by_path import ByPath
@@ -33,6 +34,7 @@ from apps.models.openai_model import OPENAI_URL, OpenAIModel
 from apps.models.retry import RetryingModel
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+UPSTREAM = "openai"
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -48,7 +50,7 @@ def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = 
     """What /generate asks: the routing file's names where there is one, else the one upstream."""
     if settings.gateway_config:
         return RoutedModel(gateway, settings.default_model)
-    model = OpenAIModel(settings, tracing.headers if tracing is not None else None)
+    model = AskedModel(OpenAIModel(settings, tracing.headers if tracing is not None else None), UPSTREAM)
     return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
@@ -113,8 +115,8 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
         "agent": ProviderConfig.model_construct(kind="agent"),
     }
     return GatewayConfig.model_construct(
-        providers={"openai": upstream, **{name: in_process[name] for name in own}},
-        default_provider="openai",
+        providers={UPSTREAM: upstream, **{name: in_process[name] for name in own}},
+        default_provider=UPSTREAM,
     )
 
 

@@ -5,14 +5,16 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from apps.api.src.v1.idempotency import KEPT_SECONDS, Identity, Recording, Recordings
+from apps.api.tests.caching import caching
 from apps.api.tests.reading import connect, post
-from apps.api.tests.routing import ASK, HEALTHY
+from apps.api.tests.routing import ASK, HEALTHY, provider, routing_file
 from apps.api.tests.serving import serving_models
 from apps.api.tests.test_gateway_calls import until
 from apps.core.errors import AppError, Conflict, UpstreamError
@@ -57,6 +59,33 @@ def test_calls_under_way_are_joined(stream: bool, url: str, mock: MockUpstream) 
     assert len({answer.content for answer in answers}) == 1
     assert sorted(answer.headers["X-Cache"] for answer in answers) == ["miss"] + ["replay"] * 4
     assert mock.stats()["requests"] == 1
+
+
+@both_ways
+def test_a_replays_record_says_what_the_first_call_was_and_cost(
+    stream: bool, mock: MockUpstream, tmp_path: Path
+) -> None:
+    priced = provider(mock.base_url, prices={"*": {"input": 1, "output": 2}})
+    file = routing_file(tmp_path, {"providers": {"main": priced}, "default_provider": "main"})
+    with caching(gateway_config=file) as keyed:
+        for _ in range(3):
+            assert keyed.ask(stream=stream, headers={"Idempotency-Key": "k"}).status_code == 200
+        assert until(lambda: len(keyed.books.closed) == 3, 2)
+    paid, *replays = keyed.books.closed
+    assert paid.cost
+    for replay in replays:
+        assert (replay.cache, replay.outcome, replay.cost, replay.saved) == ("replay", "ok", 0.0, paid.cost)
+        assert (replay.model, replay.provider, replay.streamed) == (paid.model, "main", stream)
+        assert (replay.prompt_tokens, replay.completion_tokens) == (paid.prompt_tokens, paid.completion_tokens)
+        assert (replay.attempts, replay.queued, replay.estimated_tokens, replay.estimated_cost) == (0, 0, 0, 0)
+
+
+def test_a_replay_of_what_has_no_price_saves_nothing(mock: MockUpstream) -> None:
+    with caching(openai_base_url=mock.base_url) as keyed:
+        for _ in range(2):
+            keyed.ask(headers={"Idempotency-Key": "k"})
+        assert until(lambda: len(keyed.books.closed) == 2, 2)
+    assert [(record.cost, record.saved) for record in keyed.books.closed] == [(None, 0.0), (0.0, 0.0)]
 
 
 def test_another_body_under_the_key_is_a_conflict(url: str, mock: MockUpstream) -> None:

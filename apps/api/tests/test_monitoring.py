@@ -58,6 +58,8 @@ def seen(mock: MockUpstream) -> Iterator[Scrape]:
         local_fallback="none",
         openai_api_key="k",
         cache_storage="mem://",
+        # the numbers of shared limits are there, and nobody shares them
+        rate_limit_storage="redis://127.0.0.1:1",
     )
     with serving(create_app(configured, build_services(configured))) as url, httpx2.Client(trust_env=False) as http:
         for stream in (True, False):

@@ -22,7 +22,7 @@ from apps.models.metering import MeteredModel
 from apps.models.recording import ITEMS_A_TURN, Recording
 from apps.models.wrapper import WrapperModel
 
-UNSENT = frozenset({"caller", "cache", "messages", "streamed"})
+UNSENT = frozenset({"caller", "cache", "messages", "streamed", "record"})
 FIELDS = tuple(name for name in ChatRequest.__dataclass_fields__ if name not in UNSENT)
 MISS = CacheNote("miss")
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from apps.core.accounting import CallRecord
 from apps.core.deltas import Delta
 from apps.core.errors import NotFound
 from apps.core.messages import ChatRequest
@@ -21,10 +22,16 @@ class RoutedModel:
         self._default = default
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        asked = replace(request, model=request.model or self._default)
-        async with aclosing(self._gateway.stream(asked, Receipt())) as deltas:
-            async for delta in deltas:
-                yield delta
+        # whoever is behind the gateway has a call of his own, which is not on that record
+        asked = replace(request, model=request.model or self._default, record=None)
+        receipt = Receipt()
+        try:
+            async with aclosing(self._gateway.stream(asked, receipt)) as deltas:
+                async for delta in deltas:
+                    _note(request.record, receipt)
+                    yield delta
+        finally:
+            _note(request.record, receipt)
 
     def revision(self, request: ChatRequest) -> str | None:
         return self._gateway.router.revision(request.model or self._default)
@@ -45,6 +52,11 @@ class RoutedModel:
 
     async def aclose(self) -> None:
         """The gateway is closed by whoever made it."""
+
+
+def _note(record: CallRecord | None, receipt: Receipt) -> None:
+    if record is not None:
+        record.provider, record.attempts, record.queued = receipt.provider, receipt.attempts, receipt.queued
 
 
 ORDER = ("ready", "loading", "failed", "not_configured")

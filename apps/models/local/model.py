@@ -110,7 +110,10 @@ class LocalModel:
         sampling = replace(_sampling(request), constraint=await self._constraint(loaded, request))
         _check_context(len(prompt), sampling.max_tokens, loaded.engine.context_length)
         reader = ToolCallReader() if tools else None
+        waiting_since = time.perf_counter()
         async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as pieces:
+            if request.record is not None:
+                request.record.queued = time.perf_counter() - waiting_since
             try:
                 async for piece in pieces:
                     yield _delta(piece, len(prompt), loaded.name, reader)

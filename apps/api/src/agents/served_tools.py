@@ -27,6 +27,8 @@ from apps.core.fields import Between
 from apps.core.messages import user_message
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
+from apps.models.asked import AskedModel
+from apps.models.gateway.named_models import LOCAL
 from apps.models.gateway.targets import FREE
 from apps.models.metering import MeteredModel, PriceOf
 
@@ -95,7 +97,7 @@ class ServedTools:
         allow_local(caller_of(request), name)
         if body.model not in (None, name):
             raise NotFound(f"The local model is {name}", field="model", details={"available": [name]})
-        return await self._answer(request, self.services.local, body, lambda _: FREE)
+        return await self._answer(request, AskedModel(self.services.local, LOCAL), body, lambda _: FREE)
 
     async def _answer(self, request: Request, model: ChatModel, body: GenerateBody, price: PriceOf | None) -> Told:
         metered = MeteredModel(model, self.services.meter, ROUTE, price)

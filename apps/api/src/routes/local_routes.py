@@ -13,12 +13,14 @@ from apps.api.src.wiring import Services
 from apps.core.errors import InternalError, ModelUnavailable, NotFound, Overloaded, RateLimitExceeded
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
+from apps.models.asked import AskedModel
+from apps.models.gateway.named_models import LOCAL
 from apps.models.gateway.targets import FREE
 
 
 def local_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("local", settings.rate_limit_local), tags=["local"])
-    model = services.on_route(services.local, "/local/generate", lambda _: FREE)
+    model = services.on_route(AskedModel(services.local, LOCAL), "/local/generate", lambda _: FREE)
 
     async def generate_locally(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the local model: no key, no network."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from fastapi import Request
 from starlette.responses import Response
@@ -15,13 +16,14 @@ from apps.api.src.prompts import note_body
 from apps.api.src.request_headers import header
 from apps.api.src.streamed import LastFrame
 from apps.api.src.v1.cached import V1Cache
-from apps.api.src.v1.execution import Execution, new_record
+from apps.api.src.v1.execution import Execution, new_record, note_receipt
 from apps.api.src.v1.idempotency import Recording, Recordings, identity
 from apps.api.src.v1.replies import WholeResponse, joined, streamed_reply
 from apps.api.src.v1.wire_recording import record
 from apps.api.src.wiring import Services
+from apps.core.accounting import CallRecord
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, Timeout
-from apps.models.gateway.wire import WireCall
+from apps.models.gateway.wire import Receipt, WireCall
 from apps.models.metering import Meter
 
 # answered whole, whatever a field of this name may mean to an upstream
@@ -86,7 +88,7 @@ async def _replay(
 ) -> Response:
     frames = recording.read(deadline)
     if not maker:
-        frames = _on_record(request.app.state.services.meter, call, frames)
+        frames = _on_record(request.app.state.services.meter, call, recording, frames)
     if call.stream:
         return streamed_reply(request, frames, lambda: recording.receipt_for(None if maker else "replay"))
     try:
@@ -96,12 +98,21 @@ async def _replay(
     return WholeResponse(recording.content_type, body, recording.receipt_for(None if maker else "replay"))
 
 
-async def _on_record(meter: Meter, call: WireCall, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A replay is a call too; what it repeats has been paid for."""
+async def _on_record(
+    meter: Meter, call: WireCall, recording: Recording, frames: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    """A replay is a call too; what it repeats has been paid for, by who made the call."""
     replayed = new_record(call)
     replayed.cache, replayed.estimated_tokens = "replay", 0
     async with aclosing(frames), meter.call(replayed) as metered:
         async for frame in frames:
             if isinstance(frame, LastFrame):
+                _note_replay(replayed, recording.receipt)
                 metered.finish()
             yield frame
+
+
+def _note_replay(replayed: CallRecord, paid: Receipt) -> None:
+    """Who answered and what it used, as the first call's record says it; no attempt was made for this one."""
+    note_receipt(replayed, replace(paid, attempts=0, queued=0.0, cost=0.0))
+    replayed.saved = paid.cost or 0.0

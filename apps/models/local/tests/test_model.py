@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from apps.core.accounting import CallRecord
+from apps.core.callers import ANONYMOUS
 from apps.core.deltas import Answer, Delta, collect
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, Overloaded
 from apps.core.messages import ChatRequest, Message, user_message
@@ -164,6 +166,15 @@ async def test_who_gets_no_slot_in_time_is_told_when_to_come_back(settings: Sett
         await ask(model, "late")
     assert refused.value.retry_after == 2
     assert (await running).text == "y" * 25
+    await model.aclose()
+
+
+async def test_the_record_of_a_call_says_how_long_it_waited_for_its_slot(settings: Settings) -> None:
+    model = await ready(settings.model_copy(update={"local_slots": 1}), EchoEngine(delay=0.02))
+    records = [CallRecord(ANONYMOUS, "/local/generate", "") for _ in range(2)]
+    asked = [ChatRequest(user_message("x" * 10), max_tokens=20, record=record) for record in records]
+    await asyncio.gather(*(collect(model.stream(request)) for request in asked))
+    assert records[0].queued < 0.1 < records[1].queued
     await model.aclose()
 
 

@@ -1,8 +1,8 @@
 """Runs the work of an answer while watching who waits for it: the client may leave, the server may shut down."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from starlette.types import Receive
 
@@ -37,10 +37,7 @@ async def guarded(
             reasons.append(reason)
             task.cancel()
 
-    # a task costs more than a short answer does, so the watching begins with what takes longer than that
-    watchers = [_Watcher(WATCH_AFTER, lambda: _watch_client(receive, stop))]
-    if tick:
-        watchers.append(_Watcher(every, lambda: _keep_ticking(tick, every, stop)))
+    watch = _Watch(receive, stop, tick, every)
     try:
         with shutdown.answering(lambda: stop(ShuttingDown())):
             return await work
@@ -51,27 +48,31 @@ async def guarded(
     finally:
         if reasons:
             task.uncancel()
-        for watcher in watchers:
-            watcher.cancel()
+        watch.cancel()
 
 
-class _Watcher:
-    """A task that begins ``after`` seconds, if it is still wanted then."""
+class _Watch:
+    """The tasks that watch. They cost more than a short answer does, so they begin with what takes longer than that."""
 
-    __slots__ = ("_make", "_task", "_timer")
+    __slots__ = ("_every", "_receive", "_stop", "_tasks", "_tick", "_timer")
 
-    def __init__(self, after: float, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._make = make
-        self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(after, self._begin)
+    def __init__(self, receive: Receive, stop: Stop, tick: Tick | None, every: float) -> None:
+        self._receive = receive
+        self._stop = stop
+        self._tick = tick
+        self._every = every
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin)
 
     def _begin(self) -> None:
-        self._task = asyncio.create_task(self._make())
+        self._tasks.append(asyncio.create_task(_watch_client(self._receive, self._stop)))
+        if self._tick:
+            self._tasks.append(asyncio.create_task(_keep_ticking(self._tick, self._every, self._stop)))
 
     def cancel(self) -> None:
         self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
 
 async def _watch_client(receive: Receive, stop: Stop) -> None:
@@ -83,7 +84,7 @@ async def _watch_client(receive: Receive, stop: Stop) -> None:
 async def _keep_ticking(tick: Tick, every: float, stop: Stop) -> None:
     try:
         while True:
-            await tick()
             await asyncio.sleep(every)
+            await tick()
     except Exception as error:
         stop(error)

@@ -51,7 +51,8 @@ class StreamedResponse(Response):
         self.status_code = 200
         self.background = None
         self.media_type = media_type
-        self.raw_headers = [(b"content-type", media_type.encode() + b"; charset=utf-8"), *UNBUFFERED]
+        whole_type = media_type if "charset=" in media_type else f"{media_type}; charset=utf-8"
+        self.raw_headers = [(b"content-type", whole_type.encode()), *UNBUFFERED]
         self._frames = frames
         self._ping = ping
         self._error_frame = error_frame

@@ -16,6 +16,7 @@ from apps.agents.agents import Agents
 from apps.agents.calculator import calculator
 from apps.agents.config import AgentConfig, AgentsConfig, ToolConfig
 from apps.agents.memory_runs import MemoryRuns
+from apps.agents.roster import Roster
 from apps.agents.tools import function_tool
 from apps.core.agent_runs import RunStore
 from apps.core.callers import Caller
@@ -34,7 +35,7 @@ SCRIPT = in_turns(*[calling(("calculator", {"expression": "1234 * 5678"}))] * (S
 def _agents(store: RunStore) -> Agents:
     agent = AgentConfig(tools=(ToolConfig(tool="calculator"),), instructions="Compute.")
     tools = {"calculator": function_tool(calculator)}
-    return Agents(AgentsConfig(agents={"calc": agent}), ScriptedModel(SCRIPT), tools, store)
+    return Agents(Roster(AgentsConfig(agents={"calc": agent}), tools), ScriptedModel(SCRIPT), store)
 
 
 async def _one(agents: Agents) -> float:

@@ -9,15 +9,16 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from apps.agents.config import AgentConfig, AgentsConfig, Overrides
+from apps.agents.config import AgentConfig, Overrides
+from apps.agents.conversations import check_messages
+from apps.agents.decisions import Verdict, Verdicts, all_of, decided, undecided
 from apps.agents.events import Emit, RunEnded
-from apps.agents.mcp_servers import McpServers
 from apps.agents.progress import Progress
+from apps.agents.roster import AgentCard, Roster
 from apps.agents.session import RunSession
-from apps.agents.tools import AgentTool
 from apps.core.agent_runs import AgentRun, RunStore
 from apps.core.callers import Caller
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
@@ -25,12 +26,13 @@ from apps.core.messages import Message
 from apps.core.ports import ChatModel
 
 if TYPE_CHECKING:
-    from apps.agents.loop import Conversation, Decision, Loop
+    from apps.agents.loop import Conversation
 
 # a run that is still `running` so long after its bound has lost its process
 SLACK_SECONDS = 60.0
 KEPT_SECONDS = 30 * 24 * 3600.0
 MILLION = 1_000_000
+MOST_TRIES = 100
 SECONDS_BETWEEN_CLEANINGS = 6 * 3600.0
 
 Price = Callable[[str | None], tuple[float, float] | None]
@@ -38,56 +40,52 @@ log = logging.getLogger(__name__)
 _inside: ContextVar[bool] = ContextVar("inside_an_agent", default=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCard:
-    """What callers are told of a tool."""
-
-    name: str
-    description: str
-    approval: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AgentCard:
-    """What callers are told of an agent."""
-
-    name: str
-    config: AgentConfig
-    tools: tuple[ToolCard, ...]
-
-
 class Agents:
-    """``chat`` is asked by the names that the declarations use; ``tools`` are those that need no server.
+    """``chat`` is asked by the names that the declarations use.
 
     ``price`` tells of those names what a million tokens of prompt and of answer cost; None where it is not known.
+    ``read`` makes the roster that follows the one in force, or raises AgentsConfigError; None: there is no file.
     """
 
     def __init__(
         self,
-        config: AgentsConfig,
+        roster: Roster,
         chat: ChatModel,
-        tools: Mapping[str, AgentTool],
         store: RunStore,
-        servers: McpServers | None = None,
-        redact: Callable[[str], str] = str,
         price: Price = lambda _: (0.0, 0.0),
+        read: Callable[[Roster], Roster] | None = None,
     ) -> None:
+        self.roster = roster
+        roster.enter()
+        self._rosters = [roster]
+        self._read = read
         self._price = price
-        self._config = config
         self._chat = chat
-        self._tools = dict(tools)
         self._store = store
-        self._servers = servers or McpServers(config.mcp_servers)
-        self._redact = redact
-        self._loops: dict[str, Loop] = {}
         self._sessions: dict[str, RunSession] = {}
         self._asked_for_price: set[str] = set()
         self._cleaning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Have the loop imported before the first run needs it, and old runs forgotten; returns at once."""
-        if self._config.agents:
+        if self.roster.names() and self._cleaning is None:
             self._cleaning = asyncio.create_task(self._keep_clean())
+
+    def reload(self) -> bool:
+        """Read the file again, all or nothing; runs under way end with the agents and servers they began with.
+
+        False where there is no file. Raises AgentsConfigError, and then nothing has changed.
+        """
+        if self._read is None:
+            return False
+        before, self.roster = self.roster, self._read(self.roster)
+        # in this order: a server that both have is held all the time
+        self.roster.enter()
+        before.leave()
+        self._rosters = [roster for roster in self._rosters if roster.in_use] + [self.roster]
+        if self.roster.names() and self._cleaning is None:
+            self._cleaning = asyncio.create_task(self._keep_clean())
+        return True
 
     async def aclose(self) -> None:
         """End what runs, and the servers of tools."""
@@ -95,26 +93,18 @@ class Agents:
             self._cleaning.cancel()
         for session in list(self._sessions.values()):
             session.cancel()
-        await self._servers.aclose()
+        await asyncio.gather(*(roster.servers.aclose() for roster in self._rosters))
 
     def names(self) -> list[str]:
-        return list(self._config.agents)
+        return self.roster.names()
 
     def card(self, name: str) -> AgentCard:
         """Raises NotFound."""
-        agent = self.agent(name)
-        return AgentCard(name, agent, tuple(self._tool_card(t.tool, approval=t.approval) for t in agent.tools))
-
-    def agent(self, name: str) -> AgentConfig:
-        """Raises NotFound."""
-        agent = self._config.agents.get(name)
-        if agent is None:
-            raise NotFound(f"No agent is named {name[:100]}", field="name", details={"available": self.names()})
-        return agent
+        return self.roster.card(name)
 
     def dearest(self, name: str) -> tuple[float, float] | None:
         """US dollars for a million tokens, as often as a run may ask its model; None where the price is not known."""
-        agent = self._config.agents.get(name)
+        agent = self.roster.config.agents.get(name)
         if agent is None or _inside.get():
             return 0.0, 0.0  # it will be refused
         if name in self._asked_for_price:
@@ -128,7 +118,7 @@ class Agents:
 
     def most_cost(self, name: str, prompt_tokens: int) -> float | None:
         """US dollars that a run is expected to cost at most; None where a price is not known."""
-        agent, price = self.agent(name), self.dearest(name)
+        agent, price = self.roster.agent(name), self.dearest(name)
         if price is None:
             return None
         limits = agent.limits
@@ -140,51 +130,83 @@ class Agents:
         self, name: str, caller: Caller, messages: Sequence[Message], overrides: Overrides | None = None
     ) -> RunSession:
         """A new run of an agent; nothing happens before its events are read. Raises NotFound and InvalidValue."""
-        agent = self.agent(name)
+        roster = self.roster
+        agent = roster.agent(name)
         check_messages(messages)
         if _inside.get():
             raise InvalidValue("An agent cannot be an agent's model", field="model")
         run = AgentRun(caller.tenant, caller.key_id, name, self._ends_by(agent))
-        progress = Progress(run, agent.limits, self._redact)
+        progress = Progress(run, agent.limits, roster.redact)
 
         async def work(emit: Emit) -> RunEnded:
             from apps.agents.loop import Conversation, history_of
 
             conversation = Conversation(history_of(agent.instructions, messages), overrides or Overrides())
-            return await self._work(agent, caller, progress, emit, conversation, None)
+            return await self._work(roster, caller, progress, emit, conversation)
 
-        return RunSession(progress, self._store, work, self._sessions, is_new=True)
+        return RunSession(progress, self._store, work, self._sessions)
 
     async def decide(self, run_id: str, caller: Caller, *, approved: bool, reason: str = "") -> RunSession:
-        """Go on with a paused run. Raises NotFound; Conflict where it does not wait (any more)."""
-        run = await self.run(run_id, caller)
-        agent = self._config.agents.get(run.agent)
+        """Decide all calls that a paused run waits with, and go on. Raises NotFound; Conflict where it does not wait.
+
+        What came in between is a Conflict too, but of the events: the decision is made when they are read.
+        """
+        run = await self._kept(run_id, caller)
+        verdict = Verdict(approved, self.roster.redact(reason))
+        return self._going_on(run, caller, all_of(run, verdict, caller.key_id))
+
+    async def decide_on(self, run_id: str, caller: Caller, decisions: Mapping[str, Verdict]) -> RunSession | AgentRun:
+        """Decide some of the calls: the run itself, which waits on with the others, or with the last one its session.
+
+        Raises NotFound; Conflict where the run does not wait, or a call is decided already: then none of these counts.
+        """
+        redact = self.roster.redact
+        told = {id: Verdict(verdict.approved, redact(verdict.reason)) for id, verdict in decisions.items()}
+        verdicts = Verdicts(told, caller.key_id)
+        for _ in range(MOST_TRIES):
+            run = await self._kept(run_id, caller)
+            calls = decided(run, verdicts)
+            if not undecided(calls):
+                return self._going_on(run, caller, verdicts)
+            if await self._store.decide(caller.tenant, run_id, run.pending, calls):
+                run.pending = calls
+                return run
+        raise Conflict("Too many decide at the same time; try again", details={"run": run_id})
+
+    def _going_on(self, run: AgentRun, caller: Caller, verdicts: Verdicts) -> RunSession:
+        """A session whose beginning decides the last calls: who is refused before that has decided nothing."""
+        roster = self.roster
+        decided(run, verdicts)
+        agent = roster.config.agents.get(run.agent)
         if agent is None:
-            raise Conflict(f"The agent {run.agent} is not declared any more", details={"run": run_id})
-        ends_by = self._ends_by(agent)
-        if not await self._store.change(caller.tenant, run_id, "paused", "running", ends_by):
-            raise Conflict("The run does not wait for an approval", details={"run": run_id, "status": run.status})
-        run = replace(run, status="running", ends_by=ends_by)
-        state, run.state = run.state, ""
-        progress = Progress(run, agent.limits, self._redact)
-        progress.decided(caller.key_id, reason, approved=approved)
+            raise Conflict(f"The agent {run.agent} is not declared any more", details={"run": run.id})
+        waited, ends_by = replace(run), self._ends_by(agent)
+        run = replace(run, status="running", ends_by=ends_by, state="")
+        progress = Progress(run, agent.limits, roster.redact)
+
+        async def claim() -> None:
+            current = waited
+            for _ in range(MOST_TRIES):
+                calls = decided(current, verdicts)
+                if await self._store.decide(run.tenant, run.id, current.pending, calls, ends_by):
+                    progress.decided(calls)
+                    return
+                current = await self._kept(run.id, caller)
+            raise Conflict("Too many decide at the same time; try again", details={"run": run.id})
 
         async def work(emit: Emit) -> RunEnded:
-            from apps.agents.loop import Conversation, Decision
+            from apps.agents.loop import Conversation
 
-            decision = Decision(approved, reason)
-            return await self._work(agent, caller, progress, emit, Conversation.read(state), decision)
+            return await self._work(roster, caller, progress, emit, Conversation.read(waited.state))
 
-        return RunSession(progress, self._store, work, self._sessions, is_new=False)
+        return RunSession(progress, self._store, work, self._sessions, claim)
 
     async def run(self, run_id: str, caller: Caller) -> AgentRun:
         """The record of a run. Raises NotFound, also for another tenant's."""
         session = self._sessions.get(run_id)
         if session is not None and session.run.tenant == caller.tenant:
             return session.run
-        run = await self._store.get(caller.tenant, run_id)
-        if run is None:
-            raise NotFound("No run has this id", field="id")
+        run = await self._kept(run_id, caller)
         if run.status == "running" and run.ends_by < time.time():
             run.status, run.outcome = "failed", InternalError.code
             run.error = InternalError("The process of the run ended before it did").envelope()["error"]
@@ -205,24 +227,27 @@ class Agents:
         return replace(run, status="cancelled")
 
     async def _work(
-        self,
-        agent: AgentConfig,
-        caller: Caller,
-        progress: Progress,
-        emit: Emit,
-        conversation: "Conversation",
-        decision: "Decision | None",
+        self, roster: Roster, caller: Caller, progress: Progress, emit: Emit, conversation: "Conversation"
     ) -> RunEnded:
-        from apps.agents.loop import make_loop, run_loop
+        from apps.agents.loop import run_loop
 
         _inside.set(True)
-        name = progress.run.agent
-        loop = self._loops.get(name)
-        if loop is None:
-            loop = self._loops[name] = make_loop(name, agent)
-        tools = [tool for tool in await self._tools_of(agent) if tool.allowed_for(caller)]
         progress.still_wanted = self._still_wanted
-        return await run_loop(loop, agent, tools, self._chat, caller, progress, emit, conversation, decision)
+        name = progress.run.agent
+        agent = roster.agent(name)
+        roster.enter()
+        try:
+            tools = [tool for tool in await roster.tools_of(agent) if tool.allowed_for(caller)]
+            return await run_loop(roster.loop(name), agent, tools, self._chat, caller, progress, emit, conversation)
+        finally:
+            roster.leave()
+
+    async def _kept(self, run_id: str, caller: Caller) -> AgentRun:
+        """As it stands in the store. Raises NotFound."""
+        run = await self._store.get(caller.tenant, run_id)
+        if run is None:
+            raise NotFound("No run has this id", field="id")
+        return run
 
     async def _still_wanted(self, run_id: str) -> bool:
         try:
@@ -230,22 +255,6 @@ class Agents:
         except AppError as error:
             log.warning("Nobody knows whether the run %s is still wanted: %s", run_id, error.message)
             return True
-
-    async def _tools_of(self, agent: AgentConfig) -> list[AgentTool]:
-        """Raises ModelUnavailable where a server of tools does not answer."""
-        tools: list[AgentTool] = []
-        for wanted in agent.tools:
-            if wanted.tool in self._tools:
-                offered = [self._tools[wanted.tool]]
-            else:
-                server, _, name = wanted.tool.partition("/")
-                offered = await self._servers.tools(server, name)
-            tools += [tool.narrowed(approval=wanted.approval, collections=wanted.collections) for tool in offered]
-        return tools
-
-    def _tool_card(self, name: str, *, approval: bool) -> ToolCard:
-        tool = self._tools.get(name)
-        return ToolCard(name, tool.description if tool else "A tool of an MCP server", approval)
 
     def _ends_by(self, agent: AgentConfig) -> float:
         return time.time() + agent.limits.seconds + SLACK_SECONDS
@@ -258,17 +267,6 @@ class Agents:
             except AppError as error:
                 log.warning("Old runs of agents could not be deleted: %s", error.message)
             await asyncio.sleep(SECONDS_BETWEEN_CLEANINGS)
-
-
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raise InvalidValue for a conversation that an agent cannot answer."""
-    if not any(message.role == "user" for message in messages) or messages[-1].role != "user":
-        raise InvalidValue("The conversation must end with a message of the user", field="messages")
-    for i, message in enumerate(messages):
-        if message.role == "tool" or message.tool_calls:
-            raise InvalidValue("An agent calls its own tools; results of others are not taken", field=f"messages.{i}")
-        if not isinstance(message.content, str):
-            raise InvalidValue("An agent takes text only", field=f"messages.{i}.content")
 
 
 def _import_loop() -> None:

@@ -1,7 +1,7 @@
 """The loop of one run: pydantic-ai's, over our port, told as events. Importing it takes half a second."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from pydantic_ai.usage import UsageLimits
 from referencing import Registry
 
 from apps.agents.config import AgentConfig, Overrides
+from apps.agents.decisions import Verdict
 from apps.agents.events import ApprovalRequired, Emit, RunEnded, TextDelta
 from apps.agents.port_model import Asking, PortModel
 from apps.agents.progress import Progress
@@ -60,14 +61,6 @@ class Conversation:
         return cls(ModelMessagesTypeAdapter.validate_json(kept["messages"]), Overrides(**overrides))
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What somebody decided about the calls that a paused run waits for."""
-
-    approved: bool
-    reason: str = ""
-
-
 def make_loop(name: str, agent: AgentConfig) -> Loop:
     """One an agent: making it costs more than a run does."""
     loop: Loop = Agent(
@@ -95,11 +88,10 @@ async def run_loop(
     progress: Progress,
     emit: Emit,
     conversation: Conversation,
-    decision: Decision | None = None,
 ) -> RunEnded:
-    """Run to an answer or to a pause; raises errors of the tree."""
+    """Run to an answer or to a pause, a new run or one that goes on; raises errors of the tree."""
     model = PortModel(Asking(chat, agent, caller, progress, emit, conversation.overrides, function_schemas(tools)))
-    results = _results(progress, decision) if decision is not None else None
+    results = _results(progress.verdicts) if progress.verdicts else None
     try:
         result = await loop.run(
             message_history=conversation.messages,
@@ -143,9 +135,12 @@ def history_of(instructions: str, messages: Sequence[Message]) -> list[ModelMess
     return history
 
 
-def _results(progress: Progress, decision: Decision) -> DeferredToolResults:
-    verdict: Any = ToolApproved() if decision.approved else ToolDenied(_denial(decision.reason))
-    return DeferredToolResults(approvals={call.id: verdict for call in progress.waiting()})
+def _results(verdicts: Mapping[str, Verdict]) -> DeferredToolResults:
+    approvals: dict[str, Any] = {
+        id: ToolApproved() if verdict.approved else ToolDenied(_denial(verdict.reason))
+        for id, verdict in verdicts.items()
+    }
+    return DeferredToolResults(approvals=approvals)
 
 
 def _denial(reason: str) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from copy import deepcopy
+from typing import Any
 
 from apps.core.agent_runs import AgentRun, RunStatus
 
@@ -42,6 +43,22 @@ class MemoryRuns:
             return False
         run.status, run.ends_by = after, ends_by
         run.ended_at = time.time() if after == "cancelled" else None
+        return True
+
+    async def decide(
+        self,
+        tenant: str,
+        run_id: str,
+        before: list[dict[str, Any]],
+        after: list[dict[str, Any]],
+        ends_by: float | None = None,
+    ) -> bool:
+        run = self._runs.get(run_id)
+        if run is None or run.tenant != tenant or run.status != "paused" or run.pending != before:
+            return False
+        run.pending = deepcopy(after)
+        if ends_by is not None:
+            run.status, run.ends_by = "running", ends_by
         return True
 
     async def is_running(self, run_id: str) -> bool:

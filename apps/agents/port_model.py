@@ -79,6 +79,7 @@ class PortModel(Model[None]):
         await self._tell_results(messages)
         progress.check()
         await progress.check_wanted()
+        await progress.check_budget()
         started = time.perf_counter()
         answer = await self._ask(chat_request(asking, messages))
         if not answer.text and not answer.tool_calls:
@@ -105,7 +106,7 @@ class PortModel(Model[None]):
 
         async with aclosing(told()) as deltas:
             answer = await collect(deltas)
-        answer.tool_calls = distinct(answer.tool_calls, {c.id for c in self._asking.progress.waiting()})
+        answer.tool_calls = distinct(answer.tool_calls, self._asking.progress.known_ids())
         return answer
 
     async def _tell_results(self, messages: Sequence[ModelMessage]) -> None:
@@ -166,7 +167,7 @@ def as_messages(message: ModelMessage) -> Iterator[Message]:
 
 
 def distinct(calls: Sequence[ToolCall], taken: set[str]) -> list[ToolCall]:
-    """The calls with an id each: some models give none, or the same to all."""
+    """The calls with an id each: some models give none, or the same to all, or to those of each answer."""
     seen = set(taken)
     renamed = []
     for i, call in enumerate(calls):

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from apps.agents.config import LimitsConfig
+from apps.agents.decisions import Calls, Verdict, verdicts_of
 from apps.agents.events import ToolCalled, ToolReturned
+from apps.core.accounting import ACCOUNT
 from apps.core.agent_runs import AgentRun
 from apps.core.deltas import Answer
 from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
@@ -28,7 +30,9 @@ class Progress:
         self.redact = redact
         # asked before each further step: a run may be cancelled by way of another process
         self.still_wanted: Callable[[str], Awaitable[bool]] | None = None
+        self.verdicts: dict[str, Verdict] = {}
         self._looked_at = time.monotonic()
+        self._begun_with = len(run.steps)
         self._asked: dict[str, ToolCalled] = {str(step["id"]): _called(step) for step in run.pending}
         run.pending = []
 
@@ -65,6 +69,15 @@ class Progress:
             self.run.status = "cancelled"
             raise Conflict("The run was cancelled", details={"run": self.run.id})
 
+    async def check_budget(self) -> None:
+        """Raise the error of a spent budget where no more of the caller's may be spent.
+
+        A leg of a run begins with such a look, so its first call of the model needs none.
+        """
+        account = ACCOUNT.get()
+        if account is not None and len(self.run.steps) > self._begun_with:
+            await account.check()
+
     def answer_tokens(self) -> int:
         """What the next answer may take."""
         return max(1, min(self.limits.answer_tokens, self.limits.tokens - self.tokens))
@@ -85,6 +98,8 @@ class Progress:
             self.run.cached_tokens += usage.cached_tokens
             if usage.cost is not None:
                 self.run.cost = (self.run.cost or 0.0) + usage.cost
+                if (account := ACCOUNT.get()) is not None:
+                    account.spent(usage.cost)
         self.run.steps.append(
             {
                 "kind": MODEL,
@@ -102,6 +117,10 @@ class Progress:
         called = ToolCalled(call_id, tool, _read(self.redact(arguments)))
         self._asked[call_id] = called
         return called
+
+    def known_ids(self) -> set[str]:
+        """Of all calls of the run so far: an id that came twice could be decided by who means the other call."""
+        return {*self._asked, *(str(step["id"]) for step in self.run.steps if "id" in step)}
 
     def waiting(self) -> tuple[ToolCalled, ...]:
         """The calls that have no result yet."""
@@ -125,10 +144,11 @@ class Progress:
         )
         return ToolReturned(call_id, tool, result, failed, seconds)
 
-    def decided(self, key_id: str | None, reason: str, *, approved: bool) -> None:
-        """Note who has decided about the calls that waited."""
-        told = {"approved": approved, "reason": self.redact(reason), "key_id": key_id}
-        self.run.steps.append({"kind": DECISION, **told, "seconds": 0.0})
+    def decided(self, calls: Calls) -> None:
+        """Note who has decided what about the calls that waited, now that all are decided."""
+        self.verdicts = verdicts_of(calls)
+        for call in calls:
+            self.run.steps.append({"kind": DECISION, "call": call["id"], **call["decision"], "seconds": 0.0})
 
     def pause(self, state: str) -> tuple[ToolCalled, ...]:
         """Have the run wait for a decision about the calls without a result."""

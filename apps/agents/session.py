@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from apps.agents.events import Emit, Event, RunEnded
+from apps.agents.events import ApprovalRequired, Emit, Event, RunEnded
 from apps.agents.progress import Progress
 from apps.core.accounting import DISCONNECTED
 from apps.core.agent_runs import AgentRun, RunStore
@@ -27,17 +27,25 @@ class CancelledByRequest(Conflict):
 class RunSession:
     """``work`` does it all and tells its events; `events` may be read once, and the run begins with the reading.
 
-    ``is_new``: the run is not in the store yet. ``sessions`` are those under way, by run.
+    ``claim`` makes a run that waited one that goes on, or raises where it is somebody else's by now; without it the run
+    is new. ``sessions`` are those under way, by run.
     """
 
     def __init__(
-        self, progress: Progress, store: RunStore, work: Work, sessions: "dict[str, RunSession]", *, is_new: bool
+        self,
+        progress: Progress,
+        store: RunStore,
+        work: Work,
+        sessions: "dict[str, RunSession]",
+        claim: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.progress = progress
         self._store = store
         self._work = work
         self._sessions = sessions
-        self._is_new = is_new
+        self._claim = claim
+        self._opening: asyncio.Task[None] | None = None
+        self._is_ours = claim is None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_WAITING)
         self._task: asyncio.Task[RunEnded] | None = None
@@ -49,17 +57,22 @@ class RunSession:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Ends with RunEnded, or raises an error of the tree. The record is in the store before either."""
-        self._sessions[self.run.id] = self
         outcome: BaseException | None = None
         try:
-            if self._is_new:
-                await self._store.add(self.run)
+            self._opening = asyncio.create_task(self._open())
+            await asyncio.shield(self._opening)
             self._task = asyncio.create_task(self._whole(), name=f"agent-run-{self.run.id}")
+            waits: ApprovalRequired | None = None
             while (event := await self._events.get()) is not None:
                 self._room.release()
-                yield event
+                if isinstance(event, ApprovalRequired):
+                    waits = event  # told when the record is there: somebody may decide at once
+                else:
+                    yield event
             ended = await self._task
             await self._save()
+            if waits is not None:
+                yield waits
             yield ended
         except AppError as error:
             outcome = error
@@ -75,13 +88,23 @@ class RunSession:
             try:
                 await self._end(outcome)
             finally:
-                self._sessions.pop(self.run.id, None)
+                if self._is_ours:
+                    self._sessions.pop(self.run.id, None)
 
     def cancel(self) -> None:
         """End the run for good: the model's call and the tools under way are cancelled."""
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
+
+    async def _open(self) -> None:
+        """In a task of its own: a reader that leaves meanwhile must not leave it open whose the run is."""
+        if self._claim is not None:
+            await self._claim()
+            self._is_ours = True
+        self._sessions[self.run.id] = self
+        if self._claim is None:
+            await self._store.add(self.run)
 
     async def _emit(self, event: Event) -> None:
         """Waits where the reader is behind, so that a slow one costs no memory."""
@@ -110,6 +133,10 @@ class RunSession:
 
     async def _end(self, outcome: BaseException | None) -> None:
         """Whatever happened: nothing runs on, and the record says how it ended."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        if not self._is_ours:
+            return
         task = self._task
         if task is not None:
             task.cancel()

@@ -2,6 +2,7 @@
 
 import random
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -60,3 +61,18 @@ class Bookkeeper(Protocol):
         Must not raise, and cannot wait: a call may be ending because its task is being cancelled. What takes time is
         left to a task of the bookkeeper's own.
         """
+
+
+class Account(Protocol):
+    """The budget that pays for a call which spends bit by bit, as an agent's run does."""
+
+    def spent(self, cost: float) -> None:
+        """So many US dollars more, in whichever part of the call."""
+
+    async def check(self) -> None:
+        """Before more is spent; raises an error of the tree where nothing is left."""
+
+
+# Of the call under way, set by whoever opens it; None: nobody's budget pays. It reaches what the call asks of others,
+# whichever way it was made.
+ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)

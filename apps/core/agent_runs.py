@@ -13,7 +13,8 @@ class AgentRun:
     """One run, from its call to its end. Times in seconds since the epoch, money in US dollars.
 
     ``steps`` is what the agent did, in order, as JSON: a call of the model or of a tool each. ``pending`` are the tool
-    calls that wait for an approval, and ``state`` is what the loop needs to go on then: opaque text. ``outcome`` is
+    calls that a paused run waits with, each with its ``decision`` once there is one, and ``state`` is what the loop
+    needs to go on when all are decided: opaque text. ``outcome`` is
     ``ok`` or a code of the error tree. ``ends_by`` is when a run that is still ``running`` must be over: one that is
     not has lost its process.
     """
@@ -56,6 +57,19 @@ class RunStore(Protocol):
 
     async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:
         """Move a run from one status to another, in one step: of several who try at once, one gets True."""
+
+    async def decide(
+        self,
+        tenant: str,
+        run_id: str,
+        before: list[dict[str, Any]],
+        after: list[dict[str, Any]],
+        ends_by: float | None = None,
+    ) -> bool:
+        """Replace the ``pending`` calls of a paused run where they still are ``before``; in one step.
+
+        Of several who try at once, one gets True. With ``ends_by`` the run is ``running`` from then on.
+        """
 
     async def is_running(self, run_id: str) -> bool:
         """Whether the store still has it as ``running``."""

@@ -90,7 +90,10 @@ class MethodNotAllowed(AppError):
 
 class Conflict(AppError):
     code, status = "CONFLICT", 409
-    summary = "The Idempotency-Key was used with another body, or the collection has another embedding model"
+    summary = (
+        "The Idempotency-Key was used with another body, the collection has another embedding model, the run does not"
+        " wait, or its call is decided already"
+    )
 
 
 class PayloadTooLarge(AppError):

@@ -88,6 +88,33 @@ class AgentRuns:
 
         return await self._write(move)
 
+    async def decide(
+        self,
+        tenant: str,
+        run_id: str,
+        before: list[dict[str, Any]],
+        after: list[dict[str, Any]],
+        ends_by: float | None = None,
+    ) -> bool:
+        from sqlalchemy import update
+
+        from apps.operations.tables import agent_runs
+
+        table = agent_runs.c
+        values: dict[str, Any] = {"pending": json.dumps(after)}
+        if ends_by is not None:
+            values |= {"status": "running", "ends_by": ends_by}
+        # what was written as text and read from it is the same text again, so that texts can be compared
+        same = (table.status == "paused", table.pending == json.dumps(before))
+
+        async def replace(connection: "AsyncConnection") -> bool:
+            replaced = await connection.execute(
+                update(agent_runs).where(table.id == run_id, table.tenant == tenant, *same).values(**values)
+            )
+            return replaced.rowcount == 1
+
+        return await self._write(replace)
+
     async def is_running(self, run_id: str) -> bool:
         from sqlalchemy import select
 

@@ -2,13 +2,16 @@
 
 A call is let in while anything is left, so a budget is overspent by the last call at most. What running calls have
 reserved counts as spent until their rows are written. Without an answer from the database nothing is let in.
+
+What spends bit by bit (an agent's run) looks at its budget between: what was reserved for it is its own, and what it
+spends beyond that is reserved as it goes, so that others see it.
 """
 
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.core.accounting import CallRecord
+from apps.core.accounting import ACCOUNT, DISCONNECTED, CallRecord
 from apps.core.callers import Budget
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.database import Database
@@ -38,19 +41,26 @@ class Budgets:
         self._ledger = ledger
         self._exhausted = 0
         self._unavailable = 0
+        self._accounts: dict[str, CallAccount] = {}
 
     async def opening(self, call: CallRecord) -> None:
         budget = call.caller.budget
-        if budget is None or call.estimated_cost == 0:
+        if budget is None:
+            return
+        await self._admit(call, budget)
+        account = self._accounts[call.id] = CallAccount(self, call)
+        ACCOUNT.set(account)
+
+    async def _admit(self, call: CallRecord, budget: Budget) -> None:
+        if call.estimated_cost == 0:
             return
         if call.estimated_cost is None:
             raise Forbidden("This key has a budget, and the price of that model is not known", field="model")
         if self._ledger.full:
             self._unavailable += 1
             raise StoreUnavailable
-        charge = Charge(*budget_key(call), billionths(call.estimated_cost))
         try:
-            over = await self._reserve(call.id, charge, billionths(budget.usd))
+            over = await self._reserve(call, billionths(call.estimated_cost), billionths(budget.usd))
         except BaseException as error:
             self._ledger.release(call.id)
             self._unavailable += isinstance(error, StoreUnavailable)
@@ -61,20 +71,71 @@ class Budgets:
             raise _used_up(budget, call.begun_at, *over)
 
     def closing(self, call: CallRecord) -> None:
-        """The ledger, which has the call's row written, settles in the same transaction."""
+        """The ledger, which has the call's row written and hears of it after this, settles in the same transaction."""
+        account = self._accounts.pop(call.id, None)
+        if account is not None and account.cost and _is_guess(call, account.cost):
+            call.cost = account.cost
+
+    async def go_on(self, call: CallRecord, cost: float) -> None:
+        """Let a call that has cost so much spend more, or raise the error of a spent budget."""
+        budget = call.caller.budget
+        if budget is None or (not cost and call.estimated_cost == 0):
+            return
+        charge, limit = _charge(call, billionths(cost)), billionths(budget.usd)
+        expires_at = self._ledger.hold(call.id)
+
+        async def work(connection: "AsyncConnection") -> tuple[int, int] | None:
+            from apps.operations.ledger_store import go_on
+
+            return await go_on(connection, call.id, charge, limit, expires_at)
+
+        try:
+            over = await self._database.write(work)
+        except StoreUnavailable:
+            self._unavailable += 1
+            raise
+        if over is not None:
+            self._exhausted += 1
+            raise _used_up(budget, call.begun_at, *over)
 
     def state(self) -> BudgetState:
         return BudgetState(self._exhausted, self._unavailable)
 
-    async def _reserve(self, id: str, charge: Charge, limit: int) -> tuple[int, int] | None:
-        expires_at = self._ledger.hold(id)
+    async def _reserve(self, call: CallRecord, amount: int, limit: int) -> tuple[int, int] | None:
+        charge, expires_at = _charge(call, amount), self._ledger.hold(call.id)
 
         async def work(connection: "AsyncConnection") -> tuple[int, int] | None:
             from apps.operations.ledger_store import reserve
 
-            return await reserve(connection, id, charge, limit, expires_at)
+            return await reserve(connection, call.id, charge, limit, expires_at)
 
         return await self._database.write(work)
+
+
+class CallAccount:
+    """Implements Account: what one call has cost in all its parts, some of which may run at the same time."""
+
+    def __init__(self, budgets: Budgets, call: CallRecord) -> None:
+        self._budgets = budgets
+        self._call = call
+        self.cost = 0.0
+
+    def spent(self, cost: float) -> None:
+        self.cost += cost
+
+    async def check(self) -> None:
+        await self._budgets.go_on(self._call, self.cost)
+
+
+def _charge(call: CallRecord, amount: int) -> Charge:
+    return Charge(*budget_key(call), amount)
+
+
+def _is_guess(call: CallRecord, known: float) -> bool:
+    """Whether the record says less of the cost than its parts have told: they ended before they could be summed up."""
+    if call.outcome == DISCONNECTED and call.cost is None:
+        return known > (call.estimated_cost or 0.0)
+    return call.cost is None or call.estimated
 
 
 def _used_up(budget: Budget, now: float, spent: int, reserved: int) -> AppError:

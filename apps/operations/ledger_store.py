@@ -59,6 +59,32 @@ async def reserve(
     return None
 
 
+async def go_on(
+    connection: AsyncConnection, id: str, charge: Charge, limit: int, expires_at: float
+) -> tuple[int, int] | None:
+    """Let a call go on that has cost ``charge`` so far; what it has not reserved of that is reserved now.
+
+    Else the billionths that are spent, its own cost among them, and what others have reserved.
+    """
+    # the reservation before the budget, as everywhere; its row is this call's, and whoever expires it waits
+    asked = select(reservations.c.amount).where(reservations.c.id == id).with_for_update()
+    own = (await connection.execute(asked)).scalar()
+    held = int(own or 0)
+    spent, reserved = await _state(connection, charge) or (0, 0)
+    over = (spent + charge.amount, reserved - held)
+    if over[0] >= limit:
+        return over
+    more = Charge(charge.key_id, charge.period, charge.amount - held)
+    if more.amount <= 0:
+        return None
+    if own is None:
+        return await reserve(connection, id, charge, limit, expires_at)
+    if not await _take(connection, more, limit):
+        return over
+    await connection.execute(update(reservations).where(reservations.c.id == id).values(amount=charge.amount))
+    return None
+
+
 async def renew(connection: AsyncConnection, ids: Sequence[str], expires_at: float) -> None:
     await connection.execute(update(reservations).where(reservations.c.id.in_(ids)).values(expires_at=expires_at))
 

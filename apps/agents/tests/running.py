@@ -11,6 +11,7 @@ from apps.agents.clock import clock
 from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConfig
 from apps.agents.events import Event, RunEnded, TextDelta, ToolCalled, ToolReturned
 from apps.agents.memory_runs import MemoryRuns
+from apps.agents.roster import Roster
 from apps.agents.session import RunSession
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.agent_runs import AgentRun, RunStore
@@ -37,7 +38,8 @@ def agents_of(
 ) -> Agents:
     """One agent, named ``a``."""
     known = {tool.name: tool for tool in (*OWN, *tools)}
-    return Agents(AgentsConfig(agents={"a": agent}), model, known, store or MemoryRuns(), redact=redact)
+    roster = Roster(AgentsConfig(agents={"a": agent}), known, redact=redact)
+    return Agents(roster, model, store or MemoryRuns())
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from apps.agents.config import AgentsConfig, McpServerConfig
 from apps.agents.mcp_servers import McpServers
 from apps.agents.memory_runs import MemoryRuns
 from apps.agents.redaction import Redaction
+from apps.agents.roster import Roster
 from apps.agents.tests.running import CALLER, declared, read
 from apps.agents.tools import ToolContext, ToolError
 from apps.core.errors import ModelUnavailable
@@ -101,9 +102,8 @@ async def test_a_server_that_is_not_there_is_a_clear_error_within_a_bound(config
 async def test_a_run_uses_the_tools_and_the_servers_key_is_in_no_step() -> None:
     config = AgentsConfig(mcp_servers={"small": stdio()}, agents={"a": declared("small/add", "small/secret")})
     script = in_turns(calling(("small_add", {"a": 1, "b": 2}), ("small_secret", {})), saying("3"))
-    agents = Agents(
-        config, ScriptedModel(script), {}, MemoryRuns(), McpServers(config.mcp_servers, lookup), Redaction([KEY])
-    )
+    roster = Roster(config, {}, McpServers(config.mcp_servers, lookup), Redaction([KEY]))
+    agents = Agents(roster, ScriptedModel(script), MemoryRuns())
     session = agents.begin("a", CALLER, user_message("hi"))
     events = await read(session)
     await agents.aclose()

@@ -68,7 +68,7 @@ def create_app(settings: Settings, services: Services, *, server_rewrites_client
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening(), reloading(services.gateway), services.metrics.loop_lag.measured():
+        with shutdown.listening(), reloading(services.gateway, services.agents), services.metrics.loop_lag.measured():
             await services.start()
             try:
                 yield

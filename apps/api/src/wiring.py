@@ -132,8 +132,7 @@ def on_record(
 
     The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
     """
-    own = tuple(AGENT_PREFIX + name for name in agents.names()) if agents is not None else ()
-    models = KnownNames(lambda: (settings.default_model, *own, *gateway.router.models()))
+    models = KnownNames(lambda: (settings.default_model, *_agent_names(agents), *gateway.router.models()))
     providers = KnownNames(lambda: (LOCAL, *gateway.router.providers))
     roles = {"cloud": cloud.readiness, "local": local.readiness}
     roles |= {"embedder": embedder.readiness} if embedder is not None else {}
@@ -167,3 +166,8 @@ def on_record(
         documents,
         agents,
     )
+
+
+def _agent_names(agents: Agents | None) -> tuple[str, ...]:
+    """As of now: a reload may change them."""
+    return () if agents is None else tuple(AGENT_PREFIX + name for name in agents.names())

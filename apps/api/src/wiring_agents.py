@@ -13,6 +13,7 @@ from apps.agents.fetch import Fetcher
 from apps.agents.mcp_servers import Lookup, McpServers
 from apps.agents.memory_runs import MemoryRuns
 from apps.agents.redaction import Redaction
+from apps.agents.roster import Roster
 from apps.agents.search import search_tool
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.agent_runs import RunStore
@@ -56,21 +57,26 @@ def open_agents(
 ) -> AgentParts:
     """The agents of AGENTS_CONFIG, or those that are ``declared`` in Python, with ``more`` tools of one's own.
 
-    Raises AgentsConfigError where the file is wrong. ``secret`` reads the variables that the file names.
+    Raises AgentsConfigError where the file is wrong; a reload reads it anew. ``secret`` reads the variables that it
+    names.
     """
-    config = declared or _config(settings, [*TOOLS, *(tool.name for tool in more)])
-    tools = {
+    own = {
         "calculator": function_tool(calculator),
         "clock": function_tool(clock),
-        "fetch": Fetcher(config.fetch).tool(),
         "search": search_tool(LibraryDocuments(library)),
         **{tool.name: tool for tool in more},
     }
+
+    def read(before: Roster | None) -> Roster:
+        config = declared or _config(settings, [*TOOLS, *own])
+        servers = McpServers(config.mcp_servers, secret, before.servers if before is not None else None)
+        known = [settings.openai_api_key.get_secret_value(), *(secret(name) for name in _variables(config))]
+        return Roster(config, {"fetch": Fetcher(config.fetch).tool(), **own}, servers, Redaction(known))
+
     store: RunStore = AgentRuns(database) if database is not None else MemoryRuns()
-    servers = McpServers(config.mcp_servers, secret)
-    known = [settings.openai_api_key.get_secret_value(), *(secret(name) for name in _variables(config))]
     chat = NamedModels(local, settings.default_model)
-    agents = Agents(config, chat, tools, store, servers, Redaction(known), chat.dearest)
+    has_file = declared is None and settings.agents_config is not None
+    agents = Agents(read(None), chat, store, chat.dearest, read if has_file else None)
     return AgentParts(agents, chat, AgentModel(agents))
 
 

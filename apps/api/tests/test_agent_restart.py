@@ -60,3 +60,32 @@ def test_a_paused_run_survives_a_restart(tmp_path: Path, http: httpx2.Client) ->
     assert (tmp_path / "payments.txt").read_text() == "5\n"
     assert (done["status"], done["answer"], done["pending"]) == ("done", "It is paid.", [])
     assert [step["kind"] for step in done["steps"]] == ["model", "tool", "decision", "tool", "model"]
+
+
+def test_decisions_one_by_one_survive_a_restart_after_each(tmp_path: Path, http: httpx2.Client) -> None:
+    with program(tmp_path) as url:
+        paused = http.post(f"{url}/agents/buyer/run", json={"prompt": "buy"}).json()
+        path = f"/agents/runs/{paused['run']}"
+        first, second, third = (call["id"] for call in paused["pending"])
+        decide(http, url + path, first, approved=True)
+    with program(tmp_path) as url:
+        kept = http.get(url + path).json()
+        assert (kept["status"], [call["id"] for call in kept["pending"]]) == ("paused", [second, third])
+        assert envelope(decide(http, url + path, first, approved=False))["code"] == "CONFLICT"
+        decide(http, url + path, second, approved=False, reason="too much")
+    assert not (tmp_path / "payments.txt").exists()
+    with program(tmp_path) as url:
+        kept = http.get(url + path).json()
+        assert [(call["id"], call["approved"], call["reason"]) for call in kept["decided"]] == [
+            (first, True, ""),
+            (second, False, "too much"),
+        ]
+        done = decide(http, url + path, third, approved=True).json()
+    assert sorted((tmp_path / "payments.txt").read_text().split()) == ["1", "3"]
+    assert (done["status"], done["answer"], done["pending"], done["decided"]) == ("done", "It is paid.", [], [])
+    results = {step["id"]: step["result"] for step in done["steps"] if step["kind"] == "tool"}
+    assert results == {first: "paid 1", second: "This call was denied: too much", third: "paid 3"}
+
+
+def decide(http: httpx2.Client, run: str, call: str, **verdict: object) -> httpx2.Response:
+    return http.post(f"{run}/decisions", json={"decisions": [{"id": call, **verdict}]})

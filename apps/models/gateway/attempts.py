@@ -50,9 +50,10 @@ class Opened(Generic[T]):
         """`close`, for an answer that is whole and holds nothing but its place."""
         _give_back(self.target, self._ticket)
 
-    def broke_off(self) -> None:
+    def broke_off(self, error: AppError) -> None:
         """The answer failed after it had begun."""
-        self.target.breaker.broke_off()
+        if not _callers_own(error):
+            self.target.breaker.broke_off()
 
 
 class Attempts:
@@ -192,7 +193,7 @@ def _targets_own_fault(error: AppError) -> bool:
     if isinstance(error, UpstreamError):
         status = error.details.get("upstream_status")
         return status is None or status in OWN_REASONS
-    return isinstance(error, RateLimitExceeded | Overloaded | ModelUnavailable | Timeout)
+    return not _callers_own(error) and isinstance(error, RateLimitExceeded | Overloaded | ModelUnavailable | Timeout)
 
 
 def _left_alone(targets: Sequence[Target]) -> ModelUnavailable:
@@ -224,7 +225,12 @@ def _judge(target: Target, error: BaseException) -> None:
 
 
 def _asked_to_rest(error: AppError) -> bool:
-    return isinstance(error, RateLimitExceeded) or "upstream_status" in error.details
+    return not _callers_own(error) and (isinstance(error, RateLimitExceeded) or "upstream_status" in error.details)
+
+
+def _callers_own(error: AppError) -> bool:
+    """A budget that was spent in the middle says nothing of the target, and is as empty for the next one."""
+    return error.details.get("source") == "budget"
 
 
 def _give_back(target: Target, ticket: int) -> None:

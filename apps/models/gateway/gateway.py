@@ -74,8 +74,8 @@ class Gateway:
                 yield opened.value.first
                 async for delta in opened.value.rest:
                     yield _priced(delta, opened.target.price)
-            except AppError:
-                opened.broke_off()
+            except AppError as error:
+                opened.broke_off(error)
                 raise
             finally:
                 await opened.close()

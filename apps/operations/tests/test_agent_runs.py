@@ -71,3 +71,41 @@ async def test_old_runs_are_forgotten(database: Database) -> None:
     assert await runs.forget(1000.0) == 1
     assert await runs.get("tenant", old.id) is None
     assert await runs.get("tenant", new.id) is not None
+
+
+CALLS = [{"id": f"c{i}", "tool": "pay", "arguments": {"a": [1e300, -0.0, "\u2028\0\ud83d"]}} for i in range(8)]
+
+
+async def test_of_many_who_decide_on_a_call_at_once_one_does_and_no_decision_is_lost(database: Database) -> None:
+    runs = AgentRuns(database)
+    run = new_run(status="paused", pending=CALLS, state="kept")
+    await runs.add(run)
+
+    async def decide(place: int, who: str) -> bool:
+        while True:
+            kept = await runs.get("tenant", run.id)
+            assert kept is not None
+            if "decision" in kept.pending[place]:
+                return False
+            after = [{**call, "decision": who} if i == place else call for i, call in enumerate(kept.pending)]
+            if await runs.decide("tenant", run.id, kept.pending, after):
+                return True
+
+    won = await asyncio.gather(*(decide(i, who) for i in range(8) for who in "ab"))
+    assert [won[i] + won[i + 1] for i in range(0, 16, 2)] == [1] * 8
+    kept = await runs.get("tenant", run.id)
+    assert kept is not None
+    assert [call["decision"] for call in kept.pending] == ["a" if won[i] else "b" for i in range(0, 16, 2)]
+    assert (kept.status, kept.state) == ("paused", "kept")
+
+
+async def test_the_last_decision_makes_a_run_go_on_once(database: Database) -> None:
+    runs = AgentRuns(database)
+    run = new_run(status="paused", pending=CALLS)
+    await runs.add(run)
+    assert not await runs.decide("other", run.id, CALLS, [], 5.0)
+    assert sum(await asyncio.gather(*(runs.decide("tenant", run.id, CALLS, CALLS, 5.0) for _ in range(8)))) == 1
+    kept = await runs.get("tenant", run.id)
+    assert kept is not None
+    assert (kept.status, kept.ends_by, kept.pending) == ("running", 5.0, CALLS)
+    assert not await runs.decide("tenant", run.id, CALLS, [])

@@ -11,7 +11,7 @@ from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
 from apps.agents.events import Event, RunEnded, TextDelta
 from apps.agents.session import RunSession
-from apps.api.src.agents.shown import frame, shown_run
+from apps.api.src.agents.shown import frame, shown_run, still_waiting
 from apps.api.src.answers import framing_for, model_header
 from apps.api.src.guard import guarded
 from apps.api.src.sse import Framing
@@ -37,20 +37,35 @@ async def run_answer(
     asked: int = 0,
 ) -> Response:
     """Run it; ``asked`` are the characters of the question. Whoever stops waiting for the answer ends the run."""
-    shutdown = request.app.state.shutdown
     events = metered_events(session, meter, new_record(agents, session, caller, route, asked, streamed=stream))
     if not stream:
         async with aclosing(events):
-            await guarded(_last(events), request.receive, shutdown)
+            await guarded(_last(events), request.receive, request.app.state.shutdown)
         return JSONResponse(shown_run(session.run), headers=run_headers(session.run))
+    return _streamed(request, events, session.run)
+
+
+def waiting_answer(request: Request, run: AgentRun, *, stream: bool) -> Response:
+    """Of a run that goes on waiting: nothing was asked of a model, so nothing is on record."""
+    if not stream:
+        return JSONResponse(shown_run(run), headers=run_headers(run))
+
+    async def events() -> AsyncGenerator[Event, None]:
+        for event in still_waiting(run):
+            yield event
+
+    return _streamed(request, events(), run)
+
+
+def _streamed(request: Request, events: AsyncGenerator[Event, None], run: AgentRun) -> Response:
     framing = framing_for(request.headers.get("accept", ""))
     return StreamedResponse(
-        _framed(events, session.run, framing),
+        _framed(events, run, framing),
         media_type=framing.media_type,
         ping=framing.ping,
         error_frame=framing.error,
-        headers=lambda: raw(run_headers(session.run)),
-        shutdown=shutdown,
+        headers=lambda: raw(run_headers(run)),
+        shutdown=request.app.state.shutdown,
     )
 
 

@@ -22,6 +22,7 @@ RUN = (
     errors.Timeout,
 )
 DECIDE = (*READ, errors.InvalidValue, errors.Conflict, errors.UpstreamError, errors.Overloaded, errors.Timeout)
+DECIDE_EACH = RUN
 KINDS = ["message", "delta", "tool_call", "tool_result", "approval_required", "done", "error"]
 STREAM = (
     'event: tool_call\ndata: {"id": "call_1", "tool": "calculator", "arguments": {"expression": "1234 * 5678"}}\n\n'
@@ -69,6 +70,7 @@ RUN_EXAMPLE: dict[str, Any] = {
         },
     ],
     "pending": [],
+    "decided": [],
     "usage": {
         "prompt_tokens": 190,
         "completion_tokens": 31,

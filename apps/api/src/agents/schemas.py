@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
 from apps.agents.config import Overrides
+from apps.agents.decisions import Verdict, by_call
 from apps.api.src.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
 from apps.core.agent_runs import RunStatus
 from apps.core.errors import InvalidValue, MissingRequiredField
@@ -14,7 +15,11 @@ from apps.core.messages import Message, user_message
 from apps.core.settings import Settings
 
 EXAMPLE: JsonDict = {"prompt": "What is 1234 * 5678?"}
+DECISIONS_EXAMPLE: JsonDict = {
+    "decisions": [{"id": "call_1", "approved": True}, {"id": "call_2", "approved": False, "reason": "too much"}]
+}
 MOST_MESSAGES = 200
+LONGEST_REASON = 500
 LONGEST_MESSAGE = 200_000
 
 
@@ -67,6 +72,28 @@ def run_body(settings: Settings) -> type[RunBody]:
     return create_model("AgentRunRequest", __base__=RunBody, prompt=(prompt, described))
 
 
+class Decision(BaseModel):
+    """About one call that a run waits with."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    id: str = Field(description="The call's, as in `pending` and in `approval_required`")
+    approved: bool
+    reason: str = Field("", max_length=LONGEST_REASON, description="What the model is told of a call that is denied")
+
+
+class DecisionsBody(BaseModel):
+    """What POST /agents/runs/{id}/decisions takes: all of it counts, or nothing."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [DECISIONS_EXAMPLE]})
+
+    decisions: list[Decision] = Field(description="At least one; a call that is left out waits on")
+
+    def by_call(self) -> dict[str, Verdict]:
+        """Raises InvalidValue where there is none, or two are about one call."""
+        return by_call((one.id, Verdict(one.approved, one.reason)) for one in self.decisions)
+
+
 class ToolAnswer(BaseModel):
     name: str
     description: str
@@ -111,6 +138,7 @@ class RunAnswer(BaseModel):
     model: str | None = Field(description="The model that answered")
     steps: list[dict[str, Any]] = Field(description="Calls of the model, of tools, and decisions, in order")
     pending: list[dict[str, Any]] = Field(description="The calls that wait for an approval")
+    decided: list[dict[str, Any]] = Field(description="The calls that are decided, while the run waits for the others")
     usage: RunUsage
     begun_at: float = Field(description="Unix time")
     ended_at: float | None

@@ -134,7 +134,9 @@ class ServedTools:
                     pass
             run = session.run
             if run.status == "paused":
-                text = f"The run {run.id} waits for an approval: POST /agents/runs/{run.id}/approve or /deny"
+                text = (
+                    f"The run {run.id} waits for an approval: POST /agents/runs/{run.id}/approve, /deny or /decisions"
+                )
                 return Told(text, shown_run(run))
             return Told(run.answer, {"answer": run.answer, "run": run.id, "usage": shown_usage(run)})
 

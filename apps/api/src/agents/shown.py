@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from apps.agents.agents import AgentCard
 from apps.agents.config import AGENT_PREFIX
+from apps.agents.decisions import undecided
 from apps.agents.events import ApprovalRequired, Event, RunEnded, TextDelta, ToolCalled, ToolReturned
+from apps.agents.roster import AgentCard
 from apps.api.src.sse import EventStream, Framing, event
 from apps.core.agent_runs import AgentRun
 
@@ -35,7 +36,8 @@ def shown_run(run: AgentRun) -> dict[str, Any]:
         "output": _as_json(run.answer),
         "model": run.model or None,
         "steps": run.steps,
-        "pending": run.pending,
+        "pending": [_waiting(call) for call in undecided(run.pending)],
+        "decided": [_waiting(call) | call["decision"] for call in run.pending if call.get("decision")],
         "usage": shown_usage(run),
         "begun_at": run.begun_at,
         "ended_at": run.ended_at,
@@ -71,6 +73,16 @@ def frame(what: Event, run: AgentRun, framing: Framing) -> bytes:
             return event("approval_required", {"run": run.id, "calls": [_call(call) for call in what.calls]})
         case RunEnded():
             return event("done", _done(what, run))
+
+
+def still_waiting(run: AgentRun) -> tuple[ApprovalRequired, RunEnded]:
+    """The events of a run that goes on waiting, since some of its calls are not decided."""
+    calls = (ToolCalled(call["id"], call["tool"], call["arguments"]) for call in undecided(run.pending))
+    return ApprovalRequired(tuple(calls)), RunEnded("approval_required", "", run.model or None)
+
+
+def _waiting(call: dict[str, Any]) -> dict[str, Any]:
+    return {"id": call["id"], "tool": call["tool"], "arguments": call["arguments"]}
 
 
 def _done(ended: RunEnded, run: AgentRun) -> dict[str, Any]:

@@ -7,21 +7,31 @@ from starlette.responses import Response
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
-from apps.api.src.agents.answers import run_answer
-from apps.api.src.agents.documentation import DECIDE, READ, RUN, run_responses
-from apps.api.src.agents.schemas import AgentAnswer, AgentList, RunAnswer, RunBody, run_body
+from apps.api.src.agents.answers import run_answer, waiting_answer
+from apps.api.src.agents.documentation import DECIDE, DECIDE_EACH, READ, RUN, run_responses
+from apps.api.src.agents.schemas import (
+    LONGEST_REASON,
+    AgentAnswer,
+    AgentList,
+    DecisionsBody,
+    RunAnswer,
+    RunBody,
+    run_body,
+)
 from apps.api.src.agents.shown import shown_agent, shown_run
 from apps.api.src.caller import allow_addressed, caller_of
 from apps.api.src.limits import RateLimits
 from apps.api.src.openapi import error_responses
 from apps.api.src.routes.openai_routes import Stream
 from apps.api.src.wiring import Services
+from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.errors import Conflict, InvalidValue, ModelUnavailable
 from apps.core.settings import Settings
 
 RUN_ROUTE, APPROVE_ROUTE, DENY_ROUTE = "/agents/{name}/run", "/agents/runs/{id}/approve", "/agents/runs/{id}/deny"
-Reason = Annotated[str, Query(max_length=500, description="What the model is told of it")]
+DECISIONS_ROUTE = "/agents/runs/{id}/decisions"
+Reason = Annotated[str, Query(max_length=LONGEST_REASON, description="What the model is told of it")]
 
 
 def agents_of(services: Services) -> Agents:
@@ -79,7 +89,7 @@ def _add_running(router: APIRouter, services: Services, settings: Settings) -> N
 def _add_deciding(router: APIRouter, services: Services) -> None:
     @router.post(APPROVE_ROUTE, response_model=RunAnswer, responses=run_responses(*DECIDE))
     async def approve(request: Request, id: str, stream: Stream = False) -> Response:
-        """Make the calls that the run waits with, and go on with it; the answer is the rest of the run."""
+        """Make all calls that the run still waits with, and go on with it; the answer is the rest of the run."""
         caller, agents = caller_of(request), agents_of(services)
         await _allow_deciding(agents, id, caller)
         session = await agents.decide(id, caller, approved=True)
@@ -87,11 +97,24 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
 
     @router.post(DENY_ROUTE, response_model=RunAnswer, responses=run_responses(*DECIDE))
     async def deny(request: Request, id: str, reason: Reason = "", stream: Stream = False) -> Response:
-        """Go on without the calls that the run waits with: the model is told that they were denied."""
+        """Go on without the calls that the run still waits with: the model is told that they were denied."""
         caller, agents = caller_of(request), agents_of(services)
         await _allow_deciding(agents, id, caller)
         session = await agents.decide(id, caller, approved=False, reason=reason)
         return await run_answer(request, agents, session, services.meter, caller, DENY_ROUTE, stream=stream)
+
+    @router.post(DECISIONS_ROUTE, response_model=RunAnswer, responses=run_responses(*DECIDE_EACH))
+    async def decide(request: Request, id: str, body: DecisionsBody, stream: Stream = False) -> Response:
+        """Approve some of the calls that the run waits with and deny others; with the last one it goes on.
+
+        Until then the answer is the run, which waits, with those that are left in `pending`.
+        """
+        caller, agents, decisions = caller_of(request), agents_of(services), body.by_call()
+        await _allow_deciding(agents, id, caller)
+        decided = await agents.decide_on(id, caller, decisions)
+        if isinstance(decided, AgentRun):
+            return waiting_answer(request, decided, stream=stream)
+        return await run_answer(request, agents, decided, services.meter, caller, DECISIONS_ROUTE, stream=stream)
 
 
 async def _allow_deciding(agents: Agents, id: str, caller: Caller) -> None:

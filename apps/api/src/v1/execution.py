@@ -73,7 +73,7 @@ class Execution:
                         yield self._accounted(block, metered)
                 except AppError as error:
                     if not isinstance(error, Timeout) or "upstream_status" in error.details:
-                        opened.broke_off()
+                        opened.broke_off(error)
                     raise
                 finally:
                     await opened.close()

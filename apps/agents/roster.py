@@ -1,0 +1,104 @@
+"""The agents of one checked file at work, with their tools and loops. A reload makes a new roster."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apps.agents.config import AgentConfig, AgentsConfig
+from apps.agents.mcp_servers import McpServers
+from apps.agents.tools import AgentTool
+from apps.core.errors import NotFound
+
+if TYPE_CHECKING:
+    from apps.agents.loop import Loop
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCard:
+    """What callers are told of a tool."""
+
+    name: str
+    description: str
+    approval: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCard:
+    """What callers are told of an agent."""
+
+    name: str
+    config: AgentConfig
+    tools: tuple[ToolCard, ...]
+
+
+class Roster:
+    """``tools`` are those that need no server; ``redact`` knows the secrets that the file's variables hold.
+
+    Whoever uses it calls `enter` and, when it is done, `leave`: the roster in force, and each run until its end. A
+    server of tools that nobody uses any more is closed.
+    """
+
+    def __init__(
+        self,
+        config: AgentsConfig,
+        tools: Mapping[str, AgentTool],
+        servers: McpServers | None = None,
+        redact: Callable[[str], str] = str,
+    ) -> None:
+        self.config = config
+        self.servers = servers or McpServers(config.mcp_servers)
+        self.redact = redact
+        self._tools = dict(tools)
+        self._loops: dict[str, Loop] = {}
+        self._users = 0
+
+    def names(self) -> list[str]:
+        return list(self.config.agents)
+
+    def agent(self, name: str) -> AgentConfig:
+        """Raises NotFound."""
+        agent = self.config.agents.get(name)
+        if agent is None:
+            raise NotFound(f"No agent is named {name[:100]}", field="name", details={"available": self.names()})
+        return agent
+
+    def card(self, name: str) -> AgentCard:
+        """Raises NotFound."""
+        agent = self.agent(name)
+        return AgentCard(name, agent, tuple(self._tool_card(t.tool, approval=t.approval) for t in agent.tools))
+
+    def loop(self, name: str) -> "Loop":
+        from apps.agents.loop import make_loop
+
+        loop = self._loops.get(name)
+        if loop is None:
+            loop = self._loops[name] = make_loop(name, self.agent(name))
+        return loop
+
+    async def tools_of(self, agent: AgentConfig) -> list[AgentTool]:
+        """Raises ModelUnavailable where a server of tools does not answer."""
+        tools: list[AgentTool] = []
+        for wanted in agent.tools:
+            if wanted.tool in self._tools:
+                offered = [self._tools[wanted.tool]]
+            else:
+                server, _, name = wanted.tool.partition("/")
+                offered = await self.servers.tools(server, name)
+            tools += [tool.narrowed(approval=wanted.approval, collections=wanted.collections) for tool in offered]
+        return tools
+
+    def enter(self) -> None:
+        self._users += 1
+        self.servers.hold()
+
+    def leave(self) -> None:
+        self._users -= 1
+        self.servers.release()
+
+    @property
+    def in_use(self) -> bool:
+        return self._users > 0 or self.servers.closing
+
+    def _tool_card(self, name: str, *, approval: bool) -> ToolCard:
+        tool = self._tools.get(name)
+        return ToolCard(name, tool.description if tool else "A tool of an MCP server", approval)

@@ -5,8 +5,8 @@ What comes back from a store is not trusted: an entry that is not whole, or was 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 MAGIC = b"answer1\n"
 DIGEST_BYTES = 32
@@ -17,8 +17,7 @@ class CorruptEntry(Exception):
     """These bytes are not the entry that was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known of an answer beside its frames. ``cost`` in US dollars is what making it has cost.
 
     ``estimated``: nobody told the tokens, so they were counted.
@@ -34,11 +33,7 @@ class Facts:
     cost: float | None = None
 
 
-FACTS = tuple(one.name for one in fields(Facts))
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """``made_at`` is Unix time."""
 
     facts: Facts
@@ -48,8 +43,9 @@ class Entry:
 
 def encode(entry: Entry, digest: bytes) -> bytes:
     """The bytes to keep, for the question with this digest."""
-    facts = {name: getattr(entry.facts, name) for name in FACTS}
-    written = json.dumps({"facts": facts, "made_at": entry.made_at, "lengths": list(map(len, entry.frames))}).encode()
+    written = json.dumps(
+        {"facts": entry.facts._asdict(), "made_at": entry.made_at, "lengths": list(map(len, entry.frames))}
+    ).encode()
     return b"".join((MAGIC, digest, len(written).to_bytes(LENGTH_BYTES, "big"), written, *entry.frames))
 
 

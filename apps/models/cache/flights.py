@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from apps.models.cache.entry import Entry, Facts
 from apps.models.cache.question import Question
@@ -16,8 +15,7 @@ Frames = Callable[[R], list[bytes]]
 Execute = Callable[[R], Awaitable[Facts | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Flight(Generic[R]):
+class Flight(NamedTuple, Generic[R]):
     """An execution that a caller reads: its own (``begun_here``), or one that it has joined."""
 
     recording: R

@@ -4,8 +4,7 @@ Tenant, route, the model's revision and every parameter are in them, so that wha
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apps.core.callers import Caller
 from apps.core.messages import CacheWishes
@@ -17,8 +16,7 @@ ANY_WORDING = b"any wording"
 Asked = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Alike:
+class Alike(NamedTuple):
     """What may be answered from another wording: ``scope`` is all of the question but ``text``, its last message."""
 
     scope: bytes
@@ -26,8 +24,7 @@ class Alike:
     least: float
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """``digest`` names the answer; ``flight`` also whose budget pays for making it. ``ttl`` seconds it is kept.
 
     An answer made while ``revision`` changed is not this question's.

@@ -1,8 +1,7 @@
 """What a call will use at most, as far as its body tells: by the rule of thumb of four bytes a token."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apps.models.gateway.wire import WireCall
 
@@ -15,8 +14,7 @@ SEVERAL = ("n", "best_of")
 NO_ANSWER = frozenset({"/embeddings"})
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedUse:
+class ExpectedUse(NamedTuple):
     """Tokens. ``limit`` is what the caller allows the answer, 0 where he set no limit; ``answer`` is what to expect."""
 
     prompt: int

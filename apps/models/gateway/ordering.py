@@ -1,15 +1,13 @@
 """Targets in order: what a call needs of one, how a strategy ranks them, and how both are told. Keeps nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apps.models.gateway.config import Strategy, TargetConfig
 from apps.models.gateway.targets import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(NamedTuple):
     """What a call asks of a target; ``tokens`` is an estimate of prompt and answer together."""
 
     tools: bool = False

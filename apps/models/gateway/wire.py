@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.deltas import Usage
@@ -11,8 +11,7 @@ from apps.core.deltas import Usage
 TraceHeaders = Callable[[], Mapping[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class WireCall:
+class WireCall(NamedTuple):
     """One POST. ``body`` is ``raw``, parsed; fields that nobody here knows travel along in both."""
 
     path: str

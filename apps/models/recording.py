@@ -114,12 +114,15 @@ class _Reading(AsyncGenerator[T, None]):
         self._open = True
         recording.enter()
 
-    async def asend(self, value: None) -> T:
+    async def __anext__(self) -> T:
         try:
             return await self._next()
         except BaseException:
             self._leave()
             raise
+
+    async def asend(self, value: None) -> T:
+        return await self.__anext__()
 
     async def athrow(self, *error: Any) -> T:
         self._leave()

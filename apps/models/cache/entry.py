@@ -43,9 +43,8 @@ class Entry(NamedTuple):
 
 def encode(entry: Entry, digest: bytes) -> bytes:
     """The bytes to keep, for the question with this digest."""
-    written = json.dumps(
-        {"facts": entry.facts._asdict(), "made_at": entry.made_at, "lengths": list(map(len, entry.frames))}
-    ).encode()
+    lengths = [len(frame) for frame in entry.frames]
+    written = json.dumps({"facts": entry.facts._asdict(), "made_at": entry.made_at, "lengths": lengths}).encode()
     return b"".join((MAGIC, digest, len(written).to_bytes(LENGTH_BYTES, "big"), written, *entry.frames))
 
 

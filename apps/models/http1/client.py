@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.models.http1.connection import Connection
+from apps.models.http1.dial import dial
 from apps.models.http1.errors import ConnectionFailed
 from apps.models.http1.origin import Origin, lines
 from apps.models.http1.response import Response
@@ -35,11 +36,14 @@ class Client:
         self._idle: dict[Connection, float] = {}
         self._all: set[Connection] = set()
         self._closed: asyncio.Future[None] | None = None
-        self._how: dict[str, Any] = {}
+        self._tls: dict[str, Any] = {}
         if self._origin.secure:
-            self._how = {"ssl": tls or _trusting_the_system(), "server_hostname": self._origin.host}
-        if isinstance(self._loop, asyncio.BaseEventLoop):  # uvloop's has no such argument
-            self._how["happy_eyeballs_delay"] = 0.25
+            self._tls = {"ssl": tls or _trusting_the_system(), "server_hostname": self._origin.host}
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a call."""
+        return len(self._idle)
 
     async def post(self, url: str, body: bytes, until: float, more: Mapping[str, str] | None = None) -> Response:
         """Send it, and wait for the answer's head till the time ``until``; ``more`` are headers of this call alone.
@@ -80,15 +84,18 @@ class Client:
 
     async def _connect(self, until: float) -> Connection:
         connection = Connection(self._loop, self._put_back, self._forget)
-        origin, until = self._origin, min(until, self._loop.time() + self._connect_seconds)
+        until = min(until, self._loop.time() + self._connect_seconds)
         self._all.add(connection)
         try:
             async with asyncio.timeout_at(until):
-                await self._loop.create_connection(lambda: connection, origin.host, origin.port, **self._how)
+                connected = await dial(self._origin.host, self._origin.port)
+                # from here on it is the transport's, which closes it if this is cancelled
+                await self._loop.create_connection(lambda: connection, sock=connected, **self._tls)
             if self._closed is not None or not connection.usable:
                 raise ConnectionFailed("The connection was closed before it was used")
         except BaseException as error:
             connection.drop()
+            # uvloop does not say that a connection is lost while its making is cancelled
             self._forget(connection)
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 raise ConnectionFailed("No connection to the upstream") from error

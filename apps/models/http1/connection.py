@@ -1,4 +1,4 @@
-"""One connection: writes requests, parses what comes back with httptools, and trusts nothing behind an answer's end.
+"""One connection: writes requests, has what comes back parsed, and trusts nothing behind an answer's end.
 
 A connection carries one answer at a time. It is given back for the next call once the answer has ended as HTTP says and
 no byte came with it or after it that nobody asked for; in every other case it is aborted.
@@ -8,13 +8,10 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-
 from apps.models.http1.errors import Cut, HttpFailure, ProtocolError
+from apps.models.http1.parsing import HEAD_BYTES, NOT_HTTP, AnswerParser
 from apps.models.http1.response import Response
 
-HEAD_BYTES = 65_536
-INTERIM_ANSWERS = 16
 MOST_BUFFERED = 262_144
 ONE_WRITE = 65_536
 # a timer may come this much early: a millisecond is what uvloop counts in
@@ -34,13 +31,10 @@ class Connection(asyncio.Protocol):
         self._idle, self._gone = idle, gone
         self._transport: asyncio.Transport | None = None
         self._response: Response | None = None
-        self._headers: dict[bytes, bytes] = {}
-        self._parts: list[bytes] = []
-        # the parser calls this without a frame of Python between
-        self.on_body = self._parts.append
-        self._parser = HttpResponseParser(self)
-        self._whole = self._reusable = self._until_eof = self._paused = False
-        self._head_bytes = self._silent_bytes = self._buffered = self._interim = 0
+        self._parser = AnswerParser()
+        self._parts = self._parser.parts
+        self._paused = False
+        self._silent_bytes = self._buffered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
 
@@ -51,8 +45,8 @@ class Connection(asyncio.Protocol):
     def send(self, head: bytes, body: bytes) -> Response:
         """Write a request; its answer has not begun. Nothing waits for the write: the body is in memory already."""
         response = self._response = Response(self)
-        self._whole = self._until_eof = False
-        self._head_bytes = self._silent_bytes = self._buffered = self._interim = 0
+        self._parser.expect(response)
+        self._silent_bytes = self._buffered = 0
         transport = cast(asyncio.Transport, self._transport)
         if len(body) > ONE_WRITE:
             transport.write(head)
@@ -104,10 +98,10 @@ class Connection(asyncio.Protocol):
             return self.drop()
         before = len(self._parts)
         try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
+            self._parser.feed(data)
+        except NOT_HTTP as error:
             return self._broken(response, error)
-        if self._whole:
+        if self._parser.whole:
             return self._finish(None)
         if len(self._parts) > before:
             self._silent_bytes = 0
@@ -128,42 +122,6 @@ class Connection(asyncio.Protocol):
         self._gone(self)
         self._ended(exc)
 
-    # what the parser calls; what is raised here arrives as an error of its own
-
-    def on_message_begin(self) -> None:
-        if self._whole:
-            raise ProtocolError("Another answer behind the one that was asked for")
-        self._headers = {}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > HEAD_BYTES:
-            raise ProtocolError("The headers are too long")
-        name = name.lower()
-        held = self._headers.get(name)
-        self._headers[name] = value if held is None else held + b", " + value
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._interim += 1
-            if status < 100 or status == 101 or self._interim > INTERIM_ANSWERS:
-                raise ProtocolError("An interim answer that nobody asked for")
-            return
-        coding = self._headers.get(b"transfer-encoding")
-        if coding is not None and coding.lower() != b"chunked":
-            raise ProtocolError("A transfer coding that nobody asked for")
-        self._until_eof = coding is None and b"content-length" not in self._headers
-        response = cast(Response, self._response)
-        response.status, response.fields = status, self._headers
-        # trailers are read into this, and dropped
-        self._headers = {}
-
-    def on_message_complete(self) -> None:
-        if cast(Response, self._response).status:
-            self._whole = True
-            self._reusable = self._parser.should_keep_alive()
-
     # how it ends
 
     def _ended(self, cause: Exception | None) -> None:
@@ -171,8 +129,8 @@ class Connection(asyncio.Protocol):
         response = self._response
         if response is None:
             self.drop()
-        elif response.status and self._until_eof and cause is None:
-            self._reusable = False
+        elif response.status and self._parser.until_eof and cause is None:
+            self._parser.reusable = False
             self._finish(None)
         else:
             failure = Cut("The connection was lost before the answer was whole")
@@ -180,8 +138,8 @@ class Connection(asyncio.Protocol):
             self._finish(failure)
 
     def _broken(self, response: Response, cause: Exception | None) -> None:
-        self._reusable = False
-        if self._whole:  # what is wrong stands behind it
+        self._parser.reusable = False
+        if self._parser.whole:  # what is wrong stands behind it
             return self._finish(None)
         kind = Cut if response.status else ProtocolError
         failure = kind("The answer is not HTTP/1.1")
@@ -192,8 +150,9 @@ class Connection(asyncio.Protocol):
         response, self._response = cast(Response, self._response), None
         transport = cast(asyncio.Transport, self._transport)
         response.end(self.take(), failure)
+        sound = failure is None and self._parser.reusable and not transport.is_closing()
         # a server that answered before it had the whole request would take the rest of that for the next one
-        if failure is None and self._reusable and not transport.is_closing() and not transport.get_write_buffer_size():
+        if sound and not transport.get_write_buffer_size():
             self._idle(self)
         else:
             transport.abort()

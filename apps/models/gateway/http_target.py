@@ -1,7 +1,8 @@
 """An upstream over HTTP whose bytes pass through, by the client of `models/http1/`.
 
-The SDK and httpx cost a multiple of the rest of the path, and aiohttp a third of it (see apps/DECISIONS.md); this knows no
-more of the API than where a call goes and what a failure means. The client is imported when the first call needs it.
+The SDK and httpx cost a multiple of the rest of the path, and aiohttp a quarter of it (see apps/DECISIONS.md); this
+knows no more of the API than where a call goes and what a failure means. The client is imported when the first call
+needs it.
 """
 
 import asyncio

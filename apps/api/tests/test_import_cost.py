@@ -14,6 +14,7 @@ HEAVY = [
     "httpx",
     "httpx2",
     "aiohttp",
+    "httptools",
     "torch",
     "transformers",
     "tokenizers",

@@ -1,13 +1,12 @@
-"""What goes wrong with an upstream over aiohttp, as errors of the tree: one table."""
+"""What goes wrong with an upstream over HTTP, as errors of the tree: one table."""
 
 from collections.abc import Callable
 
-import aiohttp
-
 from apps.core.errors import AppError, Timeout, UpstreamTimeout, UpstreamUnavailable
+from apps.models.http1.errors import BadRequest, ConnectionFailed, Cut, HttpFailure, ProtocolError
 from apps.models.upstream_errors import nonsense, not_understood, timed_out, unreachable
 
-FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+FAILURES = (HttpFailure, TimeoutError)
 
 
 def translate(error: Exception, *, begun: bool = False) -> AppError:
@@ -27,9 +26,8 @@ def translate(error: Exception, *, begun: bool = False) -> AppError:
 
 ERRORS: list[tuple[type[Exception], Callable[[], AppError]]] = [
     (TimeoutError, timed_out),
-    (aiohttp.InvalidURL, not_understood),
-    (aiohttp.ClientConnectionError, unreachable),
-    (aiohttp.ClientPayloadError, unreachable),
-    (aiohttp.ClientError, not_understood),
-    (OSError, unreachable),
+    (BadRequest, not_understood),
+    (ConnectionFailed, unreachable),
+    (Cut, unreachable),
+    (ProtocolError, not_understood),
 ]

@@ -26,7 +26,8 @@ class Recording(Generic[T]):
         self.given_up = False
         self.items: list[T] = []
         self._readers = 0
-        self._more = asyncio.Event()
+        # made by the first who waits
+        self._more: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
     def is_last(self, item: T) -> bool:
@@ -89,6 +90,8 @@ class Recording(Generic[T]):
 
     async def change(self, deadline: float | None) -> None:
         """Wait for an item or the end. Raises Timeout."""
+        if self._more is None:
+            self._more = asyncio.Event()
         if deadline is None:
             await self._more.wait()
             return
@@ -99,8 +102,9 @@ class Recording(Generic[T]):
             raise Timeout("The deadline ran out") from None
 
     def _wake(self) -> None:
-        self._more.set()
-        self._more = asyncio.Event()
+        if self._more is not None:
+            self._more.set()
+            self._more = None
 
 
 class _Reading(AsyncGenerator[T, None]):

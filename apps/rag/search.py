@@ -1,12 +1,13 @@
 """A search from its words to its passages: candidates of both halves, fused, reranked, made diverse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import InternalError, InvalidType, InvalidValue
 from apps.core.ports import Embedder
 from apps.rag.filters import compile_filter
+from apps.rag.index.columns import Columns, columns_of
 from apps.rag.index.database import Database, refuse_mix
 from apps.rag.index.rows import passage_of
 from apps.rag.index.searching import Candidate, candidates
@@ -26,7 +27,7 @@ class Query:
 
     text: str
     top_k: int
-    where: str | None
+    filter: Mapping[str, Any] | None
     mode: SearchMode
     mmr: float | None
 
@@ -49,20 +50,33 @@ def checked(
         raise InvalidValue("mode is hybrid, vector or text", field="mode")
     if mmr is not None and not 0 <= mmr <= 1:
         raise InvalidValue("mmr must be between 0 and 1", field="mmr")
-    return Query(text, top_k, compile_filter(filter), mode, mmr)
+    compile_filter(filter, Columns())
+    return Query(text, top_k, filter, mode, mmr)
 
 
 class Search:
-    """``ranking`` holds the knobs."""
+    """``ranking`` holds the knobs; ``outdated`` is told of a collection whose metadata is not in columns yet."""
 
-    def __init__(self, database: Database, embedder: Embedder, reranker: Reranker | None, ranking: Ranking) -> None:
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        reranker: Reranker | None,
+        ranking: Ranking,
+        outdated: Callable[[str, str], None],
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._reranker = reranker
         self._ranking = ranking
+        self._outdated = outdated
 
     async def run(self, tenant: str, collection: str, query: Query) -> list[Passage]:
         table = await self._database.reading(tenant, collection)
+        columns = columns_of(await table.schema())
+        where = compile_filter(query.filter, columns)
+        if where is not None and not columns.marked:
+            self._outdated(tenant, collection)
         vector = None
         if query.mode != "text":
             await refuse_mix(table, self._embedder.name, self._embedder.dimensions)
@@ -71,7 +85,7 @@ class Search:
         words = None if query.mode == "vector" else query.text
         try:
             # one version of the table for both halves: no commit between them can be seen
-            found = await candidates(table, words, vector, query.where, wanted)
+            found = await candidates(table, words, vector, where, wanted)
         except (RuntimeError, OSError, ValueError) as error:
             # deleted while it was searched, or broken
             await self._database.reading(tenant, collection)

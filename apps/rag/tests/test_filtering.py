@@ -177,11 +177,11 @@ async def test_both_halves_give_what_the_filter_leaves_and_the_index_answers_it(
     [vector] = await HashingEmbedder().embed(["passage 3"])
     everything = await candidates(table, "passage 3", vector, None, len(rows))
     filtered = await candidates(table, "passage 3", vector, where, len(rows))
-    by_words = {one.row["id"]: one.text_score for one in everything if one.text_rank is not None}
-    assert {one.row["id"]: one.text_score for one in filtered if one.text_rank is not None} == {
+    by_words = {one.id: one.text_score for one in everything if one.text_rank is not None}
+    assert {one.id: one.text_score for one in filtered if one.text_rank is not None} == {
         key: score for key, score in by_words.items() if key in left
     }
-    near = [one.row["id"] for one in filtered if one.vector_rank is not None]
+    near = [one.id for one in filtered if one.vector_rank is not None]
     assert near and set(near) <= left
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
 
-# with about a thousand rows a partition: 20,000 rows are looked at closely
+# with about a thousand rows a partition: 20,000 rows are looked at closely, and more where a filter leaves too few
 PROBES = 20
+ALL = 0
 # the index compresses vectors; so many times the wanted rows are compared again in full
 REFINE = 4
 
@@ -69,8 +70,9 @@ async def rows_of(table: "AsyncTable", chosen: Sequence[Candidate]) -> list[dict
 async def _near(table: "AsyncTable", vector: Sequence[float] | None, where: str | None, wanted: int) -> dict[str, _Hit]:
     if vector is None:
         return {}
-    query = table.query().nearest_to(list(vector)).distance_type("cosine").nprobes(PROBES).refine_factor(REFINE)
-    query = query.limit(wanted).select(["id", "vector", "_distance"]).with_row_id()
+    query = table.query().nearest_to(list(vector)).distance_type("cosine").refine_factor(REFINE)
+    query = query.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else ALL).limit(wanted)
+    query = query.select(["id", "vector", "_distance"]).with_row_id()
     return _read(await (query if where is None else query.where(where)).to_arrow(), "_distance")
 
 

@@ -13,8 +13,8 @@ from lancedb.table import AsyncTable
 from apps.rag.filters import compile_filter
 from apps.rag.index.columns import MOST_COLUMNS, columns_of
 from apps.rag.index.database import Database
-from apps.rag.index.searching import candidates
-from apps.rag.index.upkeep import INDEXED_FROM, ensure_text_index, tend
+from apps.rag.index.searching import PROBES, candidates
+from apps.rag.index.upkeep import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, tend
 from apps.rag.index.writing import put, remove
 from apps.rag.library import Library
 from apps.rag.records import Document, Upload
@@ -183,6 +183,20 @@ async def test_both_halves_give_what_the_filter_leaves_and_the_index_answers_it(
     }
     near = [one.id for one in filtered if one.vector_rank is not None]
     assert near and set(near) <= left
+
+
+async def test_what_a_narrow_filter_leaves_is_found_wherever_it_lies_in_the_vectors_index(database: Database) -> None:
+    table = await new_table(database)
+    rows = ROWS_A_PARTITION * 2 * PROBES
+    await written(table, [document(number, {"number": number}, rows // 8) for number in range(8)])
+    few = [document(number, {"number": number}, PASSAGES) for number in range(100, 110)]
+    await written(table, few)
+    await tend(table)
+    [vector] = await HashingEmbedder().embed(["passage 77 of number 3"])
+    for one in few:
+        where = compile_filter({"number": int(one.id, 16)}, columns_of(await table.schema()))
+        left = await candidates(table, None, vector, where, 50)
+        assert {candidate.id for candidate in left} == set(rows_of([one]))
 
 
 async def test_a_table_of_before_is_searched_as_it_is_and_then_given_columns(database: Database) -> None:

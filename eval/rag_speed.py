@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.models.embedding.minilm import MiniLM
+from apps.rag.index.columns import widened
 from apps.rag.index.database import Database
 from apps.rag.index.rows import schema, table_of
 from apps.rag.index.upkeep import ensure_text_index, tend
@@ -94,6 +95,7 @@ async def build(folder: Path, rows: int, model: str, dimensions: int) -> float:
     database = Database(str(folder / "index"))
     table = await database.making("speed", "synthetic", model, dimensions)
     await ensure_text_index(table)
+    columns = await widened(table, _document(0).metadata)
     for first in range(0, rows, ROWS_A_COMMIT):
         count = min(ROWS_A_COMMIT, rows - first)
         texts, made = words.texts(count, WORDS_A_PASSAGE), vectors.some(count)
@@ -102,7 +104,7 @@ async def build(folder: Path, rows: int, model: str, dimensions: int) -> float:
                 _document((first + start) // PASSAGES_A_DOCUMENT),
                 [Piece(text, 0, len(text), 1, ()) for text in texts[start : start + PASSAGES_A_DOCUMENT]],
                 made[start : start + PASSAGES_A_DOCUMENT],
-                schema(model, dimensions),
+                schema(model, dimensions, columns.names),
             )
             for start in range(0, count, PASSAGES_A_DOCUMENT)
         ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import NotFound
 from apps.rag.embedding import fitting, vectors_of
-from apps.rag.filters import literal
+from apps.rag.index.clauses import literal
 from apps.rag.index.database import refuse_mix
 from apps.rag.index.upkeep import ensure_text_index
 from apps.rag.index.writing import heads, put

@@ -42,6 +42,7 @@ class Ingestion:
         self._tasks: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
         self._new_rows: dict[tuple[str, str], tuple[int, int]] = {}
+        self._asked: set[tuple[str, str]] = set()
         self._tending = asyncio.Lock()
 
     def start(self) -> None:
@@ -50,6 +51,13 @@ class Ingestion:
 
     def wake(self) -> None:
         self._news.set()
+
+    def ask_upkeep(self, tenant: str, collection: str) -> None:
+        """In the next quiet moment; once, and only where documents are ingested: a search alone writes nothing."""
+        key = (tenant, collection)
+        if self._tasks and key not in self._asked:
+            self._asked.add(key)
+            self._new_rows.setdefault(key, (0, 0))
 
     async def aclose(self) -> None:
         for task in self._tasks:

@@ -66,7 +66,8 @@ class Library:
         self._parts = put_together(folder, uri, embedder, tokenizer, self._limits)
         self._jobs = self._parts.jobs
         self._ingestion = Ingestion(self._parts)
-        self._search = Search(self._parts.database, embedder, reranker, ranking or Ranking())
+        outdated = self._ingestion.ask_upkeep
+        self._search = Search(self._parts.database, embedder, reranker, ranking or Ranking(), outdated)
         self._shelf = Shelf(self._parts)
 
     @classmethod

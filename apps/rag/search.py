@@ -1,22 +1,24 @@
 """A search from its words to its passages: candidates of both halves, fused, reranked, made diverse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.errors import InternalError, InvalidType, InvalidValue
 from apps.core.ports import Embedder
 from apps.rag.filters import compile_filter
+from apps.rag.index.columns import Columns, columns_of
 from apps.rag.index.database import Database, refuse_mix
 from apps.rag.index.rows import passage_of
-from apps.rag.index.searching import Candidate, candidates
+from apps.rag.index.searching import Candidate, candidates, rows_of
 from apps.rag.ports import Reranker
 from apps.rag.ranking import Ranking, cosines, diverse
 from apps.rag.records import Passage, SearchMode
 
 if TYPE_CHECKING:
-    from apps.rag.ranking import Vector
+    from lancedb.table import AsyncTable
 
+T = TypeVar("T")
 LONGEST_QUERY = 10_000
 
 
@@ -26,7 +28,7 @@ class Query:
 
     text: str
     top_k: int
-    where: str | None
+    filter: Mapping[str, Any] | None
     mode: SearchMode
     mmr: float | None
 
@@ -49,42 +51,58 @@ def checked(
         raise InvalidValue("mode is hybrid, vector or text", field="mode")
     if mmr is not None and not 0 <= mmr <= 1:
         raise InvalidValue("mmr must be between 0 and 1", field="mmr")
-    return Query(text, top_k, compile_filter(filter), mode, mmr)
+    compile_filter(filter, Columns())
+    return Query(text, top_k, filter, mode, mmr)
 
 
 class Search:
-    """``ranking`` holds the knobs."""
+    """``ranking`` holds the knobs; ``outdated`` is told of a collection whose metadata is not in columns yet."""
 
-    def __init__(self, database: Database, embedder: Embedder, reranker: Reranker | None, ranking: Ranking) -> None:
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        reranker: Reranker | None,
+        ranking: Ranking,
+        outdated: Callable[[str, str], None],
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._reranker = reranker
         self._ranking = ranking
+        self._outdated = outdated
 
     async def run(self, tenant: str, collection: str, query: Query) -> list[Passage]:
         table = await self._database.reading(tenant, collection)
+        columns = columns_of(await table.schema())
+        where = compile_filter(query.filter, columns)
+        if where is not None and not columns.marked:
+            self._outdated(tenant, collection)
         vector = None
         if query.mode != "text":
             await refuse_mix(table, self._embedder.name, self._embedder.dimensions)
             vector = await self._vector(query.text)
         wanted = max(self._ranking.candidates, 4 * query.top_k)
         words = None if query.mode == "vector" else query.text
+        # one version of the table for all of it: no commit between its parts can be seen
+        found = await self._read(tenant, collection, candidates(table, words, vector, where, wanted))
+        ranked = self._ranked(found, query, vector)
+        if self._reranker is not None and ranked:
+            passages = await self._read(tenant, collection, _passages(table, ranked))
+            scores = await self._reranker.rerank(query.text, passages)
+            again = [replace(one, score=score) for one, score in zip(ranked, scores, strict=True)]
+            ranked = sorted(again, key=_best_first)
+        return await self._read(tenant, collection, _passages(table, self._chosen(ranked, query)))
+
+    async def _read(self, tenant: str, collection: str, reading: Awaitable[list[T]]) -> list[T]:
         try:
-            # one version of the table for both halves: no commit between them can be seen
-            found = await candidates(table, words, vector, query.where, wanted)
+            return await reading
         except (RuntimeError, OSError, ValueError) as error:
             # deleted while it was searched, or broken
             await self._database.reading(tenant, collection)
             raise InternalError(
                 "The collection could not be searched", details={"cause": type(error).__name__}
             ) from error
-        passages, vectors = self._ordered(found, query, vector)
-        if self._reranker is not None and passages:
-            passages, vectors = await self._reranked(query.text, passages, vectors)
-        if query.mmr is None:
-            return passages[: query.top_k]
-        scores = [passage.score for passage in passages]
-        return [passages[index] for index in diverse(scores, vectors, query.top_k, query.mmr)]
 
     async def _vector(self, text: str) -> Sequence[float]:
         try:
@@ -93,13 +111,11 @@ class Search:
             raise InvalidValue(error.message, field="query", details=error.details) from error
         return vector
 
-    def _ordered(
-        self, found: Sequence[Candidate], query: Query, vector: Sequence[float] | None
-    ) -> tuple[list[Passage], list["Vector"]]:
+    def _ranked(self, found: Sequence[Candidate], query: Query, vector: Sequence[float] | None) -> list["_Ranked"]:
         if not found:
-            return [], []
+            return []
         alike = None if vector is None else cosines(vector, [candidate.vector for candidate in found])
-        scored: list[tuple[Passage, Vector]] = []
+        ranked: list[_Ranked] = []
         for index, candidate in enumerate(found):
             cosine = alike[index] if alike is not None else None
             by_mode = {
@@ -107,20 +123,35 @@ class Search:
                 "vector": cosine,
                 "text": candidate.text_score,
             }
-            passage = replace(
-                passage_of(candidate.row, score=by_mode[query.mode] or 0.0),
-                vector_score=cosine,
-                text_score=candidate.text_score,
-                text_rank=None if candidate.text_rank is None else candidate.text_rank + 1,
-            )
-            scored.append((passage, candidate.vector))
-        scored.sort(key=lambda pair: (-pair[0].score, pair[0].id))
-        return [passage for passage, _ in scored], [vector for _, vector in scored]
+            ranked.append(_Ranked(candidate, by_mode[query.mode] or 0.0, cosine))
+        return sorted(ranked, key=_best_first)
 
-    async def _reranked(
-        self, text: str, passages: list[Passage], vectors: list["Vector"]
-    ) -> tuple[list[Passage], list["Vector"]]:
-        assert self._reranker is not None  # noqa: S101 - the caller has looked
-        scores = await self._reranker.rerank(text, passages)
-        order = sorted(range(len(passages)), key=lambda index: (-scores[index], passages[index].id))
-        return [replace(passages[index], score=scores[index]) for index in order], [vectors[index] for index in order]
+    def _chosen(self, ranked: Sequence["_Ranked"], query: Query) -> Sequence["_Ranked"]:
+        if query.mmr is None:
+            return ranked[: query.top_k]
+        scores, vectors = [one.score for one in ranked], [one.candidate.vector for one in ranked]
+        return [ranked[index] for index in diverse(scores, vectors, query.top_k, query.mmr)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    candidate: Candidate
+    score: float
+    cosine: float | None
+
+
+def _best_first(one: _Ranked) -> tuple[float, str]:
+    return -one.score, one.candidate.id
+
+
+async def _passages(table: "AsyncTable", ranked: Sequence[_Ranked]) -> list[Passage]:
+    rows = await rows_of(table, [one.candidate for one in ranked])
+    return [
+        replace(
+            passage_of(row, score=one.score),
+            vector_score=one.cosine,
+            text_score=one.candidate.text_score,
+            text_rank=None if one.candidate.text_rank is None else one.candidate.text_rank + 1,
+        )
+        for row, one in zip(rows, ranked, strict=True)
+    ]

@@ -3,7 +3,7 @@
 import asyncio
 
 from apps.core.errors import Conflict, InvalidValue, NotFound
-from apps.rag.filters import literal
+from apps.rag.index.clauses import literal
 from apps.rag.index.database import model_of, refuse_mix
 from apps.rag.index.rows import DOCUMENT, PASSAGE, document_of, passage_of
 from apps.rag.index.writing import heads, no_document, remove

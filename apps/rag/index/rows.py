@@ -1,12 +1,12 @@
 """A passage as a row of a table, and back. A row holds all that is known of its document: one commit changes both."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apps.rag.filters import metadata_document, read_metadata
+from apps.rag.index.columns import MARKED, cells, columns_of, fields, marked, type_letter
 from apps.rag.parsing.pieces import Piece
-from apps.rag.records import Document, Passage
+from apps.rag.records import Document, MetadataValue, Passage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,11 +21,11 @@ PASSAGE = ["id", "document", "ordinal", "names", "page", "headings", "start", "e
 DOCUMENT = ["document", "names", "kind", "bytes", "pages", "passages", "metadata", "ingested"]
 
 
-def schema(model: str, dimensions: int) -> "pa.Schema":
+def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = ()) -> "pa.Schema":
     import pyarrow as pa
 
     text = pa.utf8()
-    fields = {
+    own = {
         "id": text,
         "document": text,
         "ordinal": pa.int32(),
@@ -44,7 +44,8 @@ def schema(model: str, dimensions: int) -> "pa.Schema":
         "vector": pa.list_(pa.float32(), dimensions),
     }
     told = {MODEL: model.encode(), DIMENSIONS: str(dimensions).encode()}
-    return pa.schema([pa.field(name, kind) for name, kind in fields.items()], metadata=told)
+    made = [pa.field(name, kind, metadata=marked() if name == MARKED else None) for name, kind in own.items()]
+    return pa.schema([*made, *fields(metadata_columns)], metadata=told)
 
 
 def table_of(document: Document, pieces: Sequence[Piece], vectors: "Vectors", of: "pa.Schema") -> "pa.Table":
@@ -71,9 +72,10 @@ def table_of(document: Document, pieces: Sequence[Piece], vectors: "Vectors", of
         "passages": [count] * count,
         "ingested": [document.ingested] * count,
     }
-    arrays = [pa.array(values, of.field(name).type) for name, values in columns.items()]
-    vector = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), dimensions)
-    return pa.Table.from_arrays([*arrays, vector], schema=of)
+    columns.update(_metadata_columns(of, document.metadata, count))
+    arrays = {name: pa.array(values, of.field(name).type) for name, values in columns.items()}
+    arrays["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), dimensions)
+    return pa.Table.from_arrays([arrays[name] for name in of.names], schema=of)
 
 
 def renamed(rows: "pa.Table", names: Sequence[str], metadata: Mapping[str, Any] | None = None) -> "pa.Table":
@@ -83,14 +85,25 @@ def renamed(rows: "pa.Table", names: Sequence[str], metadata: Mapping[str, Any] 
     changes: dict[str, Any] = {"names": [list(names)] * rows.num_rows}
     if metadata is not None:
         changes["metadata"] = [written_metadata(metadata)] * rows.num_rows
+        changes.update(_metadata_columns(rows.schema, metadata, rows.num_rows))
     for name, values in changes.items():
         field = rows.schema.field(name)
         rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
     return rows
 
 
-def written_metadata(metadata: Mapping[str, Any]) -> str:
-    return json.dumps(metadata_document(metadata), sort_keys=True)
+def written_metadata(metadata: Mapping[str, MetadataValue]) -> str:
+    """The type is part of the key, so that a comparison in the JSON never meets another type."""
+    return json.dumps({f"{type_letter(value)}_{key}": value for key, value in metadata.items()}, sort_keys=True)
+
+
+def read_metadata(written: str) -> dict[str, MetadataValue]:
+    return {key[2:]: value for key, value in json.loads(written).items()}
+
+
+def _metadata_columns(of: "pa.Schema", metadata: Mapping[str, MetadataValue], count: int) -> dict[str, Any]:
+    values = cells(metadata)
+    return {name: [values.get(name)] * count for name in columns_of(of).names}
 
 
 def document_of(row: Mapping[str, Any]) -> Document:
@@ -102,7 +115,7 @@ def document_of(row: Mapping[str, Any]) -> Document:
         bytes=row["bytes"],
         pages=row["pages"],
         passages=row["passages"],
-        metadata=read_metadata(json.loads(row["metadata"])),
+        metadata=read_metadata(row["metadata"]),
         ingested=row["ingested"],
     )
 
@@ -117,7 +130,7 @@ def passage_of(row: Mapping[str, Any], score: float = 0.0) -> Passage:
         start=row["start"],
         end=row["end"],
         text=row["text"],
-        metadata=read_metadata(json.loads(row["metadata"])),
+        metadata=read_metadata(row["metadata"]),
         score=score,
         vector_score=None,
         text_score=None,

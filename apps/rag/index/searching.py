@@ -1,4 +1,8 @@
-"""The two halves of a search on one version of a table: nearest vectors, and BM25. Candidates come with vectors."""
+"""The two halves of a search on one version of a table: nearest vectors, and BM25; and then what is shown of it.
+
+Candidates come with their vectors and without their texts: reading the rows of all of them took as long as finding
+them.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,24 +18,31 @@ if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
 
-# with about a thousand rows a partition: 20,000 rows are looked at closely
+# with about a thousand rows a partition: 20,000 rows are looked at closely, and more where a filter leaves too few
 PROBES = 20
+ALL = 0
 # the index compresses vectors; so many times the wanted rows are compared again in full
 REFINE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row of the table; of the two ranks, from 0, at least one is known."""
+    """Of the two ranks, from 0, at least one is known."""
 
-    row: dict[str, Any]
+    id: str
+    row: int
+    """Where it is in this version of the table."""
     vector: "NDArray[float32]"
     vector_rank: int | None
     text_rank: int | None
     text_score: float | None
 
 
-Found = list[tuple[dict[str, Any], "NDArray[float32]"]]
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    row: int
+    vector: "NDArray[float32]"
+    score: float
 
 
 async def candidates(
@@ -39,38 +50,47 @@ async def candidates(
 ) -> list[Candidate]:
     """Of each half up to ``wanted``; a half whose query is None is left out."""
     near, said = await asyncio.gather(_near(table, vector, where, wanted), _said(table, text, where, wanted))
-    vector_ranks = {row["id"]: rank for rank, (row, _) in enumerate(near)}
-    text_ranks = {row["id"]: rank for rank, (row, _) in enumerate(said)}
-    scores = {row["id"]: row["_score"] for row, _ in said}
-    rows = {row["id"]: (row, vector) for row, vector in [*near, *said]}
+    vector_ranks, text_ranks = ({key: rank for rank, key in enumerate(half)} for half in (near, said))
+    scores = {key: hit.score for key, hit in said.items()}
     return [
-        Candidate(row, vector, vector_ranks.get(key), text_ranks.get(key), scores.get(key))
-        for key, (row, vector) in rows.items()
+        Candidate(key, hit.row, hit.vector, vector_ranks.get(key), text_ranks.get(key), scores.get(key))
+        for key, hit in {**near, **said}.items()
     ]
 
 
-async def _near(table: "AsyncTable", vector: Sequence[float] | None, where: str | None, wanted: int) -> Found:
-    if vector is None:
+async def rows_of(table: "AsyncTable", chosen: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """What a passage is made of, in the order of the candidates. The table must be at the version they come from."""
+    if not chosen:
         return []
-    query = table.query().nearest_to(list(vector)).distance_type("cosine").nprobes(PROBES).refine_factor(REFINE)
-    query = query.limit(wanted).select([*PASSAGE, "vector", "_distance"])
-    return _read(await (query if where is None else query.where(where)).to_arrow())
+    found = await table.take_row_ids([one.row for one in chosen]).select(PASSAGE).to_list()
+    by_id = {row["id"]: row for row in found}
+    return [by_id[one.id] for one in chosen]
 
 
-async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted: int) -> Found:
+async def _near(table: "AsyncTable", vector: Sequence[float] | None, where: str | None, wanted: int) -> dict[str, _Hit]:
+    if vector is None:
+        return {}
+    query = table.query().nearest_to(list(vector)).distance_type("cosine").refine_factor(REFINE)
+    query = query.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else ALL).limit(wanted)
+    query = query.select(["id", "vector", "_distance"]).with_row_id()
+    return _read(await (query if where is None else query.where(where)).to_arrow(), "_distance")
+
+
+async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted: int) -> dict[str, _Hit]:
     from lancedb.query import MatchQuery
 
     if text is None or TEXT_INDEX not in {index.name for index in await table.list_indices()}:
         # the index comes before the first row: without it, the table is empty
-        return []
+        return {}
     # words to match and nothing else: no syntax in it
     query = table.query().nearest_to_text(MatchQuery(text, "text")).limit(wanted)
-    query = query.select([*PASSAGE, "vector", "_score"])
-    return _read(await (query if where is None else query.where(where)).to_arrow())
+    query = query.select(["id", "vector", "_score"]).with_row_id()
+    return _read(await (query if where is None else query.where(where)).to_arrow(), "_score")
 
 
-def _read(found: "pa.Table") -> Found:
+def _read(found: "pa.Table", score: str) -> dict[str, _Hit]:
     """Vectors stay arrays: as Python's own floats they would cost more than the search."""
     column = found.column("vector").combine_chunks()
     vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    return list(zip(found.drop_columns(["vector"]).to_pylist(), vectors, strict=True))
+    rest = (found.column(name).to_pylist() for name in ("id", "_rowid", score))
+    return {key: _Hit(row, vector, of) for key, row, of, vector in zip(*rest, vectors, strict=True)}

@@ -1,7 +1,10 @@
 """What a table needs now and then: its indices, and small files made into large ones. The writers' lock is held."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from apps.rag.index.columns import columns_of, complete_columns
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -9,7 +12,8 @@ if TYPE_CHECKING:
 TEXT_INDEX = "text_words"
 DOCUMENT_INDEX = "document_ids"
 VECTOR_INDEX = "vector_"
-# below that, comparing with every vector is as fast, and misses nothing
+FIELD_INDEX = "field_"
+# below that, looking at every row is as fast, and misses nothing
 INDEXED_FROM = 5_000
 ROWS_A_PARTITION = 1_000
 # partitions are as many as the rows asked for when the index was built
@@ -31,14 +35,28 @@ async def ensure_text_index(table: "AsyncTable") -> None:
 
 
 async def tend(table: "AsyncTable") -> None:
-    """Bring new rows into the indices, drop old versions, and build the vectors' index when it begins to pay."""
+    """Bring new rows into the indices, drop old versions, and build further indices when they begin to pay."""
+    await complete_columns(table)
     await table.optimize(cleanup_older_than=KEPT)
     rows = await table.count_rows()
-    built = [index.name for index in await table.list_indices() if index.name.startswith(VECTOR_INDEX)]
+    names = {index.name for index in await table.list_indices()}
+    if rows >= INDEXED_FROM:
+        await _index_fields(table, names)
+    built = [name for name in names if name.startswith(VECTOR_INDEX)]
     if rows >= max([INDEXED_FROM, *(REBUILT_AT * int(name.removeprefix(VECTOR_INDEX)) for name in built)]):
         await _index_vectors(table, rows)
         for name in built:
             await table.drop_index(name)
+
+
+async def _index_fields(table: "AsyncTable", built: Collection[str]) -> None:
+    """Of the metadata; what comes later, optimize() brings into them."""
+    from lancedb.index import Bitmap, BTree
+
+    for column in columns_of(await table.schema()).names:
+        if FIELD_INDEX + column not in built:
+            config = Bitmap() if column.startswith("b") else BTree()
+            await table.create_index(column, config=config, name=FIELD_INDEX + column)
 
 
 async def _index_vectors(table: "AsyncTable", rows: int) -> None:

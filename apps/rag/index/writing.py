@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import NotFound
-from apps.rag.filters import literal
+from apps.rag.index.clauses import literal
+from apps.rag.index.columns import widened
 from apps.rag.index.database import model_of
 from apps.rag.index.rows import DOCUMENT, document_of, renamed, schema, table_of
 from apps.rag.parsing.pieces import Piece
@@ -35,9 +36,10 @@ async def put(table: "AsyncTable", document: Document, pieces: Sequence[Piece], 
     others = [found for found in known if found.id != document.id]
     if before and not others and before.name == name and before.metadata == document.metadata:
         return
+    columns = await widened(table, document.metadata)
     if before is None:
         # not the table's own: it shows JSON as the bytes that it is stored in
-        rows = table_of(document, pieces, vectors, schema(*await model_of(table)))
+        rows = table_of(document, pieces, vectors, schema(*await model_of(table), columns.names))
         if not others:
             await table.add(rows)
             return

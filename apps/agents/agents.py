@@ -23,6 +23,7 @@ from apps.core.callers import Caller
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
 from apps.core.messages import Message
 from apps.core.ports import ChatModel
+from apps.core.quoting import quoted
 
 if TYPE_CHECKING:
     from apps.agents.loop import Conversation, Decision, Loop
@@ -109,7 +110,7 @@ class Agents:
         """Raises NotFound."""
         agent = self._config.agents.get(name)
         if agent is None:
-            raise NotFound(f"No agent is named {name[:100]}", field="name", details={"available": self.names()})
+            raise NotFound(f"No agent is named {quoted(name)}", field="name", details={"available": self.names()})
         return agent
 
     def dearest(self, name: str) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
+from apps.core.quoting import quoted
 from apps.models.gateway.breaker import Breaker
 from apps.models.gateway.config import GatewayConfig, Price, Strategy, TargetConfig
 from apps.models.gateway.targets import Provider, Target
@@ -251,7 +252,7 @@ class Router:
             (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
         )
         if taker is None:
-            raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
+            raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
         target = self._passed.get(name)
         if target is None:
             target = self._target(TargetConfig.model_construct(provider=taker.name, model=name))

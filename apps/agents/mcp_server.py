@@ -13,6 +13,7 @@ from apps.agents.tools import Arguments
 from apps.core.callers import Caller
 from apps.core.errors import AppError, InternalError, NotFound
 from apps.core.messages import JsonObject
+from apps.core.quoting import quoted
 from apps.core.version import NAME
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class McpEndpoint:
         tools = {tool.name: tool for tool in self._tools_for(self._caller_of(scope))}
         try:
             if name not in tools:
-                raise NotFound(f"No tool is named {name[:100]}", details={"available": list(tools)})
+                raise NotFound(f"No tool is named {quoted(name)}", details={"available": list(tools)})
             return _result(await tools[name].call(scope, arguments), failed=False)
         except AppError as error:
             return _result(Told(f"{error.code}: {error.message}", error.envelope()), failed=True)

@@ -8,6 +8,7 @@ from apps.agents.config import AgentConfig, AgentsConfig
 from apps.agents.mcp_servers import McpServers
 from apps.agents.tools import AgentTool
 from apps.core.errors import NotFound
+from apps.core.quoting import quoted
 
 if TYPE_CHECKING:
     from apps.agents.loop import Loop
@@ -59,7 +60,7 @@ class Roster:
         """Raises NotFound."""
         agent = self.config.agents.get(name)
         if agent is None:
-            raise NotFound(f"No agent is named {name[:100]}", field="name", details={"available": self.names()})
+            raise NotFound(f"No agent is named {quoted(name)}", field="name", details={"available": self.names()})
         return agent
 
     def card(self, name: str) -> AgentCard:

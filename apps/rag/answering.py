@@ -16,6 +16,7 @@ from apps.core.deltas import Delta, Usage, begin
 from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, Writer
+from apps.core.quoting import quoted
 from apps.rag.library import Filter
 from apps.rag.prompting import fitted, question_of
 from apps.rag.records import Passage
@@ -69,7 +70,7 @@ def place_of(model: str) -> Place:
     """The collection that a model's name means. Raises NotFound."""
     found = NAME.fullmatch(model.removeprefix(PREFIX))
     if not model.startswith(PREFIX) or found is None:
-        raise NotFound(f"No model is named {model[:100]}", field="model")
+        raise NotFound(f"No model is named {quoted(model)}", field="model")
     return Place(found[2], shared=found[1] is not None)
 
 

@@ -22,15 +22,16 @@ from apps.agents.tools import ToolContext, ToolError
 from apps.core.errors import ModelUnavailable
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
+from apps.tests.marks import marked
 
 PROGRAM = Path(__file__).parent / "mcp_stdio_server.py"
-KEY = "small-server-key-123"
+KEY, TOKEN = marked("key of an MCP server"), marked("token of an MCP server")
 TOOLS = ("add", "secret", "sleep", "die")
 CONTEXT = ToolContext(CALLER)
 
 
 def lookup(name: str) -> str:
-    return {"SMALL_SERVER_KEY": KEY, "TOKEN": "Bearer t-o-k-e-n", "OTHER_SECRET": "do-not-tell"}.get(name, "")
+    return {"SMALL_SERVER_KEY": KEY, "TOKEN": f"Bearer {TOKEN}", "OTHER_SECRET": "do-not-tell"}.get(name, "")
 
 
 def stdio(*arguments: str, **more: object) -> McpServerConfig:
@@ -143,4 +144,4 @@ async def test_tools_over_http_with_the_operators_header(http_server: tuple[str,
     (add,) = await servers.tools("web", "*")
     assert await add.invoke(CONTEXT, {"a": 20, "b": 22}) == "42"
     await servers.aclose()
-    assert set(seen) == {"Bearer t-o-k-e-n"}
+    assert set(seen) == {f"Bearer {TOKEN}"}

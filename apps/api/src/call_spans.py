@@ -13,9 +13,10 @@ from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from apps.api.src.metrics.labels import KnownNames
-from apps.api.src.redaction import REDACTED, Redactor
+from apps.api.src.redaction import Redactor
 from apps.api.src.request_line import current_line
 from apps.core.accounting import CallRecord
+from apps.core.quoting import REDACTED
 
 OPERATIONS = {"/v1/embeddings": "embeddings", "/v1/completions": "text_completion"}
 LONGEST_NAME = 200

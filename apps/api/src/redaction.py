@@ -11,18 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.core.quoting import KEY, REDACTED
 from apps.core.settings import Settings
 
-REDACTED = "[redacted]"
 SHORTEST = 8
-KEY_PREFIXES = ("ga_", "sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "ghp_", "hf_", "AIza")
 SECRET_NAMES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|HEADERS)$")
 FORMS = re.compile(
     r"(?P<url>://[^/\s:@]*:)[^/\s@]+(?=@)"
     r"|(?P<scheme>\b(?:bearer|basic)\s+)[^\s\"',;\\]+"
     r"|(?P<field>\b(?:authorization|x-api-key|api[-_]key)[\"'\\]*\s*[:=]\s*[\"'\\]*)"
     r"(?:(?:bearer|basic)\s+)?[^\s\"',;\\]+"
-    r"|\b(?:" + "|".join(map(re.escape, KEY_PREFIXES)) + r")[\w-]{8,}",
+    r"|" + KEY.pattern,
     re.IGNORECASE,
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

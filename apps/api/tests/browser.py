@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from apps.tests.watch import WATCH
+
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(
     BINARY is None, reason="no Chromium is installed (Debian: apt-get install chromium)"
@@ -74,7 +76,7 @@ class Page:
 async def browsing(url: str, folder: Path) -> AsyncIterator[Page]:
     """A tab at ``url``; the browser ends with the block."""
     assert BINARY
-    command = [BINARY, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+    command = [BINARY, *OPTIONS, f"--user-data-dir={WATCH.foreign(folder)}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - once
     try:
         port = await _debugging_port(folder)

@@ -16,6 +16,8 @@ from typing import Any
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from apps.tests.watch import WATCH
+
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 
@@ -43,6 +45,7 @@ class Collector:
     resource: dict[str, Any] = field(default_factory=dict)
 
     def take(self, path: str, body: bytes) -> None:
+        WATCH.took(f"what a collector got at {path}", body)
         self.raw.append(body)
         if path == "/v1/traces":
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from apps.operations.tests.postgres_server import PROGRAMS, PostgresServer, postgres_server
+from apps.tests.overheard import hearing_client
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 
@@ -17,7 +18,7 @@ def mock() -> Iterator[MockUpstream]:
 
 @pytest.fixture
 def http() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=30, trust_env=False) as client:
+    with hearing_client(timeout=30) as client:
         yield client
 
 

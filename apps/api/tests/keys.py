@@ -13,6 +13,7 @@ from apps.operations.database import Database
 from apps.operations.key_store import KeyStore
 from apps.operations.key_terms import KeyTerms
 from apps.operations.tables import api_keys
+from apps.tests.marks import learn
 
 T = TypeVar("T")
 ADMIN: dict[str, Any] = {"name": "operator", "admin": True}
@@ -39,7 +40,8 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[KeyStore, Database]]
 
 def make_keys(settings: Settings, *terms: dict[str, Any]) -> list[str]:
     async def work(store: KeyStore, _: Database) -> list[str]:
-        return [(await store.create(KeyTerms(**{"name": "test", **each})))[1] for each in terms]
+        made = [(await store.create(KeyTerms(**{"name": "test", **each})))[1] for each in terms]
+        return [learn("API key", key) for key in made]
 
     return with_store(settings, work)
 
@@ -50,9 +52,11 @@ def make_dead_keys(settings: Settings) -> dict[str, str]:
     async def work(store: KeyStore, database: Database) -> dict[str, str]:
         made = {name: await store.create(KeyTerms(name=name)) for name in ("revoked", "rotated", "expired")}
         await store.revoke(made["revoked"][0].id)
-        await store.rotate(made["rotated"][0].id)
+        _, new = await store.rotate(made["rotated"][0].id)
         over = update(api_keys).where(api_keys.c.id == made["expired"][0].id).values(expires_at=1.0)
         await database.write(lambda connection: connection.execute(over))
+        for key in (new, *(key for _, key in made.values())):
+            learn("API key", key)
         return {name: key for name, (_, key) in made.items()}
 
     return with_store(settings, work)

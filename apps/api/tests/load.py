@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx2
 
+from apps.tests.overheard import hearing_client
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -37,7 +39,7 @@ class Load:
 
     def run(self) -> None:
         headers = {"Authorization": f"Bearer {self.key}"}
-        with httpx2.Client(timeout=10, trust_env=False, headers=headers) as client:
+        with hearing_client(timeout=10, headers=headers) as client:
             while not self._stopped.is_set():
                 began = time.monotonic()
                 try:

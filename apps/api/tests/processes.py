@@ -7,9 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx2
+
+from apps.tests.marks import PROVIDERS_VARIABLE, learn_environment, marked
+from apps.tests.overheard import hearing_client
+from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = ("uvicorn", "module")
@@ -46,11 +52,23 @@ def command(kind: str, port: int) -> list[str]:
 
 
 def environment(port: int, changes: dict[str, str]) -> dict[str, str]:
-    """No settings of this machine, no model to load; `.env` and DATA_DIR are the test's own (see ``folder``)."""
+    """No settings of this machine, no model to load; `.env` and DATA_DIR are the test's own (see ``folder``).
+
+    Secrets are marked ones, but for those of the test's own; all of them are looked for in what the process writes.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in os.environ}
     quiet = {"LOCAL_FALLBACK": "none", "LOCAL_MODEL": "/no/such/folder", "HF_HUB_OFFLINE": "1", "DATA_DIR": "data"}
     address = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
-    return {**kept, **quiet, **address, "DATA_DIR": "data", "RATE_LIMIT_ENABLED": "false", **changes}
+    given = {**quiet, **address, **_secrets(changes), "RATE_LIMIT_ENABLED": "false", **changes}
+    learn_environment(given)
+    return {**kept, **given}
+
+
+def _secrets(changes: dict[str, str]) -> dict[str, str]:
+    given = {"SECRET_KEY": marked("SECRET_KEY"), PROVIDERS_VARIABLE: marked("provider's key")}
+    given["OTEL_EXPORTER_OTLP_HEADERS"] = f"authorization=Bearer {marked('collector key')}"
+    # without an address of its own a key would turn the real upstream on
+    return given | ({"OPENAI_API_KEY": marked("OPENAI_API_KEY")} if "OPENAI_BASE_URL" in changes else {})
 
 
 @contextmanager
@@ -65,9 +83,18 @@ def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Runn
     try:
         _wait_for(process, port, log)
         yield Running(process, f"http://127.0.0.1:{port}", log)
+        if process.poll() is None:
+            hear_metrics(f"http://127.0.0.1:{port}")
     finally:
         process.kill()
         process.wait()
+        WATCH.took_file(log)
+
+
+def hear_metrics(url: str) -> None:
+    """What a test left in the metrics is looked through, whether or not it asked for them."""
+    with suppress(httpx2.TransportError), hearing_client(timeout=2) as client:  # who is leaving need not answer
+        client.get(f"{url}/metrics")
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -85,6 +112,15 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def run_to_end(folder: Path, kind: str = "module", **changes: str) -> subprocess.CompletedProcess[str]:
     """Start the service where it is expected to give up."""
     port = free_port()
-    return subprocess.run(
-        command(kind, port), cwd=folder, env=environment(port, changes), capture_output=True, text=True, timeout=30
+    return heard(
+        subprocess.run(
+            command(kind, port), cwd=folder, env=environment(port, changes), capture_output=True, text=True, timeout=30
+        )
     )
+
+
+def heard(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """Its outputs are looked through, too."""
+    WATCH.took("standard output of a command", done.stdout)
+    WATCH.took("standard error of a command", done.stderr)
+    return done

@@ -14,6 +14,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NotUp
 
 from apps.api.tests.processes import free_port
+from apps.tests.marks import marked
+from apps.tests.watch import WATCH
 
 needs_redis = pytest.mark.skipif(
     shutil.which("redis-server") is None, reason="redis-server is not installed (Debian: apt-get install redis-server)"
@@ -34,6 +36,8 @@ class RedisServer:
 
     def stop(self) -> None:
         self.speak()
+        if self.process.poll() is None:
+            _hear(self.url)
         self.process.terminate()
         self.process.wait(10)
 
@@ -41,11 +45,10 @@ class RedisServer:
 @contextmanager
 def redis_server(folder: Path) -> Iterator[RedisServer]:
     port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    server = RedisServer(f"redis://127.0.0.1:{port}", process)
+    process = start_redis(port, folder)
+    server = RedisServer(f"redis://:{_password()}@127.0.0.1:{port}", process)
     try:
-        with Redis(port=port) as client:
+        with Redis.from_url(server.url) as client:
             _wait_for(client)
         yield server
     finally:
@@ -62,3 +65,21 @@ def _wait_for(client: Redis) -> None:
         else:
             return
     raise TimeoutError("redis-server did not start")
+
+
+def start_redis(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """With a password; what it hands out of itself is as it lies there, and not packed."""
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    options += ["--requirepass", _password(), "--rdbcompression", "no"]
+    return subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+
+
+def _password() -> str:
+    return marked("password of Redis")
+
+
+def _hear(url: str) -> None:
+    """Every key with all that it holds."""
+    with Redis.from_url(url) as client:
+        for key in client.scan_iter():
+            WATCH.took("Redis", key + b" " + (client.dump(key) or b""))

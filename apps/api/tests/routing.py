@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from apps.models.event_stream import EventStreamDecoder
+from apps.tests.marks import PROVIDERS_VARIABLE
 
 HEALTHY = "gpt-4o-mini"
 TIMEOUTS = {"connect": 2, "first_token": 0.5, "between_tokens": 0.5, "total": 3}
@@ -13,7 +14,7 @@ ASK = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 def provider(base_url: str, **more: Any) -> dict[str, Any]:
-    return {"base_url": base_url, "timeouts": TIMEOUTS, **more}
+    return {"base_url": base_url, "timeouts": TIMEOUTS, "api_key_env": PROVIDERS_VARIABLE, **more}
 
 
 def name(target: str, provider: str = "main", **more: Any) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+from apps.tests.overheard import hearing_client
 
 
 class Scrape:
@@ -32,7 +33,7 @@ class Scrape:
 
 
 def scrape(url: str) -> Scrape:
-    with httpx2.Client(timeout=30, trust_env=False) as client:
+    with hearing_client(timeout=30) as client:
         answer = client.get(f"{url}/metrics")
     assert answer.status_code == 200
     return Scrape(answer.text)

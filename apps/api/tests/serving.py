@@ -17,9 +17,13 @@ from apps.api.src.application import create_app
 from apps.api.src.wiring import on_record
 from apps.api.src.wiring_gateway import build_cloud, build_gateway
 from apps.api.src.wiring_stores import build_database
+from apps.api.tests.processes import hear_metrics
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
+from apps.tests.marks import marked
+from apps.tests.overheard import Overheard
+from apps.tests.watch import WATCH
 
 
 @cache
@@ -32,11 +36,14 @@ def _data_folder() -> Path:
 def settings(**changes: object) -> Settings:
     """Settings that no `.env` of the machine reaches; limits are off unless a test turns them on.
 
-    What the service keeps lies in a folder that is gone when the process of the tests is.
+    What the service keeps lies in a folder that is gone when the process of the tests is. Secrets are marked ones, but
+    for those of the test's own.
     """
     if "data_dir" not in changes:
-        changes["data_dir"] = Path(tempfile.mkdtemp(dir=_data_folder()))
-    values: dict[str, object] = {"rate_limit_enabled": False, **changes}
+        changes["data_dir"] = WATCH.folder(Path(tempfile.mkdtemp(dir=_data_folder())))
+    values: dict[str, object] = {"rate_limit_enabled": False, "secret_key": marked("SECRET_KEY"), **changes}
+    if "openai_base_url" in changes:
+        values.setdefault("openai_api_key", marked("OPENAI_API_KEY"))
     return Settings(_env_file=None, **values)  # type: ignore[arg-type]
 
 
@@ -44,14 +51,16 @@ def settings(**changes: object) -> Settings:
 def serving(app: FastAPI) -> Iterator[str]:
     """The base URL of ``app``, served by uvicorn as production serves it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
+        config = uvicorn.Config(Overheard(app), log_config=None, access_log=False, server_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started and thread.is_alive():
             time.sleep(0.005)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
+            hear_metrics(url)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -15,6 +15,7 @@ from apps.api.tests.keys import bearer, make_dead_keys, make_keys
 from apps.api.tests.processes import Running, running
 from apps.api.tests.serving import settings
 from apps.operations.tests.postgres_server import PASSWORD, PostgresServer
+from apps.tests.overheard import hearing_client
 
 SECRET = "sK3y-9vQm2Xw7Lr5Tz8Bn4Hc6Jd1Fg0PaUeYoIi"
 # of the 503 it is one second; the rest is a machine with two processors that runs all of this
@@ -49,7 +50,7 @@ class Load:
 
     def _call(self, name: str, over: threading.Event) -> None:
         try:
-            with httpx2.Client(trust_env=False, timeout=20) as client:
+            with hearing_client(timeout=20) as client:
                 while not over.is_set():
                     began = time.monotonic()
                     status = client.get(f"{self.url}/v1/models", headers=bearer(self.callers[name])).status_code

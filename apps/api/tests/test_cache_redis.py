@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from apps.api.tests.caching import Cached, caching
-from apps.api.tests.redis_server import RedisServer, needs_redis, redis_server
+from apps.api.tests.redis_server import RedisServer, needs_redis, redis_server, start_redis
 from apps.api.tests.test_gateway_calls import until
 from apps.models.cache.store import PREFIX
 from eval.mock_upstream import MockUpstream
@@ -49,9 +49,7 @@ def timed(cached: Cached, number: int) -> tuple[str, float]:
 
 def again(server: RedisServer, folder: Path) -> subprocess.Popen[bytes]:
     """Another Redis where that one was."""
-    port = str(urlsplit(server.url).port)
-    options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    return subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    return start_redis(urlsplit(server.url).port or 0, folder)
 
 
 def recovers(cached: Cached, number: int, seconds: float = 10) -> bool:

@@ -12,16 +12,19 @@ import httpx2
 import pytest
 
 from apps.api.tests.keys import bearer
-from apps.api.tests.processes import environment, run_to_end, running
+from apps.api.tests.processes import environment, heard, run_to_end, running
 from apps.operations.tests.postgres_server import PostgresServer
+from apps.tests.marks import learn_keys, marked
+from apps.tests.watch import WATCH
 
 CI = "keys create --name ci --models local --rpm 60 --budget-usd 5/month --expires 90d"
 KEY = re.compile(r"ga_[\w-]{43}")
-SECRET = "s" * 40
+SECRET = marked("SECRET_KEY")
+MAKING = ("keys create", "keys rotate")
 
 
 def cli(folder: Path, line: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "apps.api.src.cli", *line.split()],
         cwd=folder,
         env=environment(0, changes),
@@ -30,6 +33,11 @@ def cli(folder: Path, line: str, **changes: str) -> subprocess.CompletedProcess[
         timeout=60,
         check=False,
     )
+    if not line.startswith(MAKING):
+        return heard(done)
+    learn_keys(done.stdout)
+    WATCH.took("standard error of a command", done.stderr)
+    return done
 
 
 def created(folder: Path, line: str, **changes: str) -> str:
@@ -108,13 +116,13 @@ def test_a_database_that_is_not_there_is_one_line_without_its_password(tmp_path:
 
 
 def test_the_secret_of_development_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
-    created(tmp_path, CI)
+    created(tmp_path, CI, SECRET_KEY="")
     file = tmp_path / "data" / "secret_key"
     made = file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "data" / "genai.db").stat().st_mode) == 0o600
     assert len(made) >= 32
-    created(tmp_path, CI)
+    created(tmp_path, CI, SECRET_KEY="")
     assert file.read_text() == made
     assert {file.name for file in (tmp_path / "data").iterdir()} >= {"genai.db", "secret_key"}
 
@@ -178,7 +186,10 @@ def test_production_starts_without_keys_where_that_is_said(tmp_path: Path, http:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"ENV": "production"}, "Wrong setting SECRET_KEY: must be set to 32 or more random characters"),
+        (
+            {"ENV": "production", "SECRET_KEY": ""},
+            "Wrong setting SECRET_KEY: must be set to 32 or more random characters",
+        ),
         ({"ENV": "production", "SECRET_KEY": "short-secret"}, "Wrong setting SECRET_KEY: must have at least 32"),
         ({"SECRET_KEY": "short-secret"}, "Wrong setting SECRET_KEY: must have at least 32 characters"),
         ({"AUTH": "perhaps"}, "Wrong setting AUTH: "),

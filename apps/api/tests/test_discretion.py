@@ -19,6 +19,7 @@ from apps.api.tests.collector import Collector, collector
 from apps.api.tests.processes import environment, free_port
 from apps.api.tests.reading import connect, post
 from apps.api.tests.test_disconnects import until
+from apps.tests.overheard import hearing_client
 from eval.mock_upstream import mock_upstream
 
 UPSTREAM_KEY = "sk-7Kq2vXw9Rt4LmZp8Yb3N"
@@ -50,7 +51,7 @@ class Driven:
         self.metrics = ""
 
     def drive(self) -> None:
-        with httpx2.Client(base_url=self.url, headers=HEADERS, timeout=30, trust_env=False) as http:
+        with hearing_client(base_url=self.url, headers=HEADERS, timeout=30) as http:
             self._models(http)
             self._mistakes(http)
             self._leave()

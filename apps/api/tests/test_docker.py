@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from apps.core.settings import Settings
+from apps.tests.marks import marked
+from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "apps/api/Dockerfile"
@@ -101,6 +103,7 @@ def container(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, s
     own = {"PATH": os.environ["PATH"], "API_PORT": port, "MODEL_CACHE_DIR": str(folder / "cache"), "HOME": str(folder)}
     own |= {"DATA_DIR": str(folder / "data")}
     own |= {"LOCAL_MODEL": "./no-model", "LOCAL_FALLBACK": "none", "SHUTDOWN_GRACE": "1", "HF_HUB_OFFLINE": "1"}
+    own |= {name: marked(name) for name in ("SECRET_KEY", "OPENAI_API_KEY")}
     environment = image_environment() | own
     with subprocess.Popen(
         exec_form("CMD"),
@@ -129,6 +132,7 @@ def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) ->
             assert time.monotonic() < deadline, "not healthy after 30 s"
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=10)
+    WATCH.took("output of the image's command", output)
     assert process.returncode in (0, -signal.SIGTERM), output  # uvicorn ends by the signal that it was sent
     assert "Application shutdown complete" in output
 

@@ -23,6 +23,7 @@ from apps.api.tests.serving import settings
 from apps.api.tests.test_gateway_calls import until
 from apps.models.gateway.config import GatewayConfigError
 from apps.models.scripted import ScriptedModel, saying
+from apps.tests.overheard import hearing_client
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 CHAT = "/v1/chat/completions"
@@ -47,7 +48,8 @@ class Service:
         return self.log.read_text()[before:]
 
     def ask(self, model: str, stream: bool = False) -> httpx2.Response:
-        return httpx2.post(self.url + CHAT, json={"model": model, "stream": stream, **ASK}, timeout=30)
+        with hearing_client(timeout=30) as client:
+            return client.post(self.url + CHAT, json={"model": model, "stream": stream, **ASK})
 
 
 @pytest.fixture

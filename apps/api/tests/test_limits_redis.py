@@ -10,6 +10,7 @@ import pytest
 
 from apps.api.tests.processes import Running, running
 from apps.api.tests.redis_server import RedisServer, needs_redis, redis_server
+from apps.tests.overheard import hearing_client
 
 pytestmark = needs_redis
 LIMIT = {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_HEALTH": "10/minute"}
@@ -27,7 +28,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 def load(url: str, seconds: float, most: int = 1_000_000) -> Seen:
     """Statuses and times of calls one after the other."""
     seen: Seen = []
-    with httpx2.Client(timeout=30, trust_env=False) as client:
+    with hearing_client(timeout=30) as client:
         end = time.monotonic() + seconds
         while time.monotonic() < end and len(seen) < most:
             began = time.monotonic()

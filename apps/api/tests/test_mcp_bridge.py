@@ -10,7 +10,7 @@ from mcp import Client, StdioServerParameters
 
 from apps.api.tests.agent_serving import agent, serving_agents
 from apps.api.tests.keys import make_keys
-from apps.api.tests.processes import ROOT, free_port
+from apps.api.tests.processes import ROOT, free_port, heard
 from apps.api.tests.serving import settings
 from apps.core.version import NAME, VERSION
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
@@ -40,13 +40,15 @@ async def test_a_client_over_stdio_reaches_what_its_key_does(tmp_path: Path) -> 
 
 
 def test_a_service_that_is_not_there_is_told_in_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "apps.agents.mcp_bridge", f"http://127.0.0.1:{free_port()}/mcp"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
+    done = heard(
+        subprocess.run(
+            [sys.executable, "-m", "apps.agents.mcp_bridge", f"http://127.0.0.1:{free_port()}/mcp"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            stdin=subprocess.DEVNULL,
+        )
     )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("The service cannot be reached: ")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.api.tests.processes import heard
 from apps.rag.index.database import missing_requirements
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +23,7 @@ def installed() -> None:
 def rag(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DATA_DIR": str(data)}
     command = [sys.executable, "-W", "error", "-m", "apps.rag", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return heard(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120))
 
 
 def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> None:

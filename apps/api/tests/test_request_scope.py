@@ -81,7 +81,7 @@ def test_a_line_says_whose_key_it_was_and_what_the_model_did(
         http.post(f"{base}/generate", json=BODY)
         http.get(f"{base}/v1/models/secret")
         assert until(lambda: len(caplog.records) == 2, 2)
-    lines: list[Any] = [record.msg for record in caplog.records]
+        lines: list[Any] = [record.msg for record in caplog.records]
     assert [line.key_id for line in lines] == ["key-7", "key-7"]
     assert dict(lines[0].told_by_calls())["model"] == "scripted"
     assert [line.path for line in lines] == ["/generate", "/v1/models/{id:path}"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
+from apps.core.quoting import quoted
 from apps.models.gateway.breaker import Breaker
 from apps.models.gateway.config import GatewayConfig, Price, TargetConfig
 from apps.models.gateway.ordering import Needs, described, lacking, ordered, unlisted
@@ -229,7 +230,7 @@ class Router:
             (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
         )
         if taker is None:
-            raise NotFound(f"No model is named {name[:100]}", field="model", details={"available": self.names()})
+            raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
         target = self._passed[name] = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
         if len(self._passed) > MOST_PASSED_ON:
             self._passed.popitem(last=False)

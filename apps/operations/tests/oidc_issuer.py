@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from apps.tests.marks import learn_credential
+
 AUDIENCE = "genai"
 Private = RSAPrivateKey | EllipticCurvePrivateKey
 
@@ -42,7 +44,9 @@ class Issuer:
 
     def token(self, kid: str = "", *, key: Private | None = None, algorithm: str = "RS256", **changes: Any) -> str:
         kid = kid or next(iter(self.keys))
-        return jwt.encode(self.claims(**changes), key or self.keys[kid], algorithm, headers={"kid": kid})
+        token = jwt.encode(self.claims(**changes), key or self.keys[kid], algorithm, headers={"kid": kid})
+        learn_credential(token)
+        return token
 
     def answer(self, path: str) -> Any:
         if path == "/.well-known/openid-configuration":

@@ -1,6 +1,7 @@
 """A real PostgreSQL from Debian's package, on a free port and as a user without rights, while a test needs it."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,15 +10,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PASSWORD = "Pw7hQ2xV9kLm4TzR8sNd"
+from apps.tests.marks import marked
+from apps.tests.watch import WATCH
+
+PASSWORD = marked("password of PostgreSQL")
 USER = "genai"
 START_SECONDS = 30
+FIRST_OF_USERS = 16384
 
 
 def _programs() -> Path | None:
@@ -40,6 +45,7 @@ class PostgresServer:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    made_by: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -80,6 +86,7 @@ class PostgresServer:
     def create(self, name: str) -> str:
         """A new, empty database; returns its URL."""
         self.psql(f'CREATE DATABASE "{name}"')
+        self.made_by[name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         return self.url_of(name)
 
     def psql(self, statement: str, name: str = "postgres") -> str:
@@ -91,6 +98,18 @@ class PostgresServer:
         done = self._program("pg_dump", self.url_of(name))
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def hear(self) -> None:
+        """Every table and index of every database, as it lies on the disk."""
+        if self.process is None:
+            self.start()
+        self.psql("CHECKPOINT")
+        for line in self.psql("SELECT oid, datname FROM pg_database").splitlines():
+            oid, _, name = line.partition("|")
+            for file in (self.folder / "data/base" / oid).glob("[0-9]*"):
+                # PostgreSQL's own are below
+                if int(re.split("[._]", file.name)[0]) >= FIRST_OF_USERS:
+                    WATCH.took(f"PostgreSQL's {name} of {self.made_by.get(name, 'nobody')}", file.read_bytes())
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self._pids():
@@ -133,6 +152,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.start()
         try:
             yield server
+            server.hear()
         finally:
             server.stop()
 

@@ -11,10 +11,11 @@ from sqlalchemy import update
 from apps.core.errors import NotFound, StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.key_ring import EVERY, TRUSTED_SECONDS, KeyRing
-from apps.operations.key_store import KeyStore
+from apps.operations.key_store import KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
 from apps.operations.tables import key_changes
 from apps.operations.tests.postgres_server import PostgresServer
+from apps.tests.marks import learn
 
 SECRET = b"x" * 32
 TERMS = KeyTerms(name="test")
@@ -34,8 +35,13 @@ def elsewhere(database: Database) -> KeyStore:
     return KeyStore(database, lambda: SECRET)
 
 
+async def created(store: KeyStore, terms: KeyTerms) -> tuple[StoredKey, str]:
+    stored, key = await store.create(terms)
+    return stored, learn("API key", key)
+
+
 async def test_a_key_is_known_once_it_has_been_looked_for(ring: KeyRing) -> None:
-    _, key = await ring.store.create(TERMS)
+    _, key = await created(ring.store, TERMS)
     assert ring.known(key) is None
     found = await ring.find(key)
     assert found is not None
@@ -50,19 +56,19 @@ async def test_what_is_not_a_key_is_never_known(ring: KeyRing) -> None:
 
 
 async def test_a_key_under_another_secret_is_unknown(ring: KeyRing, database: Database) -> None:
-    _, key = await KeyStore(database, lambda: b"y" * 32).create(TERMS)
+    _, key = await created(KeyStore(database, lambda: b"y" * 32), TERMS)
     assert await ring.find(key) is None
 
 
 async def test_no_more_keys_are_known_than_the_bound(ring: KeyRing) -> None:
-    keys = [(await ring.store.create(TERMS))[1] for _ in range(3)]
+    keys = [(await created(ring.store, TERMS))[1] for _ in range(3)]
     for key in keys:
         await ring.find(key)
     assert [ring.known(key) is not None for key in keys] == [False, True, True]
 
 
 async def test_a_change_of_this_process_counts_at_once(ring: KeyRing) -> None:
-    stored, key = await ring.store.create(TERMS)
+    stored, key = await created(ring.store, TERMS)
     await ring.find(key)
     await ring.store.revoke(stored.id)
     assert ring.known(key) is None
@@ -75,7 +81,7 @@ async def test_a_change_of_this_process_counts_at_once(ring: KeyRing) -> None:
 
 async def test_a_change_of_another_process_counts_within_two_seconds(ring: KeyRing, database: Database) -> None:
     other = elsewhere(database)
-    stored, key = await other.create(TERMS)
+    stored, key = await created(other, TERMS)
     await ring.find(key)
     await other.revoke(stored.id)
     await asyncio.sleep(EVERY + 0.4)
@@ -85,7 +91,7 @@ async def test_a_change_of_another_process_counts_within_two_seconds(ring: KeyRi
 
 async def test_a_backup_that_was_put_back_counts_too(ring: KeyRing, database: Database) -> None:
     """Its number is an earlier one."""
-    _, key = await ring.store.create(TERMS)
+    _, key = await created(ring.store, TERMS)
     await ring.find(key)
     await database.write(lambda connection: connection.execute(update(key_changes).values(number=0)))
     await asyncio.sleep(EVERY + 0.4)
@@ -93,7 +99,7 @@ async def test_a_backup_that_was_put_back_counts_too(ring: KeyRing, database: Da
 
 
 async def test_an_expired_key_is_not_known_any_more(ring: KeyRing) -> None:
-    _, key = await ring.store.create(KeyTerms(name="short", expires="1m"))
+    _, key = await created(ring.store, KeyTerms(name="short", expires="1m"))
     found = await ring.find(key)
     assert found is not None
     assert found.expires_at is not None
@@ -103,7 +109,7 @@ async def test_an_expired_key_is_not_known_any_more(ring: KeyRing) -> None:
 
 async def test_whether_any_key_was_ever_made(ring: KeyRing) -> None:
     assert not await ring.exist()
-    stored, _ = await ring.store.create(TERMS)
+    stored, _ = await created(ring.store, TERMS)
     assert await ring.exist()
     await ring.store.revoke(stored.id)
     assert await ring.exist()
@@ -119,7 +125,7 @@ async def test_without_its_database_nothing_is_known_for_longer_than_two_seconds
     await ring.start()
     try:
         assert await ring.ready(5)
-        _, key = await ring.store.create(TERMS)
+        _, key = await created(ring.store, TERMS)
         assert await ring.find(key) is not None
         for begin, end in ((postgres.stop, postgres.start), (postgres.freeze, postgres.resume)):
             await asyncio.to_thread(begin)

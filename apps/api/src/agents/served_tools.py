@@ -26,6 +26,7 @@ from apps.core.errors import NotFound
 from apps.core.fields import Between
 from apps.core.messages import user_message
 from apps.core.ports import ChatModel
+from apps.core.quoting import quoted
 from apps.core.settings import Settings
 from apps.models.asked import AskedModel
 from apps.models.gateway.named_models import LOCAL
@@ -113,7 +114,7 @@ class ServedTools:
         caller = caller_of(request)
         theirs = await documents.collections(caller)
         if body.collection not in theirs:
-            raise NotFound(f"No collection is named {body.collection[:100]}", details={"available": theirs})
+            raise NotFound(f"No collection is named {quoted(body.collection)}", details={"available": theirs})
         passages = await documents.search(caller, body.collection, body.query, body.top_k)
         text = "\n\n".join(f"[{passage['document']}] {passage['text']}" for passage in passages)
         return Told(text or "Nothing was found", {"passages": passages})

@@ -7,12 +7,12 @@ from pydantic import BaseModel, Field
 
 from apps.core.errors import NotFound
 from apps.core.ports import State
+from apps.core.quoting import quoted
 from apps.models.gateway.router import Needs, Router
 from apps.models.gateway.targets import Target
 
 # the best first: a name is as ready as its readiest target
 ORDER: tuple[State, ...] = ("ready", "loading", "failed", "not_configured")
-SHOWN_CHARACTERS = 100
 
 
 class TargetStatus(BaseModel):
@@ -58,7 +58,7 @@ class ModelDirectory:
         if name not in names:
             others = f"; calls with it are handed to {router.default.name}" if router.default else ""
             raise NotFound(
-                f"No model is listed as {name[:SHOWN_CHARACTERS]}{others}",
+                f"No model is listed as {quoted(name)}{others}",
                 field="model",
                 details={"available": list(names)},
             )

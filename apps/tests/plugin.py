@@ -1,0 +1,101 @@
+"""Part of every run of the tests: after each one, what the service wrote meanwhile is searched for secrets.
+
+A finding fails the test that it came with; it names the place and the kind of the secret, never the secret.
+"""
+
+import logging
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from apps.api.src.log_lines import LineFormatter
+from apps.api.src.redaction import Redactor
+from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
+from apps.tests.watch import WATCH, Finding
+
+REPORTS = Path(__file__).parents[2] / "reports"
+AT_THE_END: list[Finding] = []
+KEEPER = pytest.StashKey["LogKeeper"]()
+
+
+class LogKeeper(logging.Handler):
+    """Keeps lines as the service would write them, though it knows of no secret by itself and redacts only forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(LineFormatter(Redactor(), as_json=True))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        WATCH.took(f"log of {record.name} in this process", self.format(record))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[PROVIDERS_VARIABLE] = marked("provider's key")
+    # what the service says by default; libraries as pytest has them
+    logging.getLogger("apps").setLevel(logging.INFO)
+    config.stash[KEEPER] = LogKeeper()
+    WATCH.folder(REPORTS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _folders_of_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Searched at the end; those of tests are, when they are over."""
+    yield
+    for folder in tmp_path_factory.getbasetemp().iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            WATCH.folder(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whoever configures logging in this process takes all handlers away."""
+    root, keeper = logging.getLogger(), item.config.stash[KEEPER]
+    if keeper not in root.handlers:
+        root.addHandler(keeper)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Behind the fixtures' ends: then processes have gone, and their logs and databases are whole."""
+    report = yield
+    if report.when == "teardown":
+        folder = getattr(item, "funcargs", {}).get("tmp_path")
+        if folder is not None:
+            WATCH.folder(folder)
+        for name, text in report.sections:
+            # the log is taken by the keeper, in the service's own form
+            if "log" not in name:
+                WATCH.took(name, text)
+        if found := WATCH.search():
+            report.outcome = "failed"
+            report.longrepr = "\n".join(filter(None, [report.longreprtext, told(found)]))
+            report.sections = [(name, _shown(text)) for name, text in report.sections]
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    AT_THE_END.extend(WATCH.search_all())
+    if AT_THE_END:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total = WATCH.total
+    if AT_THE_END:
+        terminalreporter.section("secrets", red=True)
+        terminalreporter.write_line(told(AT_THE_END))
+    terminalreporter.write_line(
+        f"secrets: {len(MARKS)} looked for in {total.pieces} outputs ({total.bytes / 2**20:.1f} MiB, "
+        f"{total.skipped} files too large) in {total.seconds:.1f} s"
+    )
+
+
+def _shown(text: str) -> str:
+    """What pytest would print of a failed test's outputs."""
+    return "[withheld: a secret is in it]" if MARKS.find(text.encode("utf-8", "surrogatepass")) else text
+
+
+def told(found: list[Finding]) -> str:
+    return "\n".join([f"A secret was written where none belongs ({len(found)}):", *map(str, found)])

@@ -1,6 +1,5 @@
 """One run's account while it runs: what was done and used so far, and whether it may go on. Knows no loop."""
 
-import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +11,7 @@ from apps.core.accounting import ACCOUNT
 from apps.core.agent_runs import AgentRun
 from apps.core.deltas import Answer
 from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
+from apps.core.strict_json import read_json_text
 
 LOOK_EVERY = 1.0
 MODEL, TOOL, DECISION = "model", "tool", "decision"
@@ -181,7 +181,7 @@ def _called(step: dict[str, Any]) -> ToolCalled:
 
 def _read(arguments: str) -> Any:
     try:
-        value = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        return arguments
-    return value if isinstance(value, dict) else arguments
+        value = read_json_text(arguments or "{}")
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else arguments.encode("utf-8", "replace").decode()

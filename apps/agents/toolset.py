@@ -17,6 +17,7 @@ from apps.agents.tools import AgentTool, ToolContext, ToolError
 from apps.core.callers import Caller
 from apps.core.errors import AppError
 from apps.core.messages import JsonObject
+from apps.core.strict_json import read_json_text
 
 # how often one tool may be called wrongly is bounded by the steps of the run
 NO_BOUND = 1_000_000
@@ -102,8 +103,8 @@ class _AnyArguments:
 
     def validate_json(self, input: str | bytes | bytearray, **options: Any) -> dict[str, Any]:
         try:
-            value = json.loads(input or "{}")
-        except (ValueError, RecursionError):
+            value = read_json_text((input if isinstance(input, str) else bytes(input).decode()) or "{}")
+        except ValueError:
             value = None
         return self.validate_python(value)
 

@@ -37,6 +37,9 @@ def read_yaml(path: Path, wrong: type[Exception]) -> Any:
         raise wrong(f"{path}: not UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise wrong(f"{path}: {_not_yaml(error)}") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        # the reader's own conversions, of a date that there is not or of a tag that does not fit
+        raise wrong(f"{path}: a value is not what it looks like (a date, a number or a tag)") from None
 
 
 def validated(content: Any, model: type[M]) -> tuple[M | None, list[str]]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "set OPENAI_API_KEY, or OPENAI_BASE_URL for an upstream that needs no key"
+# more than this nobody has used: sums of a ledger full of them still fit
+MOST_TOKENS = 10**12
 
 
 class OpenAIModel:
@@ -180,7 +182,8 @@ def _usage(usage: Any) -> Usage | None:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached or 0)
-    return Usage(*counts) if all(isinstance(count, int) for count in counts) else None  # type: ignore[arg-type]
+    sound = all(isinstance(count, int) and 0 <= count <= MOST_TOKENS for count in counts)
+    return Usage(*counts) if sound else None  # type: ignore[arg-type]
 
 
 def _text(value: Any) -> str:

@@ -114,15 +114,18 @@ class Ledger:
             if not self._closing:
                 await asyncio.sleep(GATHER_SECONDS)
             while self._waiting:
+                calls = list(islice(self._waiting, BATCH))
                 # made into rows here and not as each call ends: in a row that takes half of the time
-                batch = [entry_of(call) for call in islice(self._waiting, BATCH)]
-                if await self._wrote(batch):
-                    self._done(batch)
+                entries = [entry for call in calls if (entry := _entry(call)) is not None]
+                if await self._wrote(entries):
+                    self._done(calls, len(calls) - len(entries))
                 else:
                     await asyncio.sleep(RETRY_SECONDS)
 
     async def _wrote(self, batch: list[Entry]) -> bool:
         """Whether it is dealt with. A row that the database refuses for good is lost, and does not stop the rest."""
+        if not batch:
+            return True
         try:
             await self._put(batch)
         except StoreUnavailable:
@@ -142,11 +145,12 @@ class Ledger:
 
         await self._database.write(work, BATCH_SECONDS)
 
-    def _done(self, batch: list[Entry]) -> None:
-        for entry in batch:
+    def _done(self, calls: list[CallRecord], without_row: int) -> None:
+        for call in calls:
             self._waiting.popleft()
-            self._held.discard(entry.id)
-        self._written += len(batch)
+            self._held.discard(call.id)
+        self._written += len(calls) - without_row
+        self._lost += without_row
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -175,3 +179,12 @@ class Ledger:
         if not self._losing:
             self._losing = True
             log.error("The ledger takes no more rows, since the database takes none: calls are not written down")
+
+
+def _entry(call: CallRecord) -> Entry | None:
+    """None where no row can be made of it, which is said: the calls behind it must not wait for ever."""
+    try:
+        return entry_of(call)
+    except Exception as error:
+        log.error("The ledger cannot make a row of a call: %s", type(error).__name__)
+        return None

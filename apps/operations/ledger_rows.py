@@ -30,7 +30,7 @@ class Entry:
 
 
 def entry_of(call: CallRecord) -> Entry:
-    """The call as of now; what happens to the record later does not matter any more."""
+    """The call as it was closed."""
     cost, supposed = _cost(call)
     row = {
         "id": call.id,

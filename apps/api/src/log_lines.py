@@ -139,7 +139,7 @@ def _flat(record: logging.LogRecord, line: RequestLine) -> logging.LogRecord:
     details = line.told_by_calls() if line.calls else ()
     text = " ".join([str(line), *(f"{name}={value}" for name, value in details)])
     flat = logging.LogRecord(record.name, record.levelno, "", 0, text, None, None)
-    flat.request_id = line.request_id
+    flat.request_id, flat.created, flat.msecs = line.request_id, record.created, record.msecs
     return flat
 
 

@@ -212,3 +212,11 @@ def test_what_is_remembered_of_callers_texts_is_bounded() -> None:
 
 def test_control_characters_are_written_out() -> None:
     assert one_line(HOSTILE) == "a\\nb\\r\\x1b[31m\\x85\\u2028\\x00c"
+
+
+def test_a_line_on_a_terminal_has_the_time_of_its_request() -> None:
+    written = record(RequestLine("marked", method="GET", path="/health", routed=True, status=200), name=access_log.name)
+    written.created, written.msecs = 1_700_000_000.25, 250.0
+    text = LineFormatter(Redactor([]), as_json=False, colors=True).format(written)
+    assert "2023-11-14T22:13:20.250Z" in text
+    assert "marked" in text

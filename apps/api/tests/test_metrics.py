@@ -313,3 +313,14 @@ async def test_a_loop_that_is_held_up_is_late() -> None:
         await asyncio.sleep(0.05)
         (held,) = lag.observations()
     assert calm.value < 0.3 < held.value < 2
+
+
+def test_one_call_that_cannot_be_counted_costs_no_other_its_numbers() -> None:
+    metrics = Metrics(known(1))
+    for tokens in (5, -1, 5):
+        call = CallRecord(ANONYMOUS, "/generate", "x", model="model-0", attempts=1)
+        call.prompt_tokens, call.completion_tokens = 3, tokens
+        metrics.calls.closing(call)
+    _, text = metrics.render()
+    line = next(line for line in text.splitlines() if b"genai_tokens_total{" in line and b"completion" in line)
+    assert line.endswith(b" 10.0")

@@ -31,11 +31,15 @@ class TimeoutsConfig(_Strict):
     total: Seconds = 600
 
 
+# kinds that answer to all names that begin with theirs
+PREFIXED = ("rag", "agent")
+
+
 class Price(_Strict):
     """US dollars for a million tokens."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
 
 
 class ProviderConfig(_Strict):
@@ -73,7 +77,7 @@ class ProviderConfig(_Strict):
     @property
     def prefix(self) -> str:
         """What the names begin with that are this provider's, whoever else may be the default."""
-        return f"{self.kind}/" if self.kind in ("rag", "agent") else ""
+        return f"{self.kind}/" if self.kind in PREFIXED else ""
 
     @model_validator(mode="after")
     def _has_an_address(self) -> "ProviderConfig":

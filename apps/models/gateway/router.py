@@ -11,7 +11,7 @@ from apps.core.errors import InvalidValue, NotFound
 from apps.core.messages import ChatRequest
 from apps.core.quoting import quoted
 from apps.models.gateway.breaker import Breaker
-from apps.models.gateway.config import GatewayConfig, Price, TargetConfig
+from apps.models.gateway.config import PREFIXED, GatewayConfig, Price, TargetConfig
 from apps.models.gateway.ordering import Needs, described, lacking, ordered, unlisted
 from apps.models.gateway.targets import Provider, Target
 from apps.models.revision import digest_of, revision_of
@@ -229,6 +229,11 @@ class Router:
         taker = next(
             (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
         )
+        kind = name.partition("/")[0]
+        if kind in PREFIXED and (taker is None or taker.config.kind != kind) and kind != name:
+            # what is meant for this process must not go to strangers
+            message = f"The routing file has no provider of the kind {kind}, which answers to {kind}/..."
+            raise NotFound(message, field="model", details={"available": self.names()})
         if taker is None:
             raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
         target = self._passed[name] = self._target(TargetConfig.model_construct(provider=taker.name, model=name))

@@ -36,7 +36,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._silent_bytes = self._buffered = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        # when the timer is due: uvloop's handles do not all know
+        self._due = self._deadline = 0.0
 
     @property
     def usable(self) -> bool:
@@ -68,10 +69,10 @@ class Connection(asyncio.Protocol):
         """Have the answer's waiter fail at that time. One timer serves many waits: it looks again when it is due."""
         self._deadline = until
         if self._timer is not None:
-            if self._timer.when() <= until:
+            if self._due <= until:
                 return
             self._timer.cancel()
-        self._timer = self.loop.call_at(until, self._tick)
+        self._timer, self._due = self.loop.call_at(until, self._tick), until
 
     def drop(self) -> None:
         """Close at once, whatever is under way; an answer that is not whole is cut."""
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
         if response is None or not response.waits:
             return
         if self._deadline - self.loop.time() > EARLY:
-            self._timer = self.loop.call_at(self._deadline, self._tick)
+            self._timer, self._due = self.loop.call_at(self._deadline, self._tick), self._deadline
         elif response.unread:
             self.drop()
         else:

@@ -107,8 +107,8 @@ class Response:
         if connection is None:
             return
         self._waiter = self._loop.create_future()
-        connection.watch(until)
         try:
+            connection.watch(until)
             await self._waiter
         except BaseException:
             self.close()

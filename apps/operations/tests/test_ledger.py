@@ -119,3 +119,14 @@ async def test_rows_wait_for_a_database_that_is_away(postgres: PostgresServer, t
     await ledger.aclose()
     assert (await books(database)).rows == 21
     await database.aclose()
+
+
+async def test_a_call_of_which_no_row_can_be_made_stops_no_other(database: Database) -> None:
+    ledger = await started(database)
+    odd = call(FREE)
+    odd.cost = float("inf")
+    for one in (call(FREE), odd, call(FREE)):
+        ledger.closing(one)
+    await ledger.aclose()
+    assert (await books(database)).rows == 2
+    assert (ledger.state().waiting, ledger.state().written, ledger.state().lost) == (0, 2, 1)

@@ -1,6 +1,5 @@
 """Agents and runs as the API shows them: values in, JSON out."""
 
-import json
 from typing import Any
 
 from apps.agents.config import AGENT_PREFIX
@@ -9,6 +8,7 @@ from apps.agents.events import ApprovalRequired, Event, RunEnded, TextDelta, Too
 from apps.agents.roster import AgentCard
 from apps.api.src.sse import EventStream, Framing, event
 from apps.core.agent_runs import AgentRun
+from apps.core.strict_json import read_json_text
 
 ENDED = ("done", "failed", "cancelled")
 
@@ -110,6 +110,6 @@ def _as_json(answer: str) -> Any:
     if not answer.startswith(("{", "[")):
         return None
     try:
-        return json.loads(answer)
+        return read_json_text(answer)
     except ValueError:
         return None

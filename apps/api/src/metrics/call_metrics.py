@@ -4,6 +4,7 @@ Between tokens it knows the mean of a call: what lies between the first token an
 first. A clock read at each token would cost every stream, and an upstream's blocks hold any number of them.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from apps.api.src.metrics.instruments import Instruments
 
 Key = tuple[str, str, str]
+
+log = logging.getLogger(__name__)
 
 
 class CallMetrics:
@@ -46,11 +49,17 @@ class CallMetrics:
         """Count what has ended since the last time."""
         ended, self._ended = self._ended, []
         for call in ended:
-            key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
-            children = self._children.get(key)
-            if children is None:
-                children = self._children[key] = _Children(self._instruments(), *key)
-            children.count(call)
+            try:
+                self._count(call)
+            except Exception:
+                log.exception("A call could not be counted")  # the others are
+
+    def _count(self, call: CallRecord) -> None:
+        key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = _Children(self._instruments(), *key)
+        children.count(call)
 
     def observations(self) -> Iterable[Observation]:
         text = "Calls for a model that have begun and not ended"

@@ -254,3 +254,14 @@ def test_it_tells_every_target_and_every_name_that_means_something() -> None:
         "q/made up by a caller",
     }
     assert made.models() == {"m", "a", "b", "my-local-model"}
+
+
+@pytest.mark.parametrize("name", ["rag/notes", "agent/clerk"])
+def test_what_is_meant_for_this_process_never_goes_to_the_default_provider(name: str) -> None:
+    config = GatewayConfig.model_validate({"providers": {"p": {"base_url": "http://p"}}, "default_provider": "p"})
+    chat = ScriptedModel(saying("x"), name="m")
+    made = {"p": Provider("p", config.providers["p"], LocalWire(chat), chat, Admission(4, 4, 1))}
+    alone = Router(config, made)
+    with pytest.raises(NotFound, match=f"no provider of the kind {name.partition('/')[0]}"):
+        alone.candidates(name, Needs())
+    assert alone.candidates(name.partition("/")[0], Needs())[0].provider.name == "p"

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from apps.models.http1.connection import MOST_BUFFERED
+from apps.models.http1.connection import MOST_BUFFERED, Connection
 from apps.models.http1.errors import Cut
 from apps.models.http1.tests.calls import Call, Start, in_seconds, served
 from apps.models.http1.tests.raw_server import CHUNKED, Script, Talk, chunk, whole
@@ -267,3 +267,12 @@ async def test_cancelled_at_any_moment_the_next_call_has_its_own_answer(start: S
         assert await asyncio.gather(*others) == [(200, b"kept %04d" % (number + i)) for i in range(2)]
         await asyncio.gather(left, return_exceptions=True)
     assert call.client.idle == call.server.open
+
+
+async def test_a_timer_that_is_due_at_once_can_be_moved() -> None:
+    """uvloop's handle of such a timer does not know when it is due."""
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop, lambda _: None, lambda _: None)
+    for until in (loop.time(), loop.time() + 1, loop.time()):
+        connection.watch(until)
+    connection.connection_lost(None)

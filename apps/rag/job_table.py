@@ -21,6 +21,7 @@ from apps.rag.records import FileProgress, Job, MetadataValue, Status
 if TYPE_CHECKING:
     import sqlite3
 
+OPENING_SECONDS = 30
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, collection TEXT NOT NULL, created REAL NOT NULL
@@ -72,6 +73,22 @@ class Claim:
     worker: str
 
 
+def _patiently(database: "sqlite3.Connection", statement: str) -> None:
+    """SQLite does not wait by itself where two processes turn a new file into WAL at the same time."""
+    import sqlite3
+
+    ends = time.monotonic() + OPENING_SECONDS
+    while True:
+        try:
+            database.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 class JobTable:
     """One connection; one thread at a time."""
 
@@ -79,11 +96,11 @@ class JobTable:
         self._limits = limits
         import sqlite3
 
-        self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         # FULL: what was acknowledged is on the disk
         for line in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {line}")
+            _patiently(self._db, f"PRAGMA {line}")
         self._db.executescript(SCHEMA)
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ CONNECT_SECONDS = 0.8
 STATEMENT_SECONDS = 0.8
 MIGRATION_SECONDS = 60.0
 POOL_SIZE = 8
+# statements that a connection to SQLite keeps prepared: those that write many rows take much memory
+PREPARED = 32
 
 
 class ReleasingConnection(sqlite3.Connection):
@@ -67,7 +69,12 @@ def _sqlite(file: Path, statement: float) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(file)),
         # transactions are begun below, since the driver begins them too late
-        connect_args={"timeout": statement, "isolation_level": None, "factory": ReleasingConnection},
+        connect_args={
+            "timeout": statement,
+            "isolation_level": None,
+            "factory": ReleasingConnection,
+            "cached_statements": PREPARED,
+        },
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
@@ -22,8 +22,8 @@ Sums = dict[tuple[str, str], int]
 EXPIRED_AT_ONCE = 500
 COLUMNS = tuple(calls.c.keys())
 _in_order = itemgetter(*COLUMNS)
-# times the columns within the 32,766 values that a statement may have
-SQLITE_ROWS = 500
+# times the columns within the 32,766 values that a statement may have; a power of two
+SQLITE_ROWS = 512
 
 
 async def put(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
@@ -114,11 +114,14 @@ async def _write(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) ->
     # one statement for many: between two, the driver's thread waits for a turn that a busy event loop rarely gives
     for at in range(0, len(rows), SQLITE_ROWS):
         part = rows[at : at + SQLITE_ROWS]
-        values = tuple(chain.from_iterable(map(_in_order, part)))
-        await connection.exec_driver_sql(_insert_many(len(part)), values)
+        # a row that stands twice is passed over; so there are ten statements to keep prepared, and not hundreds
+        count = 1 << (len(part) - 1).bit_length()
+        padded = chain(part, repeat(part[-1], count - len(part)))
+        values = tuple(chain.from_iterable(map(_in_order, padded)))
+        await connection.exec_driver_sql(_insert_many(count), values)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _insert_many(count: int) -> str:
     row = f"({', '.join('?' * len(COLUMNS))})"
     rows = ", ".join([row] * count)

@@ -12,6 +12,8 @@ from apps.core.errors import StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
+from apps.operations.ledger_rows import Entry, entry_of
+from apps.operations.ledger_store import _insert_many, put
 from apps.operations.tables import calls
 from apps.operations.tests.accounts import books, call, key, written
 from apps.operations.tests.postgres_server import PostgresServer, needs_postgres
@@ -130,3 +132,26 @@ async def test_a_call_of_which_no_row_can_be_made_stops_no_other(database: Datab
     await ledger.aclose()
     assert (await books(database)).rows == 2
     assert (ledger.state().waiting, ledger.state().written, ledger.state().lost) == (0, 2, 1)
+
+
+async def put_down(database: Database, rows: list[Entry]) -> None:
+    async def work(connection: AsyncConnection) -> None:
+        await put(connection, rows)
+
+    await database.write(work)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 511, 513, 1_027])
+async def test_a_batch_of_any_size_is_written_whole_and_once(count: int, database: Database) -> None:
+    rows = [entry_of(call(FREE)) for _ in range(count)]
+    for _ in range(2):  # a batch that may have been written is written again
+        await put_down(database, rows)
+    assert (await books(database)).rows == count
+
+
+async def test_batches_of_many_sizes_share_few_statements(database: Database) -> None:
+    """A connection to SQLite keeps each of them prepared, and one for 500 rows takes much memory."""
+    _insert_many.cache_clear()
+    for count in range(1, 600, 7):
+        await put_down(database, [entry_of(call(FREE)) for _ in range(count)])
+    assert _insert_many.cache_info().misses <= 10

@@ -224,7 +224,7 @@ class Agents:
         session = self._sessions.get(run_id)
         if session is not None:
             session.cancel()
-        return replace(run, status="cancelled")
+        return await self._kept(run_id, caller)
 
     async def _work(
         self, roster: Roster, caller: Caller, progress: Progress, emit: Emit, conversation: "Conversation"

@@ -55,7 +55,11 @@ class Budgets:
         if call.estimated_cost == 0:
             return
         if call.estimated_cost is None:
-            raise Forbidden("This key has a budget, and the price of that model is not known", field="model")
+            raise Forbidden(
+                "This key has a budget, and the price of that model is not known: an operator has to set it",
+                field="model",
+                details={"model": call.asked},
+            )
         if self._ledger.full:
             self._unavailable += 1
             raise StoreUnavailable

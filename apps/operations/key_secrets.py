@@ -18,6 +18,11 @@ def new_key() -> str:
     return MARK + secrets.token_urlsafe(RANDOM_BYTES)
 
 
+def looks_like_key(credential: str) -> bool:
+    """Whether it was made by this product; who knows no more than that knows nothing."""
+    return credential.startswith(MARK)
+
+
 def shown_prefix(key: str) -> str:
     """The beginning by which its owner recognises a key; it is of no use to anybody else."""
     return f"{key[:SHOWN_CHARACTERS]}..."

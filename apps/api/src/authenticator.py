@@ -17,6 +17,7 @@ from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import looks_like_key
 from apps.operations.key_store import StoredKey
 
 ADMIN = "/admin"
@@ -71,9 +72,9 @@ class Authenticator:
 
     async def caller(self, scope: Scope) -> Caller:
         """Raises Unauthorized, RateLimitExceeded, or an error of whom had to be asked."""
-        if self._open_while_empty and not await self._ring.exist():
-            return ANONYMOUS
         credential = presented(scope)
+        if self._open_while_empty and await self._none_exists(credential):
+            return ANONYMOUS
         if credential is None:
             raise unauthorized()
         self._refused.check(scope)
@@ -82,6 +83,12 @@ class Authenticator:
             self._refused.count(scope)
             raise unauthorized()
         return caller
+
+    async def _none_exists(self, credential: str | None) -> bool:
+        """Whether no key was ever made; where one is shown that may be the first of all, as of now."""
+        if await self._ring.exist():
+            return False
+        return credential is None or not looks_like_key(credential) or await self._ring.find(credential) is None
 
     async def _judge(self, credential: str, scope: Scope) -> Caller | None:
         if self._tokens is not None and self._tokens.looks_like_one(credential):

@@ -198,6 +198,7 @@ def test_approvals_over_http(http: httpx2.Client) -> None:
         assert envelope(http.delete(f"{url}/agents/runs/{paused['run']}"))["code"] == "CONFLICT"
     assert [record.route for record in book.closed][:2] == ["/agents/{name}/run", "/agents/runs/{id}/approve"]
     assert [record.prompt_tokens for record in book.closed] == [10, 0, 10, 0]
+    assert [record.attempts for record in book.closed] == [1, 1, 1, 1]
 
 
 def test_a_run_is_cancelled_in_the_middle_of_a_tool(http: httpx2.Client) -> None:
@@ -213,6 +214,7 @@ def test_a_run_is_cancelled_in_the_middle_of_a_tool(http: httpx2.Client) -> None
             cancelling.join()
         kept = http.get(f"{url}/agents/runs/{run_id}").json()
     assert answers[0].json()["status"] == "cancelled"
+    assert answers[0].json()["ended_at"] is not None
     assert seen["ended"] - seen["began"] < 5
     end = read_run(body)
     assert (end.kinds[-1], json.loads(end.events[-1][1])["error"]["code"]) == ("error", "CONFLICT")

@@ -93,7 +93,7 @@ def new_record(
 async def metered_events(session: RunSession, meter: Meter, record: CallRecord) -> AsyncGenerator[Event, None]:
     """The events of a run that is one call on record, with the sums over the models that it asked."""
     run = session.run
-    before = (run.prompt_tokens, run.completion_tokens, run.cached_tokens, run.cost)
+    before = (run.prompt_tokens, run.completion_tokens, run.cached_tokens, run.cost, _model_steps(run))
     async with meter.call(record) as call:
         try:
             async with aclosing(session.events()) as events:
@@ -112,12 +112,19 @@ async def metered_events(session: RunSession, meter: Meter, record: CallRecord) 
                 _note(record, run, *before)
 
 
-def _note(record: CallRecord, run: AgentRun, prompt: int, completion: int, cached: int, cost: float | None) -> None:
+def _note(
+    record: CallRecord, run: AgentRun, prompt: int, completion: int, cached: int, cost: float | None, steps: int
+) -> None:
+    """What the run has used since it had used so much."""
     record.model = run.model
     record.prompt_tokens, record.completion_tokens = run.prompt_tokens - prompt, run.completion_tokens - completion
     record.cached_tokens = run.cached_tokens - cached
     record.cost = None if run.cost is None else run.cost - (cost or 0.0)
-    record.attempts = sum(step["kind"] == "model" for step in run.steps)
+    record.attempts = _model_steps(run) - steps
+
+
+def _model_steps(run: AgentRun) -> int:
+    return sum(step["kind"] == "model" for step in run.steps)
 
 
 async def _last(events: AsyncGenerator[Event, None]) -> Any:

@@ -70,7 +70,19 @@ async def test_usage_and_model_may_be_missing() -> None:
 
 @pytest.mark.parametrize(
     "usage",
-    ["null", "{}", "[]", '"x"', '{"prompt_tokens": "9"}', '{"prompt_tokens_details": 3}', '{"prompt_tokens": 1.5}'],
+    [
+        *(
+            "null",
+            "{}",
+            "[]",
+            '"x"',
+            '{"prompt_tokens": "9"}',
+            '{"prompt_tokens_details": 3}',
+            '{"prompt_tokens": 1.5}',
+        ),
+        '{"prompt_tokens": 9, "completion_tokens": -1}',
+        '{"prompt_tokens": 9223372036854775807, "completion_tokens": 1}',
+    ],
 )
 async def test_nonsense_in_the_usage_is_no_usage(usage: str) -> None:
     deltas = await deltas_of(piece("a", finish="stop"), '{"choices": [], "usage": ' + usage + "}")

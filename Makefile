@@ -8,7 +8,7 @@ VENV ?= .venv
 
 BIN = $(VENV)/bin
 COMPOSE = docker compose -f infra/docker-compose.yml
-KERNEL_SOURCES = $(wildcard apps/models/local/batching/build.py apps/models/local/batching/kernel/*)
+KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
 .PHONY: help setup run dev-api dev-services test smoke bench-gateway bench-local eval-local eval-rag \
 	compose-up compose-down lint clean

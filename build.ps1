@@ -55,9 +55,9 @@ function Test-Stale([string]$Stamp, [string[]]$Sources) {
 }
 
 function Invoke-Setup {
-    $Kernels = 'apps/models/local/batching'
+    $Kernels = 'apps/local/engine/kernel'
     $Sources = @('requirements.txt', 'requirements-local.txt', 'infra/install.py')
-    $Sources += @(Get-ChildItem -Path "$Kernels/build.py", "$Kernels/kernel/*" -ErrorAction SilentlyContinue |
+    $Sources += @(Get-ChildItem -Path "$Kernels/build.py", "$Kernels/*.h", "$Kernels/*.cpp" -ErrorAction SilentlyContinue |
         ForEach-Object { $_.FullName })
     if (-not (Test-Stale "$Venv/.setup" $Sources)) { return }
     if (-not (Test-Path "$Venv/pyvenv.cfg")) {

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from apps.core.settings import load_settings
-from apps.models.local.packaged import packaged_checkpoint
+from apps.local.packaged import packaged_checkpoint
 from eval import bench_report, tinyllama_shape
 from eval.bench_client import Timed, ask, ask_all, decode_speed, long_prompt_beside
 from eval.case_server import server

@@ -24,7 +24,7 @@ APPS = {"bare": "eval.bare_gateway:app", "usual": "eval.usual_gateway:app"}
 START_SECONDS = 60
 UVICORN = ("-m", "uvicorn", "--no-access-log", "--log-level", "warning", "--port")
 MANY = "1000000000"
-CREATE_KEY = ("-m", "apps.api.src.cli", "keys", "create", "--name", "bench", "--rpm", MANY, "--tpm", MANY)
+CREATE_KEY = ("-m", "apps.cli.main", "keys", "create", "--name", "bench", "--rpm", MANY, "--tpm", MANY)
 # beyond the defaults; no setting turns off the ledger, metrics, ids, routing, breaker and receipts
 SWITCHES: Mapping[str, Mapping[str, str]] = {
     "on": {"AUTH": "on", "CACHE_STORAGE": "mem://"},

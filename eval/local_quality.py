@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from apps.core.cpu import Precision
 from apps.core.messages import user_message
 from apps.core.settings import load_settings
-from apps.models.local.batching.batching_engine import BatchingEngine
-from apps.models.local.batching.opening import open_engine, open_step, own_library
-from apps.models.local.batching.step import Step
-from apps.models.local.engine import Sampling
-from apps.models.local.packaged import packaged_checkpoint
-from apps.models.local.precision import Precision
-from apps.models.local.tokenizer import HubTokenizer
+from apps.local.engine.batching.engine import BatchingEngine
+from apps.local.engine.batching.opening import open_engine, open_step, own_library
+from apps.local.engine.batching.step import Step
+from apps.local.engine.port import Sampling
+from apps.local.packaged import packaged_checkpoint
+from apps.local.tokenizer import HubTokenizer
 from eval import docstrings
 
 WINDOW = 512

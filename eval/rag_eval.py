@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from apps.models.embedding.minilm import MiniLM
+from apps.local.embedding.minilm import MiniLM
 from apps.rag.ranking import Ranking
 from eval import rag_report
 from eval.rag_questions import QuestionSet, question_set

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.models.embedding.minilm import MiniLM
+from apps.local.embedding.minilm import MiniLM
 from apps.rag.index.columns import widened
 from apps.rag.index.database import Database
 from apps.rag.index.rows import schema, table_of

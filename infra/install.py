@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 NO_DEPS = "# no-deps:"
 PROBE_SECONDS = 4
-KERNELS = "apps.models.local.batching.build"
+KERNELS = "apps.local.engine.kernel.build"
 
 
 def main() -> None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from apps.agents.tools import Arguments
 from apps.core.callers import Caller
-from apps.core.errors import AppError, InternalError, NotFound
+from apps.core.errors import AppError, InternalError, NotFound, quoted
 from apps.core.messages import JsonObject
-from apps.core.quoting import quoted
 from apps.core.version import NAME
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 from apps.agents.config import LimitsConfig
 from apps.agents.decisions import Calls, Verdict, verdicts_of
 from apps.agents.events import ToolCalled, ToolReturned
-from apps.core.accounting import ACCOUNT
 from apps.core.agent_runs import AgentRun
+from apps.core.calls import ACCOUNT
 from apps.core.deltas import Answer
 from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
 from apps.core.strict_json import read_json_text

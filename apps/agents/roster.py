@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from apps.agents.config import AgentConfig, AgentsConfig
 from apps.agents.mcp_servers import McpServers
 from apps.agents.tools import AgentTool
-from apps.core.errors import NotFound
-from apps.core.quoting import quoted
+from apps.core.errors import NotFound, quoted
 
 if TYPE_CHECKING:
     from apps.agents.loop import Loop

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from apps.agents.events import ApprovalRequired, Emit, Event, RunEnded
 from apps.agents.progress import Progress
-from apps.core.accounting import DISCONNECTED
 from apps.core.agent_runs import AgentRun, RunStore
+from apps.core.calls import DISCONNECTED
 from apps.core.errors import AppError, Conflict, InternalError
 
 MOST_WAITING = 256

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 
-from apps.core.accounting import CacheUse
+from apps.core.calls import CacheUse
 from apps.core.citations import Citation
 from apps.core.errors import UpstreamError
 from apps.core.messages import ToolCall

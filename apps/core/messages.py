@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from apps.core.accounting import CallRecord
 from apps.core.callers import ANONYMOUS, Caller
+from apps.core.calls import CallRecord
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 JsonObject = Mapping[str, Any]

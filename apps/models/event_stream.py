@@ -1,6 +1,8 @@
 """Server-sent events, the reading half: bytes in, events out, after the HTML standard (9.2.6).
 
 Only CR, LF and CRLF end a line; U+2028 and its like, at which ``str.splitlines`` also splits, do not.
+
+Characters that an upstream cut in two: JSON escapes carry UTF-16, so an emoji's halves may come in two deltas.
 """
 
 import re
@@ -63,3 +65,26 @@ class EventStreamDecoder:
         if not data:
             return None
         return ServerSentEvent(kind.decode("utf-8", "replace") or "message", b"\n".join(data))
+
+
+class SurrogateJoiner:
+    """Holds back a leading half until its other half comes; a half without one becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def join(self, text: str) -> str:
+        """The text that is whole so far; pure Unicode, so that it always encodes."""
+        if not self._held and text.isascii():
+            return text
+        text = self._held + text
+        self._held = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        return _whole(text[:-1] if self._held else text)
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return _whole(held)
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -8,14 +8,12 @@ from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 
-from apps.core.accounting import DISCONNECTED, Bookkeeper, CallRecord
+from apps.core.calls import DISCONNECTED, Bookkeeper, CallRecord
 from apps.core.deltas import Delta, Usage
 from apps.core.errors import AppError, InternalError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
-from apps.models.gateway.config import Price
-from apps.models.gateway.expected_use import ASSUMED_ANSWER
-from apps.models.gateway.receipts import cost
+from apps.core.pricing import ASSUMED_ANSWER, Price, cost
 from apps.models.wrapper import WrapperModel
 
 CHARACTERS_PER_TOKEN = 4

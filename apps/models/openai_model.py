@@ -14,8 +14,8 @@ from apps.core.errors import ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import Readiness
 from apps.core.settings import Settings
-from apps.models.revision import digest_of
-from apps.models.surrogates import SurrogateJoiner
+from apps.models.event_stream import SurrogateJoiner
+from apps.models.wrapper import digest_of
 
 if TYPE_CHECKING:
     from apps.models.openai_transport import OpenAITransport

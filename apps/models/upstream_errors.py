@@ -1,11 +1,47 @@
-"""What an upstream's failures are in the error tree, whichever client met them: the words stand here once."""
+"""Retry-After of an answer, in seconds: RFC 9110 (10.2.3), and the milliseconds that OpenAI sends beside it.
+
+What an upstream's failures are in the error tree, whichever client met them: the words stand here once.
+
+What goes wrong with an upstream over HTTP, as errors of the tree: one table.
+"""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from apps.core.errors import AppError, RateLimitExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from apps.models.retry_after import parse_retry_after
+from apps.core.errors import AppError, RateLimitExceeded, Timeout, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from apps.transport.errors import BadRequest, ConnectionFailed, Cut, HttpFailure, ProtocolError
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """The wait that an answer asks for, never negative; None where it asks for none or for nonsense."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    return seconds if seconds is not None or value is None else _until(value)
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return max(number, 0.0) if math.isfinite(number) else None
+
+
+def _until(http_date: str) -> float | None:
+    try:
+        when = parsedate_to_datetime(http_date)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def status_error(status: int, headers: Mapping[str, str]) -> AppError:
@@ -50,3 +86,30 @@ def parsed_object(data: bytes) -> dict[str, Any]:
     if parsed.get("error"):
         raise nonsense("The upstream reported an error in its answer")
     return parsed
+
+
+FAILURES = (HttpFailure, TimeoutError)
+
+
+def translate(error: Exception, *, begun: bool = False) -> AppError:
+    """The table's first match counts, so subclasses stand before their bases.
+
+    ``begun``: the upstream had answered 200 and something of its answer, so this is no error to try again after.
+    """
+    made = next(make() for kind, make in ERRORS if isinstance(error, kind))
+    if not begun:
+        return made
+    if isinstance(made, UpstreamTimeout):
+        return Timeout("The upstream fell silent in its answer", details={**made.details, "upstream_status": 200})
+    if isinstance(made, UpstreamUnavailable):
+        return nonsense("The upstream's answer was cut off")
+    return made
+
+
+ERRORS: list[tuple[type[Exception], Callable[[], AppError]]] = [
+    (TimeoutError, timed_out),
+    (BadRequest, not_understood),
+    (ConnectionFailed, unreachable),
+    (Cut, unreachable),
+    (ProtocolError, not_understood),
+]

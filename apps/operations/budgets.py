@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.core.accounting import ACCOUNT, DISCONNECTED, CallRecord
 from apps.core.callers import Budget
+from apps.core.calls import ACCOUNT, DISCONNECTED, CallRecord
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
@@ -21,6 +21,7 @@ from apps.operations.periods import end_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
+
 
 HELD_SECONDS = 5.0
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from apps.core.accounting import CallRecord
+from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.ledger_rows import Entry, entry_of

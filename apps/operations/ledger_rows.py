@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from apps.core.accounting import DISCONNECTED, CallRecord
+from apps.core.calls import DISCONNECTED, CallRecord
 from apps.operations.periods import day_of, period_of
 
 BILLION = 1_000_000_000

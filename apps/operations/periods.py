@@ -2,8 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from apps.core.callers import Period
+
+if TYPE_CHECKING:
+    pass
 
 DAY = 86_400
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.operations.tables import calls, daily_usage
 from apps.operations.usage import GROUPS, SUMS
-from apps.operations.usage_facts import COUNTED, GROUPED
+from apps.operations.usage_store import COUNTED, GROUPED
 
 KEYS = tuple(column.name for column in daily_usage.primary_key)
 VALUES = tuple(column.name for column in daily_usage.c if not column.primary_key)

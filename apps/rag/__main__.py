@@ -7,4 +7,4 @@ run by its name, as the interpreter's -m would do.
 import runpy
 
 if __name__ == "__main__":
-    runpy.run_module("apps.api.src.commands.rag_commands", run_name="__main__", alter_sys=True)
+    runpy.run_module("apps.cli.documents", run_name="__main__", alter_sys=True)

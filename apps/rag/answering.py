@@ -13,10 +13,9 @@ from typing import Protocol
 from apps.core.callers import SHARED, Caller
 from apps.core.citations import Citation
 from apps.core.deltas import Delta, Usage, begin
-from apps.core.errors import InvalidValue, NotFound
+from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, Writer
-from apps.core.quoting import quoted
 from apps.rag.library import Filter
 from apps.rag.prompting import fitted, question_of
 from apps.rag.records import Passage

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.api.src.log_lines import LineFormatter
-from apps.api.src.redaction import Redactor
+from apps.api.src.observability.log_lines import LineFormatter
+from apps.api.src.observability.redaction import Redactor
 from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
 from apps.tests.watch import WATCH, Finding
 

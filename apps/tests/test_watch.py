@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.api.tests.processes import environment
 from apps.tests.marks import Marks, learn_environment, marked
+from apps.tests.support.processes import environment
 from apps.tests.watch import Watch
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +22,9 @@ import logging, os, sqlite3, subprocess, sys
 from pathlib import Path
 import httpx2
 from fastapi import FastAPI, Response
-from apps.api.tests.collector import collector
-from apps.api.tests.processes import environment, heard
-from apps.api.tests.serving import serving, settings
+from apps.tests.support.collector import collector
+from apps.tests.support.processes import environment, heard
+from apps.tests.support.serving import serving, settings
 from apps.tests.marks import learn
 from apps.tests.watch import WATCH
 SECRET = learn("API key", os.environ["TO_LEAK"])

@@ -58,7 +58,7 @@ def test_on_wants_its_key_and_counts_calls_and_tokens(running: dict[str, Contend
         Contender("stranger", on.url, on.pid, 0).ask(PLAIN)
     assert on.ask(PLAIN)["ratelimit-policy"] == '"v1";q=1000000000;w=60, "key";q=1000000000;w=60'
     keys = subprocess.run(
-        [sys.executable, "-m", "apps.api.src.cli", "keys", "list"],
+        [sys.executable, "-m", "apps.cli.main", "keys", "list"],
         env={**os.environ, "DATA_DIR": str(folder / "on-data")},
         capture_output=True,
         text=True,

@@ -10,9 +10,9 @@ from ipaddress import ip_address
 import httpx2
 import pytest
 
-from apps.agents.addresses import is_public
 from apps.agents.config import FetchConfig
 from apps.agents.fetch import Fetcher
+from apps.agents.fetch_target import is_public
 from apps.agents.tools import ToolContext, ToolError
 from apps.core.callers import Caller
 

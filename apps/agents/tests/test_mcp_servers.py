@@ -24,7 +24,7 @@ from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.tests.marks import marked
 
-PROGRAM = Path(__file__).parent / "mcp_stdio_server.py"
+PROGRAM = Path(__file__).parents[2] / "tests" / "support" / "mcp_stdio_server.py"
 KEY, TOKEN = marked("key of an MCP server"), marked("token of an MCP server")
 TOOLS = ("add", "secret", "sleep", "die")
 CONTEXT = ToolContext(CALLER)
@@ -116,7 +116,7 @@ async def test_a_run_uses_the_tools_and_the_servers_key_is_in_no_step() -> None:
 @pytest.fixture
 def http_server() -> Iterator[tuple[str, list[str]]]:
     """The same over streamable HTTP, and the Authorization headers that came."""
-    from apps.agents.tests.mcp_stdio_server import server
+    from apps.tests.support.mcp_stdio_server import server
 
     seen: list[str] = []
     inner = server.streamable_http_app(stateless_http=True, json_response=True)

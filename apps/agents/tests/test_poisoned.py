@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from apps.agents.builtin_tools import search_tool
 from apps.agents.config import FetchConfig, LimitsConfig
 from apps.agents.fetch import Fetcher
 from apps.agents.redaction import Redaction
-from apps.agents.search import search_tool
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.callers import Caller

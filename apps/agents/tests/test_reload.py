@@ -20,7 +20,7 @@ from apps.core.errors import Conflict, NotFound
 from apps.core.messages import user_message
 from apps.models.scripted import Script, ScriptedModel, calling, in_turns, saying
 
-PROGRAM = Path(__file__).parent / "mcp_stdio_server.py"
+PROGRAM = Path(__file__).parents[2] / "tests" / "support" / "mcp_stdio_server.py"
 ADDING = in_turns(calling(("wait", {})), calling(("small_add", {"a": 1, "b": 2})), saying("3"))
 AGENT = declared("wait", "small/add", instructions="old")
 

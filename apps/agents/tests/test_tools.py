@@ -5,9 +5,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from apps.agents.clock import clock
+from apps.agents.builtin_tools import clock, search_tool
 from apps.agents.redaction import Redaction
-from apps.agents.search import search_tool
 from apps.agents.tools import ToolContext, ToolError, function_tool
 from apps.core.callers import Caller
 from apps.core.errors import NotFound

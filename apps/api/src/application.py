@@ -11,38 +11,35 @@ from starlette.routing import BaseRoute
 
 from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
-from apps.api.src.accounts import build_accounts
-from apps.api.src.agents.served_tools import ServedTools
-from apps.api.src.authenticator import Authenticator, RefusedKeys
-from apps.api.src.caller import caller_in
-from apps.api.src.limits import RateLimits
-from apps.api.src.middleware.authentication import Authentication
-from apps.api.src.middleware.body_limit import BodyLimit
-from apps.api.src.middleware.client_address import ClientAddress
-from apps.api.src.middleware.cors import BrowserCors
-from apps.api.src.middleware.crash import CrashGuard
-from apps.api.src.middleware.hot_paths import HotPaths
-from apps.api.src.middleware.request_scope import RequestScope
-from apps.api.src.openapi import whole_examples
+from apps.api.src.admin.key_routes import admin_key_router
+from apps.api.src.admin.usage_routes import admin_usage_router, usage_router
+from apps.api.src.agents.routes import agent_router
+from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
+from apps.api.src.auth.caller import caller_in
+from apps.api.src.auth.middleware import Authentication
+from apps.api.src.health.routes import health_router, metrics_router, ready_router
+from apps.api.src.http.middleware.body_limit import BodyLimit
+from apps.api.src.http.middleware.client_address import ClientAddress
+from apps.api.src.http.middleware.cors import BrowserCors
+from apps.api.src.http.middleware.crash import CrashGuard
+from apps.api.src.http.middleware.hot_paths import HotPaths
+from apps.api.src.http.middleware.request_scope import RequestScope
+from apps.api.src.http.openapi import whole_examples
+from apps.api.src.http.shutdown import Shutdown
+from apps.api.src.limits.limiter import RateLimits
+from apps.api.src.mcp.routes import mcp_router
+from apps.api.src.mcp.tools import ServedTools
+from apps.api.src.observability.tracing import OFF
 from apps.api.src.rag.documentation import document_rag
-from apps.api.src.reload import reloading
-from apps.api.src.routes.admin_key_routes import admin_key_router
-from apps.api.src.routes.agent_routes import agent_router
-from apps.api.src.routes.health_routes import health_router, ready_router
+from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
 from apps.api.src.routes.local_routes import local_router
-from apps.api.src.routes.mcp_routes import mcp_router
-from apps.api.src.routes.metrics_routes import metrics_router
 from apps.api.src.routes.openai_routes import openai_router
-from apps.api.src.routes.rag_answer_routes import rag_answer_router
-from apps.api.src.routes.rag_ingest_routes import rag_ingest_router
-from apps.api.src.routes.rag_routes import rag_router
-from apps.api.src.routes.usage_routes import admin_usage_router, usage_router
-from apps.api.src.routes.v1_routes import v1_lookup_router, v1_router
-from apps.api.src.shutdown import Shutdown
-from apps.api.src.tracing import OFF
 from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.idempotency import Recordings
-from apps.api.src.wiring import Services
+from apps.api.src.v1.routes import v1_lookup_router, v1_router
+from apps.api.src.wiring.accounts import build_accounts
+from apps.api.src.wiring.reload import reloading
+from apps.api.src.wiring.services import Services
 from apps.core.settings import Settings
 from apps.core.version import NAME, VERSION
 
@@ -116,7 +113,7 @@ def _complete_page(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            from apps.api.src.security_documentation import document_security
+            from apps.api.src.http.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
             app.openapi_schema = whole_examples(document_security(document_rag(document_v1(generate()))))

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.guard import ClientGone
-from apps.api.src.validation_errors import as_app_error
+from apps.api.src.http.guard import ClientGone
+from apps.api.src.http.validation_errors import as_app_error
 from apps.core.errors import (
     AppError,
     Forbidden,

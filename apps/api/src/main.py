@@ -14,11 +14,11 @@ from fastapi import FastAPI
 
 from apps.agents.config import AgentsConfigError
 from apps.api.src.application import create_app
-from apps.api.src.logs import configure_logging
-from apps.api.src.start_checks import no_key_exists, unwritable
-from apps.api.src.wiring import build_services
+from apps.api.src.observability.logs import configure_logging
+from apps.api.src.wiring.services import build_services
+from apps.api.src.wiring.start_checks import no_key_exists, unwritable
 from apps.core.settings import Settings, SettingsError, load_settings
-from apps.models.gateway.config import GatewayConfigError
+from apps.gateway.routing.config import GatewayConfigError
 
 TRUST = "FORWARDED_ALLOW_IPS"
 LAST_SECONDS = 3
@@ -51,7 +51,7 @@ def _exit_unless_kept(settings: Settings) -> None:
         sys.exit(fault)
     if settings.env == "production" and settings.auth != "off" and not settings.oidc_issuer and no_key_exists(settings):
         sys.exit(
-            "ENV=production needs a key: make one with `python -m apps.api.src.cli keys create --name NAME`,"
+            "ENV=production needs a key: make one with `python -m apps.cli.main keys create --name NAME`,"
             " or set AUTH=off"
         )
 

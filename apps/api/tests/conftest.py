@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from apps.operations.tests.postgres_server import PROGRAMS, PostgresServer, postgres_server
 from apps.tests.overheard import hearing_client
+from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 

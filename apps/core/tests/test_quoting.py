@@ -2,7 +2,7 @@
 
 import pytest
 
-from apps.core.quoting import LONGEST, quoted
+from apps.core.errors import LONGEST, quoted
 
 
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "groq/llama-3.3-70b", "task-9-and-more-of-it", "sk-short", ""])

@@ -5,12 +5,12 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from apps.core.accounting import CallRecord
 from apps.core.callers import ANONYMOUS, Budget, Caller
+from apps.core.calls import CallRecord
 from apps.core.deltas import Delta, Usage, collect
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.messages import ChatRequest, user_message
-from apps.models.gateway.config import Price
+from apps.core.pricing import Price
 from apps.models.metering import Meter, MeteredModel
 from apps.models.scripted import ScriptedModel, Step
 

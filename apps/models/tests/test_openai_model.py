@@ -14,7 +14,7 @@ from apps.core.errors import AppError, ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message, ToolCall, user_message
 from apps.core.settings import Settings
 from apps.models.openai_model import OpenAIModel, chat_body
-from apps.models.tests.raw_upstream import EVENTS, answer, events, raw_upstream
+from apps.tests.support.raw_upstream import EVENTS, answer, events, raw_upstream
 
 REQUEST = ChatRequest(user_message("hi"))
 

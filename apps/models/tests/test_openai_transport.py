@@ -15,7 +15,7 @@ import pytest
 
 from apps.core.errors import AppError, RateLimitExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from apps.models.openai_transport import Chunk, OpenAITransport, Timeouts, translate, translated_errors
-from apps.models.tests.raw_upstream import EVENTS, answer, events, raw_upstream
+from apps.tests.support.raw_upstream import EVENTS, answer, events, raw_upstream
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 SECRET_URL = "http://user:hunter2@upstream.internal/v1"

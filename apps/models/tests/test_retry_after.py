@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.models.retry_after import parse_retry_after
+from apps.models.upstream_errors import parse_retry_after
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.models.surrogates import SurrogateJoiner
+from apps.models.event_stream import SurrogateJoiner
 
 LEAD, TRAIL = "\ud83d", "\ude00"
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apps.core.accounting import CacheUse, CallRecord
 from apps.core.callers import Caller
+from apps.core.calls import CacheUse, CallRecord
 from apps.operations.database import Database
 from apps.operations.ledger_rows import entry_of
 from apps.operations.ledger_store import put

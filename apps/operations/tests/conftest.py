@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.operations.database import Database
-from apps.operations.tests.postgres_server import PROGRAMS, PostgresServer, postgres_server
+from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
 
 KINDS = ("sqlite", "postgresql")
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from apps.core.errors import AppError
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.jwks import FRESH_SECONDS, PAUSE_SECONDS, IssuerUnavailable, Jwks
-from apps.operations.tests.oidc_issuer import AUDIENCE, Issuer, oidc_issuer
+from apps.tests.support.oidc_issuer import AUDIENCE, Issuer, oidc_issuer
 
 
 class Clock:

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from apps.core.accounting import ACCOUNT, Account, CallRecord
 from apps.core.callers import Budget
+from apps.core.calls import ACCOUNT, Account, CallRecord
 from apps.core.errors import RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
-from apps.operations.tests.accounts import BILLION, Meter, books, call, key, written
+from apps.tests.support.accounts import BILLION, Meter, books, call, key, written
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from apps.core.accounting import CallRecord
 from apps.core.callers import Budget
+from apps.core.calls import CallRecord
 from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
-from apps.operations.tests.accounts import BILLION, TEN, Meter, books, call, key, written
+from apps.tests.support.accounts import BILLION, TEN, Meter, books, call, key, written
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from apps.operations.database import Database
 from apps.operations.engines import open_engine
 from apps.operations.migrate import is_up_to_date, latest_revision, migrate
 from apps.operations.tables import key_changes, metadata
-from apps.operations.tests.postgres_server import PostgresServer
+from apps.tests.support.postgres_server import PostgresServer
 
 
 async def number(connection: AsyncConnection) -> int:

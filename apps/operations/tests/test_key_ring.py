@@ -14,8 +14,8 @@ from apps.operations.key_ring import EVERY, TRUSTED_SECONDS, KeyRing
 from apps.operations.key_store import KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
 from apps.operations.tables import key_changes
-from apps.operations.tests.postgres_server import PostgresServer
 from apps.tests.marks import learn
+from apps.tests.support.postgres_server import PostgresServer
 
 SECRET = b"x" * 32
 TERMS = KeyTerms(name="test")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apps.core.accounting import CallRecord
+from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
@@ -15,8 +15,8 @@ from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import Entry, entry_of
 from apps.operations.ledger_store import _insert_many, put
 from apps.operations.tables import calls
-from apps.operations.tests.accounts import books, call, key, written
-from apps.operations.tests.postgres_server import PostgresServer, needs_postgres
+from apps.tests.support.accounts import books, call, key, written
+from apps.tests.support.postgres_server import PostgresServer, needs_postgres
 
 FREE = key(None)
 

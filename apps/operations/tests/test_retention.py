@@ -15,9 +15,9 @@ from apps.operations.ledger import Ledger
 from apps.operations.periods import DAY, day_of
 from apps.operations.retention import Retention
 from apps.operations.retention_store import fold
-from apps.operations.tests.accounts import call, key
 from apps.operations.tests.aged_calls import KEEPING, NOW, everything, fill, old_calls, rows, told
 from apps.operations.usage import GROUPS, UsageQuestion, usage
+from apps.tests.support.accounts import call, key
 
 
 def retention(database: Database, batch: int = 50) -> Retention:

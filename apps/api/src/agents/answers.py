@@ -11,14 +11,14 @@ from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
 from apps.agents.events import Event, RunEnded, TextDelta
 from apps.agents.session import RunSession
-from apps.api.src.agents.shown import frame, shown_run, still_waiting
-from apps.api.src.answers import framing_for, model_header
-from apps.api.src.guard import guarded
-from apps.api.src.sse import Framing
-from apps.api.src.streamed import StreamedResponse, raw
-from apps.core.accounting import CallRecord
+from apps.api.src.agents.serialization import frame, shown_run, still_waiting
+from apps.api.src.generate.answers import framing_for, model_header
+from apps.api.src.http.guard import guarded
+from apps.api.src.http.sse import Framing
+from apps.api.src.http.streaming import StreamedResponse, raw
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
+from apps.core.calls import CallRecord
 from apps.core.errors import AppError
 from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
 

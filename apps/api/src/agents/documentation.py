@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from apps.api.src.openapi import BODY_ERRORS, Responses, error_responses
+from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.core import errors
 
 READ = (

@@ -7,7 +7,7 @@ from pydantic.config import JsonDict
 
 from apps.agents.config import Overrides
 from apps.agents.decisions import Verdict, by_call
-from apps.api.src.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
+from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
 from apps.core.agent_runs import RunStatus
 from apps.core.errors import InvalidValue, MissingRequiredField
 from apps.core.fields import Between, CodePoints

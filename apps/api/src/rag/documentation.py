@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from apps.api.src.openapi import Responses, error_responses, generate_responses
+from apps.api.src.http.openapi import Responses, error_responses, generate_responses
 from apps.api.src.rag.schemas import DOCUMENT, DocumentBody
 from apps.core import errors
 

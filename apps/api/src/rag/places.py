@@ -1,9 +1,9 @@
 """Whose collection a path means, and who may change it."""
 
-from apps.api.src.wiring import Services
+from apps.api.src.wiring.services import Services
 from apps.core.callers import SHARED, Caller
 from apps.core.errors import Forbidden, ModelUnavailable, NotFound
-from apps.models.gateway.router import Router
+from apps.gateway.routing.router import Router
 from apps.rag.answering import PREFIX, Place, RagModels, own_tenant
 from apps.rag.library import Library
 from apps.rag.records import Job

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
-from apps.api.src.schemas import CLOUD_MAX_TOKENS, GenerateAnswer, GenerateBody, generate_body
+from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, GenerateAnswer, GenerateBody, generate_body
 from apps.core.fields import Between, CodePoints
 from apps.core.settings import Settings
 from apps.rag.answering import TOP_K

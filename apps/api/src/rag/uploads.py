@@ -9,9 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from apps.api.src.json_body import parse_json, read_json
+from apps.api.src.http.json_body import parse_json, read_json
+from apps.api.src.http.validation_errors import as_app_error
 from apps.api.src.rag.schemas import DocumentBody
-from apps.api.src.validation_errors import as_app_error
 from apps.core.errors import (
     AppError,
     InvalidJson,

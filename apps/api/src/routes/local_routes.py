@@ -3,19 +3,19 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from apps.api.src.answers import answer
-from apps.api.src.caller import allow_local, caller_of
-from apps.api.src.limits import RateLimits
-from apps.api.src.openapi import CACHE_PARAMETERS, generate_responses
+from apps.api.src.auth.caller import allow_local, caller_of
+from apps.api.src.generate.answers import answer
+from apps.api.src.generate.schemas import GenerateAnswer, GenerateBody, local_body
+from apps.api.src.http.openapi import CACHE_PARAMETERS, generate_responses
+from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.routes.openai_routes import Stream
-from apps.api.src.schemas import GenerateAnswer, GenerateBody, local_body
-from apps.api.src.wiring import Services
+from apps.api.src.wiring.services import Services
 from apps.core.errors import InternalError, ModelUnavailable, NotFound, Overloaded, RateLimitExceeded
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
-from apps.models.asked import AskedModel
-from apps.models.gateway.named_models import LOCAL
-from apps.models.gateway.targets import FREE
+from apps.gateway.as_model import LOCAL
+from apps.gateway.routing.targets import FREE
+from apps.models.wrapper import AskedModel
 
 
 def local_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:

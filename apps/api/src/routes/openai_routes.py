@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from apps.api.src.answers import answer
-from apps.api.src.caller import allow_named, caller_of
-from apps.api.src.limits import RateLimits
-from apps.api.src.openapi import CACHE_PARAMETERS, generate_responses
-from apps.api.src.schemas import GenerateAnswer, GenerateBody, cloud_body
-from apps.api.src.wiring import Services
+from apps.api.src.auth.caller import allow_named, caller_of
+from apps.api.src.generate.answers import answer
+from apps.api.src.generate.schemas import GenerateAnswer, GenerateBody, cloud_body
+from apps.api.src.http.openapi import CACHE_PARAMETERS, generate_responses
+from apps.api.src.limits.limiter import RateLimits
+from apps.api.src.wiring.services import Services
 from apps.core.errors import InternalError, ModelUnavailable, RateLimitExceeded, Timeout, UpstreamError
 from apps.core.settings import Settings
 

@@ -13,20 +13,19 @@ from itertools import islice
 from fastapi import Request
 from starlette.responses import Response
 
-from apps.api.src.guard import guarded
+from apps.api.src.http.guard import guarded
 from apps.api.src.v1.execution import Execution, SealedFrame, new_record
+from apps.api.src.v1.idempotency import WireRecording, record
 from apps.api.src.v1.replies import WholeResponse, joined, streamed_reply
-from apps.api.src.v1.wire_recording import WireRecording, record
-from apps.core.accounting import CallRecord
+from apps.cache.entry import Facts
+from apps.cache.question import Question, question, without_last_user_text
+from apps.cache.response_cache import Flights, Found, ResponseCache
+from apps.core.calls import CallRecord
 from apps.core.messages import CacheWishes
-from apps.models.cache.entry import Facts
-from apps.models.cache.flights import Flights
-from apps.models.cache.question import Question, question, without_last_user_text
-from apps.models.cache.response_cache import Found, ResponseCache
-from apps.models.gateway.determinism import is_deterministic, is_whole_when_answered
-from apps.models.gateway.gateway import Gateway
-from apps.models.gateway.response_blocks import FAILED
-from apps.models.gateway.wire import Receipt, WireCall
+from apps.gateway.gateway import Gateway
+from apps.gateway.protocol import Receipt, WireCall
+from apps.gateway.routing.estimates import is_deterministic, is_whole_when_answered
+from apps.gateway.upstream.response_blocks import FAILED
 from apps.models.metering import Meter
 from apps.models.recording import ITEMS_A_TURN
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from apps.api.src.exceptions import OPENAI_TYPES
-from apps.api.src.openapi import (
+from apps.api.src.http.openapi import (
     BODY_ERRORS,
     CACHE_HEADERS,
     CACHE_PARAMETERS,

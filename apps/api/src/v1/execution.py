@@ -6,17 +6,17 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from apps.api.src.streamed import LastFrame
-from apps.core.accounting import CacheUse, CallRecord
+from apps.api.src.http.streaming import LastFrame
+from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import AppError, Timeout
-from apps.models.gateway.attempts import Opened
-from apps.models.gateway.blocks import find_done
-from apps.models.gateway.expected_use import expected_use
-from apps.models.gateway.gateway import Gateway
-from apps.models.gateway.receipts import cost_of
-from apps.models.gateway.response_blocks import END as RESPONSE_END
-from apps.models.gateway.router import Needs
-from apps.models.gateway.wire import Blocks, Receipt, WireCall, WireReply
+from apps.gateway.gateway import Gateway
+from apps.gateway.protocol import Blocks, Receipt, WireCall, WireReply
+from apps.gateway.routing.attempts import Opened
+from apps.gateway.routing.estimates import expected_use
+from apps.gateway.routing.router import Needs
+from apps.gateway.upstream.event_blocks import find_done
+from apps.gateway.upstream.receipts import cost_of
+from apps.gateway.upstream.response_blocks import END as RESPONSE_END
 from apps.models.metering import Meter, MeteredCall
 
 RECEIPT_FIELDS = tuple(one.name for one in fields(Receipt))

@@ -1,4 +1,6 @@
-"""Idempotency-Key: a call that is sent again under its key is answered from its recording, and executed once.
+"""The recording of a call of /v1: the frames of its answer, and its receipt; shared by all who read it.
+
+Idempotency-Key: a call that is sent again under its key is answered from its recording, and executed once.
 
 Kept in this process, bounded in number and bytes, the oldest forgotten first. It belongs to its caller: the holder
 of an API key, wherever he calls from, or else the client's address and credentials together. Only what was answered
@@ -10,15 +12,52 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
 
-from apps.api.src.request_headers import header
-from apps.api.src.v1.wire_recording import WireRecording
+from apps.api.src.http.headers import header
+from apps.api.src.http.streaming import LastFrame
+from apps.api.src.v1.execution import Execution
+from apps.core.calls import CacheUse
 from apps.core.errors import Conflict, InvalidValue
-from apps.models.gateway.wire import WireCall
+from apps.gateway.protocol import Receipt, WireCall
+from apps.models.recording import Recording
+
+
+class WireRecording(Recording[bytes]):
+    """One execution, as bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content_type = "application/json"
+        self.receipt = Receipt()
+
+    def is_last(self, item: bytes) -> bool:
+        return isinstance(item, LastFrame)
+
+    def size_of(self, item: bytes) -> int:
+        return len(item)
+
+    def receipt_for(self, use: CacheUse | None) -> Receipt:
+        """The receipt as a reader sees it: None has made the call, the others were given what it made."""
+        return self.receipt if use is None else replace(self.receipt, cache=use)
+
+
+async def record(execution: Execution, recording: WireRecording) -> None:
+    """Make a call into a recording, for all who read it."""
+    recording.receipt = execution.receipt
+    if execution.call.stream:
+        async with aclosing(execution.frames()) as frames:
+            async for frame in frames:
+                recording.add(frame)
+        return
+    reply = await execution.whole()
+    recording.content_type = reply.content_type
+    recording.add(LastFrame(reply.body))
+
 
 KEPT_SECONDS = 24 * 3600.0
 MOST_RECORDINGS = 10_000
@@ -53,7 +92,7 @@ def _caller(request: Request, call: WireCall) -> list[str]:
     return [request.client.host if request.client else "", *(request.headers.get(name, "") for name in CREDENTIALS)]
 
 
-class Recording(WireRecording):
+class IdempotentRecording(WireRecording):
     """The execution of a call under its key; ``asked`` is what was asked, ``begun`` a time of the recordings' clock."""
 
     def __init__(self, asked: bytes, begun: float) -> None:
@@ -76,13 +115,15 @@ class Recordings:
         self._most_bytes = most_bytes
         self._largest = largest
         self._clock = clock
-        self._kept: OrderedDict[bytes, Recording] = OrderedDict()
+        self._kept: OrderedDict[bytes, IdempotentRecording] = OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def join(self, named: Identity, work: Callable[[Recording], Coroutine[Any, Any, None]]) -> tuple[Recording, bool]:
+    def join(
+        self, named: Identity, work: Callable[[IdempotentRecording], Coroutine[Any, Any, None]]
+    ) -> tuple[IdempotentRecording, bool]:
         """The recording under this name, and whether ``work`` was begun for it just now. Raises Conflict."""
         self._forget_old()
         recording = self._kept.get(named.name)
@@ -90,12 +131,12 @@ class Recordings:
             if recording.asked != named.asked:
                 raise Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key")
             return recording, False
-        recording = Recording(named.asked, self._clock())
+        recording = IdempotentRecording(named.asked, self._clock())
         self._kept[named.name] = recording
         recording.begin(work(recording), lambda ended: self._ended(named.name, ended))
         return recording, True
 
-    def _ended(self, name: bytes, recording: Recording) -> None:
+    def _ended(self, name: bytes, recording: IdempotentRecording) -> None:
         if self._kept.get(name) is not recording:
             return
         if recording.error is not None or recording.size > self._largest:

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, Field
 
-from apps.core.errors import NotFound
+from apps.core.errors import NotFound, quoted
 from apps.core.ports import State
-from apps.core.quoting import quoted
-from apps.models.gateway.router import Needs, Router
-from apps.models.gateway.targets import Target
+from apps.gateway.routing.router import Needs, Router
+from apps.gateway.routing.targets import Target
 
 # the best first: a name is as ready as its readiest target
 ORDER: tuple[State, ...] = ("ready", "loading", "failed", "not_configured")

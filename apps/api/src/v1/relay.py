@@ -8,22 +8,21 @@ from dataclasses import replace
 from fastapi import Request
 from starlette.responses import Response
 
-from apps.api.src.cache_headers import wishes_of
-from apps.api.src.caller import allow_model, caller_of
-from apps.api.src.guard import guarded
-from apps.api.src.json_body import read_json
-from apps.api.src.prompts import note_body
-from apps.api.src.request_headers import header
-from apps.api.src.streamed import LastFrame
+from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.http.cache_control import wishes_of
+from apps.api.src.http.guard import guarded
+from apps.api.src.http.headers import header
+from apps.api.src.http.json_body import read_json
+from apps.api.src.http.streaming import LastFrame
+from apps.api.src.observability.request_line import note_body
 from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.execution import Execution, new_record, note_receipt
-from apps.api.src.v1.idempotency import Recording, Recordings, identity
+from apps.api.src.v1.idempotency import IdempotentRecording, Recordings, identity, record
 from apps.api.src.v1.replies import WholeResponse, joined, streamed_reply
-from apps.api.src.v1.wire_recording import record
-from apps.api.src.wiring import Services
-from apps.core.accounting import CallRecord
+from apps.api.src.wiring.services import Services
+from apps.core.calls import CallRecord
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, Timeout
-from apps.models.gateway.wire import Receipt, WireCall
+from apps.gateway.protocol import Receipt, WireCall
 from apps.models.metering import Meter
 
 # answered whole, whatever a field of this name may mean to an upstream
@@ -84,7 +83,7 @@ def _deadline(request: Request) -> float | None:
 
 
 async def _replay(
-    request: Request, call: WireCall, recording: Recording, deadline: float | None, *, maker: bool
+    request: Request, call: WireCall, recording: IdempotentRecording, deadline: float | None, *, maker: bool
 ) -> Response:
     frames = recording.read(deadline)
     if not maker:
@@ -99,7 +98,7 @@ async def _replay(
 
 
 async def _on_record(
-    meter: Meter, call: WireCall, recording: Recording, frames: AsyncGenerator[bytes, None]
+    meter: Meter, call: WireCall, recording: IdempotentRecording, frames: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
     """A replay is a call too; what it repeats has been paid for, by who made the call."""
     replayed = new_record(call)

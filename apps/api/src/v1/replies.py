@@ -7,13 +7,13 @@ from functools import lru_cache
 from fastapi import Request
 from starlette.responses import Response
 
-from apps.api.src.answers import model_header
-from apps.api.src.cache_headers import age_headers
 from apps.api.src.exceptions import envelope
-from apps.api.src.sse import EventStream
-from apps.api.src.streamed import RawHeaders, StreamedResponse, raw
+from apps.api.src.generate.answers import model_header
+from apps.api.src.http.cache_control import age_headers
+from apps.api.src.http.sse import EventStream
+from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.core.errors import AppError
-from apps.models.gateway.wire import Receipt
+from apps.gateway.protocol import Receipt
 
 
 class WholeResponse(Response):

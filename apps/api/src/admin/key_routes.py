@@ -1,0 +1,92 @@
+"""Keys, managed over HTTP by the holder of an admin key; the first one is made on the command line (cli.py)."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import BaseModel
+
+from apps.api.src.admin.key_view import KeyView, NewKeyView, key_view, new_key_view
+from apps.api.src.auth.caller import caller_of
+from apps.api.src.http.json_body import JsonRoute
+from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
+from apps.api.src.wiring.services import Services
+from apps.core.callers import ANONYMOUS
+from apps.core.errors import Forbidden, NotFound, Overloaded
+from apps.operations.key_store import KeyStore
+from apps.operations.key_terms import KeyTerms
+
+KEY: dict[str, Any] = {
+    "id": "3f9a1c20b7d4e658",
+    "prefix": "ga_x7Kq...",
+    "name": "ci",
+    "tenant": "key:3f9a1c20b7d4e658",
+    "status": "live",
+    "models": ["local", "gpt-4o*"],
+    "routes": ["/v1/*"],
+    "admin": False,
+    "rpm": 60,
+    "tpm": 100000,
+    "budget_usd": "5/month",
+    "ip": ["10.0.0.0/8"],
+    "semantic_cache": None,
+    "created_at": "2026-11-25T09:00:00+00:00",
+    "rotated_at": None,
+    "expires_at": "2027-02-23T09:00:00+00:00",
+    "revoked_at": None,
+}
+NEW_KEY = {**KEY, "key": "ga_x7Kq0123456789abcdefghijklmnopqrstuvwxyz-_A"}
+Id = Annotated[str, Path(description="The id of the key, not the key", max_length=64, examples=[KEY["id"]])]
+
+
+class KeyList(BaseModel):
+    """The oldest first; the revoked and expired ones too."""
+
+    data: list[KeyView]
+
+
+def admin_only(request: Request) -> None:
+    """The second door: the layer in front of the routes has let through admins only. Nobody makes keys without one."""
+    caller = caller_of(request)
+    if caller is ANONYMOUS or not caller.admin:
+        raise Forbidden("This needs an admin key; the first one is made with the keys command of apps.cli.main")
+
+
+def admin_key_router(services: Services) -> APIRouter:
+    router = APIRouter(prefix="/admin/keys", route_class=JsonRoute, tags=["admin"], dependencies=[Depends(admin_only)])
+
+    @router.post("", status_code=201, responses=_answers(201, NEW_KEY, *BODY_ERRORS))
+    async def create_key(terms: KeyTerms, response: Response) -> NewKeyView:
+        """Make a key. It is in this answer and nowhere else: what is kept cannot be turned back into it."""
+        response.headers["Cache-Control"] = "no-store"
+        return new_key_view(*await _store(services).create(terms), time.time())
+
+    @router.get("", responses=_answers(200, {"data": [KEY]}))
+    async def list_keys() -> KeyList:
+        """All keys, the oldest first."""
+        now = time.time()
+        return KeyList(data=[key_view(key, now) for key in await _store(services).all()])
+
+    @router.post("/{id}/rotate", responses=_answers(200, NEW_KEY, NotFound))
+    async def rotate_key(id: Id, response: Response) -> NewKeyView:
+        """A new key on the same terms; the old one is void at once."""
+        response.headers["Cache-Control"] = "no-store"
+        return new_key_view(*await _store(services).rotate(id), time.time())
+
+    @router.delete("/{id}", responses=_answers(200, KEY, NotFound))
+    async def revoke_key(id: Id) -> KeyView:
+        """Revoke a key: at once in this process, within two seconds in every other."""
+        return key_view(await _store(services).revoke(id), time.time())
+
+    return router
+
+
+def _store(services: Services) -> KeyStore:
+    if services.keys is None:
+        raise Forbidden("This service keeps no keys")
+    return services.keys.store
+
+
+def _answers(status: int, example: Any, *kinds: Any) -> Responses:
+    answer = {"content": {"application/json": {"example": example}}}
+    return {status: answer, **error_responses(*kinds, Forbidden, Overloaded)}

@@ -1,0 +1,135 @@
+"""Who calls: the credential of a request in, its caller out; and whether that caller may come this far.
+
+Nothing here tells an unknown key from one that is revoked, expired, malformed or used from the wrong address: they cost
+the same, and the answer is the same.
+"""
+
+import logging
+import time
+from ipaddress import IPv6Address, ip_address
+
+from limits import parse
+from starlette.types import Scope
+
+from apps.api.src.auth.caller import presented
+from apps.api.src.limits.windows import WindowCounts
+from apps.core.callers import ANONYMOUS, Caller
+from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized
+from apps.operations.bearer_tokens import BearerTokens
+from apps.operations.key_ring import KeyRing
+from apps.operations.key_secrets import looks_like_key
+from apps.operations.key_store import StoredKey
+
+ADMIN = "/admin"
+# the least of a network that one IPv6 caller has to himself
+IPV6_BITS = 64
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="genai-project"'}
+
+log = logging.getLogger(__name__)
+
+
+class RefusedKeys:
+    """Counts the keys that were refused an address, in this process. ``rate`` None counts nothing."""
+
+    def __init__(self, rate: str | None) -> None:
+        self._limit = parse(rate) if rate else None
+        self._windows = WindowCounts()
+
+    def check(self, scope: Scope) -> None:
+        """Raise RateLimitExceeded where there were too many."""
+        limit = self._limit
+        if limit is None:
+            return
+        place = _place(scope)
+        if self._windows.get(place) >= limit.amount:
+            raise RateLimitExceeded(
+                f"Rate limit exceeded: {limit}",
+                details={"limit": str(limit), "of": "refused keys"},
+                retry_after=self._windows.get_expiry(place) - time.time(),
+            )
+
+    def count(self, scope: Scope) -> None:
+        if self._limit is not None:
+            self._windows.hit(_place(scope), self._limit.get_expiry())
+
+
+class Authenticator:
+    """``open_while_empty``: no key is needed as long as none was ever made."""
+
+    def __init__(
+        self, ring: KeyRing, tokens: BearerTokens | None, refused: RefusedKeys, *, open_while_empty: bool
+    ) -> None:
+        self._ring = ring
+        self._tokens = tokens
+        self._refused = refused
+        self._open_while_empty = open_while_empty
+
+    def known(self, scope: Scope) -> Caller | None:
+        """The caller where that is known without asking anybody, which is what most requests are."""
+        credential = presented(scope)
+        key = self._ring.known(credential) if credential else None
+        return key.caller if key is not None and _is_at_home(key, scope) else None
+
+    async def caller(self, scope: Scope) -> Caller:
+        """Raises Unauthorized, RateLimitExceeded, or an error of whom had to be asked."""
+        credential = presented(scope)
+        if self._open_while_empty and await self._none_exists(credential):
+            return ANONYMOUS
+        if credential is None:
+            raise unauthorized()
+        self._refused.check(scope)
+        caller = await self._judge(credential, scope)
+        if caller is None:
+            self._refused.count(scope)
+            raise unauthorized()
+        return caller
+
+    async def _none_exists(self, credential: str | None) -> bool:
+        """Whether no key was ever made; where one is shown that may be the first of all, as of now."""
+        if await self._ring.exist():
+            return False
+        return credential is None or not looks_like_key(credential) or await self._ring.find(credential) is None
+
+    async def _judge(self, credential: str, scope: Scope) -> Caller | None:
+        if self._tokens is not None and self._tokens.looks_like_one(credential):
+            return await self._tokens.caller(credential)
+        key = await self._ring.find(credential)
+        if key is None:
+            return None
+        if not _is_at_home(key, scope):
+            log.warning("Key %s was used from an address that it is not for", key.id)
+            return None
+        return key.caller
+
+
+def allow_path(caller: Caller, path: str) -> None:
+    """Raises Forbidden, whether or not there is such a path."""
+    admin = path == ADMIN or path.startswith(f"{ADMIN}/")
+    if not caller.may_call(path) or (admin and not caller.admin):
+        raise Forbidden("This key may not do that")
+
+
+def unauthorized() -> AppError:
+    return Unauthorized("A valid API key is required", headers=CHALLENGE)
+
+
+def _is_at_home(key: StoredKey, scope: Scope) -> bool:
+    if not key.networks:
+        return True
+    try:
+        address = ip_address((scope.get("client") or ("",))[0])
+    except ValueError:  # a Unix socket has no address
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in network for network in key.networks)
+
+
+def _place(scope: Scope) -> str:
+    host = str((scope.get("client") or ("",))[0])
+    if ":" not in host:
+        return host
+    try:
+        return str(int(IPv6Address(host.partition("%")[0])) >> (128 - IPV6_BITS))
+    except ValueError:
+        return host

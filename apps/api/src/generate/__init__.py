@@ -1,0 +1,1 @@
+"""The routes /generate and /local/generate."""

@@ -1,0 +1,1 @@
+"""HTTP for every audience: JSON bodies, errors, streams, middleware."""

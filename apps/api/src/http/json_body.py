@@ -1,0 +1,113 @@
+"""Request bodies: JSON read strictly, before FastAPI looks at it, by the route class that every JSON route uses."""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from apps.api.src.http.headers import header
+from apps.api.src.http.validation_errors import as_app_error
+from apps.core.errors import InvalidJson, UnsupportedMediaType
+
+JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.IGNORECASE)
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is JSON, and strictly so.
+
+    Raises UnsupportedMediaType and InvalidJson; FastAPI then validates what was parsed, without parsing again,
+    and what it finds wrong is raised as an error of the tree too.
+    """
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+        takes_body = self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            if takes_body:
+                request = ParsedRequest(request, *await read_json(request))
+            try:
+                return await handler(request)
+            except RequestValidationError as error:
+                raise as_app_error(error.errors()) from None
+
+        return handle
+
+
+class ParsedRequest(Request):
+    """A request whose body has been read and parsed."""
+
+    def __init__(self, request: Request, body: bytes, parsed: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._raw = body
+        self._parsed = parsed
+
+    async def body(self) -> bytes:
+        return self._raw
+
+    async def json(self) -> Any:
+        return self._parsed
+
+
+async def read_json(request: Request) -> tuple[bytes, Any]:
+    """The body as it came, and parsed. Raises UnsupportedMediaType and InvalidJson."""
+    content_type = header(request.scope, b"content-type") or ""
+    if content_type != "application/json" and not JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()):
+        raise UnsupportedMediaType("Content-Type must be application/json")
+    body = await _body(request)
+    return body, parse_json(body)
+
+
+async def _body(request: Request) -> bytes:
+    """What `Request.body` gives, without its generator where the body is there at once. Raises ClientDisconnect."""
+    parts = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse RFC 8259 JSON, no more: NaN, Infinity and lone surrogates are refused; a UTF-8 byte order mark is not.
+
+    Raises InvalidJson, with the position where there is one; never repeats the body.
+    """
+    if not body.strip():
+        raise InvalidJson("Request body is empty")
+    try:
+        text = body.decode("utf-8-sig")
+        parsed = _decode(text)
+        if SURROGATE_ESCAPE.search(body):
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise InvalidJson("Request body is not UTF-8", details={"position": error.start}) from None
+    except UnicodeEncodeError:
+        raise InvalidJson("Request body holds a lone surrogate") from None
+    except json.JSONDecodeError as error:
+        details = {"position": error.pos, "line": error.lineno, "column": error.colno}
+        raise InvalidJson(f"Malformed JSON: {error.msg}", details=details) from None
+    except RecursionError:
+        raise InvalidJson("Request body is nested too deeply") from None
+    except ValueError:
+        raise InvalidJson("Malformed JSON: a number has too many digits") from None
+    return parsed
+
+
+def _refuse_constant(name: str) -> None:
+    raise InvalidJson(f"Malformed JSON: {name} is not JSON")
+
+
+# `json.loads` makes a decoder a call where it is given anything
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode

@@ -1,0 +1,131 @@
+"""A streamed response: frames of bytes to the client, whatever they are made of."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from apps.api.src.http.guard import ClientGone, guarded
+from apps.api.src.http.shutdown import Shutdown
+from apps.core.errors import AppError, InternalError
+
+PING_AFTER = 15.0
+STALLED_AFTER = 60.0
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+UNBUFFERED = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
+log = logging.getLogger(__name__)
+
+
+def raw(headers: Mapping[str, str]) -> RawHeaders:
+    """Headers in the form that a response keeps them in."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+class LastFrame(bytes):
+    """A frame that is known to be the last one: the end of the body goes out with it, not behind it."""
+
+
+class StreamedResponse(Response):
+    """Sends its status once the first frame is there: what fails before that is raised, and has its own status.
+
+    What fails later goes through ``error_frame``; where that is empty the connection is cut. Whatever happens, the
+    generator of frames is closed before the response is over. ``headers`` is asked when the first frame is there.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        ping: bytes,
+        error_frame: Callable[[AppError], bytes],
+        headers: Callable[[], RawHeaders],
+        shutdown: Shutdown,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.media_type = media_type
+        whole_type = media_type if "charset=" in media_type else f"{media_type}; charset=utf-8"
+        self.raw_headers = [(b"content-type", whole_type.encode()), *UNBUFFERED]
+        self._frames = frames
+        self._ping = ping
+        self._error_frame = error_frame
+        self._late_headers = headers
+        self._refused: Callable[[AppError], None] | None = None
+        self._shutdown = shutdown
+        self._started = False
+        self._sending = False
+        self._active_at = 0.0
+
+    def when_refused(self, tell: Callable[[AppError], None]) -> None:
+        """Have ``tell`` called with an error that comes before the first frame: it takes the place of this response."""
+        self._refused = tell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._send = send
+        try:
+            await guarded(self._stream(), receive, self._shutdown, self._tick)
+        except ClientGone:
+            if not self._started:
+                raise
+        except Exception as error:
+            if not self._started:
+                if self._refused is not None and isinstance(error, AppError):
+                    self._refused(error)
+                raise
+            await self._end_with(_as_app_error(error, tracebacks=scope["app"].state.settings.debug))
+
+    async def _stream(self) -> None:
+        async with aclosing(self._frames) as frames:
+            frame = await anext(frames)
+            self.raw_headers += self._late_headers()
+            await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self._started = True
+            while not isinstance(frame, LastFrame):
+                await self._write(frame)
+                try:
+                    frame = await anext(frames)
+                except StopAsyncIteration:
+                    frame = LastFrame()
+        # the generator is closed, and what it held is free, before the client may know that the answer is whole
+        await self._write(frame, more=False)
+
+    async def _write(self, frame: bytes, *, more: bool = True) -> None:
+        self._sending = True
+        self._active_at = asyncio.get_running_loop().time()
+        await self._send({"type": "http.response.body", "body": frame, "more_body": more})
+        self._sending = False
+
+    async def _tick(self) -> None:
+        """Keep a silent stream alive; give up on a client that has stopped reading."""
+        if not self._started:
+            return
+        silence = asyncio.get_running_loop().time() - self._active_at
+        if self._sending and silence > STALLED_AFTER:
+            raise ClientGone
+        if not self._sending and silence > PING_AFTER and self._ping:
+            self._active_at += silence
+            try:
+                async with asyncio.timeout(STALLED_AFTER):
+                    await self._send({"type": "http.response.body", "body": self._ping, "more_body": True})
+            except TimeoutError:
+                raise ClientGone from None
+
+    async def _end_with(self, error: AppError) -> None:
+        frame = self._error_frame(error)
+        if frame:
+            await self._write(frame, more=False)
+        # else: returning without the end of the body makes the server cut the connection
+
+
+def _as_app_error(error: Exception, *, tracebacks: bool) -> AppError:
+    if isinstance(error, AppError):
+        return error
+    log.error("Crash in a stream: %s", type(error).__name__, exc_info=error if tracebacks else None)
+    return InternalError("Internal server error")

@@ -1,0 +1,85 @@
+"""The MCP server's route: streamable HTTP without sessions, behind the same layers as every other route."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from apps.agents.mcp_server import McpEndpoint
+from apps.api.src.http.guard import ClientGone, guarded
+from apps.api.src.http.openapi import error_responses
+from apps.api.src.http.raw_route import RawRoute
+from apps.api.src.http.shutdown import Shutdown
+from apps.api.src.limits.limiter import RateLimits
+from apps.core import errors
+from apps.core.errors import Forbidden
+from apps.core.settings import Settings
+
+PATH = "/mcp"
+OWN_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}, "example": CALL}},
+    }
+}
+ANSWER = {"jsonrpc": "2.0", "id": 1, "result": {"tools": [{"name": "generate", "inputSchema": {"type": "object"}}]}}
+ERRORS = (errors.Unauthorized, errors.Forbidden, errors.PayloadTooLarge, errors.RateLimitExceeded)
+
+
+def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) -> APIRouter:
+    router = APIRouter(route_class=limits.route_class("mcp", settings.rate_limit_mcp, RawRoute), tags=["mcp"])
+    described: dict[int | str, dict[str, Any]] = {
+        200: {"description": "An answer of JSON-RPC", "content": {"application/json": {"example": ANSWER}}},
+        202: {"description": "A notification was taken"},
+        **error_responses(*ERRORS),
+    }
+
+    async def mcp(request: Request) -> Response:
+        """The Model Context Protocol: generate, local_generate, rag_search and the agents, as tools."""
+        _check_origin(request.headers.get("origin"), settings.allowed_origins)
+        return McpResponse(endpoint, await request.body(), request.app.state.shutdown)
+
+    router.add_api_route(PATH, mcp, methods=["POST"], responses=described, openapi_extra=BODY)
+    return router
+
+
+class McpResponse(Response):
+    """Hands the request on to the MCP server; a client that leaves ends its call."""
+
+    def __init__(self, endpoint: McpEndpoint, body: bytes, shutdown: Shutdown) -> None:
+        self.status_code = 200
+        self.background = None
+        self.raw_headers = []
+        self._endpoint = endpoint
+        self._taken = body
+        self._shutdown = shutdown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages: list[Message] = [{"type": "http.request", "body": self._taken, "more_body": False}]
+
+        async def replay() -> Message:
+            # a client that leaves is noticed by the guard, which ends all this
+            return messages.pop() if messages else await asyncio.get_running_loop().create_future()
+
+        async def told(message: Message) -> None:
+            # what the route's layers have put here, the limits' standing above all, goes out with the server's own
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self.raw_headers]
+            await send(message)
+
+        try:
+            await guarded(self._endpoint.handle(scope, replay, told), receive, self._shutdown)
+        except ClientGone:
+            return
+
+
+def _check_origin(origin: str | None, allowed: Sequence[str]) -> None:
+    """A browser says where a page comes from: one of a stranger's must not speak to a server behind a firewall."""
+    if origin is not None and origin not in allowed and not OWN_ORIGIN.fullmatch(origin):
+        raise Forbidden("Pages of that origin may not use this server: see ALLOWED_ORIGINS", field="Origin")

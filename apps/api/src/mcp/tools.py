@@ -1,0 +1,159 @@
+"""What MCP clients can call here: the routes of the API as tools, behind the same scopes, limits and meter."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from apps.agents.config import AGENT_PREFIX
+from apps.agents.mcp_server import Scope, ServedTool, Told
+from apps.agents.tools import Arguments
+from apps.api.src.agents.answers import metered_events, new_record
+from apps.api.src.agents.serialization import shown_run, shown_usage
+from apps.api.src.auth.caller import allow_local, allow_named, caller_of
+from apps.api.src.generate.schemas import GenerateBody, cloud_body, local_body
+from apps.api.src.http.sse import usage_json
+from apps.api.src.http.validation_errors import as_app_error
+from apps.api.src.limits.limiter import RateLimits
+from apps.api.src.wiring.agents import LibraryDocuments
+from apps.api.src.wiring.services import Services
+from apps.core.callers import Caller
+from apps.core.deltas import collect
+from apps.core.errors import NotFound, quoted
+from apps.core.fields import Between
+from apps.core.messages import user_message
+from apps.core.ports import ChatModel
+from apps.core.settings import Settings
+from apps.gateway.as_model import LOCAL
+from apps.gateway.routing.targets import FREE
+from apps.models.metering import MeteredModel, PriceOf
+from apps.models.wrapper import AskedModel
+
+ROUTE = "/mcp"
+MOST_PASSAGES = 20
+
+
+Ask = Callable[[Request, GenerateBody], Awaitable[Told]]
+
+
+class AgentBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000, description="What to answer")]
+
+
+class SearchBody(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    collection: str = Field(description="The collection; `shared/<name>` for one that everybody shares")
+    query: str = Field(min_length=1, max_length=1000, description="What to look for, in plain words")
+    top_k: Annotated[int, Between(1, MOST_PASSAGES)] = Field(5, description="The most passages to find")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedTools:
+    """All of them; `for_caller` is what one key reaches."""
+
+    services: Services
+    settings: Settings
+    limits: RateLimits
+
+    def for_caller(self, caller: Caller) -> Sequence[ServedTool]:
+        settings = self.settings
+        tools = []
+        if caller.may_call("/generate"):
+            tools.append(self._generate("generate", "Ask the cloud model", cloud_body(settings), self._cloud))
+        if caller.may_call("/local/generate"):
+            tools.append(
+                self._generate("local_generate", "Ask the model on this machine", local_body(settings), self._local)
+            )
+        if self.services.documents is not None and caller.may_call("/rag/collections"):
+            description = "Find passages in a collection of documents"
+            tools.append(ServedTool("rag_search", description, _schema(SearchBody), self._search))
+        agents = self.services.agents
+        for name in agents.names() if agents is not None else ():
+            if caller.may_use(AGENT_PREFIX + name) and caller.may_call(f"/agents/{name}/run"):
+                tools.append(self._agent(name))
+        return tools
+
+    def _generate(self, name: str, description: str, body: type[GenerateBody], ask: Ask) -> ServedTool:
+        async def call(scope: Scope, arguments: Arguments) -> Told:
+            return await ask(Request(scope), _checked(body, arguments))
+
+        return ServedTool(name, description, _schema(body), call)
+
+    async def _cloud(self, request: Request, body: GenerateBody) -> Told:
+        await self.limits.count(request, "generate", self.settings.rate_limit_generate)
+        is_local = self.services.gateway.router.is_local
+        allow_named(caller_of(request), body.model, self.settings.default_model, is_local)
+        return await self._answer(request, self.services.cloud, body, self.services.cloud_price)
+
+    async def _local(self, request: Request, body: GenerateBody) -> Told:
+        await self.limits.count(request, "local", self.settings.rate_limit_local)
+        name = self.services.local.readiness().name
+        allow_local(caller_of(request), name)
+        if body.model not in (None, name):
+            raise NotFound(f"The local model is {name}", field="model", details={"available": [name]})
+        return await self._answer(request, AskedModel(self.services.local, LOCAL), body, lambda _: FREE)
+
+    async def _answer(self, request: Request, model: ChatModel, body: GenerateBody, price: PriceOf | None) -> Told:
+        metered = MeteredModel(model, self.services.meter, ROUTE, price)
+        async with aclosing(metered.stream(body.to_chat(caller_of(request)))) as deltas:
+            whole = await collect(deltas)
+        told = {"response": whole.text, "model": whole.model, "usage": usage_json(whole.usage)}
+        return Told(whole.text, told | {"finish_reason": whole.finish_reason})
+
+    async def _search(self, scope: Scope, arguments: Arguments) -> Told:
+        request, body = Request(scope), _checked(SearchBody, arguments)
+        await self.limits.count(request, "rag", self.settings.rate_limit_rag)
+        documents = LibraryDocuments(self.services.documents.library if self.services.documents else None)
+        caller = caller_of(request)
+        theirs = await documents.collections(caller)
+        if body.collection not in theirs:
+            raise NotFound(f"No collection is named {quoted(body.collection)}", details={"available": theirs})
+        passages = await documents.search(caller, body.collection, body.query, body.top_k)
+        text = "\n\n".join(f"[{passage['document']}] {passage['text']}" for passage in passages)
+        return Told(text or "Nothing was found", {"passages": passages})
+
+    def _agent(self, name: str) -> ServedTool:
+        agents = self.services.agents
+        assert agents is not None  # noqa: S101 - asked only for names that they gave
+        card = agents.card(name)
+
+        async def call(scope: Scope, arguments: Arguments) -> Told:
+            request, body = Request(scope), _checked(AgentBody, arguments)
+            await self.limits.count(request, "agents", self.settings.rate_limit_agents)
+            caller = caller_of(request)
+            session = agents.begin(name, caller, user_message(body.prompt))
+            record = new_record(agents, session, caller, ROUTE, len(body.prompt), streamed=False)
+            async with aclosing(metered_events(session, self.services.meter, record)) as events:
+                async for _ in events:
+                    pass
+            run = session.run
+            if run.status == "paused":
+                text = (
+                    f"The run {run.id} waits for an approval: POST /agents/runs/{run.id}/approve, /deny or /decisions"
+                )
+                return Told(text, shown_run(run))
+            return Told(run.answer, {"answer": run.answer, "run": run.id, "usage": shown_usage(run)})
+
+        described = card.config.description or f"Ask the agent {name}"
+        return ServedTool(f"agent_{name}".replace("-", "_")[:64], described, _schema(AgentBody), call)
+
+
+def _checked(body: type[Any], arguments: Arguments) -> Any:
+    try:
+        return body.model_validate(arguments)
+    except ValidationError as error:
+        # the errors of a route have the place of the body in front
+        raise as_app_error([{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]) from None
+
+
+def _schema(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema()
+    for noise in ("title", "description", "examples"):
+        schema.pop(noise, None)
+    return schema

@@ -1,0 +1,154 @@
+"""The bookkeeper of metrics: what a call for a model came to, counted when it ends.
+
+Between tokens it knows the mean of a call: what lies between the first token and the end, by the tokens after the
+first. A clock read at each token would cost every stream, and an upstream's blocks hold any number of them.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.request_metrics import AT_ONCE
+from apps.core.calls import CallRecord
+from apps.core.ports import Observation
+
+if TYPE_CHECKING:
+    from apps.api.src.observability.metrics.instruments import Instruments
+
+Key = tuple[str, str, str]
+
+log = logging.getLogger(__name__)
+
+
+class CallMetrics:
+    """A Bookkeeper, and Observed. Stands first among them, so that it also sees the calls that the others refuse.
+
+    Its instruments are read after `settle` only.
+    """
+
+    def __init__(self, instruments: "Callable[[], Instruments]", models: KnownNames, providers: KnownNames) -> None:
+        self._instruments = instruments
+        self._models = models
+        self._providers = providers
+        self._children: dict[Key, _Children] = {}
+        self._in_progress = 0
+        self._ended: list[CallRecord] = []
+
+    async def opening(self, call: CallRecord) -> None:
+        self._in_progress += 1
+
+    def closing(self, call: CallRecord) -> None:
+        self._in_progress -= 1
+        self._ended.append(call)
+        if len(self._ended) >= AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what has ended since the last time."""
+        ended, self._ended = self._ended, []
+        for call in ended:
+            try:
+                self._count(call)
+            except Exception:
+                log.exception("A call could not be counted")  # the others are
+
+    def _count(self, call: CallRecord) -> None:
+        key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = _Children(self._instruments(), *key)
+        children.count(call)
+
+    def observations(self) -> Iterable[Observation]:
+        text = "Calls for a model that have begun and not ended"
+        yield Observation("genai_calls_in_progress", text, float(self._in_progress))
+
+
+class _Children:
+    """The instruments of one route, model and provider, their labels bound when they are first needed.
+
+    So what does not happen has no series: a model that only fails has no tokens and no first one.
+    """
+
+    def __init__(self, instruments: "Instruments", route: str, model: str, provider: str) -> None:
+        self._instruments = instruments
+        self._route = route
+        self._model = model
+        self._provider = provider
+        self._outcomes: dict[str, Callable[[], None]] = {}
+        self._duration = instruments.call_seconds.labels(route, model).observe
+
+    def count(self, call: CallRecord) -> None:
+        (self._outcomes.get(call.outcome) or self._bind(call.outcome))()
+        self._duration(call.duration)
+        if call.first_token is not None:
+            self._first_token(call.first_token)
+            tokens = call.completion_tokens or 0
+            if tokens > 1 and call.outcome == "ok":  # what broke off has its tokens guessed
+                self._per_token((call.duration - call.first_token) / (tokens - 1))
+        if call.attempts:
+            self._queued(call.queued)
+            self._attempts(call.attempts)
+            if call.attempts > 1:
+                self._retries(call.attempts - 1)
+        if call.cache != "off":
+            self._instruments.cache_uses.labels(call.cache).inc()
+            self._saved(call.saved)
+        self._count_usage(call)
+
+    def _count_usage(self, call: CallRecord) -> None:
+        if call.prompt_tokens:
+            self._prompt(call.prompt_tokens)
+        if call.completion_tokens:
+            self._completion(call.completion_tokens)
+        if call.cached_tokens:
+            self._cached(call.cached_tokens)
+        if call.cost:
+            self._cost(call.cost)
+
+    def _bind(self, outcome: str) -> Callable[[], None]:
+        labels = (self._route, self._model, self._provider, outcome)
+        bound = self._outcomes[outcome] = self._instruments.calls.labels(*labels).inc
+        return bound
+
+    @cached_property
+    def _first_token(self) -> Callable[[float], None]:
+        return self._instruments.first_token_seconds.labels(self._route, self._model).observe
+
+    @cached_property
+    def _per_token(self) -> Callable[[float], None]:
+        return self._instruments.per_token_seconds.labels(self._route, self._model).observe
+
+    @cached_property
+    def _queued(self) -> Callable[[float], None]:
+        return self._instruments.queue_seconds.labels(self._provider).observe
+
+    @cached_property
+    def _prompt(self) -> Callable[[float], None]:
+        return self._instruments.tokens.labels(self._model, self._provider, "prompt").inc
+
+    @cached_property
+    def _completion(self) -> Callable[[float], None]:
+        return self._instruments.tokens.labels(self._model, self._provider, "completion").inc
+
+    @cached_property
+    def _cached(self) -> Callable[[float], None]:
+        return self._instruments.cached_tokens.labels(self._model, self._provider).inc
+
+    @cached_property
+    def _cost(self) -> Callable[[float], None]:
+        return self._instruments.cost.labels(self._model, self._provider).inc
+
+    @cached_property
+    def _saved(self) -> Callable[[float], None]:
+        return self._instruments.saved.labels(self._model).inc
+
+    @cached_property
+    def _attempts(self) -> Callable[[float], None]:
+        return self._instruments.attempts.labels(self._model, self._provider).inc
+
+    @cached_property
+    def _retries(self) -> Callable[[float], None]:
+        return self._instruments.retries.labels(self._model, self._provider).inc

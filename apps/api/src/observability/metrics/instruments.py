@@ -1,0 +1,118 @@
+"""The counters and histograms of one app, in a registry of its own, with their names and what they mean.
+
+Names follow Prometheus' rules: the prefix `genai_`, base units, `_total` for what only grows. Imports
+prometheus_client, so it is imported when the service starts and not with the app.
+
+Label values of a bounded set: what is not known by name is `other`, so that no caller can make a new series.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from starlette.types import Scope
+
+REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+CALL = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600)
+FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
+PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+QUEUE = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Instruments:
+    """``route`` is a template, ``status`` a number; ``model`` and ``provider`` are known names, `other` or `none`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # a second series for each, with the time when it was made, would tell nobody anything
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter(
+            "genai_http_requests_total", "HTTP requests that ended; 499: the client left", "route", "method", "status"
+        )
+        self.request_seconds = histogram(
+            "genai_http_request_duration_seconds", "From a request to its answer's end", REQUEST, "route", "method"
+        )
+        self.calls = counter(
+            "genai_calls_total",
+            "Calls for a model that ended; outcome: ok, an error's code, or CLIENT_GONE",
+            *("route", "model", "provider", "outcome"),
+        )
+        self.call_seconds = histogram(
+            "genai_call_duration_seconds", "From a call's beginning to its end", CALL, "route", "model"
+        )
+        self.first_token_seconds = histogram(
+            "genai_call_first_token_seconds",
+            "From a call's beginning to its first token",
+            FIRST_TOKEN,
+            "route",
+            "model",
+        )
+        self.per_token_seconds = histogram(
+            "genai_call_per_token_seconds",
+            "Between two tokens: a call's mean, from its first token to its end",
+            PER_TOKEN,
+            *("route", "model"),
+        )
+        self.queue_seconds = histogram(
+            "genai_call_queue_seconds", "What a call waited for its place at a provider", QUEUE, "provider"
+        )
+        self.tokens = counter(
+            "genai_tokens_total", "Tokens used; kind: prompt or completion", "model", "provider", "kind"
+        )
+        self.cached_tokens = counter(
+            "genai_cached_prompt_tokens_total", "Tokens of prompts that were not computed again", "model", "provider"
+        )
+        self.cost = counter("genai_cost_usd_total", "US dollars spent", "model", "provider")
+        self.saved = counter("genai_saved_usd_total", "US dollars that cached answers would have cost", "model")
+        self.cache_uses = counter(
+            "genai_cache_uses_total", "Calls by what the response cache did: miss, hit, semantic, replay", "use"
+        )
+        self.attempts = counter("genai_call_attempts_total", "Attempts on upstreams", "model", "provider")
+        self.retries = counter("genai_call_retries_total", "Attempts behind a call's first", "model", "provider")
+        self.observer_errors = counter(
+            "genai_observer_errors_total", "Parts whose numbers could not be read at a scrape", "part"
+        )
+
+
+OTHER = "other"
+NONE = "none"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+LOOK_AGAIN_AFTER = 1.0
+
+
+class KnownNames:
+    """``read`` tells the names as of now; it is asked again for one that is not known, at most once a second."""
+
+    def __init__(self, read: Callable[[], Iterable[str]] = tuple, clock: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._clock = clock
+        self._known: frozenset[str] = frozenset()
+        self._read_at = float("-inf")
+
+    def label(self, name: str) -> str:
+        """The name itself where it is known, `none` for the empty one."""
+        if name in self._known:
+            return name
+        if not name:
+            return NONE
+        now = self._clock()
+        if now - self._read_at >= LOOK_AGAIN_AFTER:
+            self._read_at = now
+            self._known = frozenset(self._read())
+        return name if name in self._known else OTHER
+
+
+def route_label(scope: Scope, fixed: frozenset[str]) -> str:
+    """The template of the route that served the request; for one refused before that, its path where it is fixed."""
+    route: Any = scope.get("route")
+    if route is not None:
+        return getattr(route, "path", OTHER)
+    path: str = scope["path"]
+    return path if path in fixed else OTHER

@@ -1,0 +1,177 @@
+"""The gateway of the settings: which providers there are, who answers which name, and at what price."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from apps.api.src.observability.tracing import Tracing
+from apps.api.src.wiring.agents import AgentParts
+from apps.api.src.wiring.stores import Documents
+from apps.core.ports import ChatModel, Embedder
+from apps.core.pricing import Price
+from apps.core.settings import Settings
+from apps.gateway.as_model import RoutedModel
+from apps.gateway.gateway import Gateway
+from apps.gateway.openai_api.chat_completions import LocalWire
+from apps.gateway.openai_api.completions import LocalCompletions
+from apps.gateway.openai_api.embeddings import EmbedderOnly, EmbeddingsWire
+from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
+from apps.gateway.protocol import TraceHeaders, WireTarget
+from apps.gateway.routing.attempts import Attempts
+from apps.gateway.routing.config import ANY_MODEL, GatewayConfig, ProviderConfig, TimeoutsConfig
+from apps.gateway.routing.router import Needs, Router
+from apps.gateway.routing.targets import Provider
+from apps.gateway.upstream.chat_model import WireModel
+from apps.gateway.upstream.http_target import ByPath, HttpTarget
+from apps.local.embedding.minilm import MiniLM
+from apps.models.admission import Admission
+from apps.models.metering import PriceOf
+from apps.models.openai_model import OPENAI_URL, OpenAIModel
+from apps.models.retry import RetryingModel
+from apps.models.wrapper import AskedModel
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+UPSTREAM = "openai"
+Own = tuple[WireTarget, ChatModel]
+
+
+def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
+    """Of what /generate asks."""
+    if settings.gateway_config:
+        return lambda name: gateway.dearest(name or settings.default_model, Needs())
+    price = _openai_price(settings)
+    return lambda _: price
+
+
+def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
+    """What /generate asks: the routing file's names where there is one, else the one upstream."""
+    if settings.gateway_config:
+        return RoutedModel(gateway, settings.default_model)
+    model = AskedModel(OpenAIModel(settings, tracing.headers if tracing is not None else None), UPSTREAM)
+    return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
+
+
+def build_gateway(
+    settings: Settings,
+    local: ChatModel,
+    embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
+    documents: Documents | None = None,
+    agents: AgentParts | None = None,
+) -> Gateway:
+    """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
+    own: dict[str, Own] = {"local": (local_wire(local), local)}
+    embeds = embedder or MiniLM()
+    own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
+    if documents is not None:
+        own["rag"] = (documents.wire(), documents.answers)
+    if agents is not None:
+        own["agent"] = (agents.wire(), agents.model)
+    trace = tracing.headers if tracing is not None else None
+
+    def build() -> Router:
+        config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
+        providers = {
+            name: _provider(name, provider, settings, own, trace) for name, provider in config.providers.items()
+        }
+        return Router(config, providers)
+
+    gateway = Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+    if documents is not None:
+        documents.writers.gateway = gateway
+    if agents is not None:
+        agents.chat.gateway = gateway
+    return gateway
+
+
+def _routing_file(path: Path) -> GatewayConfig:
+    from apps.gateway.routing.routing_file import load_gateway_config  # imports YAML, which most starts do not need
+
+    return load_gateway_config(path)
+
+
+def default_config(settings: Settings, own: Collection[str] = ("local", "embedder")) -> GatewayConfig:
+    """Without a file: this process's ``own`` models under their names, every other name handed to the one upstream."""
+    timeouts = TimeoutsConfig.model_construct(
+        connect=settings.connect_timeout,
+        first_token=settings.read_timeout,
+        between_tokens=settings.read_timeout,
+    )
+    keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
+    upstream = ProviderConfig.model_construct(
+        base_url=settings.openai_base_url,
+        api_key_env="" if keyless else KEY_VARIABLE,
+        timeouts=timeouts,
+        prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
+    )
+    in_process = {
+        "local": ProviderConfig.model_construct(kind="local"),
+        # it computes one call at a time: more than the next one had better wait in the fair queue
+        "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
+        "rag": ProviderConfig.model_construct(kind="rag"),
+        "agent": ProviderConfig.model_construct(kind="agent"),
+    }
+    return GatewayConfig.model_construct(
+        providers={UPSTREAM: upstream, **{name: in_process[name] for name in own}},
+        default_provider=UPSTREAM,
+    )
+
+
+def _openai_price(settings: Settings) -> Price | None:
+    if not settings.openai_price:
+        return None
+    prompt, answer = map(float, settings.openai_price.split("/"))
+    return Price.model_construct(input=prompt, output=answer)
+
+
+def local_wire(local: ChatModel) -> WireTarget:
+    """The local model on every path that it serves."""
+    chat = LocalWire(local)
+    return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
+
+
+def _provider(
+    name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own], trace: TraceHeaders | None
+) -> Provider:
+    admission = _admission(name, config, settings)
+    if config.in_process:
+        writer = settings.rag_model if config.kind == "rag" else ""
+        return Provider(name, config, *own[config.kind], admission, writer)
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
+    return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
+
+
+def _admission(name: str, config: ProviderConfig, settings: Settings) -> Admission:
+    """The local model's calls wait here, where the receipt counts it, and not in the model's own queue."""
+    if config.kind != "local":
+        return Admission(config.max_concurrency, config.queue_size, config.queue_timeout, f"The provider {name}")
+    told = config.model_fields_set
+    return Admission(
+        min(config.max_concurrency, settings.local_slots),
+        config.queue_size if "queue_size" in told else settings.local_queue_size,
+        config.queue_timeout if "queue_timeout" in told else settings.local_queue_timeout,
+        "The local model",
+    )
+
+
+def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> WireTarget:
+    if config.responses == "native":
+        return upstream
+    responses: WireTarget = ResponsesOverChat(upstream)
+    if config.responses == "auto":
+        responses = ResponsesEitherWay(upstream, responses, name)
+    return ByPath({"/responses": responses}, upstream)
+
+
+def _key(variable: str, settings: Settings) -> SecretStr:
+    """The key that a provider's ``api_key_env`` names: from the environment, or from `.env` as every setting."""
+    return settings.openai_api_key if variable == KEY_VARIABLE else SecretStr(setting_of(variable, settings))
+
+
+def setting_of(name: str, settings: Settings) -> str:
+    env_file = settings.model_config.get("env_file")
+    written = dotenv_values(env_file) if isinstance(env_file, str) else {}
+    return os.environ.get(name) or written.get(name) or ""

@@ -1,0 +1,178 @@
+"""The only place that names concrete classes: settings in, the services of the app out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from apps.agents.agents import Agents
+from apps.agents.config import AGENT_PREFIX
+from apps.api.src.observability.metrics.exposition import Metrics
+from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.observed import GatewayObserved, ModelsObserved
+from apps.api.src.observability.request_line import CallsOnLine
+from apps.api.src.observability.tracing import Tracing, open_tracing
+from apps.api.src.wiring.accounts import Accounts, build_accounts
+from apps.api.src.wiring.agents import open_agents
+from apps.api.src.wiring.gateway import build_cloud, build_gateway, cloud_price, setting_of
+from apps.api.src.wiring.stores import (
+    Documents,
+    build_cache,
+    build_database,
+    build_key_store,
+    build_tokens,
+    open_documents,
+)
+from apps.cache.cached_model import CachedModel
+from apps.cache.response_cache import ResponseCache
+from apps.core.calls import Bookkeeper
+from apps.core.ports import ChatModel, Embedder, Observed
+from apps.core.settings import Settings
+from apps.core.version import VERSION
+from apps.gateway.as_model import LOCAL
+from apps.gateway.gateway import Gateway
+from apps.local.model import LocalModel
+from apps.models.metering import Meter, MeteredModel, PriceOf
+from apps.operations.bearer_tokens import BearerTokens
+from apps.operations.database import Database
+from apps.operations.key_ring import KeyRing
+
+START_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes ask."""
+
+    cloud: ChatModel
+    local: ChatModel
+    gateway: Gateway
+    embedder: Embedder | None = None
+    meter: Meter = field(default_factory=Meter)
+    cache: ResponseCache | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None
+    database: Database | None = None
+    keys: KeyRing | None = None
+    tokens: BearerTokens | None = None
+    accounts: Accounts | None = None
+    cloud_price: PriceOf | None = None
+    documents: Documents | None = None
+    agents: Agents | None = None
+
+    def on_route(self, model: ChatModel, route: str, price: PriceOf | None = None) -> ChatModel:
+        """The model as a route asks it: each call on record, and answered from the cache where there is one."""
+        metered = MeteredModel(model, self.meter, route, price)
+        return metered if self.cache is None else CachedModel(metered, self.cache)
+
+    async def start(self) -> None:
+        self.metrics.warm()
+        if self.database is not None:
+            await self.database.start()
+        if self.cache is not None:
+            await self.cache.start()
+        if self.accounts is not None:
+            await self.accounts.start()
+        await self.cloud.start()
+        await self.local.start()
+        if self.documents is not None:
+            await self.documents.library.start()
+        if self.agents is not None:
+            await self.agents.start()
+        if self.keys is not None:
+            await self.keys.start()
+            # a database that is down must not keep /health from answering
+            await self.keys.ready(within=START_SECONDS)
+
+    async def aclose(self) -> None:
+        if self.agents is not None:
+            await self.agents.aclose()
+        if self.documents is not None:
+            await self.documents.library.aclose()
+        await self.gateway.aclose()
+        await self.cloud.aclose()
+        await self.local.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
+        if self.embedder is not None:
+            await self.embedder.aclose()
+        if self.documents is not None and self.documents.embedder is not self.embedder:
+            await self.documents.embedder.aclose()
+        if self.tracing is not None:
+            await self.tracing.aclose()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self.keys is not None:
+            await self.keys.aclose()
+        # last, since what ended just now may still have something to put down
+        if self.accounts is not None:
+            await self.accounts.aclose()
+        if self.database is not None:
+            await self.database.aclose()
+
+
+def build_services(settings: Settings) -> Services:
+    """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
+    local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
+    documents, embedder = open_documents(settings, local)
+    parts = open_agents(settings, local, documents.library, database, lambda name: setting_of(name, settings))
+    gateway = build_gateway(settings, local, embedder, tracing, documents, parts)
+    cloud = build_cloud(settings, gateway, tracing)
+    return on_record(settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents)
+
+
+def on_record(
+    settings: Settings,
+    cloud: ChatModel,
+    local: ChatModel,
+    gateway: Gateway,
+    embedder: Embedder | None = None,
+    tracing: Tracing | None = None,
+    database: Database | None = None,
+    documents: Documents | None = None,
+    agents: Agents | None = None,
+    *,
+    books: Sequence[Bookkeeper] = (),
+    observed: Sequence[Observed] = (),
+) -> Services:
+    """Services whose calls are counted, timed and logged; ``books`` are told of them too, ``observed`` is scraped too.
+
+    The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
+    """
+    models = KnownNames(lambda: (settings.default_model, *_agent_names(agents), *gateway.router.models()))
+    providers = KnownNames(lambda: (LOCAL, *gateway.router.providers))
+    roles = {"cloud": cloud.readiness, "local": local.readiness}
+    roles |= {"embedder": embedder.readiness} if embedder is not None else {}
+    accounts, cache = build_accounts(settings, database), build_cache(settings, embedder)
+    caches = [] if cache is None else [cache]
+    parts: tuple[Observed, ...] = (
+        GatewayObserved(gateway, models),
+        ModelsObserved(roles),
+        accounts,
+        *caches,
+        *observed,
+    )
+    metrics = Metrics(models, providers, parts, VERSION)
+    spans = [tracing.call_spans(models, providers)] if tracing is not None else []
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
+    keys = None if database is None else KeyRing(build_key_store(settings, database))
+    return Services(
+        cloud,
+        local,
+        gateway,
+        embedder,
+        meter,
+        cache,
+        metrics,
+        tracing,
+        database,
+        keys,
+        build_tokens(settings),
+        accounts,
+        cloud_price(settings, gateway),
+        documents,
+        agents,
+    )
+
+
+def _agent_names(agents: Agents | None) -> tuple[str, ...]:
+    """As of now: a reload may change them."""
+    return () if agents is None else tuple(AGENT_PREFIX + name for name in agents.names())

@@ -1,0 +1,96 @@
+"""The part of wiring.py that names what documents need: their embedder, the library, and who writes from it.
+
+What is kept, by the settings: the database with its keys, tokens of an issuer, the response cache.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.api.src.wiring.embedders import chosen_embedder
+from apps.cache.disk_store import DiskStore
+from apps.cache.guarded_store import GuardedStore
+from apps.cache.redis_store import RedisStore
+from apps.cache.response_cache import LARGEST, ResponseCache
+from apps.cache.semantic import SemanticIndex
+from apps.cache.store import MemoryStore, Store
+from apps.core.ports import ChatModel, Embedder
+from apps.core.settings import Settings
+from apps.gateway.as_model import Writers
+from apps.gateway.openai_api.chat_completions import LocalWire
+from apps.gateway.protocol import WireTarget
+from apps.gateway.upstream.http_target import ByPath
+from apps.local.embedding.minilm import MiniLM
+from apps.operations.bearer_tokens import BearerTokens
+from apps.operations.database import Database
+from apps.operations.jwks import Jwks
+from apps.operations.key_secrets import server_secret
+from apps.operations.key_store import KeyStore
+from apps.rag.answering import RagModels
+from apps.rag.library import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The library of documents, and answers from it; ``writers`` learns of the gateway once there is one."""
+
+    library: Library
+    embedder: Embedder
+    answers: RagModels
+    writers: Writers
+
+    def wire(self) -> WireTarget:
+        """The answers on the one path of OpenAI's API that they serve."""
+        return ByPath({"/chat/completions": LocalWire(self.answers, asks_others=True)})
+
+
+def open_documents(settings: Settings, local: ChatModel) -> tuple[Documents, Embedder]:
+    """The documents, and the embedder of /v1/embeddings: where both are MiniLM, it is one and is loaded once."""
+    embeds, tokenizer = chosen_embedder(settings)
+    library = Library.from_settings(settings, embeds, tokenizer=tokenizer)
+    documents = build_documents(settings, local, embeds, library)
+    return documents, embeds if isinstance(embeds, MiniLM) else MiniLM()
+
+
+def build_documents(settings: Settings, local: ChatModel, embedder: Embedder, library: Library) -> Documents:
+    writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
+    return Documents(library, embedder, RagModels(library, writers, settings.rag_min_score), writers)
+
+
+REDIS_SECONDS = 0.2
+
+
+def build_cache(settings: Settings, embedder: Embedder | None = None) -> ResponseCache | None:
+    """The response cache of CACHE_STORAGE; None where that is empty."""
+    kind, _, place = settings.cache_storage.partition("://")
+    if not kind:
+        return None
+    most = settings.cache_max_bytes
+    store: Store = MemoryStore(most)
+    if kind == "disk":
+        # a file that another process writes to, or a disk that sleeps, may take a moment
+        store = GuardedStore(DiskStore(Path(place), most), "the folder of CACHE_STORAGE", longest=1.0)
+    elif kind != "mem":
+        store = GuardedStore(RedisStore(settings.cache_storage, REDIS_SECONDS), "Redis", longest=REDIS_SECONDS)
+    largest = LARGEST if kind.startswith("redis") else min(LARGEST, most // 4)
+    return ResponseCache(store, settings.cache_ttl, SemanticIndex(embedder) if embedder else None, largest)
+
+
+def build_database(settings: Settings) -> Database:
+    return Database(settings.database_url.get_secret_value(), settings.data_dir)
+
+
+def build_key_store(settings: Settings, database: Database) -> KeyStore:
+    return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
+
+
+def build_tokens(settings: Settings) -> BearerTokens | None:
+    if not settings.oidc_issuer:
+        return None
+    return BearerTokens(
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        settings.oidc_algorithms,
+        settings.oidc_tenant_claim,
+        settings.oidc_scope_claim,
+    )

@@ -1,0 +1,169 @@
+"""The response cache in a real Redis: shared by processes, and never in the way when it is down, muted or flapping."""
+
+import os
+import pickle
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from redis import Redis
+
+from apps.api.tests.v1.test_gateway_calls import until
+from apps.cache.store import PREFIX
+from apps.tests.support.caching import Cached, caching
+from apps.tests.support.redis_server import RedisServer, needs_redis, redis_server, start_redis
+from eval.mock_upstream import MockUpstream
+
+pytestmark = needs_redis
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as server:
+        yield server
+        # a stopped process would not hear that it shall end
+        server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def cached(redis: RedisServer, mock: MockUpstream) -> Iterator[Cached]:
+    mock.reset()
+    with caching(openai_base_url=mock.base_url, cache_storage=redis.url) as running:
+        yield running
+
+
+def use(cached: Cached, number: int = 0, tenant: str = "a") -> str:
+    answer = cached.ask(seed=number, headers={"X-Tenant": tenant})
+    assert answer.status_code == 200
+    return answer.headers["X-Cache"]
+
+
+def timed(cached: Cached, number: int) -> tuple[str, float]:
+    began = time.monotonic()
+    return use(cached, number), time.monotonic() - began
+
+
+def again(server: RedisServer, folder: Path) -> subprocess.Popen[bytes]:
+    """Another Redis where that one was."""
+    return start_redis(urlsplit(server.url).port or 0, folder)
+
+
+def recovers(cached: Cached, number: int, seconds: float = 10) -> bool:
+    return until(lambda: use(cached, number) == "hit", seconds)
+
+
+def test_two_apps_share_what_one_has_answered(cached: Cached, redis: RedisServer, mock: MockUpstream) -> None:
+    with caching(openai_base_url=mock.base_url, cache_storage=redis.url) as other:
+        assert [use(cached), use(other), use(other, tenant="b")] == ["miss", "hit", "miss"]
+    with Redis.from_url(redis.url) as client:
+        for key in client.scan_iter():
+            assert key.decode().startswith(PREFIX)
+            assert 0 < client.pttl(key) <= 3_600_000
+
+
+def test_a_stream_comes_back_from_redis_too(cached: Cached) -> None:
+    first, second = (cached.ask(stream=True) for _ in range(2))
+    assert [first.headers["X-Cache"], second.headers["X-Cache"]] == ["miss", "hit"]
+    assert first.content.split(b": receipt ")[0] == second.content.split(b": receipt ")[0]
+
+
+class Bomb:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.folder),))
+
+
+def test_a_poisoned_pickle_is_a_miss_and_not_executed(cached: Cached, redis: RedisServer, tmp_path: Path) -> None:
+    use(cached)
+    with Redis.from_url(redis.url) as client:
+        (key,) = client.keys()
+        kept = client.get(key)
+        for poison in (pickle.dumps(Bomb(tmp_path / "executed")), b"bytes:" + kept, b"123", b"", kept[:-1]):
+            client.set(key, poison)
+            assert use(cached) == "miss"
+            assert until(lambda: client.get(key).startswith(b"answer1"), 1)
+    assert not (tmp_path / "executed").exists()
+    assert cached.cache.counts.corrupt >= 4
+
+
+def test_an_answer_under_another_ones_key_is_not_given(cached: Cached, redis: RedisServer) -> None:
+    use(cached, tenant="a")
+    with Redis.from_url(redis.url) as client:
+        assert until(lambda: len(client.keys()) == 1, 1)
+        (mine,) = client.keys()
+        use(cached, tenant="b")
+        assert until(lambda: len(client.keys()) == 2, 1)
+        (theirs,) = set(client.keys()) - {mine}
+        # as if a connection had mixed two replies up
+        client.set(theirs, client.get(mine))
+        assert use(cached, tenant="b") == "miss"
+    assert cached.cache.counts.corrupt == 1
+
+
+def test_killed_it_is_a_miss_at_once_and_back_within_ten_seconds(
+    cached: Cached, redis: RedisServer, tmp_path: Path
+) -> None:
+    assert [use(cached), use(cached)] == ["miss", "hit"]
+    redis.process.kill()
+    redis.process.wait()
+    results = [timed(cached, number) for number in range(20)]
+    assert {result[0] for result in results} == {"miss"}
+    assert sum(seconds > 0.15 for _, seconds in results) <= 1
+    assert cached.cache.storage_failures > 0
+    process = again(redis, tmp_path)
+    try:
+        assert recovers(cached, 100)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_muted_it_delays_one_call_by_a_fifth_of_a_second(cached: Cached, redis: RedisServer) -> None:
+    assert [use(cached), use(cached)] == ["miss", "hit"]
+    redis.process.send_signal(signal.SIGSTOP)
+    results = [timed(cached, number) for number in range(20)]
+    assert {result[0] for result in results} == {"miss"}
+    slow = [seconds for _, seconds in results if seconds > 0.15]
+    assert len(slow) <= 1
+    assert all(seconds < 0.6 for seconds in slow)
+    time.sleep(1.5)
+    assert max(timed(cached, number)[1] for number in range(20, 40)) < 0.15
+    redis.process.send_signal(signal.SIGCONT)
+    assert recovers(cached, 0)
+
+
+def test_flapping_it_never_breaks_a_call_and_never_mixes_tenants(cached: Cached, redis: RedisServer) -> None:
+    ends, number, seen = time.monotonic() + 4, 0, set()
+    while time.monotonic() < ends:
+        redis.process.send_signal(signal.SIGSTOP if number % 2 else signal.SIGCONT)
+        for tenant in ("a", "b", "c"):
+            messages = [{"role": "user", "content": f"{tenant} {number % 3}"}]
+            answer = cached.ask(model="echo", messages=messages, headers={"X-Tenant": tenant})
+            assert answer.status_code == 200
+            assert answer.json()["choices"][0]["message"]["content"] == f"{tenant} {number % 3}"
+            seen.add(answer.headers["X-Cache"])
+        number += 1
+        time.sleep(0.15)
+    redis.process.send_signal(signal.SIGCONT)
+    assert recovers(cached, 0)
+    assert seen <= {"hit", "miss"}
+
+
+def test_a_redis_that_was_not_there_at_the_start_is_taken_when_it_comes(
+    redis: RedisServer, mock: MockUpstream, tmp_path: Path
+) -> None:
+    redis.stop()
+    with caching(openai_base_url=mock.base_url, cache_storage=redis.url) as cached:
+        assert [use(cached), use(cached, 1)] == ["miss", "miss"]
+        process = again(redis, tmp_path)
+        try:
+            assert recovers(cached, 2)
+        finally:
+            process.terminate()
+            process.wait()

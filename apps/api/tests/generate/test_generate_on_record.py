@@ -1,0 +1,113 @@
+"""The records of /generate and /local/generate: who answered, after how many attempts, however the call ended."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from apps.api.tests.v1.test_gateway_calls import until
+from apps.core.calls import CallRecord
+from apps.models.scripted import ScriptedModel, saying
+from apps.tests.support.caching import Cached, caching
+from apps.tests.support.routing import HEALTHY, provider, routing_file
+from apps.tests.support.scraping import scrape
+from apps.tests.support.serving import serving_models
+from eval.mock_upstream import MockUpstream
+
+both_ways = pytest.mark.parametrize("query", ["", "?stream=true"], ids=["whole", "streamed"])
+
+
+@pytest.fixture
+def plain(mock: MockUpstream) -> Iterator[Cached]:
+    """Without a routing file."""
+    mock.reset()
+    with caching(openai_base_url=mock.base_url) as running:
+        yield running
+
+
+@pytest.fixture
+def routed(mock: MockUpstream, tmp_path: Path) -> Iterator[Cached]:
+    """With one, whose first provider fails."""
+    mock.reset()
+    content = {
+        "providers": {"first": provider(mock.base_url, prices={"*": {"input": 1, "output": 2}})},
+        "models": {
+            "both": {
+                "targets": [{"provider": "first", "model": "fault-503"}, {"provider": "second", "model": HEALTHY}]
+            },
+            "none": {"targets": [{"provider": "first", "model": "fault-400"}]},
+        },
+    }
+    content["providers"]["second"] = content["providers"]["first"]
+    with caching(gateway_config=routing_file(tmp_path, content), default_model="both") as running:
+        yield running
+
+
+def closed(cached: Cached, number: int = 1) -> CallRecord:
+    """The record of the call of this number, which has ended."""
+    assert until(lambda: len(cached.books.closed) >= number, 5)
+    return cached.books.closed[number - 1]
+
+
+@both_ways
+@pytest.mark.parametrize(("model", "attempts"), [(HEALTHY, 1), ("flaky-2", 3)])
+def test_the_upstream_has_answered_after_so_many_attempts(model: str, attempts: int, query: str, plain: Cached) -> None:
+    assert plain.ask("/generate" + query, prompt="hi", model=model).status_code == 200
+    record = closed(plain)
+    assert (record.provider, record.attempts, record.outcome) == ("openai", attempts, "ok")
+
+
+@both_ways
+@pytest.mark.parametrize(("model", "attempts"), [("fault-500", 3), ("fault-400", 1)])
+def test_a_call_that_fails_says_how_often_it_was_tried(model: str, attempts: int, query: str, plain: Cached) -> None:
+    assert plain.ask("/generate" + query, prompt="hi", model=model).status_code >= 500
+    record = closed(plain)
+    assert (record.provider, record.attempts) == ("", attempts)
+    assert record.outcome != "ok"
+
+
+def test_a_caller_who_leaves_early_has_had_an_attempt(plain: Cached) -> None:
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(f"{plain.url}/generate", json={"prompt": "hi", "model": "fault-hang"}, timeout=0.3)
+    record = closed(plain)
+    assert (record.provider, record.attempts, record.outcome) == ("", 1, "CLIENT_GONE")
+
+
+@both_ways
+def test_the_routing_files_provider_that_answered_is_named(query: str, routed: Cached) -> None:
+    assert routed.ask("/generate" + query, prompt="hi").status_code == 200
+    record = closed(routed)
+    assert (record.provider, record.attempts, record.model) == ("second", 2, HEALTHY)
+    assert record.queued > 0
+    assert record.cost
+
+
+def test_a_call_that_no_provider_answers_counts_its_attempts(routed: Cached) -> None:
+    assert routed.ask("/generate", prompt="hi", model="none").status_code == 502
+    record = closed(routed)
+    assert (record.provider, record.attempts) == ("", 1)
+
+
+@both_ways
+def test_a_cached_answer_is_its_makers_and_took_no_attempt(query: str, routed: Cached) -> None:
+    for _ in range(2):
+        routed.ask("/generate" + query, prompt="hi")
+    made, hit = closed(routed), closed(routed, 2)
+    assert (hit.cache, hit.provider, hit.attempts, hit.queued) == ("hit", "second", 0, 0)
+    assert hit.saved == made.cost
+
+
+@both_ways
+def test_the_local_model_is_a_provider_too(query: str, plain: Cached) -> None:
+    assert plain.ask("/local/generate" + query, prompt="hi").status_code == 200
+    record = closed(plain)
+    assert (record.provider, record.attempts, record.outcome) == ("local", 1, "ok")
+
+
+def test_metrics_know_the_local_model_also_where_the_routing_file_does_not(mock: MockUpstream, tmp_path: Path) -> None:
+    file = routing_file(tmp_path, {"providers": {"first": provider(mock.base_url)}, "default_provider": "first"})
+    with serving_models(local=ScriptedModel(saying("hi"), name="tiny"), gateway_config=file) as url:
+        assert httpx2.post(f"{url}/local/generate", json={"prompt": "hi"}).status_code == 200
+        assert until(lambda: scrape(url).sum("genai_calls_total", route="/local/generate", provider="local") == 1, 2)
+        assert scrape(url).sum("genai_call_attempts_total", provider="local") == 1

@@ -1,0 +1,59 @@
+"""Alive whatever the models do; ready only when they are, with the reason for each."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from apps.core.ports import State
+from apps.models.scripted import ScriptedModel, saying
+from apps.tests.support.reading import envelope
+from apps.tests.support.serving import serving_models
+
+
+def model(name: str, state: State) -> ScriptedModel:
+    return ScriptedModel(saying("x"), name=name, state=state)
+
+
+def asked(http: httpx2.Client, cloud: State, local: State) -> tuple[int, dict[str, Any]]:
+    with serving_models(cloud=model("c", cloud), local=model("l", local)) as url:
+        for path in ("/health", "/healthz"):
+            answer = http.get(url + path)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        ready = http.get(f"{url}/ready")
+        if ready.status_code != 200:
+            error = envelope(ready)
+            assert (error["code"], error["status"]) == ("MODEL_UNAVAILABLE", 503)
+            assert int(ready.headers["Retry-After"]) > 0
+        return ready.status_code, ready.json()
+
+
+READY: list[tuple[State, State, int]] = [
+    ("ready", "ready", 200),
+    ("not_configured", "ready", 200),
+    ("ready", "not_configured", 200),
+    ("not_configured", "not_configured", 503),
+    ("ready", "loading", 503),
+    ("ready", "failed", 503),
+    ("not_configured", "loading", 503),
+    ("not_configured", "failed", 503),
+]
+
+
+@pytest.mark.parametrize(("cloud", "local", "status"), READY)
+def test_ready_says_the_state_of_each_model(cloud: State, local: State, status: int, http: httpx2.Client) -> None:
+    answered, body = asked(http, cloud, local)
+    assert answered == status
+    shown = {one["route"]: (one["name"], one["status"], one["reason"]) for one in body["models"]}
+    assert shown["/generate"] == ("c", cloud, "scripted")
+    assert shown["/local/generate"] == ("l", local, "scripted")
+    assert body["status"] == ("ready" if status == 200 else "not_ready")
+
+
+def test_only_the_local_models_own_name_is_known_on_its_route(http: httpx2.Client) -> None:
+    with serving_models(local=model("l", "ready")) as url:
+        own = http.post(f"{url}/local/generate", json={"prompt": "hi", "model": "l"})
+        other = http.post(f"{url}/local/generate", json={"prompt": "hi", "model": "m"})
+    assert own.status_code == 200
+    error = envelope(other)
+    assert (error["code"], error["field"]) == ("NOT_FOUND", "model")

@@ -1,0 +1,87 @@
+"""Every answer has its request's id and time, and every request a line in the access log."""
+
+import re
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from apps.api.src.application import create_app
+from apps.api.src.auth.caller import SCOPE_KEY
+from apps.api.src.wiring.gateway import build_gateway
+from apps.api.src.wiring.services import on_record
+from apps.api.tests.generate.test_disconnects import until
+from apps.core.callers import Caller
+from apps.models.scripted import ScriptedModel, saying
+from apps.tests.support.reading import exchange, post
+from apps.tests.support.serving import serving, serving_models, settings
+
+BODY = {"prompt": "hi"}
+
+
+@pytest.fixture(scope="module")
+def url() -> object:
+    with serving_models(max_body_bytes=1024) as base:
+        yield base
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_9", "x" * 128, "-", "0" * 32])
+def test_a_plain_id_is_taken(name: str, url: str, http: httpx2.Client) -> None:
+    assert http.get(f"{url}/health", headers={"X-Request-ID": name}).headers["X-Request-ID"] == name
+
+
+@pytest.mark.parametrize("name", [b"", b"x" * 129, b"a b", b"a/b", b"a;b", b"<a>", b"\xc3\xa9", b"a\tb", b"a.b"])
+def test_any_other_is_replaced(name: bytes, url: str) -> None:
+    request = post("/generate", b'{"prompt": "hi"}').replace(b"Host: x", b"Host: x\r\nX-Request-ID: " + name)
+    answer = exchange(url, request)
+    assert answer.status_code == 200
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+def test_ids_that_are_made_differ(url: str, http: httpx2.Client) -> None:
+    assert len({http.get(f"{url}/health").headers["X-Request-ID"] for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate?stream=true", "/local/generate", "/nowhere", "/ready"])
+def test_every_answer_has_both_headers(path: str, url: str, http: httpx2.Client) -> None:
+    for answer in (http.post(url + path, json=BODY), http.get(url + path), http.post(url + path, content=b"x" * 2000)):
+        assert answer.headers["X-Request-ID"]
+        assert re.fullmatch(r"app;dur=\d+\.\d", answer.headers["Server-Timing"])
+
+
+def test_each_request_is_one_line_with_its_id(url: str, http: httpx2.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="apps.access")
+    http.post(f"{url}/generate?x=secret", json=BODY)
+    http.get(f"{url}/no/such%0d%0aroute")
+    assert until(lambda: len(caplog.records) == 2, 2)  # a line is written when its answer is out
+    lines = [record.getMessage() for record in caplog.records]
+    assert [re.sub(r"[\d.]+ms", "", line) for line in lines] == ["POST /generate 200 ", "GET /no/such%0d%0aroute 404 "]
+
+
+class Known:
+    """Stands where keys are looked up: everybody is this caller."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SCOPE_KEY] = Caller("tenant", key_id="key-7")
+        await self._app(scope, receive, send)
+
+
+def test_a_line_says_whose_key_it_was_and_what_the_model_did(
+    http: httpx2.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="apps.access")
+    configured, model = settings(auth="off"), ScriptedModel(saying("hello"))
+    app = create_app(configured, on_record(configured, model, model, build_gateway(configured, model)))
+    app.add_middleware(Known)
+    with serving(app) as base:
+        http.post(f"{base}/generate", json=BODY)
+        http.get(f"{base}/v1/models/secret")
+        assert until(lambda: len(caplog.records) == 2, 2)
+        lines: list[Any] = [record.msg for record in caplog.records]
+    assert [line.key_id for line in lines] == ["key-7", "key-7"]
+    assert dict(lines[0].told_by_calls())["model"] == "scripted"
+    assert [line.path for line in lines] == ["/generate", "/v1/models/{id:path}"]

@@ -1,0 +1,129 @@
+"""Limits in Redis: one budget for all processes, and a Redis that goes away takes nothing with it."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from apps.tests.overheard import hearing_client
+from apps.tests.support.processes import Running, running
+from apps.tests.support.redis_server import RedisServer, needs_redis, redis_server
+
+pytestmark = needs_redis
+LIMIT = {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_HEALTH": "10/minute"}
+WIDE = {**LIMIT, "RATE_LIMIT_HEALTH": "1000000/minute"}
+LOST, REGAINED = "each of", "all processes limit together"
+Seen = list[tuple[int, float]]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as server:
+        yield server
+
+
+def load(url: str, seconds: float, most: int = 1_000_000) -> Seen:
+    """Statuses and times of calls one after the other."""
+    seen: Seen = []
+    with hearing_client(timeout=30) as client:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and len(seen) < most:
+            began = time.monotonic()
+            seen.append((client.get(f"{url}/health").status_code, time.monotonic() - began))
+    return seen
+
+
+def wait_for(service: Running, line: str, times: int = 1, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if service.log.read_text().count(line) >= times:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {times} x {line!r} in {seconds} s: {service.log.read_text()}")
+
+
+def test_two_processes_hold_one_limit_exactly(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
+    limit = {**LIMIT, "RATE_LIMIT_HEALTH": "500/minute", "RATE_LIMIT_STORAGE": redis.url}
+    with running(tmp_path, "module", **limit) as one, running(tmp_path, "uvicorn", **limit) as two:
+        first = [http.get(f"{service.url}/health") for service in (one, two, one)]
+        assert [answer.headers["X-RateLimit-Remaining"] for answer in first] == ["499", "498", "497"]
+        with ThreadPoolExecutor() as pool:
+            loads = [pool.submit(load, service.url, 20, 100) for service in (one, two) for _ in range(4)]
+            statuses = [status for seen in loads for status, _ in seen.result()]
+    assert statuses.count(200) + 3 == 500
+    assert statuses.count(429) == len(statuses) - 497
+
+
+def test_redis_stopped_under_load_is_noticed_by_nobody(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
+    with running(tmp_path, **WIDE, RATE_LIMIT_STORAGE=redis.url) as service, ThreadPoolExecutor() as pool:
+        loads = [pool.submit(load, service.url, 2) for _ in range(4)]
+        time.sleep(0.7)
+        redis.stop()
+        seen = [one for load_ in loads for one in load_.result()]
+        assert {status for status, _ in seen} == {200}
+        assert max(seconds for _, seconds in seen) < 1
+        assert len(seen) > 50
+        assert http.get(f"{service.url}/health").headers["X-RateLimit-Limit"] == "1000000"
+
+
+def test_a_muted_redis_costs_a_call_half_a_second_once_and_is_asked_again_when_it_speaks(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    with running(tmp_path, **WIDE, RATE_LIMIT_STORAGE=redis.url) as service, ThreadPoolExecutor() as pool:
+        load(service.url, 5, 10)
+        loads = [pool.submit(load, service.url, 3) for _ in range(4)]
+        time.sleep(0.5)
+        redis.mute()
+        seen = [call.result() for call in loads]
+        for calls in seen:
+            assert {status for status, _ in calls} == {200}
+            assert max(seconds for _, seconds in calls) < 1
+            assert len([1 for _, seconds in calls if seconds > 0.3]) <= 1
+        redis.speak()
+        wait_for(service, REGAINED)
+        assert {status for status, _ in load(service.url, 0.5)} == {200}
+        assert service.log.read_text().count(LOST) == service.log.read_text().count(REGAINED) == 1
+
+
+def test_a_flapping_redis_hangs_nobody(redis: RedisServer, tmp_path: Path) -> None:
+    with running(tmp_path, **WIDE, RATE_LIMIT_STORAGE=redis.url) as service, ThreadPoolExecutor() as pool:
+        loads = [pool.submit(load, service.url, 4) for _ in range(4)]
+        for _ in range(5):
+            redis.mute()
+            time.sleep(0.4)
+            redis.speak()
+            time.sleep(0.3)
+        seen = [one for calls in loads for one in calls.result()]
+    assert {status for status, _ in seen} == {200}
+    assert max(seconds for _, seconds in seen) < 1
+
+
+def test_without_redis_each_process_has_its_share(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
+    limit = {**LIMIT, "RATE_LIMIT_STORAGE": redis.url}
+    with running(tmp_path, **limit) as one, running(tmp_path, **limit) as two:
+        time.sleep(1.5)  # both have said that they are there
+        redis.stop()
+        wait_for(one, LOST)
+        wait_for(two, LOST)
+        answers = [http.get(f"{service.url}/health") for service in (one, two) for _ in range(7)]
+    assert [answer.status_code for answer in answers] == ([200] * 5 + [429] * 2) * 2
+    assert answers[5].headers["RateLimit-Policy"] == '"health";q=10;w=60'
+
+
+def test_redis_that_was_never_there_is_memory(tmp_path: Path, http: httpx2.Client) -> None:
+    with running(tmp_path, **LIMIT, RATE_LIMIT_STORAGE="redis://127.0.0.1:1") as service:
+        assert [http.get(f"{service.url}/health").status_code for _ in range(11)] == [200] * 10 + [429]
+
+
+@pytest.mark.parametrize("kind", ["module", "uvicorn"])
+def test_a_thousand_forged_addresses_are_one_bucket(kind: str, tmp_path: Path, http: httpx2.Client) -> None:
+    limit = {**LIMIT, "RATE_LIMIT_HEALTH": "20/minute"}
+    with running(tmp_path, kind, **limit) as service:
+        forged = [f"10.{i // 250}.{i % 250}.7" for i in range(1000)]
+        statuses = [
+            http.get(f"{service.url}/health", headers={"X-Forwarded-For": address}).status_code for address in forged
+        ]
+    assert statuses == [200] * 20 + [429] * 980

@@ -1,0 +1,326 @@
+"""/metrics: what happened is counted exactly, under names of a bounded set, and read fast."""
+
+import asyncio
+import json
+import random
+import re
+import socket
+import statistics
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from apps.api.src.application import create_app
+from apps.api.src.observability.metrics.exposition import Metrics
+from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.observed import LoopLag
+from apps.api.src.wiring.gateway import build_gateway
+from apps.api.src.wiring.services import on_record
+from apps.api.tests.generate.test_disconnects import until
+from apps.core.callers import ANONYMOUS
+from apps.core.calls import CallRecord
+from apps.core.deltas import Delta, Usage
+from apps.core.errors import UpstreamError
+from apps.core.messages import ChatRequest
+from apps.core.ports import Observation
+from apps.models.scripted import ScriptedModel, Step
+from apps.tests.support.reading import ask, connect, read_to_end
+from apps.tests.support.routing import ASK, name, provider, routing_file
+from apps.tests.support.scraping import Scrape, scrape
+from apps.tests.support.serving import serving_models, settings
+from eval.mock_upstream import MockUpstream
+
+CALLS = 200
+HOSTILE_REQUESTS = 10_000
+FASTEST = 0.05
+
+
+def answering(request: ChatRequest) -> list[Step]:
+    """Two words and their tokens; "endless" says words for ever, "broken" fails after the first."""
+    prompt = request.messages[0].content
+    if prompt == "endless":
+        endless: list[Step] = [Delta("word "), 0.01]
+        return [Delta("word ", model="scripted"), *endless * 2000]
+    if prompt == "broken":
+        return [Delta("word ", model="scripted"), UpstreamError("no more")]
+    words: list[Step] = [Delta("one ", model="scripted"), 0.02, Delta("two", model="scripted")]
+    return [*words, Delta(finish_reason="stop", usage=Usage(5, 2, 3), model="scripted")]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with serving_models(local=ScriptedModel(answering)) as base:
+        yield base
+
+
+def leave(url: str) -> None:
+    """Read the beginning of a stream, then reset the connection."""
+    with connect(url) as connection:
+        connection.sendall(ask("/local/generate?stream=true", "endless"))
+        assert b"word" in connection.recv(65536) + connection.recv(65536)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def finish(url: str, prompt: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(
+            ask("/local/generate?stream=true", prompt).replace(b"Host: x", b"Host: x\r\nConnection: close")
+        )
+        read_to_end(connection)
+
+
+def test_counters_are_exact_under_concurrent_calls_of_which_some_fail_and_some_leave(url: str) -> None:
+    work = [lambda: finish(url, "fine")] * 100 + [lambda: finish(url, "broken")] * 40 + [lambda: leave(url)] * 60
+    random.shuffle(work)
+    with ThreadPoolExecutor(CALLS) as pool:
+        list(pool.map(lambda call: call(), work))
+    assert until(lambda: scrape(url).sum("genai_http_requests_total", route="/local/generate") == CALLS, 10)
+    seen = scrape(url)
+    calls = {
+        outcome: seen.sum("genai_calls_total", route="/local/generate", model="scripted", outcome=outcome)
+        for outcome in ("ok", "UPSTREAM_ERROR", "CLIENT_GONE")
+    }
+    assert calls == {"ok": 100, "UPSTREAM_ERROR": 40, "CLIENT_GONE": 60}
+    assert seen.sum("genai_calls_total") == CALLS
+    assert seen.sum("genai_calls_in_progress") == 0
+    assert seen.sum("genai_call_duration_seconds_count") == CALLS
+    assert seen.sum("genai_call_first_token_seconds_count") == CALLS
+    assert seen.sum("genai_call_per_token_seconds_count") == 100
+    assert 0.02 < seen.sum("genai_call_per_token_seconds_sum") / 100 < 2
+    # what broke off or was left told no usage: its tokens are reckoned, and come on top
+    assert seen.sum("genai_tokens_total", kind="prompt") >= 500
+    assert seen.sum("genai_tokens_total", kind="completion") >= 200
+    assert seen.sum("genai_cached_prompt_tokens_total") == 300
+    assert seen.sum("genai_http_request_duration_seconds_count", route="/local/generate") == CALLS
+
+
+class Hostile:
+    """Sends what nobody sends: to the app itself, since a server would not let all of it through."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._chance = random.Random(7)
+
+    def _text(self) -> str:
+        letters = 'marked"\\\n{},=\x00\x7f\u2028é/%'
+        return "marked" + "".join(self._chance.choices(letters, k=12)) + str(self._chance.random())
+
+    def requests(self, count: int) -> Iterator[tuple[str, str, bytes]]:
+        paths = ["/v1/chat/completions", "/v1/embeddings", "/generate", "/local/generate", "/v1/models/{}", "/{}"]
+        for number in range(count):
+            method = self._text() if number % 7 == 0 else self._chance.choice(["GET", "POST", "PUT", "DELETE"])
+            body = {"model": self._text(), "messages": [], "input": self._text(), "prompt": self._text()}
+            yield method, self._chance.choice(paths).format(self._text()), json.dumps(body).encode()
+
+    async def send(self, method: str, path: str, body: bytes) -> None:
+        raw = path.encode("utf-8", "surrogatepass")
+        headers = [(b"content-type", b"application/json"), (b"host", self._text().encode())]
+        scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "raw_path": raw, "headers": headers}
+        scope |= {"query_string": raw, "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1)}
+        scope |= {"server": ("127.0.0.1", 80), "root_path": "", "state": {}}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def ignore(message: Any) -> None:
+            """Nobody reads."""
+
+        await self._app(scope, receive, ignore)
+
+
+async def test_no_caller_can_make_a_series() -> None:
+    configured = settings(auth="off")
+    model = ScriptedModel(answering)
+    services = on_record(configured, model, model, build_gateway(configured, model))
+    hostile = Hostile(create_app(configured, services))
+    counts = []
+    for batch in (500, HOSTILE_REQUESTS - 500):
+        for request in hostile.requests(batch):
+            await hostile.send(*request)
+        counts.append(len(Scrape(services.metrics.render()[1].decode()).samples))
+    seen = Scrape(services.metrics.render()[1].decode())
+    assert seen.sum("genai_http_requests_total") == HOSTILE_REQUESTS
+    # which status a route answers with first is chance; that there are no more of them is not
+    assert counts[1] - counts[0] < 100
+    assert counts[1] < 2000
+    assert "marked" not in seen.text
+    assert seen.values("method") == {"GET", "POST", "PUT", "DELETE", "other"}
+    assert seen.values("model") <= {"scripted", "gpt-4o-mini", "all-MiniLM-L6-v2", "other"}
+    await services.aclose()
+
+
+def known(count: int) -> KnownNames:
+    return KnownNames(lambda: [f"model-{number}" for number in range(count)])
+
+
+def many_calls(metrics: Metrics, models: int) -> None:
+    for number in range(models):
+        for route in ("/generate", "/local/generate", "/v1/chat/completions", "/v1/embeddings"):
+            for outcome in ("ok", "TIMEOUT", "CLIENT_GONE"):
+                call = CallRecord(ANONYMOUS, route, "x", model=f"model-{number}", outcome=outcome, attempts=1)
+                call.first_token, call.duration = 0.1, 1.0
+                call.prompt_tokens, call.completion_tokens = 3, 5
+                metrics.calls.closing(call)
+
+
+def test_a_scrape_is_fast_also_with_dozens_of_models() -> None:
+    metrics = Metrics(known(24))
+    many_calls(metrics, 24)
+    times = []
+    for _ in range(9):
+        began = time.perf_counter()
+        _, text = metrics.render()
+        times.append(time.perf_counter() - began)
+    assert len(text.splitlines()) > 4000
+    assert statistics.median(times) < FASTEST
+
+
+def test_a_scrape_of_a_server_is_fast(url: str, http: httpx2.Client) -> None:
+    http.post(f"{url}/local/generate", json={"prompt": "fine"})
+    times = []
+    for _ in range(9):
+        began = time.perf_counter()
+        assert http.get(f"{url}/metrics").status_code == 200
+        times.append(time.perf_counter() - began)
+    assert statistics.median(times) < FASTEST
+
+
+def test_names_follow_prometheus_rules(url: str, http: httpx2.Client) -> None:
+    http.post(f"{url}/local/generate", json={"prompt": "fine"})
+    seen = scrape(url)
+    families = [family for family in seen.kinds if not family.startswith("process_")]
+    assert [family for family in families if not re.fullmatch(r"genai(_[a-z0-9]+)+", family)] == []
+    for family, kind in seen.kinds.items():
+        samples = seen.families[family]
+        assert not re.search(r"_(ms|milliseconds|minutes|kb|mb)(_|$)", family)
+        if kind == "counter":
+            assert all(sample.endswith("_total") for sample in samples)
+        elif kind == "histogram":
+            assert family.endswith("_seconds")
+        else:
+            assert not family.endswith(("_total", "_count", "_sum", "_bucket"))
+
+
+def test_every_metric_says_what_it_is(url: str) -> None:
+    text = scrape(url).text
+    told = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))
+    assert told == set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
+
+
+def test_openmetrics_is_given_to_who_asks_for_it(url: str, http: httpx2.Client) -> None:
+    accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5"
+    answer = http.get(f"{url}/metrics", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+    assert http.get(f"{url}/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_metrics_are_not_limited(http: httpx2.Client) -> None:
+    with serving_models(rate_limit_enabled=True) as base:
+        assert {http.get(f"{base}/metrics").status_code for _ in range(100)} == {200}
+
+
+class Part:
+    """Something observed: limits, a queue, a cache."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken = broken
+
+    def observations(self) -> Iterable[Observation]:
+        yield Observation("genai_part_losses_total", "Lost", 3, "counter")
+        yield Observation("genai_part_queue_length", "Waiting", 2, labels={"of": "a"})
+        if self.broken:
+            raise RuntimeError("out of order")
+        yield Observation("genai_part_queue_length", "Waiting", 4, labels={"of": "b"})
+
+
+def test_a_part_with_numbers_of_its_own_is_one_entry() -> None:
+    seen = Scrape(Metrics(observed=[Part()], version="9.9").render()[1].decode())
+    assert seen.sum("genai_part_losses_total") == 3
+    assert seen.sum("genai_part_queue_length", of="a") == 2
+    assert seen.sum("genai_part_queue_length") == 6
+    assert seen.kinds["genai_part_losses"] == "counter"
+    assert seen.sum("genai_build_info", version="9.9") == 1
+
+
+def test_a_part_that_is_broken_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(observed=[Part(broken=True), Part()])
+    metrics.render()
+    seen = Scrape(metrics.render()[1].decode())
+    assert seen.sum("genai_part_queue_length") == 6
+    assert seen.sum("genai_observer_errors_total", part="Part") >= 1
+    assert "out of order" in caplog.text
+
+
+def test_the_gateway_tells_its_breakers_budgets_and_places(mock: MockUpstream, tmp_path: Path) -> None:
+    file = routing_file(
+        tmp_path,
+        {
+            "providers": {"main": provider(mock.base_url, max_concurrency=7)},
+            "models": {"sick": name("fault-500"), "well": name("gpt-4o-mini")},
+        },
+    )
+    with serving_models(gateway_config=file, retry_backoff=0) as base, httpx2.Client(trust_env=False) as http:
+        for _ in range(12):
+            assert http.post(f"{base}/v1/chat/completions", json={"model": "sick", **ASK}).status_code >= 500
+        assert http.post(f"{base}/v1/chat/completions", json={"model": "well", **ASK}).status_code == 200
+        seen = scrape(base)
+    assert seen.sum("genai_breaker_state", provider="main", model="fault-500") == 2
+    assert seen.sum("genai_breaker_state", provider="main", model="gpt-4o-mini") == 0
+    assert seen.sum("genai_retry_budget_left", model="sick") < seen.sum("genai_retry_budget_left", model="well") == 10
+    assert seen.sum("genai_provider_slots", provider="main") == 7
+    assert seen.sum("genai_call_retries_total") > 0
+    assert seen.sum("genai_calls_total", model="gpt-4o-mini", provider="main", outcome="ok") == 1
+    assert seen.sum("genai_call_queue_seconds_count", provider="main") == 1
+
+
+def test_models_tell_their_state(url: str) -> None:
+    seen = scrape(url)
+    assert seen.sum("genai_model_state", role="local", state="ready") == 1
+    assert seen.sum("genai_model_state", role="cloud") == 1
+
+
+def test_a_name_becomes_known_within_a_second_and_not_by_asking_often() -> None:
+    names, now, reads = ["a"], [0.0], []
+
+    def read() -> Sequence[str]:
+        reads.append(1)
+        return names
+
+    labels = KnownNames(read, lambda: now[0])
+    assert [labels.label(one) for one in ("a", "b", "")] == ["a", "other", "none"]
+    names.append("b")
+    assert labels.label("b") == "other"
+    now[0] = 1.0
+    assert labels.label("b") == "b"
+    for number in range(1000):
+        labels.label(f"made up {number}")
+    assert len(reads) == 2
+
+
+async def test_a_loop_that_is_held_up_is_late() -> None:
+    lag = LoopLag()
+    with lag.measured():
+        await asyncio.sleep(0.3)
+        (calm,) = lag.observations()
+        time.sleep(0.6)  # noqa: ASYNC251 - that is what it is to notice
+        await asyncio.sleep(0.05)
+        (held,) = lag.observations()
+    assert calm.value < 0.3 < held.value < 2
+
+
+def test_one_call_that_cannot_be_counted_costs_no_other_its_numbers() -> None:
+    metrics = Metrics(known(1))
+    for tokens in (5, -1, 5):
+        call = CallRecord(ANONYMOUS, "/generate", "x", model="model-0", attempts=1)
+        call.prompt_tokens, call.completion_tokens = 3, tokens
+        metrics.calls.closing(call)
+    _, text = metrics.render()
+    line = next(line for line in text.splitlines() if b"genai_tokens_total{" in line and b"completion" in line)
+    assert line.endswith(b" 10.0")

@@ -1,0 +1,351 @@
+"""Nobody gets in who should not: every route with every kind of key, by a walk of the page and of the app itself."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.routing import Mount
+
+from apps.api.src.application import create_app
+from apps.api.src.auth.middleware import is_open
+from apps.api.src.wiring.services import build_services
+from apps.tests.support.keys import ADMIN, bearer, make_dead_keys, make_keys
+from apps.tests.support.serving import serving_models, settings
+
+OPEN = {"/health", "/healthz", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+OPEN |= {"/static-offline-docs"}
+METHODS = ("get", "post", "put", "patch", "delete")
+NOBODY = ("none", "bad", "malformed", "two at once", "basic", "revoked", "rotated", "expired", "elsewhere")
+WORDS = {"code": "UNAUTHORIZED", "message": "A valid API key is required", "status": 401, "field": None, "details": {}}
+
+
+@dataclass(slots=True)
+class Guarded:
+    """A service that wants keys, and the headers of each kind of caller."""
+
+    url: str
+    callers: dict[str, dict[str, str]]
+    page: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    configured = settings(auth="on", data_dir=tmp_path_factory.mktemp("data"))
+    terms: dict[str, dict[str, Any]] = {
+        "good": {},
+        "admin": ADMIN,
+        "other tenant": {"tenant": "others"},
+        "wrong route": {"routes": ["/v2/*"], "admin": True},
+        "wrong model": {"models": ["another-*"]},
+        "elsewhere": {"ip": ["10.1.2.0/24"], "admin": True},
+    }
+    keys = dict(zip(terms, make_keys(configured, *terms.values()), strict=True)) | make_dead_keys(configured)
+    callers = {name: bearer(key) for name, key in keys.items()}
+    callers |= {
+        "none": {},
+        "bad": bearer("ga_" + "A" * 43),
+        "malformed": bearer("not a key \u00e9".encode("latin-1").decode("latin-1")),
+        "two at once": {**bearer(keys["good"]), "X-API-Key": keys["other tenant"]},
+        "basic": {"Authorization": f"Basic {keys['good']}"},
+        "X-API-Key": {"X-API-Key": keys["good"]},
+        "both the same": {**bearer(keys["good"]), "X-API-Key": keys["good"]},
+        "lower case": {"authorization": f"bearer {keys['good']}"},
+    }
+    with serving_models(auth="on", data_dir=configured.data_dir) as url, httpx2.Client(trust_env=False) as client:
+        yield Guarded(url, callers, client.get(f"{url}/openapi.json").json())
+
+
+def calls(page: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """Method, path of the page, a real path and a body, of every route on the page."""
+    for template, item in page["paths"].items():
+        for method in METHODS:
+            if method in item:
+                yield method, template, _real(template, item[method]), _body(page, item[method])
+
+
+def _real(template: str, operation: dict[str, Any]) -> str:
+    path, query = template, {}
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", "some")
+        elif parameter["in"] == "query" and parameter.get("required"):
+            query[parameter["name"]] = "some"
+    assert "{" not in path
+    return f"{path}?{httpx2.QueryParams(query)}" if query else path
+
+
+def _body(page: dict[str, Any], operation: dict[str, Any]) -> Any:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if content is None:
+        return None
+    if "example" in content:
+        return content["example"]
+    schema = content["schema"]
+    if "$ref" in schema:
+        schema = page["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return schema["examples"][0]
+
+
+def error_of(answer: httpx2.Response) -> dict[str, Any]:
+    """The envelope, on /v1 with OpenAI's fields beside ours."""
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) - {"type", "param"} == set(WORDS)
+    return error
+
+
+def ask(client: httpx2.Client, guarded: Guarded, caller: str, method: str, path: str, body: Any) -> httpx2.Response:
+    headers = guarded.callers[caller]
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return client.request(method, guarded.url + path, json=body, headers=encoded)
+
+
+def test_every_route_with_every_kind_of_key(guarded: Guarded, http: httpx2.Client) -> None:
+    seen = 0
+    for method, template, path, body in calls(guarded.page):
+        for caller in guarded.callers:
+            answer = ask(http, guarded, caller, method, path, body)
+            where = f"{caller}: {method} {path}: {answer.status_code} {answer.text[:200]}"
+            seen += 1
+            if template in OPEN:
+                assert answer.status_code not in (401, 403), where
+            elif caller in NOBODY:
+                assert answer.status_code == 401, where
+                assert WORDS.items() <= error_of(answer).items(), where
+                assert answer.headers["www-authenticate"] == 'Bearer realm="genai-project"', where
+            elif caller == "wrong route" or (template.startswith("/admin") and caller != "admin"):
+                assert answer.status_code == 403, where
+                assert error_of(answer)["message"] == "This key may not do that", where
+            elif _not_for(caller, method, template):
+                assert answer.status_code == 403, where
+            else:
+                assert answer.status_code not in (401, 403, 500), where
+    assert seen > 200
+
+
+def _names_a_model(template: str) -> bool:
+    named = ("/generate", "/local/generate", "/v1/route", "/v1/models/{id}", "/agents/{name}/run")
+    asks_documents = template.startswith("/rag/") and template.endswith(("/query", "/generate"))
+    return (
+        template in named
+        or asks_documents
+        or (template.startswith("/v1/") and template not in ("/v1/models", "/v1/usage"))
+    )
+
+
+def _not_for(caller: str, method: str, template: str) -> bool:
+    if caller == "wrong model" and _names_a_model(template):
+        return True
+    return caller != "admin" and _changes_what_is_shared(method, template)
+
+
+def _changes_what_is_shared(method: str, template: str) -> bool:
+    uploads = method == "post" and template.endswith("/documents")
+    return template.startswith("/rag/shared") and (method == "delete" or uploads)
+
+
+def test_every_protected_route_says_so_on_the_page(guarded: Guarded) -> None:
+    assert set(guarded.page["components"]["securitySchemes"]) == {"Bearer", "X-API-Key"}
+    for method, template, _, _ in calls(guarded.page):
+        operation = guarded.page["paths"][template][method]
+        if template in OPEN:
+            assert "security" not in operation
+            continue
+        assert operation["security"] == [{"Bearer": []}, {"X-API-Key": []}], template
+        for status in ("401", "403"):
+            examples = operation["responses"][status]["content"]["application/json"]["examples"]
+            assert [example["value"]["error"]["status"] for example in examples.values()] == [int(status)]
+
+
+def test_the_list_of_open_paths_is_what_this_test_says(tmp_path: Path) -> None:
+    """A new route is closed; whoever opens one has to say so here."""
+    configured = settings(auth="on", data_dir=tmp_path)
+    app = create_app(configured, build_services(configured))
+    paths = _paths(app)
+    assert len(paths) > 15
+    assert {path for path in paths if is_open(path) or is_open(f"{path}/x")} == OPEN
+
+
+def _paths(app: FastAPI) -> set[str]:
+    assert all(hasattr(route, "path") for route in app.routes), "a route that this test cannot see"
+    return {route.path for route in app.routes if hasattr(route, "path")}
+
+
+def test_every_route_of_the_app_is_closed_also_where_the_page_does_not_show_it(
+    guarded: Guarded, http: httpx2.Client, tmp_path: Path
+) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    app = create_app(configured, build_services(configured))
+    for route in app.routes:
+        path = getattr(route, "path", "")
+        if path in OPEN and not isinstance(route, Mount):
+            assert http.get(guarded.url + path).status_code in (200, 503)
+        elif path not in OPEN:
+            for method in getattr(route, "methods", None) or {"GET"}:
+                answer = http.request(method, guarded.url + path.replace("{", "").replace("}", ""))
+                assert answer.status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/nowhere", "/", "", "//", "/admin", "/admin/", "/admin/keys/", "/Admin/keys", "/admin%2Fkeys", "/v1"),
+        *("//health", "/health/", "/healthz/..%2f", "/docs%2f..%2fadmin%2fkeys", "/openapi.jsonx"),
+        *("/static-offline-docs", "/ready/..%2Fadmin/keys", "/docsx", "/HEALTH", "/metrics", "/.%2fhealth"),
+    ],
+)
+def test_an_unknown_path_is_401_before_it_is_404(guarded: Guarded, path: str, http: httpx2.Client) -> None:
+    for method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS"):
+        answer = http.request(method, guarded.url + path)
+        # a path below /docs may be looked for; what is found there is the documentation
+        assert answer.status_code in ((404, 405) if "/docs/" in path or "/docs%2f" in path else (401,)), (method, path)
+
+
+def test_a_browser_may_ask_before_it_sends(guarded: Guarded, http: httpx2.Client) -> None:
+    page = {"Origin": "https://app.example", "Access-Control-Request-Headers": "authorization,content-type"}
+    for method in ("GET", "POST", "DELETE"):
+        asked = http.options(f"{guarded.url}/admin/keys", headers={**page, "Access-Control-Request-Method": method})
+        assert asked.status_code in (200, 405)
+    refused = http.get(f"{guarded.url}/admin/keys", headers={"Origin": "https://app.example"})
+    assert refused.status_code == 401
+
+
+def test_openais_paths_have_openais_fields_beside_the_envelope(guarded: Guarded, http: httpx2.Client) -> None:
+    refused = http.post(f"{guarded.url}/v1/chat/completions", json={})
+    assert refused.json()["error"].items() >= {**WORDS, "type": "authentication_error", "param": None}.items()
+    assert refused.headers["x-should-retry"] == "false"
+    assert refused.headers["x-request-id"]
+
+
+def test_a_websocket_is_refused(guarded: Guarded, http: httpx2.Client) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    answer = http.get(
+        f"{guarded.url}/v1/realtime", headers={**upgrade, "Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="}
+    )
+    assert answer.status_code == 401
+
+
+async def test_a_websocket_is_refused_by_the_layer_itself(tmp_path: Path) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    app = create_app(configured, build_services(configured))
+    denial: dict[str, Any] = {"websocket.http.response": {}}
+    for extensions, expected in (({}, "websocket.close"), (denial, "websocket.http.response.start")):
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": "/v1/realtime",
+            "headers": [],
+            "extensions": extensions,
+            "client": None,
+        }
+        await app(scope, receive, send)
+        assert sent[0]["type"] == expected
+        assert sent[0].get("status", 401) == 401
+
+
+def test_every_401_takes_the_same_time(guarded: Guarded, http: httpx2.Client) -> None:
+    """Medians, taken in turns, so that what the machine does meanwhile meets all of them alike."""
+    kinds = [kind for kind in NOBODY if kind not in ("none", "basic")]
+    body = {"prompt": "hi"}
+
+    def medians() -> dict[str, float]:
+        times: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(60):
+            for kind in kinds:
+                began = time.perf_counter()
+                ask(http, guarded, kind, "post", "/generate", body)
+                times[kind].append(time.perf_counter() - began)
+        return {kind: statistics.median(each) for kind, each in times.items()}
+
+    for _ in range(4):
+        found = medians()
+        if max(found.values()) < 1.35 * min(found.values()):
+            return
+    raise AssertionError(found)
+
+
+def test_a_scope_lists_only_the_models_that_it_opens(tmp_path: Path, http: httpx2.Client) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    cloud, local = make_keys(configured, {"models": ["gpt-4o*"]}, {"models": ["local"]})
+    with serving_models(auth="on", data_dir=tmp_path) as url:
+        names = {
+            key: [model["id"] for model in http.get(f"{url}/v1/models", headers=bearer(key)).json()["data"]]
+            for key in (cloud, local)
+        }
+        chat = {"messages": [{"role": "user", "content": "hi"}]}
+        own = names[local][0]
+        statuses = {
+            (key, model): http.post(
+                f"{url}/v1/chat/completions", json={**chat, "model": model}, headers=bearer(key)
+            ).status_code
+            for key in (cloud, local)
+            for model in ("gpt-4o-mini", own, "local")
+        }
+        asked = {key: http.post(f"{url}/local/generate", json={"prompt": "hi"}, headers=bearer(key)) for key in names}
+        cloudy = http.post(f"{url}/generate", json={"prompt": "hi", "model": own}, headers=bearer(local))
+    assert names == {cloud: ["gpt-4o-mini"], local: [own]}
+    assert statuses[local, own] == 200
+    assert {statuses[local, "gpt-4o-mini"], statuses[local, "local"], statuses[cloud, own]} == {403}
+    assert statuses[cloud, "gpt-4o-mini"] != 403
+    assert (asked[local].status_code, asked[cloud].status_code, cloudy.status_code) == (200, 403, 403)
+
+
+def test_refused_keys_are_limited_an_address_and_known_keys_go_on(tmp_path: Path, http: httpx2.Client) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    good, unseen = make_keys(configured, {}, {})
+    limits: dict[str, Any] = {"rate_limit_enabled": True, "rate_limit_auth": "5/minute", "rate_limit_v1": "1000/minute"}
+    with serving_models(auth="on", data_dir=tmp_path, **limits) as url:
+
+        def status(headers: dict[str, str]) -> int:
+            return http.get(f"{url}/v1/models", headers=headers).status_code
+
+        assert status(bearer(good)) == 200
+        assert [status(bearer(f"ga_{n}")) for n in range(12)] == [401] * 5 + [429] * 7
+        refused = http.get(f"{url}/v1/models", headers=bearer("ga_x"))
+        assert error_of(refused)["code"] == "RATE_LIMIT_EXCEEDED"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        # who has shown a good key is let through; who has not waits, since looking is what is limited
+        assert status(bearer(good)) == 200
+        assert status(bearer(unseen)) == 429
+        assert status({}) == 401
+
+
+def test_a_key_belongs_to_its_idempotency_keys_wherever_it_calls_from(tmp_path: Path, http: httpx2.Client) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    mine, same_tenant, other = make_keys(configured, {"tenant": "a"}, {"tenant": "a"}, {"tenant": "b"})
+    with serving_models(auth="on", data_dir=tmp_path, forwarded_allow_ips=["127.0.0.1"]) as url:
+        names = [model["id"] for model in http.get(f"{url}/v1/models", headers=bearer(mine)).json()["data"]]
+        body = {
+            "model": next(name for name in names if name != "gpt-4o-mini"),
+            "messages": [{"role": "user", "content": "hi"}],
+        }
+
+        def cache(key: str, address: str) -> str:
+            headers = {**bearer(key), "Idempotency-Key": "one", "X-Forwarded-For": address}
+            return str(http.post(f"{url}/v1/chat/completions", json=body, headers=headers).headers["x-cache"])
+
+        assert [cache(mine, "10.0.0.1"), cache(mine, "10.0.0.2")] == ["miss", "replay"]
+        assert [cache(same_tenant, "10.0.0.1"), cache(other, "10.0.0.1")] == ["miss", "miss"]
+
+
+def test_an_address_is_the_one_that_the_proxy_says(tmp_path: Path, http: httpx2.Client) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    (key,) = make_keys(configured, {"ip": ["10.1.0.0/16", "2001:db8::/32"]})
+    with serving_models(auth="on", data_dir=tmp_path, forwarded_allow_ips=["127.0.0.1"]) as url:
+        found = {
+            address: http.get(f"{url}/v1/models", headers={**bearer(key), "X-Forwarded-For": address}).status_code
+            for address in ("10.1.2.3", "2001:db8::5", "::ffff:10.1.2.3", "10.2.0.1", "nonsense")
+        }
+    assert found == {"10.1.2.3": 200, "2001:db8::5": 200, "::ffff:10.1.2.3": 200, "10.2.0.1": 401, "nonsense": 401}

@@ -1,0 +1,126 @@
+"""make and build.ps1: the same commands in both, and words that help where Python is missing or too old."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import tree_sitter_powershell
+from tree_sitter import Language, Node, Parser
+
+ROOT = Path(__file__).parents[4]
+SCRIPT = ROOT / "build.ps1"
+SEEDS_COMMANDS = {"help", "dev-services", "dev-api", "smoke", "compose-up", "compose-down"}
+COMMANDS = SEEDS_COMMANDS | {
+    "setup",
+    "run",
+    "test",
+    "bench-gateway",
+    "bench-local",
+    "eval-local",
+    "eval-rag",
+    "lint",
+    "clean",
+}
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # MAKEFLAGS of an outer make, as in `make test`, would turn into options of this one
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
+
+
+def fake_python(folder: Path, *, version: str) -> Path:
+    path = folder / "python-fake"
+    path.write_text(f'#!/bin/sh\n[ "$1" = -V ] && echo "Python {version}"\nexit 1\n')
+    path.chmod(0o755)
+    return path
+
+
+def powershell() -> Node:
+    return Parser(Language(tree_sitter_powershell.language())).parse(SCRIPT.read_bytes()).root_node
+
+
+def powershell_commands() -> dict[str, str]:
+    """What each command of the switch in build.ps1 runs."""
+    switch = SCRIPT.read_text().split("switch ($Command) {", 1)[1]
+    return dict(re.findall(r"^    '([a-z-]+)' \{ (.*) \}$", switch, re.MULTILINE))
+
+
+def modules_of(text: str) -> list[str]:
+    """The modules that a recipe runs, in either language."""
+    return [module for module in re.findall(r"-m'?,? '?([\w.]+)", text) if module not in ("pip", "venv")]
+
+
+def test_help_lists_every_command_with_a_word_on_it() -> None:
+    lines = make("help").stdout.splitlines()
+    assert {line.split()[0] for line in lines} == COMMANDS
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_both_have_the_same_commands_and_the_same_help() -> None:
+    listed = dict(re.findall(r"^    '([a-z-]+)'\s*= '(.*)'$", SCRIPT.read_text(), re.MULTILINE))
+    in_make = dict(line.strip().split(maxsplit=1) for line in make("help").stdout.splitlines())
+    assert {name: text.replace("''", "'") for name, text in listed.items()} == in_make
+    assert powershell_commands().keys() == COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS - {"help", "setup", "test", "lint", "clean"}))
+def test_a_command_runs_the_same_in_both(name: str, tmp_path: Path) -> None:
+    for stamp in (".setup", ".dev"):
+        (tmp_path / stamp).touch()
+    recipe = make("-n", "-o", str(tmp_path / ".setup"), "-o", str(tmp_path / ".dev"), f"VENV={tmp_path}", name).stdout
+    script = powershell_commands()[name]
+    assert modules_of(script) == modules_of(recipe)
+    if "docker" in recipe:
+        arguments = recipe.split("docker-compose.yml ")[1].split()
+        assert re.findall(r"'([\w-]+)'", script.split("$Compose", 1)[1]) == arguments
+
+
+def test_the_powershell_script_has_no_syntax_error() -> None:
+    assert not powershell().has_error
+
+
+def test_the_powershell_script_keeps_to_what_version_5_understands() -> None:
+    assert SCRIPT.read_bytes().isascii()
+    assert not re.search(r"&&|\|\||\?\?|\?\.", SCRIPT.read_text())
+
+
+def test_an_old_python_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    old = fake_python(tmp_path, version="3.9.2")
+    done = make("setup", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert done.returncode != 0
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert "Python 3.9.2" in done.stderr
+    assert "make PYTHON=" in done.stderr
+
+
+def test_a_missing_python_is_said(tmp_path: Path) -> None:
+    done = make("setup", f"PYTHON={tmp_path / 'nowhere'}", f"VENV={tmp_path / 'venv'}")
+    assert done.returncode != 0
+    assert "install Python 3.11 or newer" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "requirements-local.txt"])
+def test_requirements_are_pinned_to_exact_versions(file: str) -> None:
+    lines = [line.split(";")[0] for line in (ROOT / file).read_text().splitlines() if line and line[0] != "#"]
+    assert lines
+    assert not [line for line in lines if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+\s*", line)]
+
+
+def test_no_command_of_the_readme_holds_an_address_that_is_made_up() -> None:
+    """What a reader pastes must work as it stands."""
+    commands = "\n".join(
+        re.findall(r"^```(?:bash|powershell)$(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    )
+    assert "make run" in commands
+    assert not re.findall(r"git clone|github\.com|yourusername|<[a-z]", commands)
+
+
+def test_the_ci_script_is_valid_and_ends_in_make_test() -> None:
+    script = ROOT / ".ci/run"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[-1] == "exec make test"

@@ -1,0 +1,85 @@
+"""The OpenAPI page of /v1: every route with its body, its answers and its errors, each with an example."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import jsonschema
+import pytest
+
+from apps.tests.support.serving import serving_models
+
+POSTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
+GETS = ["/v1/models", "/v1/models/{id}", "/v1/route", "/v1/usage"]
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[dict[str, Any]]:
+    with serving_models() as url, httpx2.Client(trust_env=False) as client:
+        yield client.get(f"{url}/openapi.json").json()
+
+
+def test_every_route_of_v1_is_there(page: dict[str, Any]) -> None:
+    assert {path for path in page["paths"] if path.startswith("/v1/")} == {*POSTS, *GETS}
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_a_bodys_example_meets_its_schema(page: dict[str, Any], path: str) -> None:
+    content = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    jsonschema.Draft202012Validator.check_schema(content["schema"])
+    jsonschema.validate(content["example"], content["schema"])
+    assert content["schema"]["additionalProperties"] is True
+    assert "model" in content["schema"]["required"]
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_an_answer_has_an_example_for_each_of_its_forms(page: dict[str, Any], path: str) -> None:
+    answer = page["paths"][path]["post"]["responses"]["200"]
+    assert answer["content"]["application/json"]["example"]["object"]
+    assert ("text/event-stream" in answer["content"]) is (path != "/v1/embeddings")
+    assert {"X-Model", "X-Provider", "X-Attempts"} <= set(answer["headers"])
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_every_error_has_an_example_with_openais_fields(page: dict[str, Any], path: str) -> None:
+    responses = page["paths"][path]["post"]["responses"]
+    assert set(responses) == {
+        "200",
+        "401",
+        "403",
+        "404",
+        "405",
+        "409",
+        "413",
+        "415",
+        "422",
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+    }
+    for status, response in responses.items():
+        if status == "200":
+            continue
+        content = response["content"]["application/json"]
+        schema = {**content["schema"], "components": page["components"]}
+        assert content["examples"]
+        for example in content["examples"].values():
+            jsonschema.validate(example["value"], schema)
+            assert example["value"]["error"]["status"] == int(status)
+
+
+def test_the_errors_of_the_seeds_routes_keep_their_five_keys(page: dict[str, Any]) -> None:
+    examples = page["paths"]["/generate"]["post"]["responses"]["422"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        assert set(example["value"]["error"]) == {"code", "message", "status", "field", "details"}
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_lookups_have_their_errors_in_the_envelope(page: dict[str, Any], path: str) -> None:
+    responses = page["paths"][path]["get"]["responses"]
+    assert "429" in responses
+    for status, response in responses.items():
+        if status != "200":
+            assert response["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAIErrorEnvelope")

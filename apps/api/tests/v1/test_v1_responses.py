@@ -1,0 +1,268 @@
+"""POST /v1/responses where a target knows chat only: translated there and back, each event in the SDK's own types."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from apps.core.deltas import Delta, Usage
+from apps.core.messages import ChatRequest, Message
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.scripted import ScriptedModel, Step
+from apps.tests.support.serving import serving_models
+from eval.mock_upstream import MockUpstream
+
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+TOOL: Any = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}, "strict": True}
+OF_A_TEXT = [
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.completed",
+]
+
+
+def hello(request: ChatRequest) -> Sequence[Step]:
+    limited = request.max_tokens == 2
+    usage = Usage(5, 2, cached_tokens=3)
+    return [Delta("Hel"), Delta("lo\n"), Delta("", (), "length" if limited else "stop", usage, "tiny")]
+
+
+@pytest.fixture
+def local() -> ScriptedModel:
+    return ScriptedModel(hello, name="tiny")
+
+
+@pytest.fixture
+def url(local: ScriptedModel) -> Iterator[str]:
+    with serving_models(local=local) as url:
+        yield f"{url}/v1"
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key="unused") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def chat_only(mock: MockUpstream) -> Iterator[str]:
+    """Our address, in front of an upstream that answers 404 to everything but chat."""
+    with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
+        yield f"{url}/v1"
+
+
+def events_of(http: httpx2.Client, url: str, **body: Any) -> list[dict[str, Any]]:
+    """The events of a stream, each checked strictly against the SDK's types, numbers and names included."""
+    answer = http.post(f"{url}/responses", json={"stream": True, "input": "hi", **body})
+    assert answer.status_code == 200
+    events = list(EventStreamDecoder().feed(answer.content))
+    parsed = [json.loads(event.data) for event in events]
+    assert [one["sequence_number"] for one in parsed] == list(range(len(parsed)))
+    for event, one in zip(events, parsed, strict=True):
+        assert event.type == one["type"]
+        checked = EVENT.validate_python(one, strict=False)
+        assert not checked.model_extra, f"{one['type']} has fields that OpenAI's has not: {checked.model_extra}"
+    return parsed
+
+
+def test_a_streamed_answer_is_the_full_sequence_of_events(http: httpx2.Client, url: str) -> None:
+    events = events_of(http, url, model="tiny")
+    assert [event["type"] for event in events] == OF_A_TEXT
+    created, added, done, last = events[0], events[2], events[-2], events[-1]
+    assert (created["response"]["status"], created["response"]["output"]) == ("in_progress", [])
+    assert added["item"]["content"] == []
+    assert [event["delta"] for event in events[4:6]] == ["Hel", "lo\n"]
+    assert done["item"] == last["response"]["output"][0]
+    assert done["item"]["content"][0]["text"] == "Hello\n"
+    assert {event.get("item_id", done["item"]["id"]) for event in events[2:-1]} == {done["item"]["id"]}
+    assert last["response"]["usage"]["total_tokens"] == 7
+
+
+def test_a_whole_answer_is_a_response_object(http: httpx2.Client, url: str) -> None:
+    asked = {"model": "tiny", "input": "hi", "instructions": "Be brief", "metadata": {"a": "b"}, "temperature": 0.5}
+    body = http.post(f"{url}/responses", json=asked).json()
+    answer = Response.model_validate(body)
+    assert answer.output_text == "Hello\n"
+    assert (answer.status, answer.model, answer.incomplete_details) == ("completed", "tiny", None)
+    assert (answer.instructions, answer.metadata, answer.temperature) == ("Be brief", {"a": "b"}, 0.5)
+    assert body["store"] is False
+    assert answer.usage is not None
+    assert (answer.usage.input_tokens, answer.usage.input_tokens_details.cached_tokens) == (5, 3)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_at_its_limit_is_incomplete(
+    client: openai.OpenAI, http: httpx2.Client, url: str, stream: bool
+) -> None:
+    if stream:
+        last = events_of(http, url, model="tiny", max_output_tokens=2)[-1]
+        assert last["type"] == "response.incomplete"
+        answer = Response.model_validate(last["response"])
+    else:
+        answer = client.responses.create(model="tiny", input="hi", max_output_tokens=2)
+    assert (answer.status, answer.output[0].status) == ("incomplete", "incomplete")  # type: ignore[union-attr]
+    assert answer.incomplete_details is not None
+    assert answer.incomplete_details.reason == "max_output_tokens"
+
+
+def test_instructions_and_items_become_the_conversation(client: openai.OpenAI, local: ScriptedModel) -> None:
+    items: Any = [
+        {"role": "user", "content": "one"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "two"}]},
+        {"role": "developer", "content": [{"type": "input_text", "text": "three"}]},
+    ]
+    client.responses.create(model="tiny", instructions="Be brief", input=items, top_p=0.5, max_output_tokens=9)
+    request = local.requests[0]
+    assert request.messages == (
+        Message("system", "Be brief"),
+        Message("user", "one"),
+        Message("assistant", "two"),
+        Message("developer", "three"),
+    )
+    assert (request.top_p, request.max_tokens) == (0.5, 9)
+
+
+def test_a_streams_answer_can_be_sent_back_as_input(client: openai.OpenAI, local: ScriptedModel) -> None:
+    first = client.responses.create(model="tiny", input="hi")
+    items: Any = [item.to_dict() for item in first.output]
+    client.responses.create(model="tiny", input=items)
+    assert local.requests[-1].messages == (Message("assistant", "Hello\n"),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"store": True}, "INVALID_VALUE", "store"),
+        ({"previous_response_id": "resp_1"}, "INVALID_VALUE", "previous_response_id"),
+        ({"conversation": "conv_1"}, "INVALID_VALUE", "conversation"),
+        ({"background": True}, "INVALID_VALUE", "background"),
+        ({"prompt": {"id": "p"}}, "INVALID_VALUE", "prompt"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "INVALID_VALUE", "input.0.type"),
+        ({"input": [{"type": "computer_call"}]}, "INVALID_VALUE", "input.0.type"),
+        ({"input": []}, "INVALID_VALUE", "input"),
+        ({"input": None}, "MISSING_REQUIRED_FIELD", "input"),
+        ({"input": [{"role": "user", "content": 3}]}, "INVALID_TYPE", "input.0.content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "INVALID_VALUE", "input.0.content.0.type"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "MISSING_REQUIRED_FIELD", "input.0.call_id"),
+        ({"tools": [{"type": "web_search"}]}, "INVALID_VALUE", "tools.0.type"),
+        ({"tool_choice": {"type": "file_search"}}, "INVALID_VALUE", "tool_choice"),
+        ({"truncation": "auto"}, "INVALID_VALUE", "truncation"),
+        ({"include": ["message.output_text.logprobs"]}, "INVALID_VALUE", "include"),
+        ({"max_output_tokens": 0}, "INVALID_VALUE", "max_output_tokens"),
+        ({"max_output_tokens": 100_000}, "INVALID_VALUE", "max_output_tokens"),
+        ({"temperature": 3}, "INVALID_VALUE", "temperature"),
+        ({"text": {"verbosity": "low"}}, "INVALID_VALUE", "text.verbosity"),
+        ({"reasoning": {"effort": "low"}}, "INVALID_VALUE", "reasoning.effort"),
+        ({"x_unknown": 1}, "INVALID_VALUE", "x_unknown"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_the_callers_own_word(
+    http: httpx2.Client, url: str, local: ScriptedModel, fields: dict[str, Any], code: str, field: str
+) -> None:
+    answer = http.post(f"{url}/responses", json={"model": "tiny", "input": "hi", **fields})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["field"]) == (422, code, field)
+    assert not local.requests
+
+
+def test_what_means_nothing_special_is_taken(client: openai.OpenAI) -> None:
+    answer = client.responses.create(
+        model="tiny",
+        input="hi",
+        store=False,
+        background=False,
+        truncation="disabled",
+        include=[],
+        previous_response_id=None,
+        text={"format": {"type": "text"}},
+        tools=[],
+    )
+    assert answer.output_text == "Hello\n"
+
+
+def test_function_calls_stream_their_arguments(http: httpx2.Client, chat_only: str, mock: MockUpstream) -> None:
+    choice = {"type": "function", "name": "weather"}
+    events = events_of(http, chat_only, model="tool-call", tools=[TOOL], tool_choice=choice)
+    assert [event["type"].removeprefix("response.") for event in events[2:]] == [
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    call = events[-1]["response"]["output"][0]
+    assert (call["type"], call["name"], call["call_id"], call["arguments"]) == (
+        "function_call",
+        "weather",
+        "call_mock",
+        '{"a": 1}',
+    )
+    sent = mock.stats()["last_body"]
+    function = {"name": "weather", "parameters": TOOL["parameters"], "strict": True}
+    assert sent["tools"] == [{"type": "function", "function": function}]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+
+
+def test_calls_and_their_outputs_go_back_to_the_upstream_as_messages(chat_only: str, mock: MockUpstream) -> None:
+    with openai.OpenAI(base_url=chat_only, api_key="unused") as client:
+        first = client.responses.create(model="tool-call", input="hi", tools=[TOOL])
+        call: Any = first.output[0]
+        output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+        client.responses.create(
+            model="m",
+            input=[{"role": "user", "content": "hi"}, call.to_dict(), output],
+            tools=[TOOL],
+            text={"format": {"type": "json_schema", "name": "s", "schema": {"type": "object"}, "strict": True}},
+        )
+    sent = mock.stats()["last_body"]
+    function = {"name": "weather", "arguments": '{"a": 1}'}
+    assert sent["messages"] == [
+        {"role": "user", "content": "hi"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_mock", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "call_mock", "content": "rain"},
+    ]
+    schema = {"name": "s", "schema": {"type": "object"}, "strict": True}
+    assert sent["response_format"] == {"type": "json_schema", "json_schema": schema}
+
+
+def test_images_become_chats_image_parts(chat_only: str, mock: MockUpstream, http: httpx2.Client) -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}
+    content = [{"type": "input_text", "text": "what?"}, image]
+    answer = http.post(f"{chat_only}/responses", json={"model": "m", "input": [{"role": "user", "content": content}]})
+    assert answer.status_code == 200
+    assert mock.stats()["last_body"]["messages"][0]["content"] == [
+        {"type": "text", "text": "what?"},
+        {"type": "image_url", "image_url": {"url": image["image_url"], "detail": "low"}},
+    ]
+
+
+def test_an_upstream_without_responses_is_asked_for_them_once(mock: MockUpstream, http: httpx2.Client) -> None:
+    mock.reset()
+    with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
+        for _ in range(3):
+            answer = http.post(f"{url}/v1/responses", json={"model": "m", "input": "hi"})
+            assert answer.json()["output"][0]["content"][0]["text"].startswith("the quick")
+    assert mock.stats()["requests"] == 3, "each was one chat call"
+
+
+def test_an_unknown_model_of_such_an_upstream_stays_the_upstreams_error(chat_only: str, http: httpx2.Client) -> None:
+    answer = http.post(f"{chat_only}/responses", json={"model": "fault-404", "input": "hi"})
+    assert answer.status_code == 502
+    assert answer.json()["error"]["details"]["upstream_status"] == 404

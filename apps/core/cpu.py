@@ -1,0 +1,115 @@
+"""How many CPUs this process may really use: the affinity mask and the cgroup's quota, not the host's core count.
+
+Knows nothing of torch; whoever runs threads asks here.
+
+Which number format the plain engine computes in, and why: LOCAL_PRECISION, the CPU and the model's size.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+
+
+def available_cpus(root: Path = CGROUP_ROOT, membership: Path = CGROUP_OF_PROCESS) -> int:
+    """At least 1. A quota of 1.5 CPUs counts as 2: one thread would leave a third of it idle."""
+    cpus = _affinity()
+    quota = cgroup_quota(root, membership)
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
+
+
+def cgroup_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_OF_PROCESS) -> float | None:
+    """CPUs that the cgroup grants (cgroup v2 and v1), the tightest from the process's own group up to the root.
+
+    None where there is no limit, or no cgroup at all.
+    """
+    quotas: list[float] = []
+    for folder in _folders(root, membership):
+        quota = _v2_quota(folder / "cpu.max")
+        if quota is None:
+            quota = _v1_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+        if quota is not None:
+            quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def _folders(root: Path, membership: Path) -> list[Path]:
+    """The cgroup folders that limit this process. Inside a container only the root is mounted."""
+    folders = [root, root / "cpu", root / "cpu,cpuacct"]
+    for line in _read(membership).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        folder = root / controllers if controllers else root
+        for part in Path(path).parts[1:]:
+            folder = folder / part
+            folders.append(folder)
+    return folders
+
+
+def _v2_quota(file: Path) -> float | None:
+    quota, _, period = _read(file).strip().partition(" ")
+    return _ratio(quota, period)
+
+
+def _v1_quota(quota: Path, period: Path) -> float | None:
+    return _ratio(_read(quota).strip(), _read(period).strip())
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    """None for `max`, for -1 (v1's word for no limit) and for a file that is not there."""
+    try:
+        ratio = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return ratio if ratio > 0 else None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+Precision = Literal["auto", "bf16", "fp32", "int8", "int4"]
+# in fp32 a 1.1-billion-parameter model takes 4.4 GB, over what a small machine has to give
+LARGEST_FP32_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    precision: Literal["bf16", "fp32"]
+    reason: str
+
+
+def choose_precision(asked: Precision, parameters: int, *, native_bf16: bool) -> Choice:
+    """``parameters`` is the model's number of weights; ``native_bf16`` whether the CPU multiplies bf16 itself."""
+    if asked == "bf16" or asked == "fp32":
+        return Choice(asked, f"LOCAL_PRECISION={asked}")
+    chosen = _automatic(parameters, native_bf16=native_bf16)
+    if asked == "auto":
+        return chosen
+    return Choice(
+        chosen.precision,
+        f"LOCAL_PRECISION={asked} is not served by the plain engine, which computes in bf16 or fp32; {chosen.reason}",
+    )
+
+
+def _automatic(parameters: int, *, native_bf16: bool) -> Choice:
+    if native_bf16:
+        return Choice("bf16", "auto: this CPU computes in bf16 itself")
+    if parameters * 4 <= LARGEST_FP32_BYTES:
+        return Choice("fp32", "auto: this CPU has no bf16 arithmetic, and the model is small enough for fp32")
+    return Choice("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")

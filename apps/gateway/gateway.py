@@ -1,0 +1,146 @@
+"""The gateway itself: a routing file at work, asked over the wire or as a ChatModel, and replaced whole on reload."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from apps.core.deltas import Begun, Delta, begin
+from apps.core.errors import AppError
+from apps.core.messages import ChatRequest
+from apps.core.pricing import Price, cost
+from apps.gateway.protocol import Receipt, WireCall, WireReply
+from apps.gateway.routing.attempts import Attempts, Opened
+from apps.gateway.routing.estimates import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image
+from apps.gateway.routing.retry_budget import RetryBudgets
+from apps.gateway.routing.router import Needs, Router
+from apps.gateway.routing.targets import FREE, Target
+
+
+class Gateway:
+    """``build`` reads and checks the routing file and makes a Router; it raises where the file is wrong."""
+
+    def __init__(self, build: Callable[[], Router], attempts: Attempts) -> None:
+        self._build = build
+        self._attempts = attempts
+        self.budgets = RetryBudgets()
+        self._retired: dict[asyncio.Task[None], Router] = {}
+        self.router = build()
+
+    async def open(self, call: WireCall, receipt: Receipt, deadline: float | None = None) -> Opened[WireReply]:
+        """Send a call to the first of its candidates that begins to answer.
+
+        The caller closes what is returned, where it is a stream; a whole answer has given its place back already.
+        """
+
+        async def opener(target: Target) -> WireReply:
+            return await target.provider.wire.open(call, target.config.model)
+
+        name, router = str(call.body["model"]), self.router
+        candidates = router.candidates(name, needs_of(call))
+        router.enter()
+        kept = False
+        try:
+            opened = await self._attempts.open(
+                candidates, opener, receipt, self.budgets.of(name), streamed=call.stream, deadline=deadline
+            )
+            if opened.value.used.model is not None:
+                receipt.model = opened.value.used.model
+            if opened.value.rest is None:
+                opened.release()
+            else:
+                opened.closes(opened.value.close)
+                opened.closes(router.leave_later)
+                kept = True
+            return opened
+        finally:
+            if not kept:
+                router.leave()
+
+    async def stream(self, request: ChatRequest, receipt: Receipt) -> AsyncGenerator[Delta, None]:
+        """The same for a ChatRequest: deltas of the first candidate that has one."""
+
+        async def opener(target: Target) -> Begun:
+            return await begin(target.provider.chat.stream(replace(request, model=target.config.model or None)))
+
+        name, router = request.model or "", self.router
+        candidates = router.candidates(name, Needs(tools=bool(request.tools), tokens=request.max_tokens or 0))
+        router.enter()
+        try:
+            opened = await self._attempts.open(candidates, opener, receipt, self.budgets.of(name), streamed=True)
+            opened.closes(opened.value.rest.aclose)
+            try:
+                yield opened.value.first
+                async for delta in opened.value.rest:
+                    yield _priced(delta, opened.target.price)
+            except AppError as error:
+                opened.broke_off(error)
+                raise
+            finally:
+                await opened.close()
+        finally:
+            router.leave()
+
+    def most_cost(self, call: WireCall, use: ExpectedUse) -> float | None:
+        """US dollars that a call may cost at the dearest of its targets; None where the price of one is not known."""
+        price = self.dearest(str(call.body["model"]), needs_of(call))
+        return None if price is None else cost(price, use.prompt, use.answer)
+
+    def dearest(self, name: str, needs: Needs) -> Price | None:
+        """The price of the dearest target that a call of this name may reach; None where one's is not known."""
+        try:
+            return self.router.dearest(name, needs)
+        except AppError:
+            return FREE  # it will not be made
+
+    def reload(self) -> None:
+        """Read the file again, all or nothing; calls under way end on the providers they began on.
+
+        Raises what ``build`` raises, and then nothing has changed.
+        """
+        before, self.router = self.router, self._build()
+        task = asyncio.create_task(_close_when_idle(before))
+        self._retired[task] = before
+        task.add_done_callback(lambda done: self._retired.pop(done, None))
+
+    async def aclose(self) -> None:
+        routers = [self.router, *self._retired.values()]
+        for task in list(self._retired):
+            task.cancel()
+        for router in routers:
+            await router.aclose()
+
+
+def _priced(delta: Delta, price: Price | None) -> Delta:
+    """The delta that tells the usage tells the cost as well, where the routing file knows a price.
+
+    Who asked others has told it: it is the sum of theirs.
+    """
+    usage = delta.usage
+    if usage is None or price is None or usage.cost is not None:
+        return delta
+    return replace(delta, usage=replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens)))
+
+
+def needs_of(call: WireCall) -> Needs:
+    """Read from the body what a target must be able to do; tokens by the rule of thumb of four bytes each."""
+    if call.path == "/embeddings":
+        # each text counts for itself, and not against a context
+        return Needs()
+    body = call.body
+    messages = body.get("messages") or body.get("input")
+    images = b"image" in call.raw and isinstance(messages, list) and any(_has_image(message) for message in messages)
+    limit = next((limit for name in LIMITS if (limit := body.get(name))), 0)
+    answer = limit if isinstance(limit, int) else 0
+    prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN
+    return Needs(tools=bool(body.get("tools")), images=images, tokens=prompt + answer)
+
+
+def _has_image(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list) and any(isinstance(part, Mapping) and is_image(part) for part in content)
+
+
+async def _close_when_idle(router: Router) -> None:
+    await router.idle()
+    await router.aclose()

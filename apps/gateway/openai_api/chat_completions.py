@@ -1,0 +1,178 @@
+"""The local model on OpenAI's wire: a body in, chat completions and their chunks out, in OpenAI's own shapes."""
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from apps.core.citations import Citation, citations_json
+from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.errors import NotFound, UpstreamError
+from apps.core.ports import ChatModel
+from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
+from apps.gateway.openai_api.choices import Numbered, added, answers, merged, seeded, summed
+from apps.gateway.protocol import Used, WireCall, WireReply
+
+DONE = b"data: [DONE]\n\n"
+
+
+class LocalWire:
+    """Puts a ChatModel behind POST /chat/completions.
+
+    ``asks_others``: it has others answer, so who that was is known from its deltas only.
+    """
+
+    def __init__(self, chat: ChatModel, *, asks_others: bool = False) -> None:
+        self._chat = chat
+        self._asks_others = asks_others
+
+    async def open(self, call: WireCall, model: str) -> WireReply:
+        if call.path != "/chat/completions":
+            raise NotFound(f"The local model does not serve {call.path}")
+        with_usage = wants_usage(call.body)
+        asked = replace(chat_request(call.body, call.caller), model=model or None)
+        requests = seeded(asked, choice_count(call.body))
+        head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
+        logprobs = requests[0].top_logprobs is not None
+        if not call.stream:
+            return self._whole(head, await answers(self._chat, requests), logprobs)
+        # OpenAI's other chunks say that their usage is still to come
+        head = {**head, "usage": None} if with_usage else head
+        used = Used(model=head["model"] if self._asks_others else None)
+        blocks = _Chunks(head, len(requests), logprobs, with_usage, used).blocks(merged(self._chat, requests))
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used)
+
+    async def aclose(self) -> None:
+        """The model is closed by whoever made it."""
+
+    def _whole(self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool) -> WireReply:
+        usages, used = [answer.usage for answer in whole], Used()
+        usage = added(usages) if self._asks_others else summed(usages)
+        used.note_usage(usage)
+        if self._asks_others:
+            used.model = whole[0].model or head["model"]
+            head = {**head, "model": used.model}
+        return WireReply("application/json", _completion(head, whole, logprobs, usage), used=used)
+
+
+class _Chunks:
+    """One streamed answer of one or more choices. ``used`` learns from the deltas what it takes, and who gives it."""
+
+    def __init__(self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool, used: Used) -> None:
+        self._head = head
+        self._choices = choices
+        self._logprobs = logprobs
+        self._with_usage = with_usage
+        self._used = used
+        self._begun: set[int] = set()
+        self._usages: dict[int, Usage | None] = {}
+
+    async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
+        """The first block comes with the first delta: what fails before it can still have its own status."""
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                block = self._block(index, delta)
+                if block:
+                    yield block
+        if len(self._usages) < self._choices:
+            raise UpstreamError("The model's answer was cut off before its end")
+        usages = [*self._usages.values()]
+        tail, usage = b"", summed(usages) if self._used.model is None else added(usages)
+        self._used.note_usage(usage)
+        if self._with_usage:
+            tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
+        yield tail + DONE
+
+    def _block(self, index: int, delta: Delta) -> bytes:
+        if not (delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason):
+            return b""
+        block = b""
+        if self._used.model is not None and delta.model is not None:
+            self._used.model = delta.model
+            self._head = {**self._head, "model": delta.model}
+        if index not in self._begun:
+            self._begun.add(index)
+            role = {"role": "assistant", "content": None if delta.tool_calls else ""}
+            block = self._chunk(index, role | _with_citations(delta.citations))
+        if delta.text or delta.logprobs:
+            logprobs = logprobs_json(delta.logprobs) if self._logprobs else None
+            block += self._chunk(index, {"content": delta.text}, logprobs=logprobs)
+        for piece in delta.tool_calls:
+            block += self._chunk(index, {"tool_calls": [_piece_json(piece)]})
+        if delta.finish_reason is not None:
+            self._usages[index] = delta.usage
+            block += self._chunk(index, {}, delta.finish_reason)
+        return block
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return _event({**self._head, "choices": [choice]})
+
+
+def _completion(head: Mapping[str, Any], whole: Sequence[Answer], logprobs: bool, usage: Usage | None) -> bytes:
+    choices = [_choice(i, answer, logprobs) for i, answer in enumerate(whole)]
+    return json.dumps({**head, "choices": choices, "usage": usage_json(usage)}, ensure_ascii=False).encode()
+
+
+def _choice(index: int, answer: Answer, logprobs: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.tool_calls:
+        message["content"] = answer.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in answer.tool_calls
+        ]
+    message |= _with_citations(answer.citations)
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs_json(answer.logprobs) if logprobs else None,
+        "finish_reason": answer.finish_reason,
+    }
+
+
+def _with_citations(citations: Sequence[Citation] | None) -> dict[str, Any]:
+    """Of an answer from documents: beside OpenAI's own fields, where its clients leave what they do not know alone."""
+    return {} if citations is None else {"citations": citations_json(citations)}
+
+
+def usage_json(usage: Usage | None) -> dict[str, Any] | None:
+    """OpenAI's usage object."""
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def logprobs_json(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """OpenAI's logprobs object of a choice."""
+    content = [{**_token(entry), "top_logprobs": [_token(other) for other in entry.top]} for entry in entries]
+    return {"content": content, "refusal": None}
+
+
+def _token(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.raw)}
+
+
+def _piece_json(piece: ToolCallDelta) -> dict[str, Any]:
+    if piece.name is None:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+
+
+def _head(kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _event(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

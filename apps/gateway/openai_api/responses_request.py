@@ -1,0 +1,226 @@
+"""The ``input`` of a Responses body as the messages of a chat: items in, turns out.
+
+A Responses body as a chat completions body, for targets that serve chat only. Stateless: nothing is kept here.
+
+What a chat call cannot say, and everything that would need a store, is refused with INVALID_VALUE by its name.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
+
+Turn = dict[str, Any]
+ROLES = ("user", "assistant", "system", "developer")
+
+
+def messages_of(given: Any, instructions: str | None) -> list[Turn]:
+    """Raises an error of the contract's table; its field names the item, as ``input.2.content``."""
+    turns: list[Turn] = [{"role": "system", "content": instructions}] if instructions else []
+    if given is None:
+        raise MissingRequiredField("Input is required", field="input")
+    if isinstance(given, str):
+        if not given:
+            raise InvalidValue("Input must not be empty", field="input")
+        return [*turns, {"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise InvalidType("Input must be a string or an array of items", field="input")
+    if not given:
+        raise InvalidValue("Input must not be empty", field="input")
+    for index, item in enumerate(given):
+        _add(turns, item, f"input.{index}")
+    return turns
+
+
+def _add(turns: list[Turn], item: Any, where: str) -> None:
+    if not isinstance(item, Mapping):
+        raise InvalidType("An item must be an object", field=where)
+    kind = item.get("type", "message")
+    if kind == "message":
+        turns.append(_message(item, where))
+    elif kind == "function_call":
+        _add_call(turns, item, where)
+    elif kind == "function_call_output":
+        output = _content(item.get("output"), f"{where}.output")
+        turns.append({"role": "tool", "tool_call_id": _string(item, "call_id", where), "content": output})
+    elif kind == "item_reference":
+        raise InvalidValue("Nothing is stored here: item_reference cannot be honoured", field=f"{where}.type")
+    else:
+        raise InvalidValue(f"This model cannot take items of type {str(kind)[:100]}", field=f"{where}.type")
+
+
+def _message(item: Mapping[str, Any], where: str) -> Turn:
+    role = item.get("role")
+    if role not in ROLES:
+        raise InvalidValue(f"Role must be one of {', '.join(ROLES)}", field=f"{where}.role")
+    return {"role": role, "content": _content(item.get("content"), f"{where}.content")}
+
+
+def _add_call(turns: list[Turn], item: Mapping[str, Any], where: str) -> None:
+    """What a model asked for in one turn is one message in a chat, text and all calls together."""
+    function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
+    call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
+    if not turns or turns[-1]["role"] != "assistant":
+        turns.append({"role": "assistant", "content": None})
+    turns[-1].setdefault("tool_calls", []).append(call)
+
+
+def _content(content: Any, where: str) -> Any:
+    """Text, where there is nothing but text; else chat's content parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidType("Content must be a string or an array of parts", field=where)
+    parts = [_part(part, f"{where}.{index}") for index, part in enumerate(content)]
+    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+
+
+def _part(part: Any, where: str) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise InvalidType("A content part must be an object", field=where)
+    kind = part.get("type")
+    if kind in ("input_text", "output_text", "text"):
+        return {"type": "text", "text": _string(part, "text", where)}
+    if kind == "refusal":
+        return {"type": "refusal", "refusal": _string(part, "refusal", where)}
+    if kind == "input_image" and isinstance(part.get("image_url"), str):
+        image = {"url": part["image_url"], **({"detail": part["detail"]} if part.get("detail") else {})}
+        return {"type": "image_url", "image_url": image}
+    if kind == "input_image":
+        raise InvalidValue("Nothing is stored here: an image must come as image_url", field=f"{where}.file_id")
+    raise InvalidValue(f"This model cannot take parts of type {str(kind)[:100]}", field=f"{where}.type")
+
+
+def _string(item: Mapping[str, Any], name: str, where: str) -> str:
+    value = item.get(name)
+    if value is None:
+        raise MissingRequiredField(f"{name.replace('_', ' ').capitalize()} is required", field=f"{where}.{name}")
+    if not isinstance(value, str):
+        raise InvalidType(f"{name.replace('_', ' ').capitalize()} must be a string", field=f"{where}.{name}")
+    return value
+
+
+# the same word in both
+SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "user")
+# these change nothing about the answer
+HARMLESS = frozenset({"stream", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+READ = frozenset(
+    {*SHARED, "input", "instructions", "tools", "tool_choice", "text", "max_output_tokens", "reasoning", "store"}
+)
+STATEFUL = frozenset({"previous_response_id", "conversation", "prompt", "background", "context_management"})
+# these may stand there with the values that mean "nothing special"
+ONLY: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "store": (False,),
+    "truncation": ("disabled",),
+    "include": ([], ["reasoning.encrypted_content"]),
+    "stream_options": ({}, {"include_obfuscation": False}),
+    "context_management": ([],),
+    "top_logprobs": (0,),
+}
+# what a chat target calls it, and what the caller called it
+FIELDS = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+}
+
+
+def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises an error of the contract's table that names the field."""
+    _refuse(body)
+    chat = {name: body[name] for name in SHARED if body.get(name) is not None and name not in ONLY}
+    chat["messages"] = messages_of(body.get("input"), _text(body, "instructions"))
+    limit = body.get("max_output_tokens")
+    if limit is not None:
+        if isinstance(limit, int) and limit < 1:
+            raise InvalidValue("Max output tokens must be at least 1", field="max_output_tokens")
+        chat["max_tokens"] = limit
+    if body.get("tools") is not None and (tools := list(_tools(body["tools"]))):
+        chat["tools"] = tools
+    if body.get("tool_choice") is not None:
+        chat["tool_choice"] = _tool_choice(body["tool_choice"])
+    chat |= _text_options(_object(body, "text")) | _reasoning_options(_object(body, "reasoning"))
+    if body.get("stream"):
+        chat |= {"stream": True, "stream_options": {"include_usage": True}}
+    return chat
+
+
+def _refuse(body: Mapping[str, Any]) -> None:
+    for name, value in body.items():
+        if value is None or value in ONLY.get(name, ()):
+            continue
+        if name in STATEFUL or (name == "store" and value is True):
+            raise InvalidValue(f"Nothing is stored here: {name} cannot be honoured", field=name)
+        if name == "store":
+            raise InvalidType("Store must be true or false", field=name)
+        if name in ONLY or (name not in READ and name not in HARMLESS):
+            raise InvalidValue(f"This model cannot honour {name[:100]}", field=name[:100])
+
+
+def _text(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidType(f"{name.capitalize()} must be a string", field=name)
+    return value
+
+
+def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = body.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidType(f"{name.capitalize()} must be an object", field=name)
+    return value or {}
+
+
+def _tools(tools: Any) -> Iterator[dict[str, Any]]:
+    if not isinstance(tools, list):
+        raise InvalidType("Tools must be an array", field="tools")
+    for index, tool in enumerate(tools):
+        where = f"tools.{index}"
+        if not isinstance(tool, Mapping):
+            raise InvalidType("A tool must be an object", field=where)
+        if tool.get("type") != "function":
+            raise InvalidValue("This model takes function tools only", field=f"{where}.type")
+        if not isinstance(tool.get("name"), str):
+            raise MissingRequiredField("Name is required", field=f"{where}.name")
+        function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if name in tool}
+        yield {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if choice in ("none", "auto", "required"):
+        return choice
+    if isinstance(choice, Mapping) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
+        return {"type": "function", "function": {"name": choice["name"]}}
+    raise InvalidValue("Tool choice must be none, auto, required or a function by its name", field="tool_choice")
+
+
+def _text_options(text: Mapping[str, Any]) -> dict[str, Any]:
+    chat: dict[str, Any] = {}
+    for name in text:
+        if name not in ("format", "verbosity"):
+            raise InvalidValue(f"This model cannot honour text.{name[:100]}", field=f"text.{name[:100]}")
+    form = text.get("format")
+    if form is not None:
+        if not isinstance(form, Mapping):
+            raise InvalidType("Text format must be an object", field="text.format")
+        chat["response_format"] = _response_format(form)
+    if text.get("verbosity") is not None:
+        chat["verbosity"] = text["verbosity"]
+    return chat
+
+
+def _response_format(form: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same three kinds; chat holds the schema one level deeper."""
+    if form.get("type") != "json_schema":
+        return form
+    return {"type": "json_schema", "json_schema": {name: form[name] for name in form if name != "type"}}
+
+
+def _reasoning_options(reasoning: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in reasoning.items():
+        if name != "effort" and value is not None:
+            raise InvalidValue(f"This model cannot honour reasoning.{name[:100]}", field=f"reasoning.{name[:100]}")
+    return {} if reasoning.get("effort") is None else {"reasoning_effort": reasoning["effort"]}

@@ -1,0 +1,238 @@
+"""Attempts: one call, tried on its candidates until one has begun to answer.
+
+Nothing is tried again once a first delta is there. Another target is tried at once; the same one after a wait, and only
+while the retry budget lasts. A target whose breaker is open is passed over, which costs nothing.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from apps.core.errors import AppError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout, UpstreamError
+from apps.gateway.protocol import Receipt
+from apps.gateway.routing.retry_budget import RetryBudget
+from apps.gateway.routing.targets import Target
+
+T = TypeVar("T")
+Opener = Callable[[Target], Awaitable[T]]
+
+LONGEST_WAIT = 8.0
+JITTER = 0.1
+# a target that refuses with one of these may do so for reasons of its own: its key, its models, its load
+OWN_REASONS = frozenset({200, 401, 402, 403, 404, 408, 409})
+
+
+class Opened(Generic[T]):
+    """A call that has begun to answer; ``close`` gives its place back and must be awaited once."""
+
+    __slots__ = ("_closers", "_ticket", "target", "value")
+
+    def __init__(self, value: T, target: Target, ticket: int) -> None:
+        self.value = value
+        self.target = target
+        self._ticket = ticket
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    def closes(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have ``close`` called before the place is given back."""
+        self._closers.append(close)
+
+    async def close(self) -> None:
+        try:
+            for close in self._closers:
+                await close()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """`close`, for an answer that is whole and holds nothing but its place."""
+        _give_back(self.target, self._ticket)
+
+    def broke_off(self, error: AppError) -> None:
+        """The answer failed after it had begun."""
+        if not _callers_own(error):
+            self.target.breaker.broke_off()
+
+
+class Attempts:
+    """``most`` attempts on the same target; ``backoff`` seconds before the second, doubling, with jitter."""
+
+    def __init__(self, *, most: int, backoff: float) -> None:
+        self._most = most
+        self._backoff = backoff
+
+    async def open(
+        self,
+        candidates: Sequence[Target],
+        opener: Opener[T],
+        receipt: Receipt,
+        budget: RetryBudget,
+        *,
+        streamed: bool,
+        deadline: float | None = None,
+    ) -> Opened[T]:
+        """The first candidate's answer that begins. ``deadline`` is a time of the loop's clock.
+
+        Raises the last error, with ``details.attempts``; Timeout where the deadline ran out. All the attempts on one
+        target together have its provider's ``total`` seconds.
+        """
+        budget.deposit()
+        turns = _Turns(candidates, self._most)
+        target, wait = turns.first(), 0.0
+        while True:
+            if wait:
+                await asyncio.sleep(wait)
+            receipt.attempts += 1
+            receipt.tried.append(target.name)
+            ends = turns.ends(target, deadline)
+            try:
+                async with asyncio.timeout_at(ends) as limit:
+                    return await self._attempt(target, opener, receipt, streamed, deadline)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                error: AppError = Timeout("The time ran out", details={"cause": "timeout"})
+                if ends != deadline:
+                    target.breaker.failed()
+            except AppError as raised:
+                error = raised
+            if error.status == 429 or error.status >= 500:
+                # a target that asked another model knows better how often that was tried
+                error.details.setdefault("attempts", receipt.attempts)
+            following = turns.after(target, error)
+            if following is None:
+                raise error
+            wait = self._wait(error, turns.round - 1) if turns.round > 1 else 0.0
+            now = asyncio.get_running_loop().time()
+            granted = budget.withdraw(granted=turns.round == 1)
+            if not granted or now + wait >= turns.ends(following, deadline):
+                raise error
+            target = following
+
+    async def _attempt(
+        self, target: Target, opener: Opener[T], receipt: Receipt, streamed: bool, deadline: float | None
+    ) -> Opened[T]:
+        admission = target.provider.admission
+        if not target.breaker.acquire():
+            raise _left_alone([target])
+        ticket = None
+        try:
+            _refuse_what_cannot_make_it(target, deadline)
+            waiting_since = time.perf_counter()
+            ticket = await admission.enter()
+            target.busy += 1
+            started = time.perf_counter()
+            receipt.queued += started - waiting_since
+            value = await opener(target)
+        except BaseException as error:
+            _judge(target, error)
+            if ticket is not None:
+                _give_back(target, ticket)
+            raise
+        took = time.perf_counter() - started
+        if streamed:
+            receipt.first_token = took
+        target.answered(took, streamed=streamed)
+        receipt.provider, receipt.model = target.provider.name, target.answers_as
+        return Opened(value, target, ticket)
+
+    def _wait(self, error: AppError, attempts: int) -> float:
+        """Seconds before the next attempt on the same target."""
+        if error.retry_after is not None:
+            return min(error.retry_after, LONGEST_WAIT)
+        wait: float = min(self._backoff * 2 ** (attempts - 1), LONGEST_WAIT)
+        return wait * (1 + JITTER * random.random())  # noqa: S311 - spreads retries, guards nothing
+
+
+class _Turns:
+    """Whose turn it is: every candidate once, best first, then round again where the fault may pass by itself."""
+
+    def __init__(self, candidates: Sequence[Target], most: int) -> None:
+        self._candidates = candidates
+        self._left = max(most, len(candidates)) - 1
+        self._at = 0
+        self._gone: set[int] = set()
+        self._ends: dict[int, float] = {}
+        self.round = 1
+
+    def first(self) -> Target:
+        for index, target in enumerate(self._candidates):
+            if target.breaker.allows():
+                self._at = index
+                return target
+        raise _left_alone(self._candidates)
+
+    def ends(self, target: Target, deadline: float | None) -> float:
+        """When this target's time is over: the caller's deadline, or its provider's total since its first attempt."""
+        key = id(target)
+        if key not in self._ends:
+            self._ends[key] = asyncio.get_running_loop().time() + target.provider.config.timeouts.total
+        return self._ends[key] if deadline is None else min(deadline, self._ends[key])
+
+    def after(self, target: Target, error: AppError) -> Target | None:
+        """Who comes next after this failure; None where nobody does."""
+        if not error.retryable:
+            if not _targets_own_fault(error):
+                return None
+            self._gone.add(id(target))
+        if self._left == 0:
+            return None
+        self._left -= 1
+        for index in (*range(self._at + 1, len(self._candidates)), *range(self._at + 1)):
+            following: Target = self._candidates[index]
+            if id(following) not in self._gone and following.breaker.allows():
+                self.round += index <= self._at
+                self._at = index
+                return following
+        return None
+
+
+def _targets_own_fault(error: AppError) -> bool:
+    if isinstance(error, UpstreamError):
+        status = error.details.get("upstream_status")
+        return status is None or status in OWN_REASONS
+    return not _callers_own(error) and isinstance(error, RateLimitExceeded | Overloaded | ModelUnavailable | Timeout)
+
+
+def _left_alone(targets: Sequence[Target]) -> ModelUnavailable:
+    wait = max(1.0, min(target.breaker.reopens_in() for target in targets))
+    return ModelUnavailable("The model has failed too often; it is left alone for a while", retry_after=wait)
+
+
+def _refuse_what_cannot_make_it(target: Target, deadline: float | None) -> None:
+    if deadline is None:
+        return
+    admission, left = target.provider.admission, deadline - asyncio.get_running_loop().time()
+    if admission.predicted_wait() > left:
+        raise Overloaded(
+            "The deadline cannot be met: the queue is longer than that",
+            details={"waiting": admission.waiting},
+            retry_after=admission.retry_after(),
+        )
+
+
+def _judge(target: Target, error: BaseException) -> None:
+    """Tell the breaker; a refusal for the caller's own fault, a full queue or a caller that left is no failure."""
+    nonsense = isinstance(error, UpstreamError) and error.details.get("upstream_status", 200) == 200
+    if isinstance(error, AppError) and (error.retryable or nonsense or isinstance(error, Timeout)):
+        target.breaker.failed()
+    else:
+        target.breaker.abandoned()
+    if isinstance(error, AppError) and error.retry_after is not None and _asked_to_rest(error):
+        target.rest(error.retry_after)
+
+
+def _asked_to_rest(error: AppError) -> bool:
+    return not _callers_own(error) and (isinstance(error, RateLimitExceeded) or "upstream_status" in error.details)
+
+
+def _callers_own(error: AppError) -> bool:
+    """A budget that was spent in the middle says nothing of the target, and is as empty for the next one."""
+    return error.details.get("source") == "budget"
+
+
+def _give_back(target: Target, ticket: int) -> None:
+    target.busy -= 1
+    target.provider.admission.leave(ticket)

@@ -1,0 +1,111 @@
+"""What a routing file can say: providers, and the model names that callers use. `routing_file.py` reads it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from apps.core.pricing import Price
+
+Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+ANY_MODEL = "*"
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class GatewayConfigError(Exception):
+    """The routing file is wrong; the message lists every fault on a line of its own."""
+
+
+class _Strict(BaseModel):
+    # built when a file is read: without one nothing here needs checking, and building takes a tenth of a start
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class TimeoutsConfig(_Strict):
+    """Seconds. A streamed call may be silent for ``first_token``, then ``between_tokens``; ``total`` bounds all.
+
+    A call that is not streamed is silent until it is answered: ``total`` alone bounds that.
+    """
+
+    connect: Seconds = 10
+    first_token: Seconds = 20
+    between_tokens: Seconds = 20
+    total: Seconds = 600
+
+
+# kinds that answer to all names that begin with theirs
+PREFIXED = ("rag", "agent")
+
+
+class ProviderConfig(_Strict):
+    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``.
+
+    ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names. So does
+    ``rag``, to the name of every collection of documents (``rag/<collection>``), and ``agent`` (``agent/<name>``).
+    """
+
+    kind: Literal["openai", "azure", "local", "embedder", "rag", "agent"] = "openai"
+    responses: Literal["auto", "native", "chat"] = Field(
+        "auto",
+        description="/responses: passed on (native), made from chat completions (chat), or the second where the "
+        "upstream answers the first with 404 (auto)",
+    )
+    base_url: str = Field("", pattern=r"^(https?://[^/\s]+.*)?$")
+    api_key_env: str = Field(
+        "",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+        description="Name of the environment variable that holds the key; never the key",
+    )
+    api_version: str = ""
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    max_concurrency: int = Field(256, ge=1)
+    queue_size: int = Field(256, ge=0)
+    queue_timeout: Seconds = 30
+    slow_after: Seconds = Field(15, description="A first token later than this counts as a failure for the breaker")
+    stream_usage: bool = Field(True, description="Ask for the usage of streams whose callers did not (stream_options)")
+    prices: dict[str, Price] = Field(default_factory=dict, description="By model; * is for those not listed")
+
+    @property
+    def in_process(self) -> bool:
+        return self.kind in ("local", "embedder", "rag", "agent")
+
+    @property
+    def prefix(self) -> str:
+        """What the names begin with that are this provider's, whoever else may be the default."""
+        return f"{self.kind}/" if self.kind in PREFIXED else ""
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> "ProviderConfig":
+        if not self.in_process and not self.base_url:
+            raise ValueError("base_url is required")
+        if self.kind == "azure" and not self.api_version:
+            raise ValueError("api_version is required")
+        return self
+
+
+class TargetConfig(_Strict):
+    """One model of one provider, and what it can do; left out, it is taken to do everything."""
+
+    provider: Name
+    model: Name
+    weight: float = Field(1, gt=0)
+    context: int | None = Field(None, ge=1, description="Context length in tokens")
+    tools: bool = True
+    images: bool = True
+    price: Price | None = None
+
+
+class ModelConfig(_Strict):
+    """A name that callers use: where it leads, in order, and which other names stand in when all of that fails."""
+
+    strategy: Strategy = "ordered"
+    targets: list[TargetConfig] = Field(min_length=1)
+    fallbacks: list[Name] = Field(default_factory=list)
+
+
+class GatewayConfig(_Strict):
+    """``default_provider`` takes every name that is not listed, as it is; without it such a name is NOT_FOUND."""
+
+    providers: dict[Name, ProviderConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(default_factory=dict)
+    default_provider: Name | None = None

@@ -1,0 +1,92 @@
+"""Targets with their state: what the router chooses from and what an attempt runs on."""
+
+import time
+from dataclasses import dataclass
+
+from apps.core.ports import AsksOthers, ChatModel
+from apps.core.pricing import Price
+from apps.gateway.protocol import WireTarget
+from apps.gateway.routing.breaker import Breaker
+from apps.gateway.routing.config import ANY_MODEL, ProviderConfig, TargetConfig
+from apps.models.admission import Admission
+
+FREE = Price.model_construct(input=0.0, output=0.0)
+SMOOTHING = 0.2
+STALE_AFTER = 60.0
+
+
+@dataclass(slots=True)
+class Provider:
+    """One provider at work: how to reach it, and how many calls it has under way."""
+
+    name: str
+    config: ProviderConfig
+    wire: WireTarget
+    chat: ChatModel
+    admission: Admission
+    writer: str = ""
+    """The name that it asks by itself, where it has another model answer: that one's price is its own."""
+
+
+@dataclass(slots=True)
+class Target:
+    """One model of one provider, and how it has fared."""
+
+    provider: Provider
+    config: TargetConfig
+    breaker: Breaker
+    busy: int = 0
+    revision: str = ""
+    """Of a name that is passed on, once it has been asked for."""
+    _latency: float | None = None
+    _measured_at: float = 0.0
+    _rests_until: float = 0.0
+    _name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The provider, and its own name for the model: one that begins with the kind of its provider, without that."""
+        if not self._name and self.config.model:
+            self._name = f"{self.provider.name}/{self.config.model.removeprefix(self.provider.config.prefix)}"
+        # a local model's own name is known only once it has loaded
+        return self._name or f"{self.provider.name}/{self.answers_as}"
+
+    @property
+    def answers_as(self) -> str:
+        """The model that really answers: in this process it is known by itself only."""
+        return self.provider.chat.readiness().name if self.provider.config.in_process else self.config.model
+
+    @property
+    def price(self) -> Price | None:
+        """Per million tokens; a model of this process costs nothing unless the file says otherwise."""
+        config = self.provider.config
+        prices = self.config.price or config.prices.get(self.config.model) or config.prices.get(ANY_MODEL)
+        if prices is None and config.prefix and isinstance(self.provider.chat, AsksOthers):
+            told = self.provider.chat.dearest(self.config.model)
+            return None if told is None else Price.model_construct(input=told[0], output=told[1])
+        return prices or (FREE if config.in_process else None)
+
+    @property
+    def latency(self) -> float | None:
+        """Moving average of the seconds to the first token (to the whole answer, where it was not streamed).
+
+        None where the last one is over a minute old: nobody knows, so it is worth another look.
+        """
+        return self._latency if time.monotonic() - self._measured_at < STALE_AFTER else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a call should rather go here than elsewhere: it is not broken, and has not asked to be let alone."""
+        return self.breaker.allows() and time.monotonic() >= self._rests_until
+
+    def rest(self, seconds: float) -> None:
+        """It asked for this by Retry-After; only a call that has nowhere else to go disturbs it."""
+        self._rests_until = max(self._rests_until, time.monotonic() + seconds)
+
+    def answered(self, seconds: float, *, streamed: bool) -> None:
+        """Note a success; only a streamed call has a first token to be late with."""
+        so_far = self.latency
+        self._latency = seconds if so_far is None else so_far + SMOOTHING * (seconds - so_far)
+        self._measured_at = time.monotonic()
+        # in this process a late first token means a queue of our own, which says nothing of the model's health
+        self.breaker.succeeded(seconds if streamed and not self.provider.config.in_process else 0.0)

@@ -1,0 +1,173 @@
+from typing import Any
+
+import pytest
+
+from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField
+from apps.core.messages import ChatRequest, Message, ToolCall
+from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
+
+USER = [{"role": "user", "content": "hi"}]
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
+
+
+def read(**fields: Any) -> ChatRequest:
+    return chat_request({"model": "local", "messages": USER, **fields})
+
+
+def test_every_field_that_is_honoured_arrives() -> None:
+    request = read(
+        temperature=0.5, top_p=1, max_completion_tokens=7, max_tokens=9, stop=["a", "b"], seed=-3, tools=[ADD],
+        tool_choice="required", parallel_tool_calls=False, response_format=SCHEMA, logprobs=True, top_logprobs=20,
+    )  # fmt: skip
+    assert request == ChatRequest(
+        (Message("user", "hi"),), None, 0.5, 1, 7, ("a", "b"), -3, (ADD,), "required", False, SCHEMA, 20
+    )
+
+
+def test_what_says_nothing_special_changes_nothing() -> None:
+    plain = read()
+    assert plain == ChatRequest((Message("user", "hi"),))
+    assert plain == read(
+        n=1, logprobs=False, presence_penalty=0, frequency_penalty=0.0, logit_bias={}, tools=[], tool_choice="auto",
+        response_format={"type": "text"}, modalities=["text"], user="me", metadata={}, stop=None, seed=None,
+    )  # fmt: skip
+
+
+def test_log_probabilities_are_none_zero_or_the_number_of_rivals() -> None:
+    assert [read(logprobs=wanted).top_logprobs for wanted in (None, False, True)] == [None, None, 0]
+    assert read(logprobs=True, top_logprobs=3).top_logprobs == 3
+
+
+def test_choices_and_usage() -> None:
+    assert [choice_count(body) for body in ({}, {"n": None}, {"n": 4})] == [1, 1, 4]
+    assert wants_usage({"stream": True, "stream_options": {"include_usage": True}})
+    assert not wants_usage({"stream": True, "stream_options": {}}) and not wants_usage({})
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "error"),
+    [
+        ({"presence_penalty": 1}, "presence_penalty", InvalidValue),
+        ({"frequency_penalty": -1}, "frequency_penalty", InvalidValue),
+        ({"logit_bias": {"1": 2}}, "logit_bias", InvalidValue),
+        ({"functions": [{"name": "f"}]}, "functions", InvalidValue),
+        ({"audio": {}}, "audio", InvalidValue),
+        ({"reasoning_effort": "low"}, "reasoning_effort", InvalidValue),
+        ({"nobody_knows": 0}, "nobody_knows", InvalidValue),
+        ({"logprobs": 1}, "logprobs", InvalidType),
+        ({"top_logprobs": 2}, "top_logprobs", InvalidValue),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", InvalidValue),
+        ({"max_tokens": 0}, "max_tokens", InvalidValue),
+        ({"max_completion_tokens": 2001}, "max_completion_tokens", InvalidValue),
+        ({"stop": ["a"] * 5}, "stop", InvalidValue),
+        ({"stop": 0}, "stop", InvalidType),
+        ({"seed": 1.5}, "seed", InvalidType),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls", InvalidType),
+        ({"tools": {}}, "tools", InvalidType),
+        ({"tools": [ADD] * 129}, "tools", InvalidValue),
+        ({"tools": [ADD, ADD]}, "tools.1.function.name", InvalidValue),
+        ({"tools": ["add"]}, "tools.0", InvalidType),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type", InvalidValue),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", InvalidValue),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
+            "tools.0.function.parameters",
+            InvalidType,
+        ),
+        ({"tool_choice": "required"}, "tool_choice", InvalidValue),
+        ({"tools": [ADD], "tool_choice": "always"}, "tool_choice", InvalidValue),
+        ({"tools": [ADD], "tool_choice": {"type": "allowed_tools"}}, "tool_choice", InvalidValue),
+        (
+            {"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "sub"}}},
+            "tool_choice.function.name",
+            InvalidValue,
+        ),
+        ({"response_format": "json"}, "response_format", InvalidType),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", InvalidValue),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", MissingRequiredField),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+            InvalidValue,
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": True}}},
+            "response_format.json_schema.schema",
+            InvalidType,
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_its_name(
+    fields: dict[str, Any], field: str, error: type[AppError]
+) -> None:
+    with pytest.raises(error) as refused:
+        read(**fields)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("n", "error"), [(0, InvalidValue), (5, InvalidValue), (True, InvalidType), ("2", InvalidType)]
+)
+def test_the_number_of_choices_is_bounded(n: object, error: type[AppError]) -> None:
+    with pytest.raises(error) as refused:
+        choice_count({"n": n})
+    assert refused.value.field == "n"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"stream": True, "stream_options": "usage"}, InvalidType),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, InvalidType),
+        ({"stream_options": {"include_usage": True}}, InvalidValue),
+    ],
+)
+def test_stream_options_are_checked(body: dict[str, Any], error: type[AppError]) -> None:
+    with pytest.raises(error):
+        wants_usage(body)
+
+
+def test_a_conversation_with_calls_and_results_is_read() -> None:
+    messages = [
+        *USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None, "audio": None},
+        {"role": "tool", "tool_call_id": "1", "content": "42", "name": "add"},
+    ]
+    assert chat_request({"messages": messages}).messages[1:] == (
+        Message("assistant", "", (ToolCall("1", "add", "{}"),)),
+        Message("tool", "42", tool_call_id="1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "error"),
+    [
+        ("hi", "messages.0", InvalidType),
+        ({"role": "robot", "content": "x"}, "messages.0.role", InvalidValue),
+        ({"role": "user", "content": None}, "messages.0.content", InvalidType),
+        ({"role": "user", "content": ["x"]}, "messages.0.content", InvalidType),
+        ({"role": "user", "content": "x", "name": "Ann"}, "messages.0.name", InvalidValue),
+        (
+            {"role": "assistant", "content": "", "function_call": {"name": "f"}},
+            "messages.0.function_call",
+            InvalidValue,
+        ),
+        ({"role": "user", "content": "", "tool_calls": [CALL]}, "messages.0.tool_calls", InvalidValue),
+        ({"role": "assistant", "tool_calls": {}}, "messages.0.content", InvalidType),
+        ({"role": "assistant", "tool_calls": "x"}, "messages.0.tool_calls", InvalidType),
+        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages.0.tool_calls.0", InvalidValue),
+        (
+            {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": {}}}]},
+            "messages.0.tool_calls.0",
+            InvalidType,
+        ),
+        ({"role": "tool", "content": "42"}, "messages.0.tool_call_id", MissingRequiredField),
+        ({"role": "tool", "content": "42", "tool_call_id": "9"}, "messages.0.tool_call_id", InvalidValue),
+    ],
+)
+def test_a_message_that_is_wrong_is_named(message: object, field: str, error: type[AppError]) -> None:
+    with pytest.raises(error) as refused:
+        chat_request({"messages": [message]})
+    assert refused.value.field == field

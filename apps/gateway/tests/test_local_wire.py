@@ -1,0 +1,178 @@
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.errors import AppError, InvalidValue, NotFound, Overloaded, UpstreamError
+from apps.core.messages import ChatRequest
+from apps.gateway.openai_api.chat_completions import DONE, LocalWire
+from apps.gateway.protocol import WireCall
+from apps.models.scripted import ScriptedModel, Step, saying
+
+BODY = {"model": "local", "messages": [{"role": "user", "content": "hi"}]}
+LOGPROB = TokenLogprob("ü", "ü".encode(), -0.5, (TokenLogprob("\ufffd", b"\xc3", -1.0),))
+
+
+def call(path: str = "/chat/completions", **fields: Any) -> WireCall:
+    body = {**BODY, **fields}
+    return WireCall(path, json.dumps(body).encode(), body, bool(fields.get("stream")))
+
+
+async def whole(model: ScriptedModel, **fields: Any) -> dict[str, Any]:
+    reply = await LocalWire(model).open(call(**fields), "local")
+    assert (reply.content_type, reply.rest) == ("application/json", None)
+    body: dict[str, Any] = json.loads(reply.body)
+    return body
+
+
+async def streamed(model: ScriptedModel, **fields: Any) -> list[dict[str, Any]]:
+    reply = await LocalWire(model).open(call(stream=True, **fields), "local")
+    assert reply.rest is not None
+    body = reply.body + b"".join([block async for block in reply.rest])
+    assert body.endswith(DONE)
+    return [json.loads(event.removeprefix(b"data: ")) for event in body.removesuffix(DONE).split(b"\n\n") if event]
+
+
+def counted(request: ChatRequest) -> Sequence[Step]:
+    """The seed as text, in two pieces, with usage."""
+    usage = Usage(5, 2, 1)
+    return [Delta("seed ", model="m"), Delta(str(request.seed), model="m"), Delta(finish_reason="stop", usage=usage)]
+
+
+def calling(request: ChatRequest) -> Sequence[Step]:
+    first, second = ToolCallDelta(0, "call_1", "add"), ToolCallDelta(0, arguments='{"a": 1}')
+    return [Delta(""), Delta(tool_calls=(first,)), Delta(tool_calls=(second,)), Delta(finish_reason="tool_calls")]
+
+
+def texts(chunks: list[dict[str, Any]]) -> dict[int, str]:
+    said: dict[int, str] = {}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            said[choice["index"]] = said.get(choice["index"], "") + (choice["delta"].get("content") or "")
+    return said
+
+
+async def test_choices_have_their_own_index_and_seed_and_the_prompt_counts_once() -> None:
+    model = ScriptedModel(counted)
+    body = await whole(model, n=3, seed=7)
+    said = [(choice["index"], choice["message"]["content"], choice["finish_reason"]) for choice in body["choices"]]
+    assert said == [(0, "seed 7", "stop"), (1, "seed 8", "stop"), (2, "seed 9", "stop")]
+    assert body["usage"]["prompt_tokens"] == 5 and body["usage"]["completion_tokens"] == 6
+    assert body["usage"]["total_tokens"] == 11 and model.open == 0
+
+
+async def test_streamed_choices_each_begin_with_a_role_and_end_with_a_reason() -> None:
+    chunks = await streamed(ScriptedModel(counted), n=4, seed=1, stream_options={"include_usage": True})
+    assert texts(chunks) == {i: f"seed {i + 1}" for i in range(4)}
+    for index in range(4):
+        mine = [c["choices"][0] for c in chunks if c["choices"] and c["choices"][0]["index"] == index]
+        assert mine[0]["delta"] == {"role": "assistant", "content": ""}
+        assert [choice["finish_reason"] for choice in mine] == [None, None, None, "stop"]
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["total_tokens"] == 13
+    assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+async def test_without_the_option_no_chunk_speaks_of_usage() -> None:
+    assert all("usage" not in chunk for chunk in await streamed(ScriptedModel(counted)))
+
+
+async def test_a_tool_call_has_openais_shape_whole_and_in_pieces() -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    choice = (await whole(ScriptedModel(calling), tools=tools))["choices"][0]
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    assert choice["message"]["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (None, "tool_calls")
+    deltas = [chunk["choices"][0]["delta"] for chunk in await streamed(ScriptedModel(calling), tools=tools)]
+    begun = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
+    assert deltas == [
+        {"role": "assistant", "content": None},
+        {"tool_calls": [begun]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1}'}}]},
+        {},
+    ]
+
+
+async def test_log_probabilities_have_openais_shape_and_are_null_where_nobody_asked() -> None:
+    def script(request: ChatRequest) -> Sequence[Step]:
+        return [Delta("ü", logprobs=(LOGPROB,)), Delta(finish_reason="stop")]
+
+    expected = {
+        "content": [
+            {
+                "token": "ü",
+                "logprob": -0.5,
+                "bytes": [195, 188],
+                "top_logprobs": [{"token": "\ufffd", "logprob": -1.0, "bytes": [195]}],
+            }
+        ],
+        "refusal": None,
+    }
+    asked = {"logprobs": True, "top_logprobs": 1}
+    assert (await whole(ScriptedModel(script), **asked))["choices"][0]["logprobs"] == expected
+    chunks = await streamed(ScriptedModel(script), **asked)
+    assert [chunk["choices"][0]["logprobs"] for chunk in chunks] == [None, expected, None]
+    assert (await whole(ScriptedModel(saying("x"))))["choices"][0]["logprobs"] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_first_error_ends_the_other_choices(stream: bool) -> None:
+    def script(request: ChatRequest) -> Sequence[Step]:
+        return [Overloaded("full", retry_after=3)] if request.seed == 2 else [5.0, Delta("late", finish_reason="stop")]
+
+    model = ScriptedModel(script)
+    async with asyncio.timeout(2):
+        with pytest.raises(Overloaded) as failed:
+            await LocalWire(model).open(call(stream=stream, n=3, seed=0), "local")
+    assert failed.value.retry_after == 3
+    assert model.open == 0
+
+
+async def test_an_error_after_the_first_delta_ends_a_stream_without_done() -> None:
+    def script(request: ChatRequest) -> Sequence[Step]:
+        return [Delta("x"), UpstreamError("broken")]
+
+    model = ScriptedModel(script)
+    reply = await LocalWire(model).open(call(stream=True, n=2), "local")
+    assert reply.rest is not None
+    with pytest.raises(UpstreamError, match="broken"):
+        [block async for block in reply.rest]
+    assert model.open == 0
+
+
+async def test_a_choice_without_an_end_is_an_error() -> None:
+    def script(request: ChatRequest) -> Sequence[Step]:
+        return [Delta("x")] if request.seed == 1 else [Delta("x", finish_reason="stop")]
+
+    reply = await LocalWire(ScriptedModel(script)).open(call(stream=True, n=2, seed=0), "local")
+    assert reply.rest is not None
+    with pytest.raises(UpstreamError, match="cut off"):
+        [block async for block in reply.rest]
+
+
+async def test_a_reader_that_leaves_ends_every_choice() -> None:
+    def script(request: ChatRequest) -> Sequence[Step]:
+        return [Delta("x"), 30.0, Delta("y", finish_reason="stop")]
+
+    model = ScriptedModel(script)
+    reply = await LocalWire(model).open(call(stream=True, n=4), "local")
+    assert model.open == 4
+    async with asyncio.timeout(1):
+        await reply.close()
+    assert model.open == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "error"),
+    [("/embeddings", {}, NotFound), ("/chat/completions", {"presence_penalty": 1}, InvalidValue)],
+)
+async def test_what_is_refused_is_refused_before_the_model_is_asked(
+    path: str, fields: dict[str, Any], error: type[AppError]
+) -> None:
+    model = ScriptedModel(saying("x"))
+    with pytest.raises(error):
+        await LocalWire(model).open(call(path, **fields), "local")
+    assert model.requests == []

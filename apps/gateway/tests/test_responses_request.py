@@ -1,0 +1,97 @@
+"""Bodies of responses with anything in any field: taken, or refused by an error that names the field."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apps.core.errors import AppError, UpstreamError
+from apps.gateway.openai_api.responses import ResponsesOverChat
+from apps.gateway.openai_api.responses_request import chat_body
+from apps.gateway.protocol import WireCall, WireReply
+
+FIELDS = [
+    "input",
+    "instructions",
+    "tools",
+    "tool_choice",
+    "text",
+    "max_output_tokens",
+    "reasoning",
+    "store",
+    "include",
+    "metadata",
+    "stream_options",
+    "truncation",
+    "previous_response_id",
+    "anything",
+]
+WORDS = ["type", "role", "content", "name", "text", "format", "function", "message", "user", "call_id", "output"]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 9)
+    | st.floats(allow_nan=False)
+    | st.sampled_from([*WORDS, "input_text"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+class Chat:
+    """A chat target that answers with these bytes."""
+
+    def __init__(self, body: bytes, *blocks: bytes) -> None:
+        self._body, self._blocks = body, blocks
+
+    async def open(self, call: WireCall, model: str) -> WireReply:
+        return WireReply("application/json", self._body, self._rest() if call.stream else None)
+
+    async def _rest(self) -> AsyncGenerator[bytes, None]:
+        for block in self._blocks:
+            yield block
+
+    async def aclose(self) -> None:
+        """Nothing to end."""
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=5))
+async def test_any_body_is_taken_or_refused_with_a_field(body: dict[str, Any]) -> None:
+    whole = {"input": "hi", **body, "model": "m"}
+    try:
+        chat = chat_body(whole)
+    except AppError as error:
+        assert error.status == 422
+        assert error.field
+        return
+    assert chat["messages"]
+    answer = {"model": "m", "choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}
+    call = WireCall("/responses", json.dumps(whole).encode(), whole, False)
+    reply = await ResponsesOverChat(Chat(json.dumps(answer).encode())).open(call, "m")
+    assert json.loads(reply.body)["output"][0]["content"][0]["text"] == "hello"
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"[]",
+        b"{}",
+        b'{"choices": []}',
+        b'{"choices": [3]}',
+        b'{"choices": [{"delta": {"tool_calls": [1]}}]}',
+        b"no json",
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_chat_that_answers_nonsense_is_an_upstream_error(nonsense: bytes, stream: bool) -> None:
+    body = {"model": "m", "input": "hi", "stream": stream}
+    call = WireCall("/responses", b"", body, stream)
+    with pytest.raises(UpstreamError):
+        reply = await ResponsesOverChat(Chat(b"data: " + nonsense + b"\n\n" if stream else nonsense)).open(call, "m")
+        assert reply.rest is not None
+        async for _ in reply.rest:
+            pass

@@ -1,0 +1,1 @@
+"""Upstreams over HTTP whose bytes pass through."""

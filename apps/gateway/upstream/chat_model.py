@@ -1,0 +1,53 @@
+"""An upstream on OpenAI's wire, as a ChatModel: a ChatRequest goes out as a body, blocks come back as deltas."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from apps.core.deltas import Delta
+from apps.core.messages import ChatRequest
+from apps.core.ports import Readiness
+from apps.gateway.protocol import WireCall
+from apps.gateway.upstream.http_target import HttpTarget
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.openai_model import chat_body, deltas_of
+from apps.models.upstream_errors import parsed_object
+
+
+class WireModel:
+    """Always streams from the upstream, so that its timeouts are silences and never the length of an answer."""
+
+    def __init__(self, name: str, wire: HttpTarget) -> None:
+        self._name = name
+        self._wire = wire
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        body = chat_body(request, "") | {"stream": True, "stream_options": {"include_usage": True}}
+        async for delta in deltas_of(self._chunks(body), body["model"]):
+            yield delta
+
+    def readiness(self) -> Readiness:
+        missing = self._wire.not_configured()
+        return Readiness(self._name, "not_configured" if missing else "ready", missing or "configured")
+
+    async def start(self) -> None:
+        """The client connects when it is first asked."""
+
+    async def aclose(self) -> None:
+        """The wire is closed by whoever made it."""
+
+    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        call = WireCall("/chat/completions", json.dumps(body).encode(), body, stream=True)
+        reply = await self._wire.open(call, body["model"])
+        decoder = EventStreamDecoder()
+        try:
+            for event in decoder.feed(reply.body):
+                if event.data and event.data != b"[DONE]":
+                    yield parsed_object(event.data)
+            if reply.rest is not None:
+                async for block in reply.rest:
+                    for event in decoder.feed(block):
+                        if event.data and event.data != b"[DONE]":
+                            yield parsed_object(event.data)
+        finally:
+            await reply.close()

@@ -1,0 +1,167 @@
+"""An upstream's event stream, cut into blocks of whole events, judged without parsing what is well.
+
+A block is forwarded byte for byte. Three things are looked for in it: the end of the stream, an error that came with
+status 200, and an event that is not whole. A cut never leaves half an event with the client.
+"""
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from apps.core.errors import UpstreamError
+from apps.models.upstream_errors import nonsense, parsed_object
+
+if TYPE_CHECKING:
+    pass
+
+MOST_BYTES = 16 * 1024 * 1024
+# a JSON key with a value that is not null: inside a string of a model's text the quotes would be escaped
+ERROR_KEY = re.compile(rb'"error"\s*:\s*[^\sn]')
+DONE = b"[DONE]"
+EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+LINE_END = re.compile(rb"\r\n|\r|\n")
+SAYS_SOMETHING = re.compile(rb'"(?:content|text)":\s?"[^"]')
+SILENT = frozenset({"role", "content", "refusal", "tool_calls", "reasoning_content", "reasoning"})
+
+
+class EventBlocks:
+    """Feed it chunks as they arrive; it gives back whole events, and remembers how the stream ended.
+
+    ``ended`` is true behind ``[DONE]``. ``fault`` is why nothing more may be taken from it; the events before it are
+    sound and have been given back.
+    """
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self.ended = False
+        self.fault: UpstreamError | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """A block of one or more whole events, or nothing yet."""
+        data = self._pending + chunk if self._pending else chunk
+        end = end_of_last_event(data)
+        block, self._pending = data[:end], data[end:]
+        if len(self._pending) > MOST_BYTES:
+            self.fault = nonsense("An event of the upstream's answer is too long")
+        return self._judged(block) if block else b""
+
+    def finish(self) -> None:
+        """The upstream has ended its stream."""
+        if not self.ended and self.fault is None:
+            self.fault = nonsense("The upstream's answer was cut off before its end")
+
+    def _judged(self, block: bytes) -> bytes:
+        if block.count(b"{") != block.count(b"}") or ERROR_KEY.search(block):
+            return self._sound_part(block)
+        done = find_done(block)
+        if done < 0:
+            return block
+        self.ended = True
+        return block[: _end_of_first_event(block, done)]
+
+    def _sound_part(self, block: bytes) -> bytes:
+        """The block up to its first bad event, or to its end of the stream; what follows that is dropped."""
+        at = 0
+        while at < len(block):
+            end = _end_of_first_event(block, at)
+            data = event_data(block[at:end])
+            if data == DONE:
+                self.ended = True
+                return block[:end]
+            self.fault = _fault_of(data)
+            if self.fault is not None:
+                return block[:at]
+            at = end
+        return block
+
+
+def find_done(block: bytes) -> int:
+    """Where the line ``data: [DONE]`` begins, which ends a stream; -1 where it is not."""
+    # a search for the bytes and a look before them: a regular expression took longer than the rest of the judging
+    at = block.rfind(DONE)
+    while at >= 0:
+        line = max(block.rfind(b"\n", 0, at), block.rfind(b"\r", 0, at)) + 1
+        if block[line:at] in (b"data: ", b"data:"):
+            return line
+        at = block.rfind(DONE, 0, at)
+    return -1
+
+
+def whole_json(body: bytes) -> bytes:
+    """The body of a whole answer. Raises UpstreamError where it is no JSON object, or reports an error."""
+    text = body.strip()
+    balanced = text[:1] == b"{" and text[-1:] == b"}" and text.count(b"{") == text.count(b"}")
+    if not balanced or ERROR_KEY.search(text):
+        fault = _fault_of(text) if text else nonsense("The upstream's answer is empty")
+        if fault is not None:
+            raise fault
+    return body
+
+
+def is_silent(block: bytes) -> bool:
+    """Whether a block says nothing yet: the role, or what a filter made of the prompt. It is no first delta."""
+    if SAYS_SOMETHING.search(block) or DONE in block:
+        return False
+    at = 0
+    while at < len(block):
+        end = _end_of_first_event(block, at)
+        data = event_data(block[at:end])
+        if data and not _is_silent(data):
+            return False
+        at = end
+    return True
+
+
+def event_data(event: bytes) -> bytes:
+    """The data of one event, its lines joined by LF; empty for a comment."""
+    values = [line[5:].removeprefix(b" ") for line in LINE_END.split(event) if line.startswith(b"data:")]
+    return b"\n".join(values)
+
+
+def _is_silent(data: bytes) -> bool:
+    try:
+        event = json.loads(data)
+    except ValueError:
+        return False
+    if not isinstance(event, dict) or not isinstance(event.get("choices"), list) or event.get("usage"):
+        return False
+    return all(_says_nothing(choice) for choice in event["choices"])
+
+
+def _says_nothing(choice: Any) -> bool:
+    delta = choice.get("delta") if isinstance(choice, dict) else None
+    if not isinstance(delta, dict) or choice.get("finish_reason"):
+        return False
+    return all(name in SILENT and (name == "role" or not value) for name, value in delta.items())
+
+
+def _fault_of(data: bytes) -> UpstreamError | None:
+    if not data:
+        return None
+    try:
+        event = parsed_object(data)
+    except UpstreamError as fault:
+        return fault
+    choices = event.get("choices")
+    failed = [c for c in choices if isinstance(c, dict) and c.get("error")] if isinstance(choices, list) else []
+    if failed:
+        return nonsense("The upstream reported an error in its answer")
+    return None
+
+
+def _end_of_first_event(data: bytes, start: int) -> int:
+    match = EVENT_END.search(data, start)
+    return match.end() if match else len(data)
+
+
+def end_of_last_event(data: bytes) -> int:
+    """The index behind the last blank line; 0 where there is none."""
+    end = data.rfind(b"\n\n")
+    end = end + 2 if end >= 0 else 0
+    if b"\r" in data:
+        # where CR CR is the half of something longer, the LF left over is a blank line more, which means nothing
+        for blank in (b"\r\n\r\n", b"\r\r", b"\n\r\n"):
+            at = data.rfind(blank)
+            if at >= 0:
+                end = max(end, at + len(blank))
+    return end

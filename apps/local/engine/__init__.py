@@ -1,0 +1,1 @@
+"""What runs a local checkpoint: the port, the batching engine with its kernels, and transformers' own generate."""

@@ -1,0 +1,53 @@
+"""The Engine on top of the scheduler: many answers at a time, each an async stream of pieces."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+from apps.core.messages import JsonObject
+from apps.local.engine.batching.answer import Answer, Mailbox
+from apps.local.engine.batching.scheduler import Scheduler
+from apps.local.engine.batching.step import Step
+from apps.local.engine.port import Piece, Sampling
+from apps.local.tokenizer import HubTokenizer
+
+
+class BatchingEngine:
+    """Implements Engine. ``caches`` sequences are kept: one a slot, and the last answers for prompts that go on."""
+
+    def __init__(
+        self,
+        step: Step,
+        tokenizer: HubTokenizer,
+        context_length: int,
+        slots: int,
+        caches: int,
+        details: JsonObject,
+    ) -> None:
+        self.context_length = context_length
+        self._tokenizer = tokenizer
+        self._details = {"engine": "batching", **details, **step.describe()}
+        self._scheduler = Scheduler(step, slots, caches)
+
+    @property
+    def failure(self) -> str | None:
+        return self._scheduler.failure
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+        """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
+        mailbox = Mailbox(self._scheduler.wake)
+        answer = Answer(prompt, sampling, self._tokenizer, mailbox)
+        self._scheduler.add(answer)
+        try:
+            while True:
+                piece = await mailbox.get()
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            if not answer.finished:
+                self._scheduler.cancel(answer)
+
+    def describe(self) -> JsonObject:
+        return self._details
+
+    def close(self) -> None:
+        self._scheduler.close()

@@ -1,0 +1,137 @@
+"""From a checkpoint's folder to a running engine: precision, kernels, weights, memory."""
+
+import ctypes
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.core.cpu import Precision, available_cpus, choose_precision
+from apps.local.engine.batching.engine import BatchingEngine
+from apps.local.engine.batching.packed_cache import load_weights
+from apps.local.engine.batching.scheduler import LARGEST
+from apps.local.engine.batching.shape import Shape, read_shape
+from apps.local.engine.batching.step import Step
+from apps.local.engine.batching.torch_step import TorchStep
+from apps.local.engine.kernel.build import best_variant, build, cpu_flags
+from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
+from apps.local.engine.kernel.library import load_library
+from apps.local.engine.kernel.native_step import NativeStep
+from apps.local.tokenizer import HubTokenizer
+
+log = logging.getLogger(__name__)
+
+SPARE_CACHES = 2
+LEAST_CONTEXT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The kernels for this CPU: which, and their functions."""
+
+    name: str
+    functions: ctypes.CDLL
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """``caches`` sequences of ``context_length`` tokens take at most ``most_bytes``."""
+
+    caches: int
+    context_length: int
+    most_bytes: int
+
+
+def open_engine(
+    folder: Path, tokenizer: HubTokenizer, precision: Precision, slots: int, cache_dir: Path
+) -> BatchingEngine:
+    """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
+
+    ``precision`` as LOCAL_PRECISION; auto is int4. Without the kernels torch's own serve, in float32 or bfloat16.
+    Raises UnsupportedModel for a checkpoint that is not of the shape.
+    """
+    shape = read_shape(folder)
+    chosen: str = "int4" if precision == "auto" else precision
+    reason = f"LOCAL_PRECISION={precision}"
+    missing: str | None = None
+    step: Step
+    try:
+        library = own_library(cache_dir)
+    except NoKernel as error:
+        missing = str(error)
+        log.warning("The project's own kernels cannot serve: %s. torch's kernels serve instead, slower", missing)
+        chosen, reason = _without_kernels(precision, shape)
+        memory = plan_memory(shape, chosen, slots, free_bytes())
+        threads = available_cpus()
+        step = TorchStep(folder, shape, chosen, memory.context_length, threads, LARGEST + slots)
+    else:
+        memory = plan_memory(shape, chosen, slots, free_bytes())
+        step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots)
+    details = {
+        "precision": chosen,
+        "precision_reason": reason,
+        "kernels_missing": missing,
+        "slots": slots,
+        "cached_sequences": memory.caches,
+        "cache_bytes_at_most": memory.most_bytes,
+    }
+    return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details)
+
+
+def own_library(cache_dir: Path) -> Library:
+    """Raises NoKernel."""
+    variant = best_variant(cpu_flags())
+    return Library(variant.name, load_library(build(variant, cache_dir)))
+
+
+def open_step(
+    folder: Path, precision: str, cache_dir: Path, library: Library, context_length: int = 1024, slots: int = 0
+) -> NativeStep:
+    """The arithmetic alone, on the project's kernels. Raises UnsupportedModel."""
+    shape, threads = read_shape(folder), available_cpus()
+    weights = load_weights(folder, shape, precision, cache_dir, threads)
+    return NativeStep(library.functions, library.name, shape, weights, context_length, threads, LARGEST + slots)
+
+
+def _without_kernels(asked: Precision, shape: Shape) -> tuple[str, str]:
+    import torch
+
+    native_bf16 = torch.cpu._is_avx512_bf16_supported()
+    if asked == "bf16" or asked == "fp32":
+        choice = choose_precision(asked, shape.parameters, native_bf16=native_bf16)
+        return choice.precision, choice.reason
+    choice = choose_precision("auto", shape.parameters, native_bf16=native_bf16)
+    return choice.precision, f"LOCAL_PRECISION={asked} without the project's kernels; {choice.reason}"
+
+
+def plan_memory(shape: Shape, precision: str, slots: int, free: int | None) -> Memory:
+    """The model's whole context for each slot, or as much of it as half of the ``free`` bytes hold.
+
+    Raises UnsupportedModel where that is next to nothing.
+    """
+    bytes_a_token = shape.cache_values * (2 if precision in ("int4", "int8") else 4)
+    caches, context = slots + SPARE_CACHES, shape.context_length
+    if free is not None:
+        context = min(context, free // 2 // (caches * bytes_a_token) // 16 * 16)
+    if context < min(LEAST_CONTEXT, shape.context_length):
+        raise UnsupportedModel(f"there is memory for a context of {context} tokens only in each of {caches} caches")
+    if context < shape.context_length:
+        log.warning("Memory allows a context of %d tokens, the model has %d", context, shape.context_length)
+    return Memory(caches, context, caches * context * bytes_a_token)
+
+
+def free_bytes() -> int | None:
+    """Memory that is free by the machine's account and the cgroup's limit; None where neither can be read."""
+    known = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            known.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            known.append(int((Path("/sys/fs/cgroup") / file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(known, default=None)

@@ -1,0 +1,81 @@
+"""The sequences' caches: a fixed number of them, each with the tokens whose keys and values it holds.
+
+An answer that ends leaves its cache behind; the next prompt that begins alike goes on from there, or from a copy. The
+least recently used one is given up first. So memory is bounded by the number of caches, and no bookkeeping of blocks
+is needed. Used by one thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from apps.local.engine.batching.step import Step
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """``tokens`` are those that ``memory`` holds keys and values of, from position 0 on."""
+
+    memory: Any
+    tokens: list[int] = field(default_factory=list)
+    busy: bool = False
+    used: int = 0
+
+
+class PrefixCache:
+    """At most ``size`` caches; at least one of them must be free at each ``take``."""
+
+    def __init__(self, step: Step, size: int) -> None:
+        self._step = step
+        self._size = size
+        self._held: list[Held] = []
+        self._clock = count()
+
+    def take(self, prompt: Sequence[int]) -> Held:
+        """A cache that holds as much of the beginning of ``prompt`` as any does, but never its last token."""
+        best, shared = self._longest(prompt)
+        if best is not None and not best.busy and shared * 2 >= len(best.tokens):
+            return self._hand_out(best, shared)
+        target = self._least_recently_used(best)
+        if best is None or target is best:
+            return self._hand_out(target, shared if target is best else 0)
+        self._step.copy_prefix(best.memory, target.memory, shared)
+        target.tokens = best.tokens[:shared]
+        return self._hand_out(target, shared)
+
+    def give_back(self, held: Held) -> None:
+        held.busy = False
+        held.used = next(self._clock)
+
+    def _hand_out(self, held: Held, shared: int) -> Held:
+        del held.tokens[shared:]
+        held.busy = True
+        held.used = next(self._clock)
+        return held
+
+    def _longest(self, prompt: Sequence[int]) -> tuple[Held | None, int]:
+        best, longest = None, 0
+        for held in self._held:
+            shared = min(_shared(held.tokens, prompt), len(prompt) - 1)
+            if shared > longest or (shared == longest and shared and not held.busy):
+                best, longest = held, shared
+        return best, longest
+
+    def _least_recently_used(self, keep: Held | None) -> Held:
+        if len(self._held) < self._size:
+            self._held.append(Held(self._step.new_cache()))
+            return self._held[-1]
+        free = [held for held in self._held if not held.busy]
+        return min([held for held in free if held is not keep] or free, key=lambda held: held.used)
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    n = min(len(a), len(b))
+    if n == 0 or a[0] != b[0]:
+        return 0
+    different = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
+    return int(different[0]) if len(different) else n

@@ -1,0 +1,194 @@
+"""How many tokens of prompts go into one step: as many as take so long, at the speed that was measured.
+
+Continuous batching: one thread that computes step after step; answers join and leave between two of them.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from apps.core.errors import AppError, InternalError, ModelUnavailable
+from apps.local.engine.batching.answer import Answer
+from apps.local.engine.batching.prefix_cache import PrefixCache
+from apps.local.engine.batching.step import Step
+
+SMALLEST, LARGEST = 12, 252
+# while answers are running, a step is also the gap between two of their tokens
+SECONDS_BESIDE_ANSWERS, SECONDS_ALONE = 0.1, 0.25
+
+
+class Chunking:
+    """Learns from each wide step. Rows are counted in twelves, the height of one of the kernels' tiles, or of three."""
+
+    def __init__(self) -> None:
+        self._seconds_per_row = SECONDS_BESIDE_ANSWERS / 48
+
+    def rows(self, answers_running: bool) -> int:
+        seconds = SECONDS_BESIDE_ANSWERS if answers_running else SECONDS_ALONE
+        return max(SMALLEST, min(LARGEST, int(seconds / self._seconds_per_row) // SMALLEST * SMALLEST))
+
+    def learn(self, rows: int, seconds: float) -> None:
+        if rows >= SMALLEST:
+            self._seconds_per_row += 0.3 * (seconds / rows - self._seconds_per_row)
+
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Owns the inference thread. At most ``slots`` answers run; more wait in the order they came.
+
+    ``failure`` says why the thread has ended, where it did so by itself.
+    """
+
+    def __init__(self, step: Step, slots: int, caches: int) -> None:
+        self._step = step
+        self._slots = slots
+        self._caches = PrefixCache(step, caches)
+        self._chunking = Chunking()
+        self._waiting: deque[Answer] = deque()
+        self._running: list[Answer] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self.failure: str | None = None
+        self._thread = threading.Thread(target=self._loop, name="local-model-inference", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def add(self, answer: Answer) -> None:
+        """Raises ModelUnavailable where the engine is closed, or has failed."""
+        with self._changed:
+            if self.failure is not None:
+                raise ModelUnavailable(f"The local model has failed: {self.failure}", retry_after=60)
+            if self._closed:
+                raise _closing()
+            self._waiting.append(answer)
+            self._changed.notify()
+
+    def cancel(self, answer: Answer) -> None:
+        answer.cancelled = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Something that the thread may be waiting for has happened."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        try:
+            while self._admit():
+                self._compute()
+        except Exception as error:
+            # a bug here must not leave readers waiting for ever
+            log.exception("The inference thread ended")
+            self.failure = f"its inference thread ended with {type(error).__name__} (see the log): restart the process"
+            self._end_all(_failed(error))
+        finally:
+            self._step.close()
+
+    def _admit(self) -> bool:
+        """Waits until there is something to compute. False when the engine closes."""
+        with self._changed:
+            while True:
+                if self._closed:
+                    break
+                self._drop_cancelled()
+                while self._waiting and len(self._running) < self._slots:
+                    answer = self._waiting.popleft()
+                    # first: whatever fails from here on must reach its reader
+                    self._running.append(answer)
+                    answer.begin(self._caches.take(answer.tokens))
+                if any(not answer.mailbox.full for answer in self._running):
+                    return True
+                self._changed.wait()
+        self._end_all(_closing())
+        return False
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(answer for answer in self._waiting if not answer.cancelled)
+        for answer in [answer for answer in self._running if answer.cancelled]:
+            self._leave(answer)
+
+    def _compute(self) -> None:
+        plan = list(self._plan())
+        tokens: list[int] = []
+        positions: list[int] = []
+        caches: list[object] = []
+        wanted: list[int] = []
+        for answer, rows in plan:
+            assert answer.held is not None  # noqa: S101 - for the type checker: running answers have begun
+            start = answer.computed
+            tokens += answer.tokens[start : start + rows]
+            positions += range(start, start + rows)
+            caches += [answer.held.memory] * rows
+            if rows == answer.pending:
+                wanted.append(len(tokens) - 1)
+        began = time.perf_counter()
+        logits = self._step.run(tokens, positions, caches, wanted)
+        self._chunking.learn(len(tokens), time.perf_counter() - began)
+        self._distribute(plan, logits)
+
+    def _plan(self) -> Iterator[tuple[Answer, int]]:
+        """The next token of each running answer, and a chunk of the prompts in the order they came."""
+        able = [answer for answer in self._running if not answer.mailbox.full]
+        budget = self._chunking.rows(any(answer.pending == 1 for answer in able))
+        budget = min(budget, self._step.max_rows - len(able))
+        for answer in able:
+            if answer.pending == 1:
+                yield answer, 1
+            elif budget > 0:
+                rows = min(answer.pending, budget)
+                budget -= rows
+                yield answer, rows
+
+    def _distribute(self, plan: list[tuple[Answer, int]], logits: object) -> None:
+        rows_of_logits = iter(logits)  # type: ignore[call-overload]
+        for answer, rows in plan:
+            complete = rows == answer.pending
+            answer.computed_rows(rows)
+            if not complete:
+                continue
+            try:
+                answer.take(next(rows_of_logits))
+            except AppError as error:
+                answer.fail(error)
+                self._leave(answer)
+            except Exception as error:
+                log.exception("An answer failed")
+                answer.fail(_failed(error))
+                self._leave(answer)
+            if answer.finished:
+                self._leave(answer)
+
+    def _leave(self, answer: Answer) -> None:
+        if answer in self._running:
+            self._running.remove(answer)
+            if answer.held is not None:
+                self._caches.give_back(answer.held)
+
+    def _end_all(self, error: AppError) -> None:
+        with self._changed:
+            self._closed = True
+            for answer in [*self._running, *self._waiting]:
+                answer.fail(error)
+            self._running.clear()
+            self._waiting.clear()
+
+
+def _closing() -> ModelUnavailable:
+    return ModelUnavailable("The local model is shutting down", retry_after=5)
+
+
+def _failed(cause: Exception) -> InternalError:
+    return InternalError("The local model failed while it generated", details={"cause": type(cause).__name__})

@@ -1,0 +1,1 @@
+"""The kernels: C++ sources, their build, and the step that calls them."""

@@ -1,0 +1,1 @@
+"""The plain engine: transformers' own generate, for every checkpoint that transformers knows."""

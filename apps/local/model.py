@@ -1,0 +1,252 @@
+"""The local model as a ChatModel: loads in the background, admits, counts the context, streams.
+
+Knows no torch: that is the engine's, behind the seam of engine.py.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from apps.core.deltas import Delta, ToolCallDelta, Usage
+from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
+from apps.core.messages import ChatRequest, JsonObject
+from apps.core.ports import Readiness, State
+from apps.core.settings import Settings
+from apps.local.checkpoint import looks_like_folder
+from apps.local.engine.port import Constraint, Piece, Sampling
+from apps.local.grammar import GrammarCompiler, answer_grammar, offered_tools, open_compiler
+from apps.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local
+from apps.local.prompt import text_of
+from apps.local.tool_calls import ToolCallReader
+from apps.local.window import LocalWindow
+from apps.models.admission import Admission
+from apps.models.wrapper import digest_of
+
+log = logging.getLogger(__name__)
+
+TEMPERATURE, TOP_P, MAX_TOKENS = 0.0, 0.9, 500
+# what its answers depend on besides its name
+REVISION = ("checkpoint", "engine", "precision", "kernels")
+RETRY_AFTER: dict[State, float] = {"loading": 5, "failed": 60, "not_configured": 60}
+# shorter conversations take less time to tokenize than to hand to a thread
+LONG_CONVERSATION = 4_000
+CLOSE_TIMEOUT = 1.5
+
+
+class _Closed(Exception):
+    """Ends the loading thread between two steps."""
+
+
+class LocalModel:
+    """Implements ChatModel. ``load`` makes the engine, in a thread of its own."""
+
+    def __init__(self, settings: Settings, load: Loader = load_local) -> None:
+        self.admission = Admission(settings.local_slots, settings.local_queue_size, settings.local_queue_timeout)
+        self._settings = settings
+        self._name = _asked_name(settings.local_model)
+        self._load = load
+        self._loaded: Loaded | None = None
+        self._grammars: GrammarCompiler | None = None
+        self._state: State = "loading"
+        self._reason = "Not started yet"
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._publishing = threading.Lock()
+        self._settled = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """Of the model that really answers; until one is loaded, of the one that was asked for."""
+        return self._name
+
+    def readiness(self) -> Readiness:
+        details = {
+            "slots": self.admission.slots,
+            "running": self.admission.running,
+            "waiting": self.admission.waiting,
+            "queue_size": self.admission.queue_size,
+        }
+        if self._loaded is not None:
+            engine = self._loaded.engine
+            details |= {**self._loaded.details, **engine.describe(), "context_length": engine.context_length}
+        return Readiness(self.name, *self._standing(), details)
+
+    def revision(self, request: ChatRequest) -> str | None:
+        """None until it is loaded: nobody knows yet who will answer."""
+        loaded = self._loaded
+        if loaded is None:
+            return None
+        told = {**loaded.details, **loaded.engine.describe()}
+        return digest_of(loaded.name, *(told.get(name) for name in REVISION))
+
+    async def start(self) -> None:
+        if self._thread is not None:
+            return
+        loop = asyncio.get_running_loop()
+        # a daemon: a load cannot be interrupted, and must not keep the process from ending
+        self._reason = "Loading has begun"
+        self._thread = threading.Thread(target=self._run, args=(loop,), name="local-model-load", daemon=True)
+        self._thread.start()
+
+    async def settled(self) -> Readiness:
+        """Wait until loading has ended, well or not. Any number may wait."""
+        await self._settled.wait()
+        return self.readiness()
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """Raises ModelUnavailable, Overloaded, or InvalidValue before the first delta."""
+        loaded = self._require_loaded()
+        self.admission.check()
+        tools = offered_tools(request)
+        prompt = await _tokenize(loaded, request, tools)
+        sampling = replace(_sampling(request), constraint=await self._constraint(loaded, request))
+        _check_context(len(prompt), sampling.max_tokens, loaded.engine.context_length)
+        reader = ToolCallReader() if tools else None
+        waiting_since = time.perf_counter()
+        async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as pieces:
+            if request.record is not None:
+                request.record.queued = time.perf_counter() - waiting_since
+            try:
+                async for piece in pieces:
+                    yield _delta(piece, len(prompt), loaded.name, reader)
+            except AppError:
+                raise
+            except Exception as error:
+                raise InternalError("The local model failed", details={"cause": type(error).__name__}) from error
+
+    async def window(self, request: ChatRequest) -> LocalWindow:
+        """What fits into one call. Raises ModelUnavailable."""
+        loaded = self._require_loaded()
+        return LocalWindow(loaded.tokenizer, loaded.engine.context_length)
+
+    async def aclose(self) -> None:
+        """Ends every generation. A load that runs on is left to itself: its thread frees what it made."""
+        with self._publishing:
+            self._closed.set()
+            loaded, self._loaded = self._loaded, None
+            self._state, self._reason = "failed", "The local model is shutting down"
+        self._settled.set()
+        if self._grammars is not None:
+            self._grammars.close()
+        if loaded is not None:
+            await asyncio.to_thread(loaded.engine.close)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT)
+
+    async def _constraint(self, loaded: Loaded, request: ChatRequest) -> Constraint | None:
+        """What the answer is held to; None where any text will do."""
+        grammar = answer_grammar(request)
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            made = await asyncio.to_thread(open_compiler, loaded.tokenizer)
+            # another call may have been faster
+            self._grammars = self._grammars or made
+        return await self._grammars.compile(grammar.lark, grammar.field)
+
+    def _standing(self) -> tuple[State, str]:
+        """The state now, and why: a model that was loaded well may fail later."""
+        failure = self._loaded.engine.failure if self._loaded is not None else None
+        return (self._state, self._reason) if failure is None else ("failed", failure)
+
+    def _require_loaded(self) -> Loaded:
+        state, reason = self._standing()
+        if self._loaded is None or state == "failed":
+            raise ModelUnavailable(
+                f"The local model cannot answer ({state.replace('_', ' ')}): {reason}",
+                details={"state": state, "model": self.name},
+                retry_after=RETRY_AFTER[state],
+            )
+        return self._loaded
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loading thread."""
+        started = time.monotonic()
+        try:
+            loaded = self._load(self._settings, self._report)
+        except _Closed:
+            return
+        except NotConfigured as error:
+            self._publish("not_configured", str(error))
+        except LoadFailed as error:
+            self._publish("failed", str(error))
+        except Exception as error:
+            log.exception("The local model cannot be loaded")
+            self._publish("failed", f"Loading ended with {type(error).__name__}: {error}")
+        else:
+            self._publish("ready", f"Loaded in {time.monotonic() - started:.1f} s", loaded)
+        try:
+            loop.call_soon_threadsafe(self._settled.set)
+        except RuntimeError:
+            log.debug("The loop ended before the load did")
+
+    def _report(self, step: str) -> None:
+        if self._closed.is_set():
+            raise _Closed
+        self._reason = f"Still {step}"
+
+    def _publish(self, state: State, reason: str, loaded: Loaded | None = None) -> None:
+        with self._publishing:
+            if not self._closed.is_set():
+                self._state, self._reason, self._loaded = state, reason, loaded
+                self._name = loaded.name if loaded is not None else self._name
+                loaded = None
+                if state != "ready":
+                    log.warning("The local model is %s: %s", state.replace("_", " "), reason)
+        if loaded is not None:
+            loaded.engine.close()
+
+
+def _asked_name(local_model: str) -> str:
+    """A folder's path is nobody's business but the operator's."""
+    path = Path(local_model).expanduser()
+    return path.name if looks_like_folder(local_model) and path.name else local_model
+
+
+def _sampling(request: ChatRequest) -> Sampling:
+    return Sampling(
+        TEMPERATURE if request.temperature is None else request.temperature,
+        TOP_P if request.top_p is None else request.top_p,
+        MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+        request.seed,
+        request.stop,
+        top_logprobs=request.top_logprobs,
+    )
+
+
+async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
+    texts = [text_of(message) for message in request.messages]
+    encode = partial(loaded.tokenizer.encode_chat, request.messages, tools)
+    if request.raw:
+        encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
+    soon = sum(map(len, texts)) < LONG_CONVERSATION and not tools
+    return encode() if soon else await asyncio.to_thread(encode)
+
+
+def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+    if prompt_tokens + max_tokens > context_length:
+        raise InvalidValue(
+            f"The prompt's {prompt_tokens} tokens and max_tokens {max_tokens} exceed the model's context of "
+            f"{context_length} tokens",
+            field="max_tokens",
+            details={"prompt_tokens": prompt_tokens, "max_tokens": max_tokens, "context_length": context_length},
+        )
+
+
+def _delta(piece: Piece, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:
+    reason = piece.finish_reason
+    if reader is None:
+        text, calls, logprobs = piece.text, tuple[ToolCallDelta, ...](), piece.logprobs
+    else:
+        text, calls, logprobs = reader.read(piece)
+        reason = "tool_calls" if reader.calls and reason == "stop" else reason
+    if reason is None:
+        return Delta(text, calls, model=model, logprobs=logprobs)
+    usage = Usage(prompt_tokens, piece.completion_tokens, piece.cached_tokens)
+    return Delta(text, calls, reason, usage, model, logprobs)

@@ -1,0 +1,90 @@
+"""An engine and a tokenizer without torch: honest implementations of the seams, for tests of what uses them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from apps.core.messages import JsonObject, Message
+from apps.core.settings import Settings
+from apps.local.engine.port import Piece, Sampling
+from apps.local.loading import Loaded, Report
+from apps.local.prompt import text_of
+from apps.local.tokenizer import Vocabulary
+
+
+class EchoTokenizer:
+    """One token a character."""
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
+        return [ord(character) for message in messages for character in text_of(message)]
+
+    def encode_raw(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(chr(token) for token in tokens)
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary([bytes([token]) for token in range(256)], frozenset(), frozenset({4}), self)
+
+    def control_texts(self) -> frozenset[str]:
+        return frozenset({"<|end|>"})
+
+    def encode(self, text: str, add_special_tokens: bool) -> "Encoding":
+        return Encoding(list(text.encode()))
+
+
+@dataclass
+class Encoding:
+    """What a `tokenizers` backend returns."""
+
+    ids: list[int]
+
+
+class EchoEngine:
+    """Says the prompt again, a character a token. With ``delay``, one each so many seconds.
+
+    ``failing_after`` tokens it raises what a broken engine might.
+    """
+
+    def __init__(self, context_length: int = 100, delay: float = 0.0, failing_after: int | None = None) -> None:
+        self.context_length = context_length
+        self.delay = delay
+        self.failing_after = failing_after
+        self.running = 0
+        self.most_running = 0
+        self.closed = False
+        self.failure: str | None = None
+        self.samplings: list[Sampling] = []
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+        self.samplings.append(sampling)
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            count = min(len(prompt), sampling.max_tokens)
+            for number, token in enumerate(prompt[:count], 1):
+                await asyncio.sleep(self.delay)
+                if self.failing_after == number:
+                    raise RuntimeError("the engine broke")
+                reason = None if number < count else "length" if len(prompt) > count else "stop"
+                yield Piece(chr(token), number, reason)
+        finally:
+            self.running -= 1
+
+    def describe(self) -> JsonObject:
+        return {"engine": "echo"}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class EchoLoader:
+    """Loads an EchoEngine at once."""
+
+    def __init__(self, engine: EchoEngine) -> None:
+        self.engine = engine
+
+    def __call__(self, settings: Settings, report: Report) -> Loaded:
+        report("loading echo")
+        return Loaded("echo", self.engine, EchoTokenizer(), {"fallback_reason": None})

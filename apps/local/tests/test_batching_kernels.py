@@ -1,0 +1,249 @@
+"""The kernels against float arithmetic: the library for this CPU, and the AVX-512 one over SIMDe's intrinsics."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apps.core.settings import Settings
+from apps.local.engine.kernel import build as building
+from apps.local.engine.kernel.build import (
+    AVX2,
+    AVX512,
+    AVX512_BF16,
+    FLAGS,
+    SOURCES,
+    Variant,
+    best_variant,
+    build,
+    cpu_flags,
+)
+from apps.local.engine.kernel.errors import NoKernel
+from apps.local.engine.kernel.library import linear_once, load_library
+from apps.local.engine.kernel.packing import Kind, dequantize, from_bf16, pack, quantize, to_bf16
+
+SIMDE = Path("/usr/include/simde/x86/avx512.h")
+
+
+def usable(needs: frozenset[str]) -> bool:
+    try:
+        building.compiler()
+    except NoKernel:
+        return False
+    return needs <= cpu_flags()
+
+
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.skipif(not usable(AVX2.needs), reason="needs a C++ compiler and a CPU with AVX2, FMA and F16C"),
+]
+
+
+VARIANTS = {variant.name: variant for variant in building.VARIANTS}
+OVER_SIMDE = ("-O1", "-w", "-DKERNEL_AVX512", "-DI(name)=simde_mm512_##name", "-include", "simde/x86/avx512.h")
+
+
+@pytest.fixture(scope="module", params=[*VARIANTS, "avx512-vnni over SIMDe"])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """Of the kernels: each that this CPU runs, and AVX-512's over SIMDe's intrinsics, which needs no such CPU."""
+    if request.param in VARIANTS:
+        if not usable(VARIANTS[request.param].needs):
+            pytest.skip(f"this CPU does not run {request.param}")
+        return VARIANTS[request.param]
+    if not SIMDE.is_file():
+        pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
+    return Variant("simde", AVX2.needs, OVER_SIMDE)
+
+
+@pytest.fixture(scope="module")
+def library(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if variant.name == "simde":
+        return load_library(compiled(variant, SOURCES / "step.cpp", tmp_path_factory.mktemp("simde") / "kernel.so"))
+    return load_library(build(variant, Settings().model_cache_dir))
+
+
+@pytest.fixture(scope="module")
+def functions(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The small functions, which the library does not show."""
+    source = Path(__file__).parent / "kernel_functions.cpp"
+    library = ctypes.CDLL(str(compiled(variant, source, tmp_path_factory.mktemp("functions") / "functions.so")))
+    address, count = ctypes.c_void_p, ctypes.c_int64
+    library.rms_norm_once.argtypes = [address, address, ctypes.c_float, count, address]
+    library.silu_mul_once.argtypes = [address, address, count, address]
+    library.rotate_once.argtypes = [address, address, address, count]
+    library.attend_once.argtypes = [address, count, address, address, count, count, ctypes.c_int, address]
+    return library
+
+
+def compiled(variant: Variant, source: Path, target: Path) -> Path:
+    command = [building.compiler(), *FLAGS, *variant.flags, f"-I{SOURCES}", str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+def random_weights(seed: int, outputs: int, inputs: int) -> Any:
+    return (np.random.default_rng(seed).standard_normal((outputs, inputs)) * 0.05).astype(np.float32)
+
+
+def seen_weights(weights: Any, kind: Kind) -> Any:
+    """What the kernel can know of them."""
+    if kind in (Kind.INT4, Kind.INT8):
+        return dequantize(*quantize(weights, 4 if kind is Kind.INT4 else 8))
+    return from_bf16(to_bf16(weights)) if kind is Kind.BF16 else weights
+
+
+def seen_inputs(x: Any, kind: Kind) -> Any:
+    """Inputs of quantized weights are rounded to int8 by groups of 32."""
+    if kind in (Kind.BF16, Kind.FP32):
+        return x
+    groups = x.reshape(len(x), -1, 32)
+    scale = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
+    rounded = np.rint(np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0))
+    return (rounded * scale).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("seed", range(4))
+def test_linear_equals_float_arithmetic_over_random_shapes(library: ctypes.CDLL, kind: Kind, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    outputs, inputs, rows = int(random.integers(1, 90)), 32 * int(random.integers(1, 12)), int(random.integers(1, 24))
+    weights = random_weights(seed, outputs, inputs)
+    x = random.standard_normal((rows, inputs)).astype(np.float32)
+    bias = random.standard_normal(-(-outputs // 16) * 16).astype(np.float32)
+    got = linear_once(library, pack(weights, kind), kind, x, bias)[:, :outputs]
+    expected = seen_inputs(x, kind).astype(np.float64) @ seen_weights(weights, kind).T + bias[:outputs]
+    assert np.linalg.norm(got - expected) < 2e-3 * np.linalg.norm(expected)
+    exact = x.astype(np.float64) @ seen_weights(weights, kind).T + bias[:outputs]
+    assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_row_has_the_same_bits_alone_and_among_others(library: ctypes.CDLL, kind: Kind) -> None:
+    weights, x = pack(random_weights(1, 48, 160), kind), random_weights(2, 17, 160)
+    together = linear_once(library, weights, kind, x)
+    for rows in (1, 2, 3, 5, 8):
+        parts = [linear_once(library, weights, kind, x[start : start + rows]) for start in range(0, 17, rows)]
+        assert np.array_equal(np.concatenate(parts), together)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_nan_zeros_and_outliers_stay_in_their_row(library: ctypes.CDLL, kind: Kind) -> None:
+    weights = random_weights(3, 32, 96)
+    x = random_weights(4, 6, 96)
+    x[1, 40], x[2, 5], x[3], x[4, 70] = np.nan, np.inf, 0, 1e30
+    got = linear_once(library, pack(weights, kind), kind, x)
+    plain = linear_once(library, pack(weights, kind), kind, random_weights(4, 6, 96))
+    assert np.array_equal(got[[0, 5]], plain[[0, 5]])
+    assert np.isnan(got[1]).all()
+    assert not np.isfinite(got[2]).any()
+    assert np.array_equal(got[3], np.zeros(32))
+    expected = x[4].astype(np.float64) @ seen_weights(weights, kind).T
+    assert np.allclose(got[4], expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", [Kind.INT4, Kind.INT8])
+def test_the_largest_sums_do_not_saturate(library: ctypes.CDLL, kind: Kind) -> None:
+    """All weights at the top of the grid, all inputs at 127: the products of a group are as large as they get."""
+    weights = np.ones((16, 64), np.float32)
+    weights[:, ::32] = 0
+    x = np.concatenate([np.ones((1, 64)), -np.ones((1, 64))]).astype(np.float32)
+    got = linear_once(library, pack(weights, kind), kind, x)
+    assert np.allclose(got, np.array([[62.0], [-62.0]]) * np.ones(16), rtol=1e-3)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    for wrong in (np.nan, np.inf, 1e6):
+        weights = random_weights(5, 16, 32)
+        weights[3, 3] = wrong
+        with pytest.raises(ValueError, match="not finite"):
+            pack(weights, Kind.INT4)
+
+
+@pytest.mark.parametrize("size", [32, 64, 576])
+def test_norm_silu_and_rotation_equal_float_arithmetic(functions: ctypes.CDLL, size: int) -> None:
+    random = np.random.default_rng(size)
+    x, y = (random.standard_normal(size).astype(np.float32) * 5 for _ in range(2))
+    to = np.empty(size, np.float32)
+    functions.rms_norm_once(x.ctypes.data, y.ctypes.data, 1e-5, size, to.ctypes.data)
+    assert np.allclose(to, x / np.sqrt((x.astype(np.float64) ** 2).mean() + 1e-5) * y, rtol=1e-5)
+    x[:4] = [0, -200, 200, np.nan]
+    functions.silu_mul_once(x.ctypes.data, y.ctypes.data, size, to.ctypes.data)
+    with np.errstate(over="ignore"):
+        expected = x / (1 + np.exp(-x.astype(np.float64))) * y
+    assert np.allclose(to, expected, rtol=1e-5, atol=1e-7, equal_nan=True)
+    head, angles = random.standard_normal(size).astype(np.float32), random.standard_normal(size // 2)
+    cos, sin, rotated = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), head.copy()
+    functions.rotate_once(rotated.ctypes.data, cos.ctypes.data, sin.ctypes.data, size)
+    turned = (head[: size // 2] + 1j * head[size // 2 :]) * (cos + 1j * sin)
+    assert np.allclose(rotated, np.concatenate([turned.real, turned.imag]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("positions", "size", "rows"), [(1, 16, 1), (15, 64, 2), (16, 128, 5), (333, 80, 6)])
+@pytest.mark.parametrize("half", [0, 1])
+def test_attention_equals_float_arithmetic(
+    functions: ctypes.CDLL, positions: int, size: int, rows: int, half: int
+) -> None:
+    random = np.random.default_rng(positions)
+    queries = random.standard_normal((rows, size)).astype(np.float32) * 2
+    keys, values = (random.standard_normal((positions, size)).astype(np.float32) for _ in range(2))
+    values[0, 0] = 1e5
+    out = np.empty((rows, size), np.float32)
+    addresses = [a.ctypes.data for a in (keys, values)]
+    functions.attend_once(queries.ctypes.data, rows, *addresses, positions, size, half, out.ctypes.data)
+    values[0, 0] = 65504 if half else 1e5
+    for row in range(rows):
+        seen = positions - rows + row + 1
+        scores = keys[:seen].astype(np.float64) @ queries[row] / np.sqrt(size)
+        chances = np.exp(scores - scores.max())
+        expected = chances / chances.sum() @ values[:seen]
+        assert np.allclose(out[row], expected, rtol=1e-2 if half else 1e-4, atol=1e-2 if half else 1e-5)
+
+
+def test_a_built_library_is_taken_again(tmp_path: Path) -> None:
+    made = build(AVX2, tmp_path)
+    written = made.stat().st_mtime_ns
+    assert build(AVX2, tmp_path) == made
+    assert made.stat().st_mtime_ns == written
+    assert [file.name for file in made.parent.iterdir()] == [made.name]
+
+
+def test_without_a_compiler_building_says_so_and_does_not_fail(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "apps.local.engine.kernel.build", str(tmp_path)]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "there is no C++ compiler" in done.stdout
+
+
+def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    with pytest.raises(NoKernel, match="cannot be loaded"):
+        load_library(broken)
+
+
+def test_a_kernel_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    """The layout in the source is changed: it builds and loads, and the self check finds it out."""
+    for source in SOURCES.iterdir():
+        text = source.read_text().replace(
+            "const __m256i low = _mm256_set1_epi8(15)", "const __m256i low = _mm256_set1_epi8(7)"
+        )
+        (tmp_path / source.name).write_text(text)
+    made = tmp_path / "wrong.so"
+    subprocess.run([building.compiler(), *FLAGS, "-O1", str(tmp_path / "step.cpp"), "-o", str(made)], check=True)
+    with pytest.raises(NoKernel, match="wrongly"):
+        load_library(made)
+
+
+def test_a_cpu_without_the_instructions_is_told_apart() -> None:
+    assert best_variant(AVX512_BF16.needs) is AVX512_BF16
+    assert best_variant(AVX512.needs) is AVX512
+    assert best_variant(AVX2.needs) is AVX2
+    with pytest.raises(NoKernel, match="lacks f16c"):
+        best_variant(AVX2.needs - {"f16c"})
+    with pytest.raises(NoKernel, match="x86-64"):
+        best_variant(frozenset())

@@ -1,0 +1,1 @@
+"""Support of the tests: servers, clients and helpers that several domains use."""

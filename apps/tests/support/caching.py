@@ -1,0 +1,86 @@
+"""Apps with a response cache, for tests: callers by a header, and a bookkeeper that remembers every record."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from apps.api.src.application import create_app
+from apps.api.src.wiring.gateway import build_cloud, build_gateway
+from apps.api.src.wiring.services import Services
+from apps.api.src.wiring.stores import build_cache
+from apps.cache.response_cache import ResponseCache
+from apps.core.callers import Caller
+from apps.core.calls import CallRecord
+from apps.core.ports import ChatModel, Embedder
+from apps.models.metering import Meter
+from apps.models.scripted import ScriptedModel, saying
+from apps.tests.support.routing import ASK, HEALTHY
+from apps.tests.support.serving import serving, settings
+
+CHAT = "/v1/chat/completions"
+ZERO = {**ASK, "temperature": 0}
+
+
+@dataclass(slots=True)
+class Books:
+    """A bookkeeper that remembers."""
+
+    closed: list[CallRecord] = field(default_factory=list)
+
+    async def opening(self, call: CallRecord) -> None:
+        """Nothing is refused."""
+
+    def closing(self, call: CallRecord) -> None:
+        self.closed.append(call)
+
+
+class CallerByHeader:
+    """Stands where authentication does: `X-Tenant` names the tenant, `X-Semantic` the least cosine."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        least = headers.get(b"x-semantic")
+        scope["caller"] = Caller(
+            headers.get(b"x-tenant", b"a").decode(), semantic_cache=float(least) if least else None
+        )
+        await self._app(scope, receive, send)
+
+
+@dataclass(slots=True)
+class Cached:
+    """A served app; what its cache and its books know."""
+
+    url: str
+    cache: ResponseCache
+    books: Books
+
+    def ask(self, path: str = CHAT, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
+        body = {"model": HEALTHY, **ZERO, **fields} if path == CHAT else fields
+        return httpx2.post(self.url + path, json=body, headers=headers or {}, timeout=30)
+
+    def uses(self) -> list[str]:
+        return [record.cache for record in self.books.closed]
+
+
+@contextmanager
+def caching(
+    local: ChatModel | None = None, cloud: ChatModel | None = None, embedder: Embedder | None = None, **changes: object
+) -> Iterator[Cached]:
+    given = {"auth": "off", "cache_storage": "mem://", "retry_backoff": 0.01, "read_timeout": 1, **changes}
+    configured = settings(**given)
+    answering = local or ScriptedModel(saying("hello"), name="local")
+    gateway = build_gateway(configured, answering, embedder)
+    books, cache = Books(), build_cache(configured, embedder)
+    assert cache is not None
+    upstream = cloud or build_cloud(configured, gateway)
+    app = create_app(configured, Services(upstream, answering, gateway, embedder, Meter([books]), cache))
+    app.add_middleware(CallerByHeader)
+    with serving(app) as url:
+        yield Cached(url, cache, books)

@@ -1,0 +1,86 @@
+"""Serves an app over a real socket, from a thread, for as long as a test needs it."""
+
+import atexit
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from apps.api.src.application import create_app
+from apps.api.src.wiring.gateway import build_cloud, build_gateway
+from apps.api.src.wiring.services import on_record
+from apps.api.src.wiring.stores import build_database
+from apps.core.ports import ChatModel, Embedder
+from apps.core.settings import Settings
+from apps.models.scripted import ScriptedModel, saying
+from apps.tests.marks import marked
+from apps.tests.overheard import Overheard
+from apps.tests.support.processes import hear_metrics
+from apps.tests.watch import WATCH
+
+
+@cache
+def _data_folder() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="genai-data-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+def settings(**changes: object) -> Settings:
+    """Settings that no `.env` of the machine reaches; limits are off unless a test turns them on.
+
+    What the service keeps lies in a folder that is gone when the process of the tests is. Secrets are marked ones, but
+    for those of the test's own.
+    """
+    if "data_dir" not in changes:
+        changes["data_dir"] = WATCH.folder(Path(tempfile.mkdtemp(dir=_data_folder())))
+    values: dict[str, object] = {"rate_limit_enabled": False, "secret_key": marked("SECRET_KEY"), **changes}
+    if "openai_base_url" in changes:
+        values.setdefault("openai_api_key", marked("OPENAI_API_KEY"))
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type]
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The base URL of ``app``, served by uvicorn as production serves it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(Overheard(app), log_config=None, access_log=False, server_header=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
+            hear_metrics(url)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def serving_models(
+    cloud: ChatModel | None = None,
+    local: ChatModel | None = None,
+    embedder: Embedder | None = None,
+    **changes: object,
+) -> Iterator[str]:
+    """The base URL of an app with these models behind its routes."""
+    quiet = ScriptedModel(saying("hello"))
+    configured = settings(**changes)
+    gateway = build_gateway(configured, local or quiet, embedder)
+    routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
+    services = on_record(
+        configured, cloud or routed, local or quiet, gateway, embedder, database=build_database(configured)
+    )
+    with serving(create_app(configured, services)) as url:
+        yield url

@@ -1,0 +1,250 @@
+"""One connection: writes requests, has what comes back parsed, and trusts nothing behind an answer's end.
+
+A connection carries one answer at a time. It is given back for the next call once the answer has ended as HTTP says and
+no byte came with it or after it that nobody asked for; in every other case it is aborted.
+
+A connected socket for a name: its addresses are tried a quarter of a second apart, and the first that answers wins.
+
+asyncio can do that by itself, but loses a socket when it is cancelled at the wrong moment, and uvloop cannot.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from apps.transport.errors import Cut, HttpFailure, ProtocolError
+from apps.transport.parsing import HEAD_BYTES, NOT_HTTP, AnswerParser
+from apps.transport.response import Response
+
+MOST_BUFFERED = 262_144
+ONE_WRITE = 65_536
+# a timer may come this much early: a millisecond is what uvloop counts in
+EARLY = 0.002
+
+
+class Connection(asyncio.Protocol):
+    """``idle`` is called when the next call may use it, ``gone`` when it is lost."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        idle: Callable[["Connection"], None],
+        gone: Callable[["Connection"], None],
+    ) -> None:
+        self.loop = loop
+        self._idle, self._gone = idle, gone
+        self._transport: asyncio.Transport | None = None
+        self._response: Response | None = None
+        self._parser = AnswerParser()
+        self._parts = self._parser.parts
+        self._paused = False
+        self._silent_bytes = self._buffered = 0
+        self._timer: asyncio.TimerHandle | None = None
+        # when the timer is due: uvloop's handles do not all know
+        self._due = self._deadline = 0.0
+
+    @property
+    def usable(self) -> bool:
+        return self._response is None and self._transport is not None and not self._transport.is_closing()
+
+    def send(self, head: bytes, body: bytes) -> Response:
+        """Write a request; its answer has not begun. Nothing waits for the write: the body is in memory already."""
+        response = self._response = Response(self)
+        self._parser.expect(response)
+        self._silent_bytes = self._buffered = 0
+        transport = cast(asyncio.Transport, self._transport)
+        if len(body) > ONE_WRITE:
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(head + body)
+        return response
+
+    def take(self) -> bytes:
+        """What has come of the body since the last time."""
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._buffered = 0
+        if self._paused:
+            self._resume()
+        return data
+
+    def watch(self, until: float) -> None:
+        """Have the answer's waiter fail at that time. One timer serves many waits: it looks again when it is due."""
+        self._deadline = until
+        if self._timer is not None:
+            if self._due <= until:
+                return
+            self._timer.cancel()
+        self._timer, self._due = self.loop.call_at(until, self._tick), until
+
+    def drop(self) -> None:
+        """Close at once, whatever is under way; an answer that is not whole is cut."""
+        response, self._response = self._response, None
+        self._parts.clear()
+        if self._transport is not None:
+            self._transport.abort()
+        if response is not None:
+            response.end(b"", Cut("The connection was closed here"))
+
+    def discard_rest(self, until: float) -> None:
+        """Let the rest of the answer come, unread, so that the next call can use the connection."""
+        self.take()
+        self.watch(until)
+
+    # what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            return self.drop()
+        before = len(self._parts)
+        try:
+            self._parser.feed(data)
+        except NOT_HTTP as error:
+            return self._broken(response, error)
+        if self._parser.whole:
+            return self._finish(None)
+        if len(self._parts) > before:
+            self._silent_bytes = 0
+            self._hold(len(data), response)
+        else:
+            self._silent_bytes += len(data)
+            if self._silent_bytes > HEAD_BYTES:
+                return self._broken(response, None)
+        return response.wake()
+
+    def eof_received(self) -> None:
+        self._ended(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._gone(self)
+        self._ended(exc)
+
+    # how it ends
+
+    def _ended(self, cause: Exception | None) -> None:
+        """The other side has no more to say."""
+        response = self._response
+        if response is None:
+            self.drop()
+        elif response.status and self._parser.until_eof and cause is None:
+            self._parser.reusable = False
+            self._finish(None)
+        else:
+            failure = Cut("The connection was lost before the answer was whole")
+            failure.__cause__ = cause
+            self._finish(failure)
+
+    def _broken(self, response: Response, cause: Exception | None) -> None:
+        self._parser.reusable = False
+        if self._parser.whole:  # what is wrong stands behind it
+            return self._finish(None)
+        kind = Cut if response.status else ProtocolError
+        failure = kind("The answer is not HTTP/1.1")
+        failure.__cause__ = cause
+        return self._finish(failure)
+
+    def _finish(self, failure: HttpFailure | None) -> None:
+        response, self._response = cast(Response, self._response), None
+        transport = cast(asyncio.Transport, self._transport)
+        response.end(self.take(), failure)
+        sound = failure is None and self._parser.reusable and not transport.is_closing()
+        # a server that answered before it had the whole request would take the rest of that for the next one
+        if sound and not transport.get_write_buffer_size():
+            self._idle(self)
+        else:
+            transport.abort()
+
+    # backpressure and time
+
+    def _hold(self, received: int, response: Response) -> None:
+        if response.unread:
+            self._parts.clear()
+            return
+        self._buffered += received
+        if self._buffered > MOST_BUFFERED and not self._paused:
+            self._paused = True
+            cast(asyncio.Transport, self._transport).pause_reading()
+
+    def _resume(self) -> None:
+        self._paused = False
+        transport = cast(asyncio.Transport, self._transport)
+        if not transport.is_closing():
+            transport.resume_reading()
+
+    def _tick(self) -> None:
+        self._timer = None
+        response = self._response
+        if response is None or not response.waits:
+            return
+        if self._deadline - self.loop.time() > EARLY:
+            self._timer, self._due = self.loop.call_at(self._deadline, self._tick), self._deadline
+        elif response.unread:
+            self.drop()
+        else:
+            response.time_out()
+
+
+HEAD_START = 0.25
+# family, type, protocol, canonical name, address
+Info = tuple[Any, Any, int, str, Any]
+
+
+async def dial(host: str, port: int) -> socket.socket:
+    """Raises OSError where no address of the name can be reached."""
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await (connect(infos[0]) if len(infos) == 1 else first_connected(infos))
+
+
+async def first_connected(infos: Sequence[Info]) -> socket.socket:
+    """The others are closed, whatever happens."""
+    running: set[asyncio.Task[socket.socket]] = set()
+    winner: asyncio.Task[socket.socket] | None = None
+    failure: BaseException = OSError("The name has no address")
+    left = list(reversed(infos))
+    try:
+        while left or running:
+            if left:
+                running.add(asyncio.create_task(connect(left.pop())))
+            done, _ = await asyncio.wait(
+                running, timeout=HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                if (error := task.exception()) is None:
+                    winner = task
+                    return task.result()
+                failure = error
+                running.discard(task)
+        raise failure
+    finally:
+        for task in running:
+            if task is not winner:
+                task.add_done_callback(_close)
+                task.cancel()
+
+
+async def connect(info: Info) -> socket.socket:
+    family, kind, protocol, _, address = info
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(made, address)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _close(task: "asyncio.Task[socket.socket]") -> None:
+    """It was not needed; it may have come about before it heard of that."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

@@ -1,0 +1,65 @@
+"""Where a call goes, as bytes: a base address taken apart, and the head of a request, which is made once a path."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from apps.transport.errors import BadRequest
+
+PORTS = {"http": 80, "https": 443}
+# what stands in an address as it is; everything else is escaped, blanks and control characters above all
+PLAIN = "/%:@!$&'()*+,;=~?"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A server: ``host`` is ASCII, without brackets; ``authority`` is the value of the Host header."""
+
+    host: str
+    port: int
+    secure: bool
+    authority: str
+    credentials: str
+
+    @classmethod
+    def of(cls, url: str) -> "Origin":
+        """Raises BadRequest where the address has no server that could be asked."""
+        try:
+            parts = urlsplit(url)
+            # checks the lengths of ASCII names, too
+            host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
+        except ValueError as error:  # a UnicodeError is one, too
+            raise BadRequest("The address of the upstream is not valid") from error
+        if parts.scheme not in PORTS or not host:
+            raise BadRequest("The address of the upstream is not valid")
+        default = PORTS[parts.scheme]
+        named = f"[{host.partition('%')[0]}]" if ":" in host else host
+        authority = named if port in (None, default) else f"{named}:{port}"
+        return cls(host, default if port is None else port, parts.scheme == "https", authority, _basic(parts))
+
+    def head(self, url: str, headers: Mapping[str, str]) -> bytes:
+        """The head of a POST up to the value of its Content-Length, which stands last."""
+        parts = urlsplit(url)
+        target = quote(parts.path or "/", safe=PLAIN.replace("?", ""))
+        if parts.query:
+            target += "?" + quote(parts.query, safe=PLAIN)
+        sent = {"Host": self.authority, **headers}
+        if self.credentials:
+            sent.setdefault("Authorization", self.credentials)
+        return f"POST {target} HTTP/1.1\r\n".encode("ascii") + lines(sent) + b"Content-Length: "
+
+
+def lines(headers: Mapping[str, str]) -> bytes:
+    """Header fields as they are sent. Raises BadRequest for a value that would begin another one."""
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
+        raise BadRequest("A header's value has more than one line")
+    return text.encode()
+
+
+def _basic(parts: SplitResult) -> str:
+    if parts.username is None:
+        return ""
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return "Basic " + base64.b64encode(pair.encode()).decode("ascii")

@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
-from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.redaction import Redactor
 from apps.api.src.observability.request_line import current_line
 from apps.core.calls import CallRecord

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.telemetry import TelemetryConfig
 
-from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.redaction import Redactor, secrets_of
 from apps.core.settings import Settings
 from apps.core.version import NAME, VERSION

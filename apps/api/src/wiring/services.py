@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
 from apps.api.src.observability.metrics.exposition import Metrics
-from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.metrics.observed import GatewayObserved, ModelsObserved
 from apps.api.src.observability.request_line import CallsOnLine
 from apps.api.src.observability.tracing import Tracing, open_tracing

@@ -18,8 +18,8 @@ import pytest
 
 from apps.api.src.application import create_app
 from apps.api.src.observability.metrics.exposition import Metrics
-from apps.api.src.observability.metrics.instruments import KnownNames
-from apps.api.src.observability.metrics.observed import LoopLag
+from apps.api.src.observability.metrics.labels import KnownNames
+from apps.api.src.observability.metrics.loop_lag import LoopLag
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.api.tests.generate.test_disconnects import until

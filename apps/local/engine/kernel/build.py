@@ -66,7 +66,7 @@ def best_variant(flags: frozenset[str]) -> Variant:
 
 def library_path(variant: Variant, cache_dir: Path) -> Path:
     digest = hashlib.sha256("\0".join([*FLAGS, *variant.flags]).encode())
-    for source in sorted(SOURCES.iterdir()):
+    for source in sorted(SOURCES.glob("*.h")) + sorted(SOURCES.glob("*.cpp")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return cache_dir / "kernels" / f"{variant.name}-{digest.hexdigest()[:20]}.so"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from apps.api.src.observability.metrics.instruments import KnownNames
+from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.metrics.request_metrics import AT_ONCE
 from apps.core.calls import CallRecord
 from apps.core.ports import Observation

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from apps.api.src.observability.metrics.instruments import METHODS, OTHER
+from apps.api.src.observability.metrics.labels import METHODS, OTHER
 
 if TYPE_CHECKING:
     from apps.api.src.observability.metrics.instruments import Instruments

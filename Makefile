@@ -7,10 +7,12 @@ TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 VENV ?= .venv
 
 BIN = $(VENV)/bin
+# a worker for each core; one that has nothing left to do takes tests from the others
+PARALLEL = -n auto --dist worksteal
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
-.PHONY: help setup run dev-api dev-services test smoke bench-gateway bench-local eval-local eval-rag \
+.PHONY: help setup run dev-api dev-services test test-long smoke bench-gateway bench-local eval-local eval-rag \
 	compose-up compose-down lint clean
 
 help: ## List the commands
@@ -27,8 +29,11 @@ dev-api: run ## The same as run
 dev-services: ## Start Redis in Docker, for several API processes that share their limits
 	$(COMPOSE) --profile services up -d redis
 
-test: $(VENV)/.dev lint ## Linters, types, import floors and every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev lint ## Linters, types, import floors and the tests, on every core
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not long' --durations=10
+
+test-long: $(VENV)/.dev ## Soaks, storms, kills, fuzzing and bombs with their full budgets
+	$(BIN)/python -m pytest $(PARALLEL) -m long --durations=10
 
 smoke: $(VENV)/.dev ## Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html
 	$(BIN)/python -m eval.smoke

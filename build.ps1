@@ -13,7 +13,8 @@ $Help = [ordered]@{
     'run'           = 'Start the API (API_HOST, API_PORT; http://localhost:8000)'
     'dev-api'       = 'The same as run'
     'dev-services'  = 'Start Redis in Docker, for several API processes that share their limits'
-    'test'          = 'Linters, types, import floors and every test'
+    'test'          = 'Linters, types, import floors and the tests, on every core'
+    'test-long'     = 'Soaks, storms, kills, fuzzing and bombs with their full budgets'
     'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
     'bench-local'   = 'Measure the local model''s speed; reports/'
@@ -91,6 +92,11 @@ function Invoke-Lint {
     Invoke-Python @('-c', 'from importlinter.cli import lint_imports_command; lint_imports_command()')
 }
 
+# A worker for each core; one that has nothing left to do takes tests from the others.
+function Invoke-Tests([string]$Marks) {
+    Invoke-Python @('-m', 'pytest', '-n', 'auto', '--dist', 'worksteal', '-m', $Marks, '--durations=10')
+}
+
 function Clear-Project {
     $Caches = @($Venv, '.mypy_cache', '.ruff_cache', '.pytest_cache', '.hypothesis', '.import_linter_cache', '.cache')
     foreach ($Path in $Caches) {
@@ -110,7 +116,8 @@ switch ($Command) {
     'run' { Invoke-Setup; Invoke-Python @('-m', 'apps.api.src.main') }
     'dev-api' { Invoke-Setup; Invoke-Python @('-m', 'apps.api.src.main') }
     'dev-services' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'up', '-d', 'redis')) }
-    'test' { Invoke-Lint; Invoke-Python @('-m', 'pytest') }
+    'test' { Invoke-Lint; Invoke-Tests 'not long' }
+    'test-long' { Invoke-Dev; Invoke-Tests 'long' }
     'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }
     'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }

@@ -1,12 +1,15 @@
 """Part of every run of the tests: after each one, what the service wrote meanwhile is searched for secrets.
 
-A finding fails the test that it came with; it names the place and the kind of the secret, never the secret.
+A finding fails the test that it came with; it names the place and the kind of the secret, never the secret. With
+pytest-xdist each worker searches what its own tests made, and the process that started the workers adds them up.
 """
 
 import logging
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,8 @@ from apps.tests.watch import WATCH, Finding
 
 REPORTS = Path(__file__).parents[2] / "reports"
 AT_THE_END: list[Finding] = []
+WORKER_OUTPUT = "secrets"
+WORKERS: list[dict[str, Any]] = []
 KEEPER = pytest.StashKey["LogKeeper"]()
 
 
@@ -75,20 +80,34 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     AT_THE_END.extend(WATCH.search_all())
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        found = [[finding.where, finding.what] for finding in AT_THE_END]
+        output[WORKER_OUTPUT] = {"found": found, "total": asdict(WATCH.total), "secrets": len(MARKS)}
     if AT_THE_END:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Add what a worker found at its end; a worker that crashed has sent nothing, and xdist reports the crash."""
+    if output := getattr(node, "workeroutput", {}).get(WORKER_OUTPUT):
+        AT_THE_END.extend(Finding(where, what) for where, what in output["found"])
+        WORKERS.append(output)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    total = WATCH.total
     if AT_THE_END:
         terminalreporter.section("secrets", red=True)
         terminalreporter.write_line(told(AT_THE_END))
+    totals = [asdict(WATCH.total), *(output["total"] for output in WORKERS)]
+    total = {name: sum(one[name] for one in totals) for name in totals[0]}
+    known = len(MARKS) + sum(output["secrets"] for output in WORKERS)
     terminalreporter.write_line(
-        f"secrets: {len(MARKS)} looked for in {total.pieces} outputs ({total.bytes / 2**20:.1f} MiB, "
-        f"{total.skipped} files too large) in {total.seconds:.1f} s"
+        f"secrets: {known} looked for in {total['pieces']} outputs ({total['bytes'] / 2**20:.1f} MiB, "
+        f"{total['skipped']} files too large) in {total['seconds']:.1f} s"
     )
 
 

@@ -71,13 +71,15 @@ INNOCENT = {
 }
 
 
-def run(folder: Path, bodies: dict[str, str], secret: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, bodies: dict[str, str], secret: str, *more: str) -> subprocess.CompletedProcess[str]:
     tests = "".join(f"def test_{name}(tmp_path):\n    {body}\n" for name, body in bodies.items())
     (folder / "test_inner.py").write_text(IMPORTS + tests)
-    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TO_LEAK": secret}
+    # a worker's name and options of the outer run are none of the inner one's
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    own = {**outer, "PYTHONPATH": str(ROOT), "TO_LEAK": secret}
     options = ["-q", "-c", os.devnull, "--rootdir", str(folder), "--basetemp", str(folder / "base")]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-p", "apps.tests.plugin", "test_inner.py"],
+        [sys.executable, "-m", "pytest", *options, *more, "-p", "apps.tests.plugin", "test_inner.py"],
         cwd=folder,
         env=own,
         capture_output=True,
@@ -123,6 +125,26 @@ def test_what_came_when_its_test_was_over_fails_the_run(tmp_path: Path) -> None:
     done = run(tmp_path, {"it": body}, "x9" + secrets.token_urlsafe(30))
     assert done.returncode == 1
     assert "API key #2: in file of-a-module/log" in done.stdout
+
+
+LATE = """
+import os, pytest
+from apps.tests.watch import WATCH
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        WATCH.took("log of a thread that goes on", os.environ["TO_LEAK"][11:19])
+"""
+
+
+def test_what_a_worker_finds_at_its_end_fails_the_run_of_all_workers(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(LATE)
+    done = run(tmp_path, {"leak": "(tmp_path / 'log').write_text(PART)", "quiet": "assert PART"}, SECRET, "-n2")
+    assert done.returncode == 1
+    assert "2 passed, 1 error" in done.stdout, done.stdout
+    assert "ERROR at teardown of test_leak" in done.stdout
+    assert "(2):\nAPI key #2: in log of a thread that goes on" in done.stdout
 
 
 def known(*secrets: str) -> Marks:

@@ -27,7 +27,7 @@ OPTIONS = [
     "--remote-debugging-port=0",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-SECONDS = 30
+SECONDS = 90
 
 
 class Page:

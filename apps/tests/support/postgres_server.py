@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,11 +16,12 @@ from typing import Any
 import pytest
 
 from apps.tests.marks import marked
+from apps.tests.support.ports import free_port
 from apps.tests.watch import WATCH
 
 PASSWORD = marked("password of PostgreSQL")
 USER = "genai"
-START_SECONDS = 30
+START_SECONDS = 90
 FIRST_OF_USERS = 16384
 
 
@@ -73,7 +73,7 @@ class PostgresServer:
         if self.process is not None:
             self.resume()
             self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(20)
+            self.process.wait(90)
             self.process = None
 
     def freeze(self) -> None:
@@ -148,7 +148,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             stdout=subprocess.DEVNULL,
             **_without_rights(),
         )
-        server = PostgresServer(folder, _free_port())
+        server = PostgresServer(folder, free_port())
         server.start()
         try:
             yield server
@@ -160,8 +160,3 @@ def postgres_server() -> Iterator[PostgresServer]:
 def _without_rights() -> dict[str, Any]:
     """PostgreSQL refuses to run as root."""
     return {"user": "postgres", "group": "postgres", "cwd": "/"} if os.geteuid() == 0 else {}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

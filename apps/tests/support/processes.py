@@ -15,16 +15,12 @@ import httpx2
 
 from apps.tests.marks import PROVIDERS_VARIABLE, learn_environment, marked
 from apps.tests.overheard import hearing_client
+from apps.tests.support.ports import free_port
 from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = ("uvicorn", "module")
-START_SECONDS = 30
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+START_SECONDS = 90
 
 
 @dataclass(slots=True)
@@ -114,7 +110,7 @@ def run_to_end(folder: Path, kind: str = "module", **changes: str) -> subprocess
     port = free_port()
     return heard(
         subprocess.run(
-            command(kind, port), cwd=folder, env=environment(port, changes), capture_output=True, text=True, timeout=30
+            command(kind, port), cwd=folder, env=environment(port, changes), capture_output=True, text=True, timeout=90
         )
     )
 

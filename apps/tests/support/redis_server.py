@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NotUp
 
 from apps.tests.marks import marked
-from apps.tests.support.processes import free_port
+from apps.tests.support.ports import free_port
 from apps.tests.watch import WATCH
 
 needs_redis = pytest.mark.skipif(
@@ -39,7 +39,7 @@ class RedisServer:
         if self.process.poll() is None:
             _hear(self.url)
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(90)
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
 
 
 def _wait_for(client: Redis) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 90
     while time.monotonic() < end:
         try:
             client.ping()

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx2
 
 from apps.tests.support.agent_serving import read_run
-from apps.tests.support.processes import environment, free_port
+from apps.tests.support.ports import free_port
+from apps.tests.support.processes import environment
 from apps.tests.support.reading import envelope
 
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from apps.api.tests.v1.test_gateway_calls import until
-from apps.tests.support.processes import environment, free_port
+from apps.tests.support.ports import free_port
+from apps.tests.support.processes import environment
 
 PROGRAM = Path(__file__).parents[3] / "tests" / "support" / "mcp_stdio_server.py"
 ONE: dict[str, Any] = {"agents": {"one": {"model": "local", "tools": ["clock"]}}}

@@ -12,7 +12,8 @@ from apps.core.version import NAME, VERSION
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.tests.support.agent_serving import agent, serving_agents
 from apps.tests.support.keys import make_keys
-from apps.tests.support.processes import ROOT, free_port, heard
+from apps.tests.support.ports import free_port
+from apps.tests.support.processes import ROOT, heard
 from apps.tests.support.serving import settings
 
 COMPUTING = in_turns(calling(("calculator", {"expression": "1234 * 5678"})), saying("It is 7006652."))

@@ -18,7 +18,8 @@ import pytest
 from apps.api.tests.generate.test_disconnects import until
 from apps.tests.overheard import hearing_client
 from apps.tests.support.collector import Collector, collector
-from apps.tests.support.processes import environment, free_port
+from apps.tests.support.ports import free_port
+from apps.tests.support.processes import environment
 from apps.tests.support.reading import connect, post
 from eval.mock_upstream import mock_upstream
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "setup",
     "run",
     "test",
+    "test-long",
     "bench-gateway",
     "bench-local",
     "eval-local",
@@ -67,7 +69,7 @@ def test_both_have_the_same_commands_and_the_same_help() -> None:
     assert powershell_commands().keys() == COMMANDS
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS - {"help", "setup", "test", "lint", "clean"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS - {"help", "setup", "test", "test-long", "lint", "clean"}))
 def test_a_command_runs_the_same_in_both(name: str, tmp_path: Path) -> None:
     for stamp in (".setup", ".dev"):
         (tmp_path / stamp).touch()
@@ -119,8 +121,20 @@ def test_no_command_of_the_readme_holds_an_address_that_is_made_up() -> None:
     assert not re.findall(r"git clone|github\.com|yourusername|<[a-z]", commands)
 
 
-def test_the_ci_script_is_valid_and_ends_in_make_test() -> None:
+@pytest.mark.parametrize("name", ["test", "test-long"])
+def test_the_tests_run_with_the_same_options_in_both(name: str, tmp_path: Path) -> None:
+    for stamp in (".setup", ".dev"):
+        (tmp_path / stamp).touch()
+    recipe = make("-n", "-o", str(tmp_path / ".setup"), "-o", str(tmp_path / ".dev"), f"VENV={tmp_path}", name).stdout
+    (line,) = [line for line in recipe.splitlines() if "-m pytest" in line]
+    (marks,) = re.findall(r"Invoke-Tests '([\w ]+)'", powershell_commands()[name])
+    (options,) = re.findall(r"Invoke-Python @\(('-m', 'pytest', .*)\)", SCRIPT.read_text())
+    given = [part.strip("' ") for part in options.replace("$Marks", marks).split(",")]
+    assert given == shlex.split(line)[1:]
+
+
+def test_the_ci_script_is_valid_and_runs_every_test() -> None:
     script = ROOT / ".ci/run"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-1] == "exec make test"
+    assert script.read_text().splitlines()[-2:] == ["make test", "exec make test-long"]

@@ -1,6 +1,7 @@
-"""An HTTP/1.1 client for the gateway's path: POST over pooled connections, and nothing that this does not need.
+"""An HTTP/1.1 client over pooled connections, under every call that the service makes to a configured server.
 
-No redirects, no cookies, no proxies, no decompression. `client.py` is the way in, `origin.py` says where a call goes,
-`dial.py` gets there, `connection.py` is one connection, `parsing.py` its parser and `response.py` one answer on it.
-Times are those of the loop's clock.
+`client.py` sends a request's bytes, `httpx_transport.py` does it for httpx and the openai SDK; both take connections
+from `pool.py`, which `dialing.py` opens: direct or by a proxy of the environment (`proxies.py`), with the certificates
+of `trust.py`. `connection.py` is one connection, `parsing.py` its parser, `response.py` one answer on it.
+No redirects, no cookies, no decompression. Times are those of the loop's clock.
 """

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from apps.transport.errors import BadRequest
@@ -20,7 +20,7 @@ class Origin:
     port: int
     secure: bool
     authority: str
-    credentials: str
+    credentials: str = field(repr=False)
 
     @classmethod
     def of(cls, url: str) -> "Origin":
@@ -34,16 +34,26 @@ class Origin:
         if parts.scheme not in PORTS or not host:
             raise BadRequest("The address of the upstream is not valid")
         default = PORTS[parts.scheme]
-        named = f"[{host.partition('%')[0]}]" if ":" in host else host
+        named = _bracketed(host)
         authority = named if port in (None, default) else f"{named}:{port}"
         return cls(host, default if port is None else port, parts.scheme == "https", authority, _basic(parts))
 
-    def head(self, url: str, headers: Mapping[str, str]) -> bytes:
-        """The head of a POST up to the value of its Content-Length, which stands last."""
+    @property
+    def authority_host(self) -> str:
+        """The host as an authority has it: an IPv6 address in brackets."""
+        return _bracketed(self.host)
+
+    def target(self, url: str, *, absolute: bool) -> str:
+        """What stands in the first line of a request; a proxy wants the ``absolute`` form."""
         parts = urlsplit(url)
         target = quote(parts.path or "/", safe=PLAIN.replace("?", ""))
         if parts.query:
             target += "?" + quote(parts.query, safe=PLAIN)
+        return f"{'https' if self.secure else 'http'}://{self.authority}{target}" if absolute else target
+
+    def head(self, url: str, headers: Mapping[str, str], *, absolute: bool = False) -> bytes:
+        """The head of a POST up to the value of its Content-Length, which stands last."""
+        target = self.target(url, absolute=absolute)
         sent = {"Host": self.authority, **headers}
         if self.credentials:
             sent.setdefault("Authorization", self.credentials)
@@ -56,6 +66,10 @@ def lines(headers: Mapping[str, str]) -> bytes:
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
         raise BadRequest("A header's value has more than one line")
     return text.encode()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host.partition('%')[0]}]" if ":" in host else host
 
 
 def _basic(parts: SplitResult) -> str:

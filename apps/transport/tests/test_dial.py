@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from apps.transport.connection import Info, first_connected
+from apps.transport.dialing import Info, first_connected
 
 
 def at(listener: socket.socket) -> Info:

@@ -1,0 +1,125 @@
+"""Pools of connections: one for each server, with its idle connections, the newest first, and new ones."""
+
+import asyncio
+import os
+import ssl
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from apps.transport.connection import Connection
+from apps.transport.dialing import TlsContext, open_connection
+from apps.transport.errors import ConnectionFailed
+from apps.transport.origin import Origin
+from apps.transport.proxies import Proxies, Proxy
+from apps.transport.trust import client_context
+
+IDLE_SECONDS = 15.0
+MOST_IDLE = 256
+
+
+class Pool:
+    """The connections to one server. Used from one event loop, which runs when this is made."""
+
+    def __init__(self, server: Origin, proxy: Proxy | None, tls: TlsContext) -> None:
+        self._server = server
+        self._proxy = proxy
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        # in the order in which they became idle
+        self._idle: OrderedDict[Connection, float] = OrderedDict()
+        self._all: set[Connection] = set()
+        self._closed: asyncio.Future[None] | None = None
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a call."""
+        return len(self._idle)
+
+    @property
+    def asked_through(self) -> Proxy | None:
+        """The proxy that requests themselves go to, in absolute form; a tunnel's sees none of them."""
+        return None if self._server.secure else self._proxy
+
+    def take(self) -> Connection | None:
+        """An idle connection that can be used, or None."""
+        while self._idle:
+            connection, since = self._idle.popitem()
+            if self._loop.time() - since > IDLE_SECONDS:
+                connection.drop()
+            elif connection.usable:
+                return connection
+        return None
+
+    async def connect(self, until: float) -> Connection:
+        """A new connection. Raises ConnectionFailed, or TimeoutError at the time ``until``; then nothing is open."""
+        connection = Connection(self._loop, self._put_back, self._forget)
+        self._all.add(connection)
+        try:
+            async with asyncio.timeout_at(until):
+                await open_connection(connection, self._server, self._proxy, self._tls)
+            if self._closed is not None or not connection.usable:
+                raise ConnectionFailed("The connection was closed before it was used")
+        except BaseException as error:
+            connection.drop()
+            # uvloop does not say that a connection is lost while its making is cancelled
+            self._forget(connection)
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                raise ConnectionFailed("No connection to the upstream") from error
+            raise
+        return connection
+
+    async def aclose(self) -> None:
+        """Close all connections, those in use too: their answers are cut."""
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            for connection in list(self._all):
+                connection.drop()
+            if not self._all:
+                self._closed.set_result(None)
+        await asyncio.shield(self._closed)
+
+    def _put_back(self, connection: Connection) -> None:
+        now = self._loop.time()
+        self._idle[connection] = now
+        while len(self._idle) > MOST_IDLE or now - next(iter(self._idle.values())) > IDLE_SECONDS:
+            self._idle.popitem(last=False)[0].drop()
+
+    def _forget(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+        self._all.discard(connection)
+        if self._closed is not None and not self._all and not self._closed.done():
+            self._closed.set_result(None)
+
+
+class Connections:
+    """The pools of all servers, by one rule for proxies and certificates, which the environment gives.
+
+    ``tls`` replaces the certificates of the environment.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
+        self._tls = tls
+        self._proxies: Proxies | None = None
+        self._pools: dict[Origin, Pool] = {}
+        self._closed = False
+
+    def pool(self, server: Origin) -> Pool:
+        """The pool of a server. Raises ConnectionFailed where its proxy cannot be used, or where all is closed."""
+        pool = self._pools.get(server)
+        if pool is None:
+            if self._closed:
+                raise ConnectionFailed("The connections are closed")
+            self._proxies = self._proxies or Proxies(self._environment)
+            pool = self._pools[server] = Pool(server, self._proxies.of(server), self._context)
+        return pool
+
+    async def aclose(self) -> None:
+        """Close the connections to all servers."""
+        self._closed = True
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    def _context(self) -> ssl.SSLContext:
+        self._tls = self._tls or client_context(self._environment)
+        return self._tls

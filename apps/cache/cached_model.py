@@ -34,7 +34,7 @@ class DeltaRecording(Recording[Delta]):
         return item.finish_reason is not None
 
     def size_of(self, item: Delta) -> int:
-        return len(item.text)
+        return len(item.text) + len(item.reasoning)
 
 
 class CachedModel(WrapperModel):
@@ -156,4 +156,6 @@ def _message(message: Message) -> dict[str, Any]:
         "content": message.content,
         "tool_calls": calls,
         "tool_call_id": message.tool_call_id,
+        "name": message.name,
+        "reasoning": message.reasoning,
     }

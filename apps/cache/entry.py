@@ -100,7 +100,10 @@ def frame_of(delta: Delta) -> bytes:
         data["tool_calls"] = [[c.index, c.id, c.name, c.arguments] for c in delta.tool_calls]
     if delta.usage:
         usage = delta.usage
-        data["usage"] = [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cost]
+        counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        data["usage"] = [*counts, usage.cost, usage.reasoning_tokens]
+    if delta.reasoning:
+        data["reasoning"] = delta.reasoning
     if delta.logprobs:
         data["logprobs"] = [_token(entry) for entry in delta.logprobs]
     return json.dumps(data).encode()
@@ -117,6 +120,7 @@ def delta_of(frame: bytes) -> Delta:
             Usage(*data["usage"]) if "usage" in data else None,
             data["model"],
             tuple(_logprob(token) for token in data.get("logprobs", ())),
+            reasoning=data.get("reasoning", ""),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptEntry(type(error).__name__) from None

@@ -13,13 +13,15 @@ from apps.core.messages import ToolCall
 class Usage:
     """Tokens of one call, and its cost in US dollars where a price is known.
 
-    ``cached_tokens`` of the prompt's were not computed again.
+    ``cached_tokens`` of the prompt's were not computed again. ``reasoning_tokens`` are those of the completion's that
+    the model thought with.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     cost: float | None = None
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -40,12 +42,13 @@ class ToolCallDelta:
 class TokenLogprob:
     """A token of the answer with its natural logarithm of probability, and the likeliest tokens in its place.
 
-    ``raw`` is exact; ``token`` is its text, with U+FFFD where a token is a part of a character only.
+    ``raw`` is exact; ``token`` is its text, with U+FFFD where a token is a part of a character only. The first token
+    of a prompt has no ``logprob``.
     """
 
     token: str
     raw: bytes
-    logprob: float
+    logprob: float | None
     top: tuple["TokenLogprob", ...] = ()
 
 
@@ -65,7 +68,8 @@ class Delta:
     ``model`` names who really answers and comes with the last delta at the latest, as ``usage`` does
     where the model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for. ``cache``
     comes with the first delta, where there is a response cache. ``citations`` come with the first delta of an answer
-    from documents, and with no other: there may be none of them.
+    from documents, and with no other: there may be none of them. ``reasoning`` is what the model thought before its
+    answer: never a part of ``text``.
     """
 
     text: str = ""
@@ -76,6 +80,7 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     cache: CacheNote | None = None
     citations: tuple[Citation, ...] | None = None
+    reasoning: str = ""
 
 
 @dataclass(slots=True)
@@ -90,6 +95,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     cache: CacheNote | None = None
     citations: tuple[Citation, ...] | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +123,13 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     Raises UpstreamError where it ends without a ``finish_reason``: it was cut.
     """
     texts: list[str] = []
+    thoughts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
     logprobs: list[TokenLogprob] = []
     finish = model = usage = cache = citations = None
     async for delta in deltas:
         texts.append(delta.text)
+        thoughts.append(delta.reasoning)
         logprobs += delta.logprobs
         for piece in delta.tool_calls:
             calls[piece.index] = _joined(calls.get(piece.index), piece)
@@ -133,7 +141,8 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     if finish is None:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
-    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, cache, citations)
+    reasoning = "".join(thoughts)
+    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, cache, citations, reasoning)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

@@ -22,12 +22,18 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``content`` is text, or content parts in the shape of OpenAI's chat API."""
+    """One turn. ``content`` is text, or content parts in the shape of OpenAI's chat API.
+
+    ``name`` is the participant's, ``reasoning`` what the assistant thought before its answer; both for models whose
+    chat template has a place for them.
+    """
 
     role: Role
     content: str | Sequence[JsonObject]
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,18 @@ class ChatRequest:
     number for each token's and that many alternatives. ``caller`` and ``cache`` are never sent anywhere: they say whose
     stores may be looked into, and how. Nor is ``record``: who chooses among providers, waits for one or tries again
     notes that there, where the call has one.
+
+    Samplers, each None where the caller left it open: ``top_k`` (0 or None: all tokens), ``min_p``,
+    ``repetition_penalty`` (of prompt and answer), ``frequency_penalty`` and ``presence_penalty`` (of the answer),
+    ``logit_bias`` by token, ``min_tokens`` before the answer may end, ``ignore_eos`` (only ``max_tokens`` ends it).
+
+    The answer's form, at most one of them beside ``response_format``: ``answer_regex``, ``answer_choices``,
+    ``answer_grammar`` (in the syntax of Lark).
+
+    The prompt's form: ``continue_final_message`` leaves the last turn open, and the answer goes on from there.
+    ``documents`` and ``template_arguments`` go to the chat template. ``raw`` is a prompt without a template: the
+    messages' text, or ``prompt_tokens``. With ``echo`` a raw prompt's text comes before the answer's, with
+    its log probabilities where those are asked for.
     """
 
     messages: tuple[Message, ...]
@@ -71,6 +89,22 @@ class ChatRequest:
     parallel_tool_calls: bool | None = None
     response_format: JsonObject | None = None
     top_logprobs: int | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool = False
+    answer_regex: str | None = None
+    answer_choices: tuple[str, ...] = ()
+    answer_grammar: str | None = None
+    continue_final_message: bool = False
+    documents: tuple[JsonObject, ...] = ()
+    template_arguments: JsonObject | None = None
+    prompt_tokens: tuple[int, ...] | None = None
+    echo: bool = False
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
     # how its caller wants the answer, which is nothing to the model

@@ -1,9 +1,11 @@
-"""Tokens in, text out, as it grows. Never half a character and never a space too few: both depend on neighbours.
-
-Stop strings in a text that arrives in pieces. The stop string itself is never part of the answer.
+"""Turns tokens into text as they come: whole characters only, up to a stop string, with the log probabilities of what
+has gone out.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from apps.core.deltas import TokenLogprob
 
 INCOMPLETE = "\ufffd"
 
@@ -75,3 +77,29 @@ class StopStrings:
             if any(stop.startswith(text[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+class PendingLogprobs:
+    """Holds the entries of tokens whose text has not gone out yet: it may be held back, or never go out at all."""
+
+    def __init__(self) -> None:
+        self._entries: deque[TokenLogprob] = deque()
+        self._bytes = 0
+
+    def add(self, entries: Iterable[TokenLogprob]) -> None:
+        self._entries.extend(entries)
+
+    def take(self, text: str) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens that begin within the text that goes out now."""
+        self._bytes += len(text.encode())
+        taken: list[TokenLogprob] = []
+        while self._entries and self._bytes > 0:
+            taken.append(self._entries.popleft())
+            self._bytes -= len(taken[-1].raw)
+        return tuple(taken)
+
+    def rest(self) -> tuple[TokenLogprob, ...]:
+        """All that is left, where nothing is held back any more."""
+        taken = tuple(self._entries)
+        self._entries.clear()
+        return taken

@@ -84,7 +84,6 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
     """The batching engine; where it refuses, transformers' own `generate`, and why."""
     from apps.local.engine.batching.opening import open_engine
     from apps.local.engine.kernel.errors import UnsupportedModel
-    from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
 
     precision, slots = settings.local_precision, settings.local_slots
     try:
@@ -92,6 +91,9 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
     except UnsupportedModel as error:
         refused = str(error)
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
+    # imported here: transformers takes a second that the batching engine does without
+    from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
+
     try:
         return load_plain_engine(folder, tokenizer, precision, slots), refused
     except CheckpointBroken as error:

@@ -1,9 +1,10 @@
 """Log probabilities of generated tokens: of the model's own distribution, before constraint, temperature and top_p."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from apps.core.deltas import TokenLogprob
 
@@ -15,27 +16,24 @@ LEAST = -9999.0
 
 
 class LogprobRecorder:
-    """``top`` alternatives a token, 0 to 20; ``token_bytes`` spells a token. One recorder an answer."""
+    """``top`` alternatives a token, 0 to 20; ``token_bytes`` gives a token's bytes. Keeps nothing of an answer."""
 
     def __init__(self, top: int, token_bytes: Callable[[int], bytes]) -> None:
         self._top = top
         self._token_bytes = token_bytes
-        self._row: NDArray[Any] | None = None
-        self._total = 0.0
 
-    def see(self, logits: "NDArray[Any]") -> None:
-        """The row of logits that the next token is chosen from; it must not change before ``entry``."""
-        import numpy as np
-
+    def entry(self, logits: "NDArray[Any]", token: int) -> TokenLogprob:
+        """Of ``token``, which was chosen from the float32 row ``logits``."""
         # float32 takes a sixth of the time of float64; only the sum needs more
         most = float(logits.max())
-        self._row, self._total = logits, most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
+        total = most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
+        top = tuple(self._entry(logits, total, other) for other in self._likeliest(logits))
+        return self._entry(logits, total, token, top)
 
-    def entry(self, token: int) -> TokenLogprob:
-        """Of the token that was chosen from what ``see`` saw last."""
-        row = self._row
-        assert row is not None  # noqa: S101 - for the type checker: every token is chosen from logits
-        return self._entry(row, token, tuple(self._entry(row, other) for other in self._likeliest(row)))
+    def first(self, token: int) -> TokenLogprob:
+        """Of a prompt's first token, which was chosen from nothing."""
+        raw = self._token_bytes(token)
+        return TokenLogprob(raw.decode("utf-8", "replace"), raw, None)
 
     def _likeliest(self, row: "NDArray[Any]") -> list[int]:
         if self._top == 0:
@@ -44,34 +42,7 @@ class LogprobRecorder:
         tokens: list[int] = row.argpartition(len(row) - top)[-top:].tolist()
         return sorted(tokens, key=lambda token: (-row[token], token))
 
-    def _entry(self, row: "NDArray[Any]", token: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    def _entry(self, row: "NDArray[Any]", total: float, token: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         raw = self._token_bytes(token)
-        return TokenLogprob(
-            raw.decode("utf-8", "replace"), raw, max(min(float(row[token]) - self._total, 0.0), LEAST), top
-        )
-
-
-class PendingLogprobs:
-    """Holds the entries of tokens whose text has not gone out yet: it may be held back, or never go out at all."""
-
-    def __init__(self) -> None:
-        self._entries: deque[TokenLogprob] = deque()
-        self._bytes = 0
-
-    def add(self, entries: Iterable[TokenLogprob]) -> None:
-        self._entries.extend(entries)
-
-    def take(self, text: str) -> tuple[TokenLogprob, ...]:
-        """Those of the tokens that begin within the text that goes out now."""
-        self._bytes += len(text.encode())
-        taken: list[TokenLogprob] = []
-        while self._entries and self._bytes > 0:
-            taken.append(self._entries.popleft())
-            self._bytes -= len(taken[-1].raw)
-        return tuple(taken)
-
-    def rest(self) -> tuple[TokenLogprob, ...]:
-        """All that is left, where nothing is held back any more."""
-        taken = tuple(self._entries)
-        self._entries.clear()
-        return taken
+        logprob = max(min(float(row[token]) - total, 0.0), LEAST)
+        return TokenLogprob(raw.decode("utf-8", "replace"), raw, logprob, top)

@@ -19,7 +19,7 @@ from apps.core.messages import ChatRequest, JsonObject
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
 from apps.local.checkpoint import looks_like_folder
-from apps.local.engine.port import Constraint, Piece, Sampling
+from apps.local.engine.port import Constraint, EngineOutput, Sampling
 from apps.local.grammar import GrammarCompiler, answer_grammar, offered_tools, open_compiler
 from apps.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local
 from apps.local.prompt import text_of
@@ -109,12 +109,12 @@ class LocalModel:
         _check_context(len(prompt), sampling.max_tokens, loaded.engine.context_length)
         reader = ToolCallReader() if tools else None
         waiting_since = time.perf_counter()
-        async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as pieces:
+        async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as outputs:
             if request.record is not None:
                 request.record.queued = time.perf_counter() - waiting_since
             try:
-                async for piece in pieces:
-                    yield _delta(piece, len(prompt), loaded.name, reader)
+                async for output in outputs:
+                    yield _delta(output, len(prompt), loaded.name, reader)
             except AppError:
                 raise
             except Exception as error:
@@ -217,6 +217,15 @@ def _sampling(request: ChatRequest) -> Sampling:
         request.seed,
         request.stop,
         top_logprobs=request.top_logprobs,
+        top_k=request.top_k or 0,
+        min_p=request.min_p or 0.0,
+        repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        logit_bias=request.logit_bias or {},
+        min_tokens=request.min_tokens or 0,
+        ignore_eos=request.ignore_eos,
+        prompt_logprobs=request.echo and request.top_logprobs is not None,
     )
 
 
@@ -239,14 +248,14 @@ def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> 
         )
 
 
-def _delta(piece: Piece, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:
-    reason = piece.finish_reason
+def _delta(output: EngineOutput, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:
+    reason = output.finish_reason
     if reader is None:
-        text, calls, logprobs = piece.text, tuple[ToolCallDelta, ...](), piece.logprobs
+        text, calls, logprobs = output.text, tuple[ToolCallDelta, ...](), output.logprobs
     else:
-        text, calls, logprobs = reader.read(piece)
+        text, calls, logprobs = reader.read(output)
         reason = "tool_calls" if reader.calls and reason == "stop" else reason
     if reason is None:
         return Delta(text, calls, model=model, logprobs=logprobs)
-    usage = Usage(prompt_tokens, piece.completion_tokens, piece.cached_tokens)
+    usage = Usage(prompt_tokens, output.completion_tokens, output.cached_tokens)
     return Delta(text, calls, reason, usage, model, logprobs)

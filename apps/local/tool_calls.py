@@ -8,9 +8,8 @@ import re
 import secrets
 
 from apps.core.deltas import TokenLogprob, ToolCallDelta
-from apps.local.detokenizer import StopStrings
-from apps.local.engine.port import Piece
-from apps.local.logprobs import PendingLogprobs
+from apps.local.detokenizer import PendingLogprobs, StopStrings
+from apps.local.engine.port import EngineOutput
 from apps.local.prompt import CALL_BEGINS, CALL_ENDS
 
 HEAD = re.compile(r'\n\{"name": ("[^"]*"), "arguments": ')
@@ -28,15 +27,15 @@ class ToolCallReader:
         self._arguments: StopStrings | None = None
         self._logprobs = PendingLogprobs()
 
-    def read(self, piece: Piece) -> tuple[str, tuple[ToolCallDelta, ...], tuple[TokenLogprob, ...]]:
+    def read(self, output: EngineOutput) -> tuple[str, tuple[ToolCallDelta, ...], tuple[TokenLogprob, ...]]:
         """The content and the pieces of calls that have become certain, and the log probabilities of the content's
         tokens. At the last piece also what was held back, also of a call that was cut."""
-        self._logprobs.add(piece.logprobs)
-        content, calls = self._feed(piece.text)
-        if piece.finish_reason is not None:
+        self._logprobs.add(output.logprobs)
+        content, calls = self._feed(output.text)
+        if output.finish_reason is not None:
             content, calls = content + self._text.flush(), calls + self._held_arguments()
         logprobs = self._logprobs.take(content)
-        if piece.finish_reason is not None and not self._text.found:
+        if output.finish_reason is not None and not self._text.found:
             logprobs += self._logprobs.rest()
         return content, tuple(calls), logprobs
 

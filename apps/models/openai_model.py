@@ -95,7 +95,21 @@ def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
         "response_format": request.response_format,
         "logprobs": None if request.top_logprobs is None else True,
         "top_logprobs": request.top_logprobs or None,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "logit_bias": {str(token): bias for token, bias in (request.logit_bias or {}).items()} or None,
+        # not OpenAI's: the names that vLLM and most others know them by; an upstream without them says so itself
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "min_tokens": request.min_tokens,
+        "ignore_eos": request.ignore_eos or None,
+        "structured_outputs": _structured_outputs(request) or None,
+        "chat_template_kwargs": request.template_arguments,
+        "documents": list(request.documents) or None,
     }
+    if request.continue_final_message:
+        optional |= {"continue_final_message": True, "add_generation_prompt": False}
     body = {"model": request.model or default_model, "messages": [_message(m) for m in request.messages]}
     return body | {name: value for name, value in optional.items() if value is not None}
 
@@ -121,6 +135,15 @@ async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) ->
     yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
 
 
+def _structured_outputs(request: ChatRequest) -> dict[str, Any]:
+    forms = {
+        "regex": request.answer_regex,
+        "choice": list(request.answer_choices) or None,
+        "grammar": request.answer_grammar,
+    }
+    return {name: form for name, form in forms.items() if form is not None}
+
+
 def _message(message: Message) -> dict[str, Any]:
     content = message.content if isinstance(message.content, str) else list(message.content)
     plain: dict[str, Any] = {"role": message.role, "content": content}
@@ -131,6 +154,10 @@ def _message(message: Message) -> dict[str, Any]:
         ]
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.reasoning is not None:
+        plain["reasoning_content"] = message.reasoning
     return plain
 
 

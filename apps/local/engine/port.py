@@ -1,17 +1,14 @@
-"""The seam between an engine and a grammar: which tokens may come next. Knows no grammar library and no engine.
+"""The seams inside the local model: Engine runs a checkpoint, Constraint says which tokens may come next."""
 
-The seam inside the local model: what runs a checkpoint, whichever way it does so.
-"""
-
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 
 from apps.core.deltas import TokenLogprob
 from apps.core.messages import JsonObject
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Constraint(Protocol):
@@ -29,28 +26,21 @@ class Constraint(Protocol):
         """
 
     def advance(self, token: int) -> None:
-        """``token`` was generated. Raises InternalError for one that was not allowed."""
-
-
-def masked(logits: "NDArray[Any]", allowed: "NDArray[Any]") -> "NDArray[Any]":
-    """A copy of one row of logits with minus infinity for every token that is not allowed.
-
-    Rows are often padded beyond the tokenizer's vocabulary: what lies there is not allowed.
-    """
-    import numpy as np
-
-    row = np.full_like(logits, float("-inf"))
-    length = min(len(allowed), len(logits))
-    np.copyto(row[:length], logits[:length], where=allowed[:length])
-    return row
+        """Moves past ``token``. Raises InternalError for one that was not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose the next token. ``temperature`` 0 is greedy; ``seed`` None draws a fresh one a call.
+    """How one answer's tokens are chosen, and when it ends.
+
+    ``temperature`` 0 is greedy; ``top_k`` 0, ``min_p`` 0 and ``top_p`` 1 keep all tokens. ``seed`` None draws a fresh
+    one a call. The penalties are those of vLLM: ``repetition_penalty`` of prompt and answer, the other two of the
+    answer. No end token comes, and no stop string counts, before ``min_tokens``. With ``ignore_eos`` no end token comes
+    at all.
 
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
-    no log probabilities, a number for those of each token and of that many alternatives.
+    no log probabilities, a number for those of each token and of that many alternatives; with ``prompt_logprobs`` of
+    the prompt's tokens too. ``max_tokens`` 0 computes the prompt only.
     """
 
     temperature: float
@@ -60,14 +50,24 @@ class Sampling:
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """The text of one or more tokens, whole characters only; the last piece has the ``finish_reason``.
+class EngineOutput:
+    """The text of one or more tokens, whole characters only; the last output has the ``finish_reason``.
 
     ``completion_tokens`` counts all tokens so far; ``cached_tokens`` of the prompt were not computed again.
-    ``logprobs`` are of the tokens whose text has become certain, the end token left out.
+    ``logprobs`` are of the tokens whose text has become certain, the end token left out. ``prompt_logprobs`` come
+    with the first output, where they were asked for.
     """
 
     text: str
@@ -75,6 +75,7 @@ class Piece:
     finish_reason: str | None = None
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(Protocol):
@@ -89,7 +90,8 @@ class Engine(Protocol):
     def failure(self) -> str | None:
         """Why it will never answer again, in words for an operator; None while it can."""
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]: ...
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
+        """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
 
     def describe(self) -> JsonObject:
         """What `/ready` and the log say of it: engine, precision, kernel path, threads, memory."""

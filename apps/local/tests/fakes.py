@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from apps.core.messages import JsonObject, Message
 from apps.core.settings import Settings
-from apps.local.engine.port import Piece, Sampling
+from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.loading import Loaded, Report
 from apps.local.prompt import text_of
 from apps.local.tokenizer import Vocabulary
@@ -57,7 +57,7 @@ class EchoEngine:
         self.failure: str | None = None
         self.samplings: list[Sampling] = []
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
         self.samplings.append(sampling)
         self.running += 1
         self.most_running = max(self.running, self.most_running)
@@ -68,7 +68,7 @@ class EchoEngine:
                 if self.failing_after == number:
                     raise RuntimeError("the engine broke")
                 reason = None if number < count else "length" if len(prompt) > count else "stop"
-                yield Piece(chr(token), number, reason)
+                yield EngineOutput(chr(token), number, reason)
         finally:
             self.running -= 1
 

@@ -16,7 +16,7 @@ from apps.local.engine.batching.answer import CAPACITY
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import open_engine
 from apps.local.engine.kernel.build import AVX2, cpu_flags
-from apps.local.engine.port import Piece, Sampling
+from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer
 
 pytestmark = [
@@ -61,7 +61,7 @@ def greedy(tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
     return Sampling(0, 1, tokens, None, stop)
 
 
-async def pieces(engine: BatchingEngine, prompt: Sequence[int], sampling: Sampling) -> list[Piece]:
+async def pieces(engine: BatchingEngine, prompt: Sequence[int], sampling: Sampling) -> list[EngineOutput]:
     return [piece async for piece in engine.generate(prompt, sampling)]
 
 
@@ -179,9 +179,9 @@ async def test_a_slow_reader_waits_for_himself_only(quick: BatchingEngine, promp
     # others are served meanwhile, and the slow one stops at the mailbox's size
     mailboxes = [answer.mailbox for answer in quick._scheduler._running]
     await until(lambda: any(mailbox.full for mailbox in mailboxes))
-    held = len(mailboxes[0]._pieces)
+    held = len(mailboxes[0]._outputs)
     assert len(await pieces(quick, prompts[0], greedy(8))) > 1
-    assert len(mailboxes[0]._pieces) == held == CAPACITY
+    assert len(mailboxes[0]._outputs) == held == CAPACITY
     rest = [piece async for piece in stream]
     assert rest[-1].finish_reason is not None
     assert rest[-1].completion_tokens > CAPACITY
@@ -210,7 +210,7 @@ async def test_500_aborted_calls_leave_threads_slots_and_memory(
     quick: BatchingEngine, prompts: list[list[int]]
 ) -> None:
     async def abort(number: int) -> None:
-        stream: AsyncIterator[Piece] = quick.generate(prompts[number % len(prompts)], greedy(400))
+        stream: AsyncIterator[EngineOutput] = quick.generate(prompts[number % len(prompts)], greedy(400))
         call = asyncio.ensure_future(anext(stream))
         await asyncio.wait([call], timeout=0.001 * (number % 40))
         call.cancel()

@@ -12,61 +12,13 @@ from apps.core.errors import InternalError
 from apps.local.engine.batching.answer import Mailbox
 from apps.local.engine.batching.packed_cache import load_weights
 from apps.local.engine.batching.prefix_cache import PrefixCache
-from apps.local.engine.batching.sampler import TokenChoice
 from apps.local.engine.batching.scheduler import LARGEST, SMALLEST, Chunking
 from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.kernel.packing import dequantize, quantize
-from apps.local.engine.port import Piece, Sampling
+from apps.local.engine.port import EngineOutput
 from apps.local.packaged import packaged_gguf
 
 pytestmark = pytest.mark.local
-
-LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05])).astype(np.float32)
-
-
-def drawn(temperature: float, top_p: float, seed: int = 0, count: int = 4000) -> Any:
-    choice = TokenChoice(Sampling(temperature, top_p, 1, seed))
-    return np.bincount([choice.choose(LOGITS) for _ in range(count)], minlength=5) / count
-
-
-def test_temperature_0_takes_the_likeliest() -> None:
-    assert drawn(0, 0.1, count=3)[1] == 1
-
-
-def test_draws_follow_the_distribution() -> None:
-    assert np.allclose(drawn(1, 1), np.exp(LOGITS), atol=0.03)
-    hot = np.exp(LOGITS / 2)
-    assert np.allclose(drawn(2, 1), hot / hot.sum(), atol=0.03)
-
-
-def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
-    assert np.allclose(drawn(1, 0.7), [0, 2 / 3, 1 / 3, 0, 0], atol=0.03)
-    assert drawn(1, 0.5, count=50)[1] == 1
-    assert drawn(1, 0.0, count=50)[1] == 1
-    # the third token is needed to reach 0.76
-    assert drawn(1, 0.76)[3] > 0.1
-
-
-def test_a_seed_draws_the_same_and_none_draws_afresh() -> None:
-    wide = np.zeros(50_000, np.float32)
-    first, again, other, fresh = (
-        [TokenChoice(Sampling(1, 0.9, 1, seed)).choose(wide) for _ in range(1)] for seed in (5, 5, 6, None)
-    )
-    assert first == again
-    assert first != other
-    assert fresh != first
-
-
-def test_a_tiny_temperature_does_not_overflow() -> None:
-    assert drawn(1e-9, 1, count=20)[1] == 1
-
-
-def test_logits_that_are_no_numbers_are_an_error() -> None:
-    broken = LOGITS.copy()
-    broken[2] = np.nan
-    for temperature in (0, 1):
-        with pytest.raises(InternalError):
-            TokenChoice(Sampling(temperature, 1, 1, 0)).choose(broken)
 
 
 class Memory:
@@ -193,7 +145,7 @@ async def test_a_mailbox_gives_its_pieces_in_order_and_tells_of_room() -> None:
     room: list[bool] = []
     box = Mailbox(lambda: room.append(True), capacity=2)
     for number in range(2):
-        await asyncio.to_thread(box.put, Piece(str(number), number))
+        await asyncio.to_thread(box.put, EngineOutput(str(number), number))
     assert box.full
     assert [(await box.get()).text for _ in range(2)] == ["0", "1"]
     assert room == [True]

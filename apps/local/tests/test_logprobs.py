@@ -3,7 +3,8 @@ import math
 import pytest
 
 from apps.core.deltas import TokenLogprob
-from apps.local.logprobs import LEAST, LogprobRecorder, PendingLogprobs
+from apps.local.detokenizer import PendingLogprobs
+from apps.local.logprobs import LEAST, LogprobRecorder
 
 np = pytest.importorskip("numpy", reason="numpy comes with requirements-local.txt")
 SPELLED = [b"a", b"b", b"\xc3", b"d"]
@@ -12,24 +13,21 @@ SPELLED = [b"a", b"b", b"\xc3", b"d"]
 def test_log_probabilities_are_of_the_whole_distribution_and_the_likeliest_stand_first() -> None:
     probabilities = [0.1, 0.6, 0.25, 0.05]
     recorder = LogprobRecorder(2, SPELLED.__getitem__)
-    recorder.see(np.log(np.array(probabilities, np.float32)) + 7)
-    entry = recorder.entry(3)
-    assert entry.token == "d" and math.isclose(entry.logprob, math.log(0.05), rel_tol=1e-5)
+    entry = recorder.entry(np.log(np.array(probabilities, np.float32)) + 7, 3)
+    assert entry.token == "d" and entry.logprob == pytest.approx(math.log(0.05), rel=1e-5)
     assert [other.raw for other in entry.top] == [b"b", b"\xc3"]
-    assert entry.top[1].token == "\ufffd" and math.isclose(entry.top[1].logprob, math.log(0.25), rel_tol=1e-5)
+    assert entry.top[1].token == "\ufffd" and entry.top[1].logprob == pytest.approx(math.log(0.25), rel=1e-5)
 
 
 def test_no_alternatives_and_more_than_there_are_tokens() -> None:
     for top, expected in ((0, 0), (20, 4)):
         recorder = LogprobRecorder(top, SPELLED.__getitem__)
-        recorder.see(np.zeros(4, np.float32))
-        assert len(recorder.entry(0).top) == expected
+        assert len(recorder.entry(np.zeros(4, np.float32), 0).top) == expected
 
 
 def test_what_json_cannot_say_becomes_the_least() -> None:
     recorder = LogprobRecorder(4, SPELLED.__getitem__)
-    recorder.see(np.array([0.0, -np.inf, 0.0, 0.0], np.float32))
-    assert recorder.entry(1).logprob == LEAST
+    assert recorder.entry(np.array([0.0, -np.inf, 0.0, 0.0], np.float32), 1).logprob == LEAST
 
 
 def test_entries_wait_for_the_text_of_their_tokens() -> None:

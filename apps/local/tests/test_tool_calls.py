@@ -1,7 +1,7 @@
 import pytest
 
 from apps.core.deltas import TokenLogprob, ToolCallDelta
-from apps.local.engine.port import Piece
+from apps.local.engine.port import EngineOutput
 from apps.local.tool_calls import ToolCallReader
 
 ARGUMENTS = ('{"a": "}\\n</tool_call>", "b": {"c": 1}}', "{}")
@@ -16,7 +16,7 @@ def read(*texts: str, finish: str = "stop") -> tuple[str, dict[int, tuple[str, s
     calls: dict[int, tuple[str, str, str]] = {}
     everything: list[ToolCallDelta] = []
     for number, text in enumerate(texts, 1):
-        more, pieces, _ = reader.read(Piece(text, number, finish if number == len(texts) else None))
+        more, pieces, _ = reader.read(EngineOutput(text, number, finish if number == len(texts) else None))
         content += more
         everything += pieces
         for piece in pieces:
@@ -54,8 +54,8 @@ def test_a_call_that_was_cut_keeps_what_there_is_of_it() -> None:
 
 
 def test_log_probabilities_are_those_of_the_content_only() -> None:
-    def piece(text: str, finish: str | None = None) -> Piece:
-        return Piece(text, 1, finish, logprobs=(TokenLogprob(text, text.encode(), -1.0),))
+    def piece(text: str, finish: str | None = None) -> EngineOutput:
+        return EngineOutput(text, 1, finish, logprobs=(TokenLogprob(text, text.encode(), -1.0),))
 
     reader = ToolCallReader()
     texts = ["Well", " <", "tool", "_call>", '\n{"name": "f", "arguments": ', "{}", "}\n</tool_call>"]

@@ -1,86 +1,88 @@
-"""The way of pieces from the inference thread to one reader on an event loop. The writer never waits.
-
-Instead the scheduler asks ``full`` and leaves a slow reader's answer out of its steps until there is room again.
-
-One answer on its way through the engine: its tokens, its cache, and who reads it.
-"""
+"""One answer on its way through the engine: its tokens, its cache, and the outputs that wait for its reader."""
 
 import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError
 from apps.local.engine.batching.prefix_cache import Held
-from apps.local.engine.batching.sampler import TokenChoice
-from apps.local.engine.plain.streaming import PieceStreamer
-from apps.local.engine.port import Piece, Sampling
+from apps.local.engine.output import OutputProcessor
+from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine.sampler import Sampler
+from apps.local.logprobs import LogprobRecorder
 from apps.local.tokenizer import HubTokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CAPACITY = 256
 
 
 class Mailbox:
-    """``on_room`` is called from the loop when a full box has room again."""
+    """Carries outputs from the inference thread to one reader on an event loop. The writer never waits.
+
+    The scheduler leaves the answer of a reader whose mailbox is ``full`` out of its steps until there is room again;
+    ``on_room`` is called from the loop then.
+    """
 
     def __init__(self, on_room: Callable[[], None], capacity: int = CAPACITY) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pieces: deque[Piece | AppError] = deque()
+        self._outputs: deque[EngineOutput | AppError] = deque()
         self._arrived = asyncio.Event()
         self._on_room = on_room
         self._capacity = capacity
 
     @property
     def full(self) -> bool:
-        return len(self._pieces) >= self._capacity
+        return len(self._outputs) >= self._capacity
 
-    def put(self, piece: Piece | AppError) -> None:
+    def put(self, output: EngineOutput | AppError) -> None:
         """From the inference thread. An error is raised to the reader, in its turn."""
-        self._pieces.append(piece)
+        self._outputs.append(output)
         if not self._arrived.is_set():
-            # a closed loop refuses: nobody reads any more, and whoever closed it closes the engine
+            # a closed loop refuses: there is no reader any more, and what closed it closes the engine
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._arrived.set)
 
-    async def get(self) -> Piece:
-        while not self._pieces:
+    async def get(self) -> EngineOutput:
+        while not self._outputs:
             self._arrived.clear()
-            # a piece may have come between the look and the clear
-            if self._pieces:
+            # an output may have come between the look and the clear
+            if self._outputs:
                 break
             await self._arrived.wait()
         was_full = self.full
-        piece = self._pieces.popleft()
+        output = self._outputs.popleft()
         if was_full:
             self._on_room()
-        if isinstance(piece, AppError):
-            raise piece
-        return piece
+        if isinstance(output, AppError):
+            raise output
+        return output
 
 
 class Answer:
-    """``tokens`` are the prompt's and the answer's. What of them is not in ``held`` yet is pending."""
+    """``tokens`` are the prompt's and the answer's. What of them is not in ``held`` yet is pending.
+
+    ``wants_prompt_logits``: every row of the prompt is to be computed, and its logits shown to ``see_prompt``.
+    """
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, tokenizer: HubTokenizer, mailbox: Mailbox) -> None:
         self.tokens = list(prompt)
         self.mailbox = mailbox
         self.held: Held | None = None
         self.cancelled = False
-        self._cached = 0
+        self.wants_prompt_logits = sampling.prompt_logprobs and sampling.top_logprobs is not None
+        self._sampling = sampling
         self._prompt_tokens = len(prompt)
-        self._choice = TokenChoice(sampling)
-        self._pieces = PieceStreamer(
-            self._send, tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes
-        )
-        # the first value that a streamer of transformers gets is the prompt
-        self._pieces.put(np.empty(0))
+        self._sampler = Sampler(sampling, prompt, tokenizer.end_tokens)
+        self._output = OutputProcessor(tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
+        self._recorder = LogprobRecorder(sampling.top_logprobs or 0, tokenizer.token_bytes)
 
     @property
     def finished(self) -> bool:
-        return self._pieces.stopped
+        return self._output.finished
 
     @property
     def computed(self) -> int:
@@ -92,7 +94,7 @@ class Answer:
 
     def begin(self, held: Held) -> None:
         self.held = held
-        self._cached = len(held.tokens)
+        self._output.cached_tokens = len(held.tokens)
 
     def computed_rows(self, rows: int) -> None:
         """The next ``rows`` pending tokens are in the cache now."""
@@ -100,14 +102,26 @@ class Answer:
         start = len(self.held.tokens)
         self.held.tokens += self.tokens[start : start + rows]
 
-    def take(self, logits: object) -> None:
-        """Choose the next token from its logits and send its text."""
-        token = self._choice.choose(self._pieces.see(logits))
+    def see_prompt(self, start: int, rows: "NDArray[Any]") -> None:
+        """The logits of the prompt's positions from ``start`` on."""
+        following = self.tokens[start + 1 : start + 1 + len(rows)]
+        known = [] if start else [self._recorder.first(self.tokens[0])]
+        known += [self._recorder.entry(row, token) for row, token in zip(rows, following, strict=False)]
+        self._output.prompt_logprobs += tuple(known)
+
+    def take(self, logits: "NDArray[Any]") -> None:
+        """Chooses the next token from its logits and sends what that makes certain."""
+        if self._sampling.max_tokens == 0:
+            self.mailbox.put(self._output.without_tokens())
+            return
+        token = self._sampler.choose(logits)
         self.tokens.append(token)
-        self._pieces.put(np.array([token]))
+        output = self._output.take(token, logits, self._sampler.finished)
+        if output is not None:
+            self.mailbox.put(output)
 
     def fail(self, error: AppError) -> None:
+        """Ends the answer with an error. What its cache holds may be the fault: it must not be used again."""
+        if self.held is not None:
+            self.held.tokens.clear()
         self.mailbox.put(error)
-
-    def _send(self, piece: Piece) -> None:
-        self.mailbox.put(replace(piece, cached_tokens=self._cached) if self._cached else piece)

@@ -1,4 +1,4 @@
-"""The Engine on top of the scheduler: many answers at a time, each an async stream of pieces."""
+"""The Engine on top of the scheduler: many answers at a time, each an async stream of outputs."""
 
 from collections.abc import AsyncGenerator, Sequence
 
@@ -6,7 +6,7 @@ from apps.core.messages import JsonObject
 from apps.local.engine.batching.answer import Answer, Mailbox
 from apps.local.engine.batching.scheduler import Scheduler
 from apps.local.engine.batching.step import Step
-from apps.local.engine.port import Piece, Sampling
+from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer
 
 
@@ -31,16 +31,16 @@ class BatchingEngine:
     def failure(self) -> str | None:
         return self._scheduler.failure
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
         """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
         mailbox = Mailbox(self._scheduler.wake)
         answer = Answer(prompt, sampling, self._tokenizer, mailbox)
         self._scheduler.add(answer)
         try:
             while True:
-                piece = await mailbox.get()
-                yield piece
-                if piece.finish_reason is not None:
+                output = await mailbox.get()
+                yield output
+                if output.finish_reason is not None:
                     return
         finally:
             if not answer.finished:

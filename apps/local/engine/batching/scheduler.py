@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.local.engine.batching.answer import Answer
@@ -17,6 +18,8 @@ from apps.local.engine.batching.step import Step
 SMALLEST, LARGEST = 12, 252
 # while answers are running, a step is also the gap between two of their tokens
 SECONDS_BESIDE_ANSWERS, SECONDS_ALONE = 0.1, 0.25
+# rows of logits are as wide as the vocabulary
+MOST_PROMPT_LOGITS = 48
 
 
 class Chunking:
@@ -108,7 +111,8 @@ class Scheduler:
                     answer = self._waiting.popleft()
                     # first: whatever fails from here on must reach its reader
                     self._running.append(answer)
-                    answer.begin(self._caches.take(answer.tokens))
+                    # logits of a prompt exist only where it is computed: nothing of it may come from a cache
+                    answer.begin(self._caches.take(answer.tokens[:1] if answer.wants_prompt_logits else answer.tokens))
                 if any(not answer.mailbox.full for answer in self._running):
                     return True
                 self._changed.wait()
@@ -132,8 +136,7 @@ class Scheduler:
             tokens += answer.tokens[start : start + rows]
             positions += range(start, start + rows)
             caches += [answer.held.memory] * rows
-            if rows == answer.pending:
-                wanted.append(len(tokens) - 1)
+            wanted += range(len(tokens) - _wanted_rows(answer, rows), len(tokens))
         began = time.perf_counter()
         logits = self._step.run(tokens, positions, caches, wanted)
         self._chunking.learn(len(tokens), time.perf_counter() - began)
@@ -148,19 +151,23 @@ class Scheduler:
             if answer.pending == 1:
                 yield answer, 1
             elif budget > 0:
-                rows = min(answer.pending, budget)
+                rows = min(answer.pending, budget, MOST_PROMPT_LOGITS if answer.wants_prompt_logits else budget)
                 budget -= rows
                 yield answer, rows
 
-    def _distribute(self, plan: list[tuple[Answer, int]], logits: object) -> None:
-        rows_of_logits = iter(logits)  # type: ignore[call-overload]
+    def _distribute(self, plan: list[tuple[Answer, int]], logits: Any) -> None:
+        at = 0
         for answer, rows in plan:
-            complete = rows == answer.pending
+            complete, start, count = rows == answer.pending, answer.computed, _wanted_rows(answer, rows)
+            mine, at = logits[at : at + count], at + count
             answer.computed_rows(rows)
-            if not complete:
+            if not count:
                 continue
             try:
-                answer.take(next(rows_of_logits))
+                if answer.wants_prompt_logits:
+                    answer.see_prompt(start, mine)
+                if complete:
+                    answer.take(mine[-1])
             except AppError as error:
                 answer.fail(error)
                 self._leave(answer)
@@ -184,6 +191,11 @@ class Scheduler:
                 answer.fail(error)
             self._running.clear()
             self._waiting.clear()
+
+
+def _wanted_rows(answer: Answer, rows: int) -> int:
+    """How many of the last of the answer's next ``rows`` rows need their logits."""
+    return rows if answer.wants_prompt_logits else int(rows == answer.pending)
 
 
 def _closing() -> ModelUnavailable:

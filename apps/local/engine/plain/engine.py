@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from apps.core.cpu import Choice, available_cpus
+from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
-from apps.local.engine.plain.sampler import SeededSampler
-from apps.local.engine.plain.streaming import Bridge, Cancelled, PieceStreamer
-from apps.local.engine.port import Piece, Sampling
+from apps.local.engine.output import OutputProcessor
+from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
+from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine.sampler import Sampler
+from apps.local.logprobs import LogprobRecorder
 from apps.local.tokenizer import HubTokenizer
 
 
@@ -33,33 +36,35 @@ class PlainEngine:
         self._pool = ThreadPoolExecutor(
             slots, "local-model", initializer=torch.set_num_threads, initargs=(self._threads,)
         )
-        self._running: set[Bridge] = set()
+        self._running: set[OutputStreamer] = set()
         self._current = threading.local()
         self._closed = False
         for module in self._interruptible():
             module.register_forward_pre_hook(self._stop_if_cancelled)
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
         """Raises ModelUnavailable where the engine closes meanwhile, InternalError where `generate` dies."""
         if self._closed:
             raise _closing()
-        bridge = Bridge()
+        tokenizer = self._tokenizer
+        output = OutputProcessor(tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
+        streamer = OutputStreamer(output)
         try:
-            work = self._pool.submit(self._run, bridge, list(prompt), sampling)
+            work = self._pool.submit(self._run, streamer, output, list(prompt), sampling)
         except RuntimeError as error:
             raise _closing() from error
-        self._running.add(bridge)
+        self._running.add(streamer)
         try:
-            while (piece := await bridge.get()) is not None:
-                yield piece
-            if bridge.cancelled.is_set():
+            async for part in streamer:
+                yield part
+            if streamer.cancelled.is_set():
                 raise _closing()
         finally:
-            bridge.cancel()
-            self._running.discard(bridge)
+            streamer.cancel()
+            self._running.discard(streamer)
             # the slot is free when the thread is, not before: that is at the next layer of the model
             if not work.cancel():
-                await bridge.ended.wait()
+                await streamer.ended.wait()
 
     @property
     def failure(self) -> str | None:
@@ -78,19 +83,19 @@ class PlainEngine:
 
     def close(self) -> None:
         self._closed = True
-        for bridge in list(self._running):
-            bridge.cancel()
-        # what still waits for a thread runs too: it sees that it is cancelled, and tells its reader
+        for streamer in list(self._running):
+            streamer.cancel()
+        # what still waits for a thread runs too: it sees that it is cancelled, and ends its reader
         self._pool.shutdown(wait=True)
 
-    def _run(self, bridge: Bridge, prompt: list[int], sampling: Sampling) -> None:
+    def _run(self, streamer: OutputStreamer, output: OutputProcessor, prompt: list[int], sampling: Sampling) -> None:
         """In a thread of the pool: one whole generation. Whatever happens, the reader hears of the end."""
         error: AppError | None = None
         try:
-            if bridge.cancelled.is_set():
+            if streamer.cancelled.is_set():
                 return
-            self._current.bridge = bridge
-            self._generate(bridge, prompt, sampling)
+            self._current.streamer = streamer
+            self._generate(streamer, output, prompt, sampling)
         except Cancelled:
             pass
         except AppError as refusal:
@@ -99,34 +104,46 @@ class PlainEngine:
             error = InternalError("The local model failed while it generated", details={"cause": type(cause).__name__})
             error.__cause__ = cause
         finally:
-            self._current.bridge = None
-            bridge.end(error)
+            self._current.streamer = None
+            streamer.finish(error)
 
-    def _generate(self, bridge: Bridge, prompt: list[int], sampling: Sampling) -> None:
+    def _generate(
+        self, streamer: OutputStreamer, output: OutputProcessor, prompt: list[int], sampling: Sampling
+    ) -> None:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        tokenizer = self._tokenizer
-        streamer = PieceStreamer(bridge.put, tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
-        processors: list[Any] = []
-        if sampling.constraint is not None or sampling.top_logprobs is not None:
-            processors.append(_Seeing(streamer))
-        if sampling.temperature > 0:
-            processors.append(SeededSampler(sampling))
         tokens = torch.tensor([prompt])
+        if sampling.prompt_logprobs and sampling.top_logprobs is not None:
+            output.prompt_logprobs = self._prompt_logprobs(tokens, sampling.top_logprobs)
+        if sampling.max_tokens == 0:
+            streamer.send(output.without_tokens())
+            return
+        sampler = Sampler(sampling, prompt, self._tokenizer.end_tokens)
         self._model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,
-                eos_token_id=sorted(tokenizer.end_tokens) or None,
-                pad_token_id=tokenizer.pad_token,
+                eos_token_id=sorted(self._tokenizer.end_tokens) or None,
+                pad_token_id=self._tokenizer.pad_token,
             ),
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList([_Stop(bridge.cancelled, streamer)]),
+            logits_processor=LogitsProcessorList([_Choosing(sampler, streamer)]),
+            stopping_criteria=StoppingCriteriaList([_Stop(streamer)]),
             streamer=streamer,
         )
+
+    def _prompt_logprobs(self, tokens: Any, top: int) -> tuple[TokenLogprob, ...]:
+        import torch
+
+        recorder = LogprobRecorder(top, self._tokenizer.token_bytes)
+        with torch.inference_mode():
+            rows = self._model(tokens).logits[0, :-1]
+        known = [recorder.first(int(tokens[0, 0]))]
+        for row, token in zip(rows, tokens[0, 1:].tolist(), strict=True):
+            known.append(recorder.entry(row.float().numpy(), token))
+        return tuple(known)
 
     def _interruptible(self) -> Iterator[Any]:
         """The model's layers: a long prompt is one forward pass, too long to wait for its end."""
@@ -137,35 +154,43 @@ class PlainEngine:
                 yield from module
 
     def _stop_if_cancelled(self, module: Any, arguments: Any) -> None:
-        bridge: Bridge | None = getattr(self._current, "bridge", None)
-        if bridge is not None and bridge.cancelled.is_set():
+        streamer: OutputStreamer | None = getattr(self._current, "streamer", None)
+        if streamer is not None and streamer.cancelled.is_set():
             raise Cancelled
 
 
-class _Seeing:
-    """A logits processor of transformers, the first one: shows the streamer each row and takes what it leaves."""
+class _Choosing:
+    """A logits processor of transformers that leaves `generate` one token: the sampler's.
 
-    def __init__(self, streamer: PieceStreamer) -> None:
+    `generate` itself would draw from torch's global generator, which all threads share: the same seed would give
+    another answer beside other calls.
+    """
+
+    def __init__(self, sampler: Sampler, streamer: OutputStreamer) -> None:
+        self._sampler = sampler
         self._streamer = streamer
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
 
-        return torch.from_numpy(self._streamer.see(scores[0].float().numpy())).unsqueeze(0)
+        logits = scores[0].float().numpy()
+        token = self._sampler.choose(logits)
+        self._streamer.chosen(token, logits, self._sampler.finished)
+        row = torch.full_like(scores, float("-inf"))
+        row[0, token] = 0
+        return row
 
 
 class _Stop:
-    """A stopping criterion of transformers, asked after each token: the reader is gone, or the answer is whole."""
+    """A stopping criterion of transformers, asked after each token."""
 
-    def __init__(self, cancelled: threading.Event, streamer: PieceStreamer) -> None:
-        self._cancelled = cancelled
+    def __init__(self, streamer: OutputStreamer) -> None:
         self._streamer = streamer
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
 
-        stop = self._cancelled.is_set() or self._streamer.stopped
-        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool)
+        return torch.full((input_ids.shape[0],), self._streamer.stopped, dtype=torch.bool)
 
 
 def _closing() -> ModelUnavailable:

@@ -1,0 +1,178 @@
+"""Chooses an answer's next token from its row of logits: both engines' only sampler.
+
+The order is transformers': bias, repetition penalty, what may not come, temperature, top_k, top_p, min_p. OpenAI's
+frequency and presence penalties come after the repetition penalty, as in vLLM.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apps.core.errors import InternalError
+from apps.local.engine.port import Sampling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NEVER = np.float32("-inf")
+
+
+class Sampler:
+    """One answer's. What it draws depends on its seed and its own logits, never on other answers of the batch.
+
+    ``uniform`` draws numbers in [0, 1) in place of the seed's generator.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int] = (),
+        end_tokens: Collection[int] = (),
+        uniform: Callable[[], float] | None = None,
+    ) -> None:
+        self._sampling = sampling
+        self._end_tokens = frozenset(end_tokens)
+        self._ends = np.array(sorted(end_tokens), np.int64)
+        self._bias = _Bias(list(sampling.logit_bias), list(sampling.logit_bias.values()))
+        self._seen: set[int] = set(prompt) if sampling.repetition_penalty != 1 else set()
+        self._counts: Counter[int] = Counter()
+        self._chosen = 0
+        seed = secrets.randbits(63) if sampling.seed is None else abs(sampling.seed)
+        self._uniform = uniform or np.random.default_rng(seed).random
+
+    @property
+    def finished(self) -> bool:
+        """The grammar of the answer is complete and nothing can follow."""
+        constraint = self._sampling.constraint
+        return constraint is not None and constraint.finished
+
+    def choose(self, logits: "NDArray[Any]") -> int:
+        """The next token. ``logits`` is a float32 row [vocabulary] and stays as it is.
+
+        Raises InternalError where a logit is not finite, InvalidValue where the grammar grew beyond its limits.
+        """
+        token = self.draw(logits)
+        self.advance(token)
+        return token
+
+    def draw(self, logits: "NDArray[Any]") -> int:
+        """A token for the next position; the answer does not move on. Raises as ``choose``."""
+        low, high = float(logits.min()), float(logits.max())
+        # both are NaN where any logit is
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise InternalError("The local model computed logits that are not finite", details={"cause": "logits"})
+        return self._pick(self._processed(logits))
+
+    def advance(self, token: int) -> None:
+        """Makes ``token`` the answer's next one."""
+        self._chosen += 1
+        sampling = self._sampling
+        if sampling.repetition_penalty != 1:
+            self._seen.add(token)
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            self._counts[token] += 1
+        if sampling.constraint is not None and token not in self._end_tokens:
+            sampling.constraint.advance(token)
+
+    def _processed(self, logits: "NDArray[Any]") -> "NDArray[Any]":
+        """The row that the token is chosen from; the logits themselves where nothing changes them."""
+        sampling = self._sampling
+        row = logits
+        if sampling.logit_bias or self._seen or self._counts:
+            row = logits.copy()
+            self._bias.add(row)
+            self._penalize_repetition(row)
+            self._penalize_counts(row)
+        if sampling.constraint is not None:
+            row = masked(row, sampling.constraint.allowed(sampling.max_tokens - self._chosen))
+        if (sampling.ignore_eos or self._chosen < sampling.min_tokens) and len(self._ends):
+            row = self._without_ends(row)
+        return row
+
+    def _penalize_repetition(self, row: "NDArray[Any]") -> None:
+        """Keskar et al. 2019: a positive logit is divided by the penalty, a negative one multiplied."""
+        at = _within(self._seen, row)
+        values = row[at]
+        penalty = np.float32(self._sampling.repetition_penalty)
+        row[at] = np.where(values < 0, values * penalty, values / penalty)
+
+    def _penalize_counts(self, row: "NDArray[Any]") -> None:
+        at = _within(self._counts, row)
+        counts = np.array([self._counts[token] for token in at.tolist()], np.float32)
+        row[at] -= counts * np.float32(self._sampling.frequency_penalty) + np.float32(self._sampling.presence_penalty)
+
+    def _without_ends(self, row: "NDArray[Any]") -> "NDArray[Any]":
+        """The row without end tokens; with them where its grammar allows nothing else."""
+        rest = row.copy()
+        rest[self._ends[self._ends < len(rest)]] = NEVER
+        return rest if np.isfinite(rest.max()) else row
+
+    def _pick(self, row: "NDArray[Any]") -> int:
+        sampling = self._sampling
+        likeliest = int(row.argmax())
+        if sampling.temperature <= 0 or sampling.top_k == 1:
+            return likeliest
+        # the greatest becomes 1, so that a tiny temperature cannot overflow; float32 takes a tenth of the time of
+        # float64, and only sums need more
+        weights = np.exp((row - row[likeliest]) / np.float32(sampling.temperature))
+        least = np.float32(sampling.min_p)
+        if 0 < sampling.top_k < len(weights):
+            kth = np.partition(weights, len(weights) - sampling.top_k)[len(weights) - sampling.top_k]
+            # tokens that are as likely as the last one stay too, as in transformers
+            weights = np.where(weights >= kth, weights, np.float32(0))
+        if sampling.top_p < 1:
+            tokens = _nucleus(weights, sampling.top_p)
+            kept = weights[tokens]
+            kept = kept[: max(1, int(np.count_nonzero(kept >= least)))]
+            return int(tokens[self._drawn(np.cumsum(kept, dtype=np.float64))])
+        if least > 0:
+            weights = np.where(weights >= least, weights, np.float32(0))
+        return self._drawn(np.cumsum(weights, dtype=np.float64))
+
+    def _drawn(self, sums: "NDArray[Any]") -> int:
+        return min(int(np.searchsorted(sums, self._uniform() * sums[-1], "right")), len(sums) - 1)
+
+
+class _Bias:
+    """``values`` that are added to the logits of ``tokens``."""
+
+    def __init__(self, tokens: Sequence[int], values: Sequence[float]) -> None:
+        self._tokens = np.array(tokens, np.int64)
+        self._values = np.array(values, np.float32)
+
+    def add(self, row: "NDArray[Any]") -> None:
+        within = self._tokens < len(row)
+        row[self._tokens[within]] += self._values[within]
+
+
+def masked(logits: "NDArray[Any]", allowed: "NDArray[Any]") -> "NDArray[Any]":
+    """A copy with minus infinity for every token that is not allowed.
+
+    Rows are often padded beyond the tokenizer's vocabulary: what lies there is not allowed.
+    """
+    row = np.full_like(logits, NEVER)
+    length = min(len(allowed), len(logits))
+    np.copyto(row[:length], logits[:length], where=allowed[:length])
+    return row
+
+
+def _within(tokens: Collection[int], row: "NDArray[Any]") -> "NDArray[Any]":
+    """``tokens`` without those that the row has no logit of."""
+    at = np.fromiter(tokens, np.int64, len(tokens))
+    return at[at < len(row)]
+
+
+def _nucleus(weights: "NDArray[Any]", top_p: float) -> "NDArray[Any]":
+    """The smallest set of tokens whose probabilities reach ``top_p`` (Holtzman et al. 2020), likeliest first.
+
+    Tokens below (1 - top_p) / vocabulary are not even sorted: together they stay below 1 - top_p.
+    """
+    total = float(weights.sum(dtype=np.float64))
+    candidates = np.flatnonzero(weights >= np.float32(total * (1 - top_p) / len(weights)))
+    ordered = candidates[np.argsort(-weights[candidates], kind="stable")]
+    sorted_weights = weights[ordered].astype(np.float64)
+    before = np.cumsum(sorted_weights) - sorted_weights
+    return ordered[: max(1, int(np.count_nonzero(before < top_p * total)))]

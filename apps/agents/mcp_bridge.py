@@ -49,8 +49,13 @@ async def bridge(url: str, key: str) -> None:
 def main() -> None:
     if len(sys.argv) != 2 or not sys.argv[1].startswith(("http://", "https://")):
         sys.exit("usage: python -m apps.agents.mcp_bridge http://localhost:8000/mcp (the key in GENAI_API_KEY)")
+    serve_bridge(sys.argv[1], os.environ.get(KEY_VARIABLE, ""))
+
+
+def serve_bridge(url: str, key: str) -> None:
+    """Run the bridge until the client leaves; exits with one line where the service cannot be reached."""
     try:
-        asyncio.run(bridge(sys.argv[1], os.environ.get(KEY_VARIABLE, "")))
+        asyncio.run(bridge(url, key))
     except* (httpx2.HTTPError, OSError) as errors:
         sys.exit(f"The service cannot be reached: {type(errors.exceptions[0]).__name__}")
 

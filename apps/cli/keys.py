@@ -1,106 +1,124 @@
-"""What a command ends with where it cannot do its work.
+"""`genai keys`: keys on the database of the settings, whether or not the service runs; the same as /admin/keys."""
 
-keys create, list, rotate, revoke: the same as /admin/keys, for whoever may use this machine.
-"""
-
-import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import typer
 from pydantic import ValidationError
 
 from apps.api.src.admin.key_view import KeyView, key_view, status_of
 from apps.api.src.wiring.stores import build_database, build_key_store
+from apps.cli.remote import CommandFailure, Json, print_json
 from apps.core.errors import AppError
-from apps.core.settings import Settings
+from apps.core.settings import Settings, load_settings
 from apps.operations.key_store import KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
 
-
-class CommandFailure(Exception):
-    """One line for whoever typed the command."""
-
-
 T = TypeVar("T")
-Commands = Any  # argparse does not name the class of its subparsers
 DATABASE_SECONDS = 5.0
 COLUMNS = ("id", "prefix", "name", "tenant", "status", "expires_at", "budget_usd", "rpm", "tpm", "models", "routes")
-HELP = {
-    "name": "what its owner calls it",
-    "tenant": "whose data it sees (default: a tenant of its own)",
-    "models": "patterns of model names, separated by commas; local is the local model (default: *)",
-    "routes": "patterns of paths, separated by commas (default: *)",
-    "admin": "may call /admin",
-    "rpm": "requests a minute",
-    "tpm": "tokens a minute",
-    "budget-usd": "US dollars a day or a month: 5/month",
-    "expires": "90d, 12h, 30m or a date such as 2027-01-31 (default: never)",
-    "ip": "addresses and networks it may be used from, separated by commas",
-    "semantic-cache": "least cosine at which an answer to another wording may be given: 0.96",
-}
 LISTS = ("models", "routes", "ip")
-TYPES: dict[str, Callable[[str], Any]] = {"rpm": int, "tpm": int, "semantic-cache": float}
+
+app = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke keys.")
+Which = Annotated[str, typer.Argument(metavar="ID_OR_NAME", help="A key's id, or its name where no other has it.")]
 
 
-def add_to(commands: Commands) -> None:
-    keys = commands.add_parser("keys", help="make, list, rotate and revoke keys")
-    actions = keys.add_subparsers(required=True, metavar="ACTION")
-    create = actions.add_parser("create", help="make a key; it is alone on the last line")
-    for name, text in HELP.items():
-        if name == "admin":
-            create.add_argument("--admin", action="store_true", help=text)
-        else:
-            create.add_argument(f"--{name}", help=text, required=name == "name", type=TYPES.get(name, str))
-    create.set_defaults(run=_create)
-    actions.add_parser("list", help="list all keys").set_defaults(run=_list)
-    for name, run, text in (
-        ("rotate", _rotate, "make a new key on the same terms, alone on the last line; the old one is void at once"),
-        ("revoke", _revoke, "end a key: within two seconds everywhere"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("key", metavar="ID_OR_NAME", help="the id of a key, or its name where no other has it")
-        action.set_defaults(run=run)
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Option(help="What its owner calls it.")],
+    tenant: Annotated[str | None, typer.Option(help="Whose data it sees (default: a tenant of its own).")] = None,
+    models: Annotated[str | None, typer.Option(help="Patterns of model names, commas between (default: *).")] = None,
+    routes: Annotated[str | None, typer.Option(help="Patterns of paths, commas between (default: *).")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May call /admin.")] = False,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute.")] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute.")] = None,
+    budget_usd: Annotated[str | None, typer.Option(help="US dollars a day or a month: 5/month.")] = None,
+    expires: Annotated[str | None, typer.Option(help="90d, 12h, 30m or 2027-01-31 (default: never).")] = None,
+    ip: Annotated[str | None, typer.Option(help="Addresses and networks it is used from, commas between.")] = None,
+    semantic_cache: Annotated[
+        float | None, typer.Option(help="Least cosine at which a cached answer to another wording counts: 0.96.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key. It is shown once, alone on the last line.
 
-
-def _create(settings: Settings, given: argparse.Namespace) -> None:
+    Examples: genai keys create --name ci --models local --rpm 60 --budget-usd 5/month --expires 90d
+    """
+    given = {
+        "name": name,
+        "tenant": tenant,
+        "models": models,
+        "routes": routes,
+        "admin": admin or None,
+        "rpm": rpm,
+        "tpm": tpm,
+        "budget_usd": budget_usd,
+        "expires": expires,
+        "ip": ip,
+        "semantic_cache": semantic_cache,
+    }
     terms = _terms(given)
-    stored, key = _with_store(settings, lambda store: store.create(terms))
-    print(f"Key {stored.id} of tenant {stored.caller.tenant}. It is shown this once:")
-    print(key)
+    stored, key = _with_store(load_settings(), lambda store: store.create(terms))
+    if as_json:
+        print_json({"id": stored.id, "tenant": stored.caller.tenant, "key": key})
+        return
+    typer.echo(f"Key {stored.id} of tenant {stored.caller.tenant}. It is shown this once:")
+    typer.echo(key)
 
 
-def _list(settings: Settings, given: argparse.Namespace) -> None:
+@app.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """List all keys. Never shows a key itself.
+
+    Examples: genai keys list
+    """
     now = time.time()
-    keys = _with_store(settings, KeyStore.all)
-    rows = [list(COLUMNS), *(_row(key_view(key, now)) for key in keys)]
+    views = [key_view(key, now) for key in _with_store(load_settings(), KeyStore.all)]
+    if as_json:
+        print_json([view.model_dump(mode="json") for view in views])
+        return
+    rows = [list(COLUMNS), *map(_row, views)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _rotate(settings: Settings, given: argparse.Namespace) -> None:
-    async def rotate(store: KeyStore) -> tuple[StoredKey, str]:
-        return await store.rotate(await _id_of(store, given.key))
+@app.command("rotate")
+def rotate(which: Which, as_json: Json = False) -> None:
+    """Make a new key on the same terms, alone on the last line; the old one is void at once.
 
-    stored, key = _with_store(settings, rotate)
-    print(f"Key {stored.id} has a new text; the old one is void. It is shown this once:")
-    print(key)
+    Examples: genai keys rotate ci
+    """
+
+    async def work(store: KeyStore) -> tuple[StoredKey, str]:
+        return await store.rotate(await _id_of(store, which))
+
+    stored, key = _with_store(load_settings(), work)
+    if as_json:
+        print_json({"id": stored.id, "tenant": stored.caller.tenant, "key": key})
+        return
+    typer.echo(f"Key {stored.id} has a new text; the old one is void. It is shown this once:")
+    typer.echo(key)
 
 
-def _revoke(settings: Settings, given: argparse.Namespace) -> None:
-    async def revoke(store: KeyStore) -> StoredKey:
-        return await store.revoke(await _id_of(store, given.key))
+@app.command("revoke")
+def revoke(which: Which) -> None:
+    """End a key: within two seconds everywhere.
 
-    print(f"Key {_with_store(settings, revoke).id} is revoked")
+    Examples: genai keys revoke ci
+    """
+
+    async def work(store: KeyStore) -> StoredKey:
+        return await store.revoke(await _id_of(store, which))
+
+    typer.echo(f"Key {_with_store(load_settings(), work).id} is revoked")
 
 
-def _terms(given: argparse.Namespace) -> KeyTerms:
+def _terms(given: dict[str, Any]) -> KeyTerms:
     values: dict[str, Any] = {}
-    for option in HELP:
-        name = option.replace("-", "_")
-        value = getattr(given, name)
+    for name, value in given.items():
         if value is not None:
             values[name] = [part.strip() for part in value.split(",")] if name in LISTS else value
     try:

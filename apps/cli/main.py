@@ -1,30 +1,87 @@
-"""The operator's command line: python -m apps.cli.main keys create --name ci
+"""The command `genai`: one subcommand a module.
 
-It works on the database of the settings, whether or not the service runs.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 some files were skipped, 4 the service cannot be reached.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
-from apps.cli import keys as key_commands
-from apps.cli.keys import CommandFailure
-from apps.core.settings import SettingsError, load_settings
+import typer
+from typer.core import TyperGroup
+
+from apps.cli import agents, chat, docs, doctor, keys, models, serve, tools
+from apps.cli.remote import CommandFailure
+from apps.core.settings import SettingsError
+from apps.core.version import VERSION
+
+ASK = "ask"
+GROUP_OPTIONS = frozenset({"--help", "--version", "--install-completion", "--show-completion"})
+OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+class PromptGroup(TyperGroup):
+    """Takes what is not a command for a prompt: `genai "What is Python?"`, and what is piped in without one."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        piped = not args and sys.stdin is not None and not sys.stdin.isatty()
+        if piped or (args and args[0] not in self.commands and args[0] not in GROUP_OPTIONS):
+            args = [ASK, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=PromptGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Serve models, ask them, and look after the service. `genai PROMPT` asks the local model.",
+    epilog='Start with: genai serve · genai "What is Python?" · genai doctor',
+)
+app.command("serve")(serve.serve)
+app.command("chat")(chat.chat)
+app.command(ASK)(chat.ask)
+app.command("models")(models.models)
+app.add_typer(docs.app, name="docs")
+app.add_typer(agents.app, name="agents")
+app.add_typer(keys.app, name="keys")
+app.command("usage")(models.usage)
+app.add_typer(models.route_app, name="route")
+app.command("doctor")(doctor.doctor)
+app.command("bench", context_settings=OWN_ARGUMENTS)(tools.bench)
+app.command("mcp")(tools.mcp)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"genai {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options of `genai` itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 where it failed, 2 where the command is wrong. Errors are one line."""
-    parser = argparse.ArgumentParser(prog="python -m apps.cli.main", description="Runs a genai-project service.")
-    key_commands.add_to(parser.add_subparsers(required=True, metavar="COMMAND"))
-    given = parser.parse_args(arguments)
-    # the reason is told once, below
+    """Run a command and return its exit status. What fails is one line on standard error."""
+    # its reason is said once, by the line below
     logging.disable(logging.CRITICAL)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["serve"]:
+        logging.disable(logging.NOTSET)
     try:
-        given.run(load_settings(), given)
-    except (SettingsError, CommandFailure) as error:
+        app(args=words, prog_name="genai")
+    except CommandFailure as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except SettingsError as error:
         print(error, file=sys.stderr)
         return 1
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
 
 

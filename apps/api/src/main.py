@@ -8,6 +8,11 @@ import gc
 import os
 import sys
 
+if __name__ == "__main__" and len(sys.argv) > 1:
+    # before the app is built: a word more than the command is a question, or a mistake
+    print("usage: python -m apps.api.src.main (settings: the environment and .env; options: genai serve --help)")
+    sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
+
 gc.disable()  # imports make what lives on: searching it for garbage takes a tenth of the start, and finds none
 
 from fastapi import FastAPI

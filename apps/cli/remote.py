@@ -1,0 +1,139 @@
+"""The service as the commands reach it over HTTP: options, requests, streams and printed results."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import httpx2
+import typer
+
+from apps.models.event_stream import EventStreamDecoder
+
+URL = "http://localhost:8000"
+FAILED, UNREACHABLE = 1, 4
+CONNECT_SECONDS, READ_SECONDS = 5.0, 330.0
+
+Url = Annotated[str, typer.Option("--url", envvar="GENAI_URL", help="Address of the service.")]
+Key = Annotated[str, typer.Option("--key", envvar="GENAI_API_KEY", help="API key, where the service asks for one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the service's JSON instead of text.")]
+
+
+class CommandFailure(Exception):
+    """Ends a command with one line on standard error.
+
+    Args:
+        message: the line.
+        code: the exit status: 1 failed, 4 the service cannot be reached.
+    """
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service at ``url``. Every method raises CommandFailure."""
+
+    url: str
+    key: str = ""
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: Sequence[int] = ()) -> Any:
+        """Return the JSON of a GET. ``accept`` are statuses other than 2xx that are answers too."""
+        return self._json("GET", path, accept=accept, params=params)
+
+    def post(self, path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON of a POST."""
+        return self._json("POST", path, json=body, params=params)
+
+    def delete(self, path: str) -> Any:
+        """Return the JSON of a DELETE; None where it has none."""
+        return self._json("DELETE", path)
+
+    def upload(self, path: str, files: Sequence[tuple[str, tuple[str, bytes]]]) -> Any:
+        """Return the JSON of a multipart POST."""
+        return self._json("POST", path, files=files)
+
+    def stream(self, path: str, body: Any, params: Mapping[str, Any] | None = None) -> Iterator[tuple[str, str]]:
+        """Yield (event type, data) of a streamed POST. An `error` event and a cut stream raise."""
+        try:
+            with (
+                self._client() as client,
+                client.stream("POST", path, json=body, params=params) as response,
+            ):
+                if response.is_error:
+                    response.read()
+                    raise CommandFailure(_reason(response))
+                decoder = EventStreamDecoder()
+                for chunk in response.iter_raw():
+                    for event in decoder.feed(chunk):
+                        data = event.data.decode()
+                        if event.type == "error":
+                            raise CommandFailure(_message(data))
+                        yield event.type, data
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _json(self, method: str, path: str, *, accept: Sequence[int] = (), **rest: Any) -> Any:
+        try:
+            with self._client() as client:
+                response = client.request(method, path, **rest)
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        if response.is_error and response.status_code not in accept:
+            raise CommandFailure(_reason(response))
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            raise CommandFailure(f"{self.url}{path} answered no JSON: is it this service?") from None
+
+    def _client(self) -> httpx2.Client:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS)
+        # the service is addressed directly: a proxy of the environment is for the internet
+        return httpx2.Client(base_url=self.url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False)
+
+    def _unreachable(self, error: Exception) -> CommandFailure:
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return CommandFailure(f"No service answers at {self.url}: start one with `genai serve`", UNREACHABLE)
+        return CommandFailure(f"The connection to {self.url} broke: {type(error).__name__}", UNREACHABLE)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows under their column names, aligned."""
+    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def read_stdin() -> str:
+    """Return what is piped in; empty on a terminal."""
+    return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.6f}" if isinstance(value, float) else str(value)
+    # a name may hold control characters, which a terminal would obey
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _reason(response: httpx2.Response) -> str:
+    wait = response.headers.get("Retry-After")
+    return _message(response.text, f"HTTP {response.status_code}") + (f" (try again in {wait} s)" if wait else "")
+
+
+def _message(text: str, otherwise: str = "The service reported an error") -> str:
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return otherwise

@@ -1,0 +1,133 @@
+"""The command `genai` as a process, against a service over a real socket."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apps.models.scripted import ScriptedModel, saying
+from apps.tests.support.ports import free_port
+from apps.tests.support.processes import environment, heard
+from apps.tests.support.serving import serving_models
+
+SECONDS = 120
+
+
+def genai(folder: Path, *words: str, text: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; ``text`` is piped in."""
+    done = subprocess.run(
+        [sys.executable, "-m", "apps.cli.main", *words],
+        cwd=folder,
+        env=environment(0, changes),
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return heard(done)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A service whose local model says the same to everything."""
+    with serving_models(local=ScriptedModel(saying("Hello", " \x1b[31mworld", "!"), name="scripted")) as address:
+        yield address
+
+
+def test_a_prompt_is_answered_without_control_characters(url: str, tmp_path: Path) -> None:
+    done = genai(tmp_path, "What is Python?", GENAI_URL=url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello [31mworld!\n", "")
+
+
+def test_what_is_piped_in_is_the_prompt(url: str, tmp_path: Path) -> None:
+    assert genai(tmp_path, text="hi", GENAI_URL=url).stdout == "Hello [31mworld!\n"
+    assert genai(tmp_path, "Summarize", "--url", url, text="a text").stdout == "Hello [31mworld!\n"
+
+
+def test_a_prompt_of_nothing_is_wrong_usage(url: str, tmp_path: Path) -> None:
+    done = genai(tmp_path, "ask", GENAI_URL=url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("There is no prompt")
+
+
+def test_json_is_the_services_own(url: str, tmp_path: Path) -> None:
+    answer = json.loads(genai(tmp_path, "hi", "--json", GENAI_URL=url).stdout)
+    assert answer["choices"][0]["message"]["content"] == "Hello \x1b[31mworld!"
+    models = json.loads(genai(tmp_path, "models", "--json", GENAI_URL=url).stdout)
+    assert "scripted" in [model["id"] for model in models["data"]]
+
+
+def test_a_conversation_has_a_history_and_commands(url: str, tmp_path: Path) -> None:
+    typed = 'hello\n/help\n"""one\ntwo"""\n/reset\n/quit\n'
+    done = genai(tmp_path, "chat", text=typed, GENAI_URL=url)
+    assert done.returncode == 0
+    assert done.stdout.count("Hello [31mworld!") == 2
+    assert "/model NAME" in done.stdout
+
+
+def test_a_model_that_is_not_there_is_one_line(url: str, tmp_path: Path) -> None:
+    done = genai(tmp_path, "chat", "-m", "no/such model", GENAI_URL=url)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no/such model" in done.stderr
+
+
+def test_a_service_that_is_not_there_has_a_status_of_its_own(tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    for words in (["hi"], ["models"], ["agents", "list"], ["docs", "list"], ["usage"]):
+        done = genai(tmp_path, *words, GENAI_URL=nowhere)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr == f"No service answers at {nowhere}: start one with `genai serve`\n"
+
+
+def test_wrong_options_are_wrong_usage(tmp_path: Path) -> None:
+    assert genai(tmp_path, "models", "--bogus").returncode == 2
+    assert genai(tmp_path, "--version").stdout.startswith("genai ")
+
+
+@pytest.mark.parametrize("words", [[], ["chat"], ["docs", "add"], ["agents", "run"], ["keys", "create"], ["doctor"]])
+def test_each_command_has_help_with_an_example(words: list[str], tmp_path: Path) -> None:
+    done = genai(tmp_path, *words, "--help")
+    assert done.returncode == 0
+    assert "genai " + " ".join(words) in done.stdout
+    assert "Example" in done.stdout or not words
+
+
+def test_the_doctor_finds_a_wrong_setting_and_a_good_place(tmp_path: Path) -> None:
+    wrong = genai(tmp_path, "doctor", "--json", API_PORT="many")
+    assert wrong.returncode == 1
+    assert json.loads(wrong.stdout)[0]["status"] == "fault"
+    checks = {check["name"]: check for check in json.loads(genai(tmp_path, "doctor", "--json").stdout)}
+    assert checks["settings"]["status"] == "ok"
+    assert checks["local model"]["status"] == "fault"
+    assert checks["database"]["status"] == "ok"
+
+
+def module(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of Python's to its end."""
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment(0, {}), capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def test_the_server_module_explains_itself_without_starting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "apps.api.src.main", "--help"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(0, {}), capture_output=True, text=True, timeout=SECONDS
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m apps.api.src.main")
+
+
+def test_the_old_address_says_the_new_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "apps.api.src.cli", "keys", "list"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(0, {}), capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 0
+    assert "is now: genai" in done.stderr

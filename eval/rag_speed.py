@@ -25,7 +25,7 @@ from apps.rag.index.database import Database
 from apps.rag.index.rows import schema, table_of
 from apps.rag.index.upkeep import ensure_text_index, tend
 from apps.rag.library import Library
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 from apps.rag.records import Document, MetadataValue
 from eval.rag_speed_ingestion import measure_ingestion
 
@@ -102,7 +102,7 @@ async def build(folder: Path, rows: int, model: str, dimensions: int) -> float:
         parts = [
             table_of(
                 _document((first + start) // PASSAGES_A_DOCUMENT),
-                [Piece(text, 0, len(text), 1, ()) for text in texts[start : start + PASSAGES_A_DOCUMENT]],
+                [Chunk(text, 0, len(text), 1, ()) for text in texts[start : start + PASSAGES_A_DOCUMENT]],
                 made[start : start + PASSAGES_A_DOCUMENT],
                 schema(model, dimensions, columns.names),
             )

@@ -179,6 +179,12 @@ class Settings(BaseSettings):
     rag_chunk_overlap: float = Field(
         0.15, ge=0, le=0.5, allow_inf_nan=False, description="Share of a passage that the next one repeats"
     )
+    rag_ocr: Literal["auto", "off"] = Field(
+        "auto", description="auto: pictures and scanned pages are recognised where tesseract is installed"
+    )
+    rag_ocr_languages: str = Field(
+        "eng", pattern=r"^[A-Za-z_]{3,20}(\+[A-Za-z_]{3,20}){0,9}$", description="tesseract's languages, joined by +"
+    )
     rag_embedding_model: str = Field(
         "", description="Name of an embedding model at OPENAI_BASE_URL; empty: all-MiniLM-L6-v2 on this CPU"
     )

@@ -1,10 +1,10 @@
-"""Pieces to vectors: each with its headings before it where they fit, none over the embedder's longest text."""
+"""Chunks to vectors: each with its headings before it where they fit, none over the embedder's longest text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.core.ports import Embedder
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -14,23 +14,23 @@ LONGEST_HEADINGS = 120
 """Characters. The last headings say most."""
 
 
-async def fitting(embedder: Embedder, pieces: Sequence[Piece]) -> list[tuple[Piece, str]]:
-    """Each piece with the text to embed; one that is too long by the embedder's count is halved until it fits."""
-    found: list[tuple[Piece, str]] = []
-    waiting = list(pieces)
+async def fitting(embedder: Embedder, chunks: Sequence[Chunk]) -> list[tuple[Chunk, str]]:
+    """Each chunk with the text to embed; one that is too long by the embedder's count is halved until it fits."""
+    found: list[tuple[Chunk, str]] = []
+    waiting = list(chunks)
     while waiting:
-        told = [_with_headings(piece) for piece in waiting]
+        told = [_with_headings(chunk) for chunk in waiting]
         counts = await embedder.count_tokens(told)
-        bare = [piece.text for piece, count in zip(waiting, counts, strict=True) if count > embedder.longest]
+        bare = [chunk.text for chunk, count in zip(waiting, counts, strict=True) if count > embedder.longest]
         shorter = iter(await embedder.count_tokens(bare) if bare else [])
-        following: list[Piece] = []
-        for piece, text, count in zip(waiting, told, counts, strict=True):
+        following: list[Chunk] = []
+        for chunk, text, count in zip(waiting, told, counts, strict=True):
             if count <= embedder.longest:
-                found.append((piece, text))
+                found.append((chunk, text))
             elif next(shorter) <= embedder.longest:
-                found.append((piece, piece.text))
+                found.append((chunk, chunk.text))
             else:
-                following += _halves(piece)
+                following += _halves(chunk)
         waiting = following
     return sorted(found, key=lambda pair: pair[0].start)
 
@@ -42,18 +42,18 @@ async def vectors_of(embedder: Embedder, texts: Sequence[str]) -> "NDArray[float
     return np.asarray(await embedder.embed(texts), dtype=np.float32)
 
 
-def _with_headings(piece: Piece) -> str:
-    path = " > ".join(piece.headings)[-LONGEST_HEADINGS:]
+def _with_headings(chunk: Chunk) -> str:
+    path = " > ".join(chunk.headings)[-LONGEST_HEADINGS:]
     # a section often begins with its own heading
-    return f"{path}\n{piece.text}" if path and not piece.text.lstrip("# ").startswith(path) else piece.text
+    return f"{path}\n{chunk.text}" if path and not chunk.text.lstrip("# ").startswith(path) else chunk.text
 
 
-def _halves(piece: Piece) -> list[Piece]:
-    middle = len(piece.text) // 2
+def _halves(chunk: Chunk) -> list[Chunk]:
+    middle = len(chunk.text) // 2
     if middle == 0:
         return []
-    cut = piece.start + middle
+    cut = chunk.start + middle
     return [
-        Piece(piece.text[:middle], piece.start, cut, piece.page, piece.headings),
-        Piece(piece.text[middle:], cut, piece.end, piece.page, piece.headings),
+        Chunk(chunk.text[:middle], chunk.start, cut, chunk.page, chunk.headings),
+        Chunk(chunk.text[middle:], cut, chunk.end, chunk.page, chunk.headings),
     ]

@@ -12,20 +12,21 @@ from apps.rag.index.database import refuse_mix
 from apps.rag.index.upkeep import ensure_text_index
 from apps.rag.index.writing import heads, put
 from apps.rag.job_table import Claim
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.parts import Parts
-from apps.rag.records import Document, Kind
+from apps.rag.records import Document, Kind, Metadata
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
 
-# pieces embedded in one call: enough for full batches, few enough for progress to be seen
+# chunks embedded in one call: enough for full batches, few enough for progress to be seen
 WINDOW = 128
 NOTE_SECONDS = 0.3
 PARSED_PERCENT = 5.0
 EMBEDDED_PERCENT = 95.0
+SAYS_OF_ITSELF: frozenset[Kind] = frozenset({"markdown"})
 
 
 class LeaseLost(Exception):
@@ -39,19 +40,21 @@ class FileIngestion:
         self._parts = parts
         self._claim = claim
         self._sandbox = sandbox
-        self._found: list[Piece] = []
+        self._found: list[Chunk] = []
         self._news = asyncio.Event()
         self._pages = 0
-        self._ready: list[Piece] = []
+        self._ready: list[Chunk] = []
         self._vectors: list[NDArray[float32]] = []
         self._noted = 0.0
+        self._warnings: tuple[str, ...] = ()
 
     async def run(self) -> int:
         """How many rows it wrote. Raises errors of the tree, and LeaseLost."""
         rows = await self._known_already()
         if rows is None:
             told = await self._read()
-            document = self._document(told["kind"], told["pages"])
+            document = self._document(told["kind"], told["pages"], told["metadata"])
+            self._warnings = tuple(told["warnings"])
             await self._parts.committing(self._claim.tenant, self._claim.collection, lambda: self._put(document))
             rows = document.passages
         await asyncio.to_thread(self._parts.spool.remove, self._claim.spooled)
@@ -62,7 +65,9 @@ class FileIngestion:
         claim, parts = self._claim, self._parts
         where = f"document = {literal(claim.document)}"
         try:
-            if not await heads(await parts.database.reading(claim.tenant, claim.collection), where):
+            known = await heads(await parts.database.reading(claim.tenant, claim.collection), where)
+            # what a document says of itself is metadata too, and is read again with it
+            if not known or any(one.kind in SAYS_OF_ITSELF for one in known):
                 return None
         except NotFound:
             return None
@@ -100,14 +105,14 @@ class FileIngestion:
         if "page" in event:
             self._pages = event["page"]
         else:
-            self._found.append(Piece.from_json(event["piece"]))
+            self._found.append(Chunk.from_json(event["chunk"]))
         self._news.set()
 
-    async def _embed(self, window: list[Piece], parsed: bool) -> None:
+    async def _embed(self, window: list[Chunk], parsed: bool) -> None:
         pairs = await fitting(self._parts.embedder, window)
         if pairs:
             self._vectors.append(await vectors_of(self._parts.embedder, [text for _, text in pairs]))
-            self._ready += [piece for piece, _ in pairs]
+            self._ready += [chunk for chunk, _ in pairs]
         if time.monotonic() - self._noted > NOTE_SECONDS:
             self._noted = time.monotonic()
             await self._note(parsed)
@@ -121,7 +126,8 @@ class FileIngestion:
         if not await self._parts.jobs(lambda table: table.note(claim, pages, passages, embedded, percent)):
             raise LeaseLost
 
-    def _document(self, kind: Kind, pages: int) -> Document:
+    def _document(self, kind: Kind, pages: int, own: Metadata) -> Document:
+        """``own`` is what the document says of itself; what was said of it with the upload comes first."""
         claim = self._claim
         return Document(
             id=claim.document,
@@ -131,7 +137,7 @@ class FileIngestion:
             bytes=claim.bytes,
             pages=pages,
             passages=len(self._ready),
-            metadata=claim.metadata,
+            metadata={**own, **claim.metadata},
             ingested=time.time(),
         )
 
@@ -157,5 +163,5 @@ class FileIngestion:
 
     async def _finish(self, pages: int, passages: int) -> None:
         claim = self._claim
-        if not await self._parts.jobs(lambda table: table.finish(claim, pages, passages)):
+        if not await self._parts.jobs(lambda table: table.finish(claim, pages, passages, self._warnings)):
             raise LeaseLost

@@ -32,12 +32,14 @@ CREATE TABLE IF NOT EXISTS files (
     metadata TEXT NOT NULL, bytes INTEGER NOT NULL, spooled TEXT NOT NULL,
     status TEXT NOT NULL DEFAULT 'queued', pages INTEGER NOT NULL DEFAULT 0, passages INTEGER NOT NULL DEFAULT 0,
     embedded INTEGER NOT NULL DEFAULT 0, percent REAL NOT NULL DEFAULT 0, error TEXT,
-    worker TEXT, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, finished REAL
+    worker TEXT, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, finished REAL, warnings TEXT,
+    started REAL
 );
 CREATE INDEX IF NOT EXISTS files_of_job ON files (job);
 CREATE INDEX IF NOT EXISTS files_open ON files (tenant, collection, name) WHERE status IN ('queued', 'running');
 CREATE TABLE IF NOT EXISTS turns (tenant TEXT PRIMARY KEY, taken REAL NOT NULL);
 """
+ADDED = {"warnings": "TEXT", "started": "REAL"}
 # the oldest file of each name first (its later version must win), tenants in turn, what killed a worker last
 CLAIM = """
 SELECT f.* FROM files f LEFT JOIN turns t ON t.tenant = f.tenant
@@ -102,9 +104,18 @@ class JobTable:
         for line in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             _patiently(self._db, f"PRAGMA {line}")
         self._db.executescript(SCHEMA)
+        self._widen()
 
     def close(self) -> None:
         self._db.close()
+
+    def _widen(self) -> None:
+        """Columns that a table of before does not have yet. Another process may be adding them too."""
+        with self._writing() as db:
+            known = {row["name"] for row in db.execute("PRAGMA table_info(files)")}
+            for name, kind in ADDED.items():
+                if name not in known:
+                    db.execute(f"ALTER TABLE files ADD COLUMN {name} {kind}")
 
     @contextmanager
     def _writing(self) -> "Iterator[sqlite3.Connection]":
@@ -161,8 +172,9 @@ class JobTable:
             if row is None:
                 return None
             db.execute(
-                "UPDATE files SET status = 'running', worker = ?, due = ?, attempts = attempts + 1 WHERE id = ?",
-                (worker, now + self._limits.lease_seconds, row["id"]),
+                "UPDATE files SET status = 'running', worker = ?, due = ?, attempts = attempts + 1,"
+                " started = coalesce(started, ?) WHERE id = ?",
+                (worker, now + self._limits.lease_seconds, now, row["id"]),
             )
             db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?)", (row["tenant"], now))
         return Claim(
@@ -189,9 +201,9 @@ class JobTable:
     def holds(self, claim: Claim) -> bool:
         return self._own(claim, "due = ?", (time.time() + self._limits.lease_seconds,))
 
-    def finish(self, claim: Claim, pages: int, passages: int) -> bool:
-        changes = "status = 'done', percent = 100, pages = ?, passages = ?, embedded = ?, finished = ?"
-        return self._own(claim, changes, (pages, passages, passages, time.time()))
+    def finish(self, claim: Claim, pages: int, passages: int, warnings: Sequence[str] = ()) -> bool:
+        changes = "status = 'done', percent = 100, pages = ?, passages = ?, embedded = ?, finished = ?, warnings = ?"
+        return self._own(claim, changes, (pages, passages, passages, time.time(), json.dumps(list(warnings))))
 
     def fail(self, claim: Claim, error: AppError) -> bool:
         changes = "status = 'failed', percent = 100, error = ?, finished = ?"
@@ -247,8 +259,10 @@ def _written(error: AppError) -> str:
 
 def _progress(row: "sqlite3.Row") -> FileProgress:
     error: JsonObject | None = json.loads(row["error"]) if row["error"] else None
+    warnings = tuple(json.loads(row["warnings"])) if row["warnings"] else ()
+    counts = (row["pages"], row["passages"], row["embedded"])
     return FileProgress(
-        row["name"], row["document"], row["status"], row["pages"], row["passages"], row["embedded"], error
+        row["name"], row["document"], row["status"], *counts, error, warnings, row["started"], row["finished"]
     )
 
 

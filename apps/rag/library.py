@@ -17,6 +17,7 @@ from typing import Any
 from apps.core.errors import InvalidValue, ModelUnavailable
 from apps.core.ports import Embedder, Readiness
 from apps.core.settings import Settings
+from apps.rag.collection_store import CollectionStore
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
 from apps.rag.job_table import NewFile
@@ -27,7 +28,6 @@ from apps.rag.ports import Reranker
 from apps.rag.ranking import Ranking
 from apps.rag.records import Collection, Document, Job, Metadata, Passage, SearchMode, Upload
 from apps.rag.search import Search, checked
-from apps.rag.shelf import Shelf
 from apps.rag.spool import Spool
 
 Filter = Mapping[str, Any]
@@ -68,7 +68,7 @@ class Library:
         self._ingestion = Ingestion(self._parts)
         outdated = self._ingestion.ask_upkeep
         self._search = Search(self._parts.database, embedder, reranker, ranking or Ranking(), outdated)
-        self._shelf = Shelf(self._parts)
+        self._store = CollectionStore(self._parts)
 
     @classmethod
     def from_settings(
@@ -83,6 +83,8 @@ class Library:
             file_bytes=settings.rag_max_file_bytes,
             chunk_tokens=settings.rag_chunk_tokens,
             chunk_overlap=settings.rag_chunk_overlap,
+            ocr=settings.rag_ocr == "auto",
+            ocr_languages=settings.rag_ocr_languages,
         )
         folder = settings.data_dir / "rag"
         return cls(folder, embedder, uri=settings.rag_uri, tokenizer=tokenizer, reranker=reranker, limits=limits)
@@ -135,7 +137,7 @@ class Library:
             raise InvalidValue(f"1 to {self._limits.files_per_job} files at once", field="files", details=details)
         labels = [(file_name(upload.name), metadata(upload.metadata)) for upload in uploads]
         await self._jobs(lambda table: table.refuse_overload(tenant, len(uploads), 0))
-        await self._shelf.refuse_mix(tenant, collection)
+        await self._store.refuse_mix(tenant, collection)
         files = await asyncio.to_thread(take_in, self._parts.spool, labels, uploads)
         try:
             job = await self._jobs(lambda table: table.add(tenant, collection, files))
@@ -164,31 +166,31 @@ class Library:
 
     async def collections(self, tenant: str) -> list[Collection]:
         """The tenant's own, by name. Shared ones are those of the tenant ``shared``."""
-        return await self._shelf.collections(tenant)
+        return await self._store.collections(tenant)
 
     async def collection(self, tenant: str, name: str) -> Collection:
-        return await self._shelf.collection(tenant, collection_name(name))
+        return await self._store.collection(tenant, collection_name(name))
 
     async def delete_collection(self, tenant: str, name: str) -> None:
         """With all that waits to be ingested into it: those files fail. NotFound where there is neither."""
-        await self._shelf.delete_collection(tenant, collection_name(name))
+        await self._store.delete_collection(tenant, collection_name(name))
 
     async def documents(self, tenant: str, collection: str, *, limit: int = 100, after: str = "") -> list[Document]:
         """By id; ``after`` is the last id of the page before."""
-        return await self._shelf.documents(tenant, collection_name(collection), limit, after)
+        return await self._store.documents(tenant, collection_name(collection), limit, after)
 
     async def document(self, tenant: str, collection: str, document_id: str) -> Document:
-        return await self._shelf.document(tenant, collection_name(collection), document_id)
+        return await self._store.document(tenant, collection_name(collection), document_id)
 
     async def passages(
         self, tenant: str, collection: str, document_id: str, *, limit: int = 100, after: int = -1
     ) -> list[Passage]:
         """A document's passages in reading order, with a score of 0; ``after`` is the number of the last one seen."""
-        return await self._shelf.passages(tenant, collection_name(collection), document_id, limit, after)
+        return await self._store.passages(tenant, collection_name(collection), document_id, limit, after)
 
     async def delete_document(self, tenant: str, collection: str, document_id: str) -> None:
         """Also where its bytes still wait to be ingested: those files fail."""
-        await self._shelf.delete_document(tenant, collection_name(collection), document_id)
+        await self._store.delete_document(tenant, collection_name(collection), document_id)
 
     async def search(
         self,

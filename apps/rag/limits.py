@@ -13,6 +13,10 @@ class Limits:
     queued_files: int = 10_000
     """Files that wait, of all tenants together; one tenant has half of them. More are Overloaded."""
     queued_bytes: int = 2 * 2**30
+    ocr: bool = True
+    """Pictures and scanned pages are recognised where tesseract is installed."""
+    ocr_languages: str = "eng"
+    """Of tesseract's packages, joined by +."""
     chunk_tokens: int = 220
     chunk_overlap: float = 0.15
     """A share of chunk_tokens."""

@@ -1,4 +1,4 @@
-"""What a tenant, a collection, a file and a piece of metadata may be called. Names are labels: never a path."""
+"""What a tenant, a collection, a file and a field of metadata may be called. Names are labels: never a path."""
 
 import hashlib
 import math
@@ -52,6 +52,12 @@ def file_name(name: str) -> str:
     if not composed.isprintable():
         raise InvalidValue("A file's name must be printable", field="name")
     return composed
+
+
+def plain_name(name: str) -> str:
+    """What may be shown of a name that a document itself gives: its last part, printable and bounded."""
+    last = re.split(r"[/\\\\]", unicodedata.normalize("NFC", name))[-1]
+    return "".join(char for char in last if char.isprintable()).strip()[:LONGEST_NAME]
 
 
 def metadata(given: Metadata) -> dict[str, MetadataValue]:

@@ -6,7 +6,23 @@ from typing import BinaryIO, Literal
 
 from apps.core.messages import JsonObject
 
-Kind = Literal["pdf", "docx", "html", "markdown", "text", "csv"]
+Kind = Literal[
+    "pdf",
+    "docx",
+    "pptx",
+    "xlsx",
+    "odt",
+    "ods",
+    "rtf",
+    "epub",
+    "html",
+    "markdown",
+    "text",
+    "csv",
+    "email",
+    "msg",
+    "image",
+]
 Status = Literal["queued", "running", "done", "failed"]
 SearchMode = Literal["hybrid", "vector", "text"]
 MetadataValue = str | int | float | bool
@@ -28,7 +44,10 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class FileProgress:
-    """One upload of a job. ``error`` is the inner object of the error envelope (code, message, status, ...)."""
+    """One upload of a job. ``error`` is the inner object of the error envelope (code, message, status, ...).
+
+    ``warnings`` say what of the document was not read. ``started`` and ``finished`` are Unix times.
+    """
 
     name: str
     document: str
@@ -37,6 +56,9 @@ class FileProgress:
     passages: int = 0
     embedded: int = 0
     error: JsonObject | None = None
+    warnings: tuple[str, ...] = ()
+    started: float | None = None
+    finished: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +115,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a document, as a search found it.
+    """A part of a document, as a search found it.
 
     ``start`` and ``end`` are its span, in Unicode code points, in the text that was extracted from the document;
     ``page`` counts from 1 and is None where the format has no pages. ``score`` orders the result: the fused rank

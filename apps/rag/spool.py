@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from apps.core.errors import InvalidValue, PayloadTooLarge
 
-PIECE = 2**20
+BLOCK = 2**20
 # what no job knows may be an upload that is just being taken in
 ORPHAN_SECONDS = 3600
 
@@ -32,13 +32,13 @@ class Spool:
         spooled, digest, size = uuid.uuid4().hex, hashlib.sha256(), 0
         try:
             with self.path(spooled).open("wb") as file:
-                for piece in _pieces(content):
-                    size += len(piece)
+                for block in _blocks(content):
+                    size += len(block)
                     if size > self._largest:
                         details = {"max": self._largest, "name": name}
                         raise PayloadTooLarge(f"A file has at most {self._largest} bytes", details=details)
-                    digest.update(piece)
-                    file.write(piece)
+                    digest.update(block)
+                    file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
             if size == 0:
@@ -73,9 +73,9 @@ class Spool:
                 path.unlink(missing_ok=True)
 
 
-def _pieces(content: bytes | BinaryIO) -> Iterator[bytes]:
+def _blocks(content: bytes | BinaryIO) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
         return
-    while piece := content.read(PIECE):
-        yield piece
+    while block := content.read(BLOCK):
+        yield block

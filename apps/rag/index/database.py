@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from lancedb import AsyncConnection
     from lancedb.table import AsyncTable
 
-REQUIRED = ("lancedb", "pyarrow", "numpy", "semantic_text_splitter", "pypdf", "docx", "markdown_it")
+REQUIRED = (
+    *("lancedb", "pyarrow", "numpy", "semantic_text_splitter"),
+    *("kreuzberg", "pypdfium2", "pptx", "selectolax", "markdown_it", "charset_normalizer"),
+)
 INSTALL = "make setup, or pip install -r requirements-local.txt"
 # of what was read, for all collections together: an index of 100,000 passages takes about 100 MB
 INDEX_CACHE = 256 * 2**20

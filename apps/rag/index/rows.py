@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apps.rag.index.columns import MARKED, cells, columns_of, fields, marked, type_letter
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 from apps.rag.records import Document, MetadataValue, Passage
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = ()) ->
     return pa.schema([*made, *fields(metadata_columns)], metadata=told)
 
 
-def table_of(document: Document, pieces: Sequence[Piece], vectors: "Vectors", of: "pa.Schema") -> "pa.Table":
+def table_of(document: Document, chunks: Sequence[Chunk], vectors: "Vectors", of: "pa.Schema") -> "pa.Table":
     import numpy
     import pyarrow as pa
 
-    count = len(pieces)
+    count = len(chunks)
     dimensions = of.field("vector").type.list_size
     flat = numpy.asarray(vectors, dtype=numpy.float32).reshape(count, dimensions)
     columns: dict[str, Any] = {
@@ -61,11 +61,11 @@ def table_of(document: Document, pieces: Sequence[Piece], vectors: "Vectors", of
         "ordinal": list(range(count)),
         "names": [list(document.names)] * count,
         "kind": [document.kind] * count,
-        "page": [piece.page for piece in pieces],
-        "headings": [list(piece.headings) for piece in pieces],
-        "start": [piece.start for piece in pieces],
-        "end": [piece.end for piece in pieces],
-        "text": [piece.text for piece in pieces],
+        "page": [chunk.page for chunk in chunks],
+        "headings": [list(chunk.headings) for chunk in chunks],
+        "start": [chunk.start for chunk in chunks],
+        "end": [chunk.end for chunk in chunks],
+        "text": [chunk.text for chunk in chunks],
         "metadata": [written_metadata(document.metadata)] * count,
         "bytes": [document.bytes] * count,
         "pages": [document.pages] * count,

@@ -8,7 +8,7 @@ from apps.rag.index.clauses import literal
 from apps.rag.index.columns import widened
 from apps.rag.index.database import model_of
 from apps.rag.index.rows import DOCUMENT, document_of, renamed, schema, table_of
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 from apps.rag.records import Document
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def heads(table: "AsyncTable", where: str) -> list[Document]:
     return [document_of(row) for row in await query.to_list()]
 
 
-async def put(table: "AsyncTable", document: Document, pieces: Sequence[Piece], vectors: "Vectors") -> None:
+async def put(table: "AsyncTable", document: Document, chunks: Sequence[Chunk], vectors: "Vectors") -> None:
     """The document is there under its (one) name, and nothing else is: all in one commit, and the same if repeated.
 
     A document that had the name before loses it, and goes where it has no other. Bytes that are there already keep
@@ -39,7 +39,7 @@ async def put(table: "AsyncTable", document: Document, pieces: Sequence[Piece], 
     columns = await widened(table, document.metadata)
     if before is None:
         # not the table's own: it shows JSON as the bytes that it is stored in
-        rows = table_of(document, pieces, vectors, schema(*await model_of(table), columns.names))
+        rows = table_of(document, chunks, vectors, schema(*await model_of(table), columns.names))
         if not others:
             await table.add(rows)
             return

@@ -1,45 +1,69 @@
 """What a file is, judged by its content; its name decides only among kinds of text, and must not lie."""
 
-import codecs
 import zipfile
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from apps.core.errors import InvalidValue
+from apps.rag.parsing.packages import main_part, media_type
 from apps.rag.records import Kind
 
 BY_SUFFIX: dict[str, Kind] = {
+    **dict.fromkeys((".docx", ".docm", ".dotx", ".dotm"), "docx"),
+    **dict.fromkeys((".pptx", ".pptm", ".ppsx", ".ppsm", ".potx"), "pptx"),
+    **dict.fromkeys((".xlsx", ".xlsm", ".xltx", ".xltm"), "xlsx"),
+    **dict.fromkeys((".ods", ".ots"), "ods"),
+    **dict.fromkeys((".odt", ".ott"), "odt"),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".md", ".markdown"), "markdown"),
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    **dict.fromkeys((".txt", ".text", ".rst", ".log"), "text"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp"), "image"),
     ".pdf": "pdf",
-    ".docx": "docx",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "text",
-    ".text": "text",
-    ".rst": "text",
-    ".log": "text",
+    ".rtf": "rtf",
+    ".epub": "epub",
+    ".eml": "email",
+    ".msg": "msg",
 }
-TEXTUAL = frozenset({"html", "markdown", "text", "csv"})
-WORDS: dict[Kind, str] = {"pdf": "a PDF", "docx": "a DOCX", "html": "HTML", "markdown": "text", "text": "text"}
+TEXTUAL = frozenset({"html", "markdown", "text", "csv", "email"})
+WORDS: dict[Kind, str] = {
+    "pdf": "a PDF",
+    "docx": "a DOCX",
+    "pptx": "a PPTX",
+    "xlsx": "an XLSX",
+    "odt": "an ODT",
+    "ods": "an ODS",
+    "rtf": "RTF",
+    "epub": "an EPUB",
+    "email": "an e-mail",
+    "msg": "an Outlook message",
+    "image": "an image",
+    "html": "HTML",
+    "markdown": "text",
+    "text": "text",
+    "csv": "text",
+}
 SIGNATURES = {
-    b"\xd0\xcf\x11\xe0": "an old Office document (save it as DOCX)",
     b"\x1f\x8b": "a gzip archive",
     b"BZh": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
-    b"\x89PNG": "an image",
-    b"\xff\xd8\xff": "an image",
-    b"GIF8": "an image",
     b"\x7fELF": "a program",
     b"MZ\x90": "a program",
-    b"{\\rtf": "RTF (save it as DOCX)",
 }
-BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+IMAGES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+OLE = b"\xd0\xcf\x11\xe0"
+# every Outlook message has streams of this name, written in UTF-16
+MSG_STREAM = "__substg1.0_".encode("utf-16-le")
+MEDIA_TYPES: dict[str, Kind] = {
+    "application/epub+zip": "epub",
+    "application/vnd.oasis.opendocument.text": "odt",
+    "application/vnd.oasis.opendocument.text-template": "odt",
+    "application/vnd.oasis.opendocument.spreadsheet": "ods",
+    "application/vnd.oasis.opendocument.spreadsheet-template": "ods",
+}
+WIDE = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 HEAD = 4096
 
 
@@ -66,39 +90,35 @@ def _by_content(file: BinaryIO, head: bytes, said: Kind | None) -> Kind:
         return "pdf"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zipped(file)
+    if head.startswith(b"{\\rtf"):
+        return "rtf"
+    if head.startswith(IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or _is_bmp(head):
+        return "image"
+    if head.startswith(OLE):
+        if MSG_STREAM in file.read():
+            return "msg"
+        raise unreadable("It is an old Office document (save it as DOCX, XLSX or PPTX)")
     for signature, what in SIGNATURES.items():
         if head.startswith(signature):
             raise unreadable(f"It is {what}")
-    if b"\0" in head and not head.startswith(BOMS):
+    if b"\0" in head and not head.startswith(WIDE) and said not in TEXTUAL:
         raise unreadable("It is neither text nor a format that is known here")
-    if said in ("html", "markdown", "csv", "text"):
+    if said in TEXTUAL and said is not None:
         return said
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return "html" if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) else "text"
 
 
+def _is_bmp(head: bytes) -> bool:
+    return head[:2] == b"BM" and head[6:10] == b"\0\0\0\0" and len(head) > 30
+
+
 def _zipped(file: BinaryIO) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
-            names = {info.filename for info in archive.infolist()}
+            found = MEDIA_TYPES.get(media_type(archive)) or main_part(archive).kind
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
         raise unreadable("It is a damaged ZIP archive") from error
-    if "word/document.xml" in names and "[Content_Types].xml" in names:
-        return "docx"
-    raise unreadable("It is a ZIP archive, and not a DOCX")
-
-
-def decoded(data: bytes) -> str:
-    """Text in UTF-8, or in what its byte order mark says. Raises InvalidValue."""
-    encoding = "utf-8-sig"
-    for mark in BOMS[1:]:
-        if data.startswith(mark):
-            encoding = "utf-32" if len(mark) == 4 else "utf-16"
-            break
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise unreadable("It is not UTF-8 text; save it as UTF-8") from error
-    if "\0" in text:
-        raise unreadable("It is neither text nor a format that is known here")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    if found is None:
+        raise unreadable("It is a ZIP archive, and not a document that is known here")
+    return found

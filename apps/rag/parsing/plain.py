@@ -2,37 +2,70 @@
 
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import BinaryIO
 
-from apps.rag.parsing.kinds import decoded, unreadable
-from apps.rag.parsing.sections import Section
+from apps.rag.parsing.kinds import unreadable
+from apps.rag.parsing.sections import Reading, Section
+from apps.rag.parsing.text_encoding import decoded
 
 ROWS = 200
 """Rows a section: a passage holds whole rows where they are short enough."""
-DELIMITERS = ",;\t|"
+# of those that fit equally well, the one that texts have least
+DELIMITERS = ("\t", "|", ";", ",")
+# what Excel writes before the rows, and reads no row from
+SEPARATOR = re.compile(r'\A"?sep=(.)"?[^\S\n]*(?:\n|\Z)', re.IGNORECASE)
+SAMPLED_ROWS = 100
 
 
-def text_sections(file: BinaryIO) -> Iterator[Section]:
-    yield Section(decoded(file.read()).strip())
+def text_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
+    yield Section(decoded(file.read(), reading.warn).strip())
 
 
-def csv_sections(file: BinaryIO) -> Iterator[Section]:
-    text = decoded(file.read())
-    first = text.partition("\n")[0]
-    delimiter = max(DELIMITERS, key=first.count)
-    rows, lines = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True), list[str]()
+def csv_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
+    text = decoded(file.read(), reading.warn)
+    told = SEPARATOR.match(text)
+    if told is not None:
+        delimiter, text = told[1], text[told.end() :]
+    else:
+        delimiter = delimiter_of(text)
+    rows, lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), list[str]()
     try:
-        header = next(rows, [])
+        header = next((row for row in rows if any(row)), [])
         for row in rows:
             lines.append(_line(header, row))
             if len(lines) == ROWS:
-                yield Section("\n".join(lines))
+                yield Section("\n".join(filter(None, lines)))
                 lines = []
     except csv.Error as error:
         raise unreadable(f"It is not CSV: {error}") from error
     # a header alone is still what the file says
-    yield Section("\n".join(lines) if lines else delimiter.join(header))
+    yield Section("\n".join(filter(None, lines)) if lines else delimiter.join(header))
+
+
+def delimiter_of(text: str) -> str:
+    """The one that gives rows of equal length, and of those the one that gives the longest."""
+    return max(DELIMITERS, key=lambda delimiter: _evenness(text, delimiter))
+
+
+def _evenness(text: str, delimiter: str) -> tuple[float, int, int]:
+    """The share of rows that are as long as most, their length, and which comes first."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        lengths = [len(row) for row in islice(reader, SAMPLED_ROWS) if row]
+    except csv.Error:
+        return 0.0, 0, 0
+    usual, count = _usual(lengths)
+    share = count / len(lengths) if lengths and usual > 1 else 0.0
+    return round(share, 1), usual, -DELIMITERS.index(delimiter)
+
+
+def _usual(lengths: Sequence[int]) -> tuple[int, int]:
+    counted = Counter(lengths).most_common(1)
+    return counted[0] if counted else (0, 0)
 
 
 def _line(header: list[str], row: list[str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -37,7 +38,7 @@ class Sandbox:
         self._used = 0.0
 
     async def parse(self, path: Path, name: str, heard: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Tells ``heard`` of each page and piece at once; returns what the worker says of the whole file.
+        """Tells ``heard`` of each page and chunk at once; returns what the worker says of the whole file.
 
         Raises InvalidValue where the file cannot be read.
         """
@@ -105,6 +106,7 @@ class Sandbox:
             "tokens": limits.chunk_tokens,
             "overlap": int(limits.chunk_tokens * limits.chunk_overlap),
             "tokenizer": str(self._tokenizer) if self._tokenizer else None,
+            "ocr": _ocr(limits),
         }
         self._process = process
         try:
@@ -125,6 +127,13 @@ class Sandbox:
         if code == OUT_OF_MEMORY:
             return unreadable("It needs more memory than is allowed")
         return unreadable("Reading it ended the process that read it: out of memory, or damaged")
+
+
+def _ocr(limits: Limits) -> dict[str, Any]:
+    """How pictures are recognised, or why not."""
+    command = shutil.which("tesseract") if limits.ocr else None
+    reason = "RAG_OCR is off" if not limits.ocr else "tesseract is not installed here" if command is None else ""
+    return {"command": command, "languages": limits.ocr_languages, "reason": reason}
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,11 @@
-"""What a parser yields: the text of a document, in order, in pieces that no passage may cross."""
+"""What a parser yields: the text of a document, in order, in sections that no passage may cross."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
+
+from apps.rag.records import MetadataValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +18,38 @@ class Section:
     markdown: bool = False
 
 
-Parser = Callable[[BinaryIO], Iterator[Section]]
+@dataclass(frozen=True, slots=True)
+class OcrOptions:
+    """``command`` is tesseract's path, None where scans are not recognised; ``reason`` says why not."""
 
+    command: Path | None = None
+    languages: str = "eng"
+    reason: str = "RAG_OCR is off"
+
+
+Warn = Callable[[str], None]
+"""Takes what could not be read in a document, in words for its owner."""
+
+
+class Reading:
+    """What a parser may say and know beside the text of a document."""
+
+    def __init__(self, ocr: OcrOptions = OcrOptions()) -> None:
+        self.ocr = ocr
+        self.warnings: list[str] = []
+        self.metadata: Mapping[str, MetadataValue] = {}
+
+    def warn(self, words: str) -> None:
+        if words not in self.warnings and len(self.warnings) < MOST_WARNINGS:
+            self.warnings.append(words)
+
+
+Parser = Callable[[BinaryIO, Reading], Iterator[Section]]
+
+MOST_WARNINGS = 100
 LONGEST_HEADING = 200
+TABLE_CHARACTERS = 600
+"""A longer table is cut into sections of whole rows, each of which begins with the table's first row."""
 
 
 class HeadingPath:
@@ -33,3 +65,88 @@ class HeadingPath:
 
     def path(self) -> tuple[str, ...]:
         return tuple(heading for _, heading in self._open)
+
+
+class SectionBuilder:
+    """Blocks of a document, collected to sections of Markdown: one a heading, and more where a table is long."""
+
+    def __init__(self, page: int | None = None) -> None:
+        self.page = page
+        self._path = HeadingPath()
+        self._blocks: list[str] = []
+        self._done: list[Section] = []
+
+    def heading(self, level: int, text: str) -> None:
+        words = " ".join(text.split())
+        if not words:
+            return
+        self.cut()
+        self._path.enter(level, words)
+        self._blocks.append(f"{'#' * min(max(level, 1), 6)} {words}")
+
+    def block(self, text: str) -> None:
+        if text.strip():
+            self._blocks.append(text.strip("\n"))
+
+    def item(self, text: str) -> None:
+        """Of a list: the next line after an item before it."""
+        if not text.strip():
+            return
+        line = f"- {text.strip()}"
+        if self._blocks and self._blocks[-1].startswith("- "):
+            self._blocks[-1] += f"\n{line}"
+        else:
+            self._blocks.append(line)
+
+    def table(self, rows: "list[list[str]]") -> None:
+        """Rows of cells as they are read; white space and line ends in a cell become blanks."""
+        kept = [line for row in rows if (line := table_row(row)).strip("| ")]
+        groups = _grouped(kept)
+        for number, group in enumerate(groups):
+            if number:
+                self.cut()
+            self._blocks.append("\n".join(group))
+        if len(groups) > 1:
+            self.cut()
+
+    def turn(self, page: int | None) -> None:
+        """What follows is on that page."""
+        if page != self.page:
+            self.cut()
+            self.page = page
+
+    def close_headings(self) -> None:
+        self.cut()
+        self._path = HeadingPath()
+
+    def cut(self) -> None:
+        if self._blocks:
+            self._done.append(Section("\n\n".join(self._blocks), self.page, self._path.path(), markdown=True))
+            self._blocks = []
+
+    def take(self) -> list[Section]:
+        """The sections that are finished."""
+        done, self._done = self._done, []
+        return done
+
+    def finish(self) -> list[Section]:
+        self.cut()
+        return self.take()
+
+
+def table_row(cells: "list[str]") -> str:
+    return "| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |"
+
+
+def _grouped(lines: "list[str]") -> "list[list[str]]":
+    if not lines:
+        return []
+    first, groups, length = lines[0], [[lines[0]]], len(lines[0])
+    for line in lines[1:]:
+        if length + len(line) > TABLE_CHARACTERS and len(groups[-1]) > 1:
+            # a first row that is as long as a passage is no header
+            groups.append([first] if len(first) < TABLE_CHARACTERS // 2 else [])
+            length = len(first)
+        groups[-1].append(line)
+        length += len(line)
+    return groups

@@ -7,7 +7,7 @@ from typing import Any
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 from apps.rag.parsing.sections import Section
 
 # of English text in a usual tokenizer, where the embedder's own is not at hand
@@ -35,15 +35,15 @@ class Splitter:
         self._longest = tokens * LONGEST_CHARS_PER_TOKEN
         self._offset = 0
 
-    def split(self, section: Section) -> Iterator[Piece]:
+    def split(self, section: Section) -> Iterator[Chunk]:
         """Called with a document's sections in order."""
         splitter = self._markdown if section.markdown else self._plain
         if section.text:
             for start, text in splitter.chunk_indices(section.text):
                 for part in range(0, len(text), self._longest):
-                    piece, first = text[part : part + self._longest], self._offset + start + part
-                    if piece.strip():
-                        yield Piece(piece, first, first + len(piece), section.page, section.headings)
+                    chunk, first = text[part : part + self._longest], self._offset + start + part
+                    if chunk.strip():
+                        yield Chunk(chunk, first, first + len(chunk), section.page, section.headings)
             self._offset += len(section.text) + GAP
 
     def begin(self) -> None:

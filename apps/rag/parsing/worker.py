@@ -1,10 +1,10 @@
 """The parsing process: `python -m apps.rag.parsing.worker`. A line of JSON in names a file; lines of JSON come out.
 
-In: {"path", "name"}, where the path is the spool's. Out: {"page": 1}, {"piece": {...}}, and at the end of a file
-{"done": {"kind", "pages"}} or {"error": {"message", "field"}}. It holds no secret and opens nothing but that path.
+In: {"path", "name"}, where the path is the spool's. Out: {"page": 1}, {"chunk": {...}}, and at the end of a file
+{"done": {"kind", "pages", "metadata", "warnings"}} or {"error": {"message", "field"}}. It holds no secret and opens
+nothing but that path; it starts nothing but tesseract, which has the same limits.
 """
 
-import importlib
 import json
 import logging
 import re
@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from apps.core.errors import InvalidValue
-from apps.rag.parsing.kinds import kind_of, unreadable
+from apps.rag.parsing.formats import sections_of
+from apps.rag.parsing.kinds import unreadable
 from apps.rag.parsing.process_limits import ProcessLimits
-from apps.rag.parsing.sections import Parser, Section
+from apps.rag.parsing.sections import OcrOptions, Reading, Section
 from apps.rag.parsing.splitting import Splitter
-from apps.rag.records import Kind
 
-PARSERS: dict[Kind, tuple[str, str]] = {
-    "pdf": ("pdf", "sections"),
-    "docx": ("docx_file", "sections"),
-    "html": ("html_page", "sections"),
-    "markdown": ("markdown_file", "sections"),
-    "text": ("plain", "text_sections"),
-    "csv": ("plain", "csv_sections"),
-}
 BLANKS = re.compile(r"[^\S\n]{16,}")
 LINES = re.compile(r"\n{4,}")
 
@@ -41,18 +33,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     tokenizer = Path(options["tokenizer"]) if options["tokenizer"] else None
     splitter = Splitter(options["tokens"], options["overlap"], tokenizer)
+    told = options["ocr"]
+    command = Path(told["command"]) if told["command"] else None
+    ocr = OcrOptions(command, told["languages"], told["reason"])
     _say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)
         limits.begin_file()
-        for event in _events(Path(order["path"]), order["name"], splitter, options["chars"]):
+        for event in _events(Path(order["path"]), order["name"], splitter, options["chars"], ocr):
             _say(event)
 
 
-def _events(path: Path, name: str, splitter: Splitter, most_chars: int) -> Iterator[dict[str, Any]]:
+def _events(path: Path, name: str, splitter: Splitter, most_chars: int, ocr: OcrOptions) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
-            yield from _parsed(file, name, splitter, most_chars)
+            yield from _parsed(file, name, splitter, most_chars, ocr)
     except InvalidValue as error:
         yield {"error": {"message": error.message, "field": error.field}}
     except MemoryError:
@@ -63,13 +58,14 @@ def _events(path: Path, name: str, splitter: Splitter, most_chars: int) -> Itera
         yield {"error": {"message": reason, "field": "file"}}
 
 
-def _parsed(file: BinaryIO, name: str, splitter: Splitter, most_chars: int) -> Iterator[dict[str, Any]]:
-    kind = kind_of(file, name)
-    module, function = PARSERS[kind]
-    parser: Parser = getattr(importlib.import_module(f"apps.rag.parsing.{module}"), function)
+def _parsed(
+    file: BinaryIO, name: str, splitter: Splitter, most_chars: int, ocr: OcrOptions
+) -> Iterator[dict[str, Any]]:
+    reading = Reading(ocr)
+    kind, sections = sections_of(file, name, reading)
     splitter.begin()
     chars, pages, empty = 0, 0, True
-    for section in parser(file):
+    for section in sections:
         if section.page is not None:
             pages = section.page
             yield {"page": pages}
@@ -77,12 +73,13 @@ def _parsed(file: BinaryIO, name: str, splitter: Splitter, most_chars: int) -> I
         chars += len(text)
         if chars > most_chars:
             raise unreadable(f"It holds more than {most_chars} characters of text")
-        for piece in splitter.split(Section(text, section.page, section.headings, section.markdown)):
+        for chunk in splitter.split(Section(text, section.page, section.headings, section.markdown)):
             empty = False
-            yield {"piece": piece.as_json()}
+            yield {"chunk": chunk.as_json()}
     if empty:
-        raise unreadable("There is no text in it" + (" (is it scanned?)" if kind == "pdf" else ""))
-    yield {"done": {"kind": kind, "pages": pages}}
+        raise unreadable(" ".join(["There is no text in it.", *reading.warnings]))
+    told = {"metadata": dict(reading.metadata), "warnings": reading.warnings}
+    yield {"done": {"kind": kind, "pages": pages, **told}}
 
 
 def _say(event: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from apps.rag.index.columns import columns_of, widened
 from apps.rag.index.database import Database
 from apps.rag.index.rows import schema, table_of
 from apps.rag.index.upkeep import ensure_text_index
-from apps.rag.parsing.pieces import Piece
+from apps.rag.parsing.chunks import Chunk
 from apps.rag.records import Document
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 
@@ -24,15 +24,15 @@ def document(number: int, metadata: Mapping[str, Any], passages: int = 1) -> Doc
     return Document(f"{number:064x}", name, (name,), "text", 1, 2, passages, metadata, 0.0)
 
 
-def pieces(number: int, passages: int) -> list[Piece]:
+def chunks(number: int, passages: int) -> list[Chunk]:
     """On the pages 1 to 3, and on none."""
     pages = [1, 2, 3, None]
     texts = [f"passage {ordinal} of number {number}" for ordinal in range(passages)]
-    return [Piece(text, 0, len(text), pages[ordinal % 4], ()) for ordinal, text in enumerate(texts)]
+    return [Chunk(text, 0, len(text), pages[ordinal % 4], ()) for ordinal, text in enumerate(texts)]
 
 
-async def vectors(parts: Sequence[Piece]) -> Any:
-    return np.asarray(await HashingEmbedder().embed([piece.text for piece in parts]), dtype="float32")
+async def vectors(parts: Sequence[Chunk]) -> Any:
+    return np.asarray(await HashingEmbedder().embed([chunk.text for chunk in parts]), dtype="float32")
 
 
 async def written(table: AsyncTable, documents: Sequence[Document]) -> None:
@@ -42,7 +42,7 @@ async def written(table: AsyncTable, documents: Sequence[Document]) -> None:
     of = before(schema(MODEL, DIMENSIONS)) if old else schema(MODEL, DIMENSIONS, names)
     rows = []
     for one in documents:
-        parts = pieces(int(one.id, 16), one.passages)
+        parts = chunks(int(one.id, 16), one.passages)
         rows.append(table_of(one, parts, await vectors(parts), of))
     await table.add(pa.concat_tables(rows))
 

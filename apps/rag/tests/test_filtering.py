@@ -21,7 +21,7 @@ from apps.rag.records import Document, Upload
 from apps.rag.tests.brute_filter import Row, matches
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, finished, texts
-from apps.rag.tests.tables import DIMENSIONS, MODEL, document, old_table, pieces, vectors, written
+from apps.rag.tests.tables import DIMENSIONS, MODEL, chunks, document, old_table, vectors, written
 
 pytestmark = pytest.mark.local
 
@@ -82,9 +82,9 @@ def some_condition(random: random.Random) -> tuple[str, Any]:
 
 def rows_of(documents: Sequence[Document]) -> dict[str, Row]:
     return {
-        f"{one.id}:{ordinal}": Row(one.names, one.id, one.kind, piece.page, one.metadata)
+        f"{one.id}:{ordinal}": Row(one.names, one.id, one.kind, chunk.page, one.metadata)
         for one in documents
-        for ordinal, piece in enumerate(pieces(int(one.id, 16), one.passages))
+        for ordinal, chunk in enumerate(chunks(int(one.id, 16), one.passages))
     }
 
 
@@ -125,7 +125,7 @@ async def new_table(database: Database) -> AsyncTable:
 async def test_by_scan_and_through_every_change(database: Database) -> None:
     table, documents = await new_table(database), some_documents(40)
     for one in documents:
-        parts = pieces(int(one.id, 16), one.passages)
+        parts = chunks(int(one.id, 16), one.passages)
         await put(table, one, parts, await vectors(parts))
     await assert_exact(table, documents, 1)
     # other metadata for the same bytes, a second name for them, a name that goes to other bytes, one that is gone
@@ -134,7 +134,7 @@ async def test_by_scan_and_through_every_change(database: Database) -> None:
     second = replace(documents[4], name="second.txt", names=("second.txt",), metadata=documents[4].metadata)
     await put(table, second, [], [])
     other = replace(documents[6], id=f"{99:064x}", metadata={"year": 2010, "team": "Red"})
-    await put(table, other, pieces(99, PASSAGES), await vectors(pieces(99, PASSAGES)))
+    await put(table, other, chunks(99, PASSAGES), await vectors(chunks(99, PASSAGES)))
     await remove(table, documents[7].id)
     two_names = replace(documents[4], names=("4.txt", "second.txt"))
     documents = [*documents[:3], renamed, two_names, documents[5], other, *documents[8:]]
@@ -206,7 +206,7 @@ async def test_a_table_of_before_is_searched_as_it_is_and_then_given_columns(dat
     await assert_exact(table, documents, 6)
     # a document comes before upkeep does: the columns that it needs hold what all the others have, too
     newest = document(41, {"team": "red", "year": 2011}, PASSAGES)
-    await put(table, newest, pieces(41, PASSAGES), await vectors(pieces(41, PASSAGES)))
+    await put(table, newest, chunks(41, PASSAGES), await vectors(chunks(41, PASSAGES)))
     assert columns_of(await table.schema()).names == ("s_team", "n_year")
     await assert_exact(table, [*documents, newest], 7)
     await tend(table)
@@ -245,7 +245,7 @@ async def test_more_fields_than_columns_are_filtered_all_the_same(database: Data
     table = await new_table(database)
     documents = [document(number, {f"field_{number}_{n}": n for n in range(20)}) for number in range(6)]
     for one in documents:
-        await put(table, one, pieces(int(one.id, 16), 1), await vectors(pieces(int(one.id, 16), 1)))
+        await put(table, one, chunks(int(one.id, 16), 1), await vectors(chunks(int(one.id, 16), 1)))
     columns = columns_of(await table.schema())
     assert len(columns.names) == MOST_COLUMNS and not columns.complete
     for number in range(6):

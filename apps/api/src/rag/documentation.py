@@ -47,6 +47,7 @@ JOB_EVENTS = (
     'event: done\ndata: {"id": "0b8e", "status": "done", "percent": 100.0}\n\n'
 )
 # the body of an upload is read by the route itself: FastAPI would not know of it
+FORMATS = "PDF, DOCX, PPTX, XLSX, ODT, ODS, RTF, EPUB, HTML, Markdown, text, CSV, e-mail, image"
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -60,7 +61,7 @@ UPLOAD_BODY: dict[str, Any] = {
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "PDF, DOCX, HTML, Markdown, text or CSV",
+                            "description": FORMATS,
                         },
                         "metadata": {"type": "string", "description": "A JSON object, for all the files"},
                     },

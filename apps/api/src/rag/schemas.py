@@ -9,6 +9,7 @@ from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, GenerateAnswer, Gene
 from apps.core.fields import Between, CodePoints
 from apps.core.settings import Settings
 from apps.rag.answering import TOP_K
+from apps.rag.records import Kind
 
 MOST_PASSAGES = 100
 LONGEST_FILE_NAME = 255
@@ -125,7 +126,7 @@ class DocumentAnswer(BaseModel):
     id: str = Field(description="SHA-256 of its bytes")
     name: str
     names: list[str] = Field(description="All the names that these bytes came under")
-    kind: Literal["pdf", "docx", "html", "markdown", "text", "csv"]
+    kind: Kind
     bytes: int
     pages: int
     passages: int
@@ -151,6 +152,7 @@ class FileAnswer(BaseModel):
     pages: int
     passages: int
     error: dict[str, Any] | None = Field(description="As in the envelope: code, message, status, field, details")
+    warnings: list[str] = Field(description="What of the document was not read: pictures, pages, attachments")
 
 
 class JobAnswer(BaseModel):

@@ -77,6 +77,7 @@ def shown_job(job: Job) -> JobAnswer:
                 pages=file.pages,
                 passages=file.passages,
                 error=dict(file.error) if file.error is not None else None,
+                warnings=list(file.warnings),
             )
             for file in job.files
         ],

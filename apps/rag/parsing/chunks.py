@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """``start`` and ``end`` are its span in the document's text."""
 
     text: str
@@ -18,5 +18,5 @@ class Piece:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, given: dict[str, Any]) -> "Piece":
+    def from_json(cls, given: dict[str, Any]) -> "Chunk":
         return cls(**{**given, "headings": tuple(given["headings"])})

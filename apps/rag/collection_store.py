@@ -14,7 +14,7 @@ from apps.rag.records import Collection, Document, Passage
 MOST = 1000
 
 
-class Shelf:
+class CollectionStore:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 

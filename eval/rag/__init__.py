@@ -1,0 +1,1 @@
+"""What measures the documents' part: parsers, relevance, retrieval."""

@@ -8,11 +8,14 @@ import hashlib
 import importlib.util
 import logging
 import ssl
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from apps.local.packaged import PACKAGED_NAME, packaged_checkpoint
 
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
 WANTED += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja"]
 HUB_TIMEOUT = 4.0
+GIGABYTE, MEGABYTE = 1e9, 1e6
+PROGRESS_SECONDS, LOG_SECONDS = 1.0, 5.0
 
 
 class CheckpointError(Exception):
@@ -44,7 +49,20 @@ class Checkpoint:
     fallback_reason: str | None = None
 
 
-def find_checkpoint(local_model: str, fallback: Literal["packaged", "none"], cache_dir: Path) -> Checkpoint:
+class Report(Protocol):
+    """Takes a step of the loading, and the seconds that it may take yet where they are known."""
+
+    def __call__(self, step: str, seconds_left: float | None = None) -> None: ...
+
+
+def is_at_hand(local_model: str) -> bool:
+    """Whether the checkpoint is on this machine already. Raises CheckpointError for a name that cannot be one."""
+    return looks_like_folder(local_model) or _in_cache(local_model) is not None
+
+
+def find_checkpoint(
+    local_model: str, fallback: Literal["packaged", "none"], cache_dir: Path, report: Report = lambda *_: None
+) -> Checkpoint:
     """Blocks: up to seconds for the hub's decision, then for a download or the one conversion.
 
     Raises CheckpointError.
@@ -52,7 +70,7 @@ def find_checkpoint(local_model: str, fallback: Literal["packaged", "none"], cac
     if looks_like_folder(local_model):
         return _from_folder(Path(local_model).expanduser())
     try:
-        return Checkpoint(local_model, _complete(_from_hub(local_model), local_model))
+        return Checkpoint(local_model, _complete(_from_hub(local_model, report), local_model))
     except HubUnreachable as error:
         reason = f"{local_model} is not in the Hugging Face cache and the hub cannot be reached ({error})"
     if fallback == "none":
@@ -98,53 +116,121 @@ def _complete(folder: Path, what: str) -> Path:
     return folder
 
 
-def _from_hub(name: str) -> Path:
-    """The snapshot's folder in the Hugging Face cache, downloaded where it is not there yet."""
+def _in_cache(name: str) -> Path | None:
+    """The snapshot's folder in the Hugging Face cache, where it is whole. Raises CheckpointError."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise CheckpointError("huggingface_hub is not installed: pip install -r requirements-local.txt")
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()
     try:
         folder = Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"], local_files_only=True))
-        # a tool may have cached a part of the checkpoint only
-        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-            return folder
     except HFValidationError as error:
         raise CheckpointError(f"LOCAL_MODEL={name} is neither a folder nor a valid hub name: {error}") from error
     except LocalEntryNotFoundError:
-        pass
+        return None
+    # a tool may have cached a part of the checkpoint only, and a download may have been cut
+    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return folder if whole else None
+
+
+def _from_hub(name: str, report: Report) -> Path:
+    """The snapshot's folder in the Hugging Face cache, downloaded where it is not there yet."""
+    if (folder := _in_cache(name)) is not None:
+        return folder
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
     if constants.HF_HUB_OFFLINE:
         raise HubUnreachable("HF_HUB_OFFLINE is set")
-    _ask_hub(name)
-    return _download(name)
+    return _download(name, _ask_hub(name), report)
 
 
-def _ask_hub(name: str) -> None:
-    """The one question that decides, in seconds, whether the hub can be reached and has the model."""
+def _ask_hub(name: str) -> int:
+    """Bytes to fetch. The one question that decides, in seconds, whether the hub answers and has the model."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        _within(HUB_TIMEOUT, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT))
+        info = _within(HUB_TIMEOUT, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT, files_metadata=True))
     except GatedRepoError as error:
         raise CheckpointError(f"LOCAL_MODEL={name} is gated: accept its terms on the hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"LOCAL_MODEL={name} does not exist on the hub, or needs HF_TOKEN") from error
     except Exception as error:
         raise _judged(error, name, "the hub was asked") from error
+    files = [file for file in info.siblings or () if "/" not in file.rfilename]
+    return sum(file.size or 0 for file in files if any(fnmatch(file.rfilename, wanted) for wanted in WANTED))
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+def _download(name: str, size: int, report: Report) -> Path:
+    """Fetch the snapshot; ``size`` in bytes, 0 where it is not known."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
 
-    log.info("Downloading %s from the hub", name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"]))
-    except Exception as error:
-        raise _judged(error, name, "the download broke off") from error
+    log.info("Downloading %s from the hub (%.2f GB)", name, size / GIGABYTE)
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
+    with DownloadProgress(name, folder, size, report):
+        try:
+            return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"]))
+        except Exception as error:
+            raise _judged(error, name, "the download broke off") from error
+
+
+class DownloadProgress:
+    """Reports bytes, rate and time left of a download while the block runs, by the size of its folder.
+
+    Every second to ``report``; to the log every 5 s, or as a line that is written over where standard error is a
+    terminal.
+    """
+
+    def __init__(self, name: str, folder: Path, size: int, report: Report) -> None:
+        self._name, self._folder, self._size, self._report = name, folder, size, report
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="local-model-progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def step(self, begun_with: int, seconds: float) -> tuple[str, float | None]:
+        """What is done so far, ``seconds`` after ``begun_with`` bytes were there; and the seconds left, if known."""
+        done = _bytes_in(self._folder)
+        rate = (done - begun_with) / seconds if seconds > 0 else 0.0
+        of = f" of {self._size / GIGABYTE:.2f} GB ({min(1.0, done / self._size):.0%})" if self._size else " GB"
+        text = f"downloading {self._name}: {done / GIGABYTE:.2f}{of}, {rate / MEGABYTE:.1f} MB/s"
+        if not self._size or rate <= 0:
+            return text, None
+        left = max(0.0, self._size - done) / rate
+        return f"{text}, {left:.0f} s left", left
+
+    def _watch(self) -> None:
+        begun_with, seconds = _bytes_in(self._folder), 0.0
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        while not self._ended.wait(PROGRESS_SECONDS):
+            seconds += PROGRESS_SECONDS
+            text, left = self.step(begun_with, seconds)
+            self._report(text, left)
+            if terminal:
+                print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+            elif seconds % LOG_SECONDS == 0:
+                log.info("%s", text[0].upper() + text[1:])
+        if terminal and seconds:
+            print(file=sys.stderr)
+
+
+def _bytes_in(folder: Path) -> int:
+    """Of the files in it, those that are not whole yet included."""
+    total = 0
+    for path in folder.glob("*"):
+        # a file is renamed when it is whole
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _judged(error: Exception, name: str, what: str) -> CheckpointError | HubUnreachable:

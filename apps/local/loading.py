@@ -6,14 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from apps.core.messages import JsonObject
 from apps.core.settings import Settings
-from apps.local.checkpoint import CheckpointError, find_checkpoint, identity_of
+from apps.local.checkpoint import Checkpoint, CheckpointError, Report, find_checkpoint, identity_of, is_at_hand
 from apps.local.engine.port import Engine
-from apps.local.packaged import PackagedModelError
+from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_checkpoint
 from apps.local.tokenizer import ChatTokenizer, HubTokenizer
 
 log = logging.getLogger(__name__)
@@ -40,23 +40,64 @@ class Loaded:
     details: JsonObject = field(default_factory=dict)
 
 
-Report = Callable[[str], None]
 Loader = Callable[[Settings, Report], Loaded]
+FirstLoader = Callable[[Settings, Report], Loaded | None]
+
+
+class LocalLoader:
+    """Loads the local model; the packaged one first where the asked-for one is not on this machine yet.
+
+    Both methods block. ``report`` takes each step, and may raise to end the loading between two of them. They raise
+    NotConfigured or LoadFailed.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[Path, Loaded] | None = None
+
+    def first(self, settings: Settings, report: Report) -> Loaded | None:
+        """Load what serves meanwhile; None where nothing does, or the asked-for model is at hand."""
+        _require_installed()
+        if settings.local_fallback != "packaged":
+            return None
+        report(f"loading {PACKAGED_NAME}, which answers until {settings.local_model} is here")
+        try:
+            if is_at_hand(settings.local_model):
+                return None
+        except CheckpointError as error:
+            raise LoadFailed(str(error)) from error
+        try:
+            folder = packaged_checkpoint(settings.model_cache_dir)
+            loaded = _load(Checkpoint(PACKAGED_NAME, folder, f"{settings.local_model} is being fetched"), settings)
+        except (PackagedModelError, LoadFailed) as error:
+            log.warning("Nothing answers until %s is here: %s", settings.local_model, error)
+            return None
+        self._first = folder, loaded
+        return loaded
+
+    def load(self, settings: Settings, report: Report) -> Loaded:
+        """Load the asked-for model; where the hub cannot be reached, the packaged one stays."""
+        _require_installed()
+        report(f"looking for {settings.local_model}")
+        try:
+            checkpoint = find_checkpoint(
+                settings.local_model, settings.local_fallback, settings.model_cache_dir, report
+            )
+        except (CheckpointError, PackagedModelError) as error:
+            raise LoadFailed(str(error)) from error
+        if self._first is not None and self._first[0] == checkpoint.folder:
+            loaded = self._first[1]
+            return replace(loaded, details={**loaded.details, "fallback_reason": checkpoint.fallback_reason})
+        report(f"loading {checkpoint.name}")
+        return _load(checkpoint, settings)
 
 
 def load_local(settings: Settings, report: Report) -> Loaded:
-    """Blocks for seconds. ``report`` hears of each step, and may raise to end the loading between two of them.
+    """Load the asked-for model alone. Blocks for seconds. Raises NotConfigured or LoadFailed."""
+    return LocalLoader().load(settings, report)
 
-    Raises NotConfigured, or LoadFailed.
-    """
-    _require_installed()
+
+def _load(checkpoint: Checkpoint, settings: Settings) -> Loaded:
     started = time.monotonic()
-    report(f"looking for {settings.local_model}")
-    try:
-        checkpoint = find_checkpoint(settings.local_model, settings.local_fallback, settings.model_cache_dir)
-    except (CheckpointError, PackagedModelError) as error:
-        raise LoadFailed(str(error)) from error
-    report(f"loading {checkpoint.name}")
     with _without_garbage_collection():
         tokenizer = _load_tokenizer(checkpoint.folder)
         engine, refused = _load_engine(checkpoint.folder, tokenizer, settings)

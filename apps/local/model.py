@@ -7,8 +7,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from apps.core.settings import Settings
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.port import Constraint, EngineOutput, Sampling
 from apps.local.grammar import GrammarCompiler, answer_grammar, offered_tools, open_compiler
-from apps.local.loading import Loaded, Loader, LoadFailed, NotConfigured, load_local
+from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.prompt import text_of
 from apps.local.tool_calls import ToolCallReader
 from apps.local.window import LocalWindow
@@ -43,16 +43,61 @@ class _Closed(Exception):
     """Ends the loading thread between two steps."""
 
 
-class LocalModel:
-    """Implements ChatModel. ``load`` makes the engine, in a thread of its own."""
+class _Serving:
+    """A loaded model with what is made of it, and the answers that run on it. The event loop's, but for `retire`.
 
-    def __init__(self, settings: Settings, load: Loader = load_local) -> None:
+    A model that another one has replaced is closed when its last answer has ended.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.grammars: GrammarCompiler | None = None
+        self._lock = threading.Lock()
+        self._answers = 0
+        self._retired = False
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Keep the model open for the block."""
+        with self._lock:
+            self._answers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._answers -= 1
+                over = self._retired and not self._answers
+            if over:
+                # joins the engine's thread, which the event loop cannot wait for
+                threading.Thread(target=self.close, name="local-model-close", daemon=True).start()
+
+    def retire(self) -> None:
+        """Close the model, now or with its last answer. Called by the thread that loaded the next one."""
+        with self._lock:
+            self._retired = True
+            over = not self._answers
+        if over:
+            self.close()
+
+    def close(self) -> None:
+        """End all its answers. Blocks."""
+        if self.grammars is not None:
+            self.grammars.close()
+        self.loaded.engine.close()
+
+
+class LocalModel:
+    """Implements ChatModel. ``load`` makes the engine, in a thread of its own; ``first`` what serves until then."""
+
+    def __init__(self, settings: Settings, load: Loader | None = None, first: FirstLoader | None = None) -> None:
+        loader = LocalLoader()
         self.admission = Admission(settings.local_slots, settings.local_queue_size, settings.local_queue_timeout)
         self._settings = settings
-        self._name = _asked_name(settings.local_model)
-        self._load = load
-        self._loaded: Loaded | None = None
-        self._grammars: GrammarCompiler | None = None
+        self._asked = self._name = _asked_name(settings.local_model)
+        self._load = loader.load if load is None else load
+        self._first = loader.first if load is None else first
+        self._serving: _Serving | None = None
+        self._seconds_left: float | None = None
         self._state: State = "loading"
         self._reason = "Not started yet"
         self._thread: threading.Thread | None = None
@@ -72,16 +117,16 @@ class LocalModel:
             "waiting": self.admission.waiting,
             "queue_size": self.admission.queue_size,
         }
-        if self._loaded is not None:
-            engine = self._loaded.engine
-            details |= {**self._loaded.details, **engine.describe(), "context_length": engine.context_length}
+        if (serving := self._serving) is not None:
+            engine = serving.loaded.engine
+            details |= {**serving.loaded.details, **engine.describe(), "context_length": engine.context_length}
         return Readiness(self.name, *self._standing(), details)
 
     def revision(self, request: ChatRequest) -> str | None:
         """None until it is loaded: nobody knows yet who will answer."""
-        loaded = self._loaded
-        if loaded is None:
+        if self._serving is None:
             return None
+        loaded = self._serving.loaded
         told = {**loaded.details, **loaded.engine.describe()}
         return digest_of(loaded.name, *(told.get(name) for name in REVISION))
 
@@ -101,11 +146,18 @@ class LocalModel:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Raises ModelUnavailable, Overloaded, or InvalidValue before the first delta."""
-        loaded = self._require_loaded()
+        serving = self._require_serving()
+        with serving.answering():
+            async with aclosing(self._answer(serving, request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    async def _answer(self, serving: _Serving, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        loaded = serving.loaded
         self.admission.check()
         tools = offered_tools(request)
         prompt = await _tokenize(loaded, request, tools)
-        sampling = replace(_sampling(request), constraint=await self._constraint(loaded, request))
+        sampling = replace(_sampling(request), constraint=await self._constraint(serving, request))
         _check_context(len(prompt), sampling.max_tokens, loaded.engine.context_length)
         reader = ToolCallReader() if tools else None
         waiting_since = time.perf_counter()
@@ -122,53 +174,53 @@ class LocalModel:
 
     async def window(self, request: ChatRequest) -> LocalWindow:
         """What fits into one call. Raises ModelUnavailable."""
-        loaded = self._require_loaded()
+        loaded = self._require_serving().loaded
         return LocalWindow(loaded.tokenizer, loaded.engine.context_length)
 
     async def aclose(self) -> None:
         """Ends every generation. A load that runs on is left to itself: its thread frees what it made."""
         with self._publishing:
             self._closed.set()
-            loaded, self._loaded = self._loaded, None
+            serving, self._serving = self._serving, None
             self._state, self._reason = "failed", "The local model is shutting down"
         self._settled.set()
-        if self._grammars is not None:
-            self._grammars.close()
-        if loaded is not None:
-            await asyncio.to_thread(loaded.engine.close)
+        if serving is not None:
+            await asyncio.to_thread(serving.close)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT)
 
-    async def _constraint(self, loaded: Loaded, request: ChatRequest) -> Constraint | None:
+    async def _constraint(self, serving: _Serving, request: ChatRequest) -> Constraint | None:
         """What the answer is held to; None where any text will do."""
         grammar = answer_grammar(request)
         if grammar is None:
             return None
-        if self._grammars is None:
-            made = await asyncio.to_thread(open_compiler, loaded.tokenizer)
+        if serving.grammars is None:
+            made = await asyncio.to_thread(open_compiler, serving.loaded.tokenizer)
             # another call may have been faster
-            self._grammars = self._grammars or made
-        return await self._grammars.compile(grammar.lark, grammar.field)
+            serving.grammars = serving.grammars or made
+        return await serving.grammars.compile(grammar.lark, grammar.field)
 
     def _standing(self) -> tuple[State, str]:
         """The state now, and why: a model that was loaded well may fail later."""
-        failure = self._loaded.engine.failure if self._loaded is not None else None
+        failure = self._serving.loaded.engine.failure if self._serving is not None else None
         return (self._state, self._reason) if failure is None else ("failed", failure)
 
-    def _require_loaded(self) -> Loaded:
+    def _require_serving(self) -> _Serving:
         state, reason = self._standing()
-        if self._loaded is None or state == "failed":
+        if self._serving is None or state == "failed":
             raise ModelUnavailable(
                 f"The local model cannot answer ({state.replace('_', ' ')}): {reason}",
                 details={"state": state, "model": self.name},
-                retry_after=RETRY_AFTER[state],
+                retry_after=max(1.0, self._seconds_left or RETRY_AFTER[state]),
             )
-        return self._loaded
+        return self._serving
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loading thread."""
         started = time.monotonic()
         try:
+            if self._first is not None and (first := self._first(self._settings, self._report)) is not None:
+                self._publish("ready", f"Answers until {self._asked} is here", first)
             loaded = self._load(self._settings, self._report)
         except _Closed:
             return
@@ -186,21 +238,33 @@ class LocalModel:
         except RuntimeError:
             log.debug("The loop ended before the load did")
 
-    def _report(self, step: str) -> None:
+    def _report(self, step: str, seconds_left: float | None = None) -> None:
         if self._closed.is_set():
             raise _Closed
-        self._reason = f"Still {step}"
+        self._seconds_left = seconds_left
+        meanwhile = f"Answers until {self._asked} is here; " if self._serving is not None else ""
+        self._reason = f"{meanwhile}{'s' if meanwhile else 'S'}till {step}"
 
     def _publish(self, state: State, reason: str, loaded: Loaded | None = None) -> None:
+        """Let a loaded model serve in place of the one before, or none with a reason."""
+        before: _Serving | None = None
+        made = None if loaded is None else _Serving(loaded)
         with self._publishing:
             if not self._closed.is_set():
-                self._state, self._reason, self._loaded = state, reason, loaded
-                self._name = loaded.name if loaded is not None else self._name
-                loaded = None
+                before, self._serving = self._serving, made
+                if before is not None and loaded is not None and before.loaded.engine is loaded.engine:
+                    # the same model stays, with other details; what runs on it knows the holder of before
+                    before.loaded = loaded
+                    self._serving, before = before, None
+                self._state, self._reason, self._seconds_left = state, reason, None
+                self._name = self._asked if loaded is None else loaded.name
+                made = None
                 if state != "ready":
                     log.warning("The local model is %s: %s", state.replace("_", " "), reason)
-        if loaded is not None:
-            loaded.engine.close()
+        if before is not None:
+            before.retire()
+        if made is not None:
+            made.close()
 
 
 def _asked_name(local_model: str) -> str:

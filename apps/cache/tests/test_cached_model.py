@@ -18,7 +18,8 @@ from apps.core.errors import AppError, Forbidden, UpstreamError
 from apps.core.messages import CacheWishes, ChatRequest, JsonObject, user_message
 from apps.core.pricing import Price
 from apps.core.settings import Settings
-from apps.local.loading import Loaded, Report
+from apps.local.checkpoint import Report
+from apps.local.loading import Loaded
 from apps.local.model import LocalModel
 from apps.local.tests.fakes import EchoEngine, EchoTokenizer
 from apps.models.metering import Meter, MeteredModel

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from apps.core.messages import JsonObject, Message
 from apps.core.settings import Settings
+from apps.local.checkpoint import Report
 from apps.local.engine.port import EngineOutput, Sampling
-from apps.local.loading import Loaded, Report
+from apps.local.loading import Loaded
 from apps.local.prompt import text_of
 from apps.local.tokenizer import Vocabulary
 

@@ -14,7 +14,8 @@ from apps.core.deltas import Answer, collect
 from apps.core.errors import InvalidValue
 from apps.core.messages import ChatRequest, JsonObject, Message, ToolCall, user_message
 from apps.core.settings import Settings
-from apps.local.loading import Loaded, Report, load_local
+from apps.local.checkpoint import Report
+from apps.local.loading import Loaded, load_local
 from apps.local.model import LocalModel
 from apps.local.tests.schemas import random_schema
 

@@ -10,8 +10,9 @@ from apps.core.deltas import Answer, Delta, collect
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, Overloaded
 from apps.core.messages import ChatRequest, Message, user_message
 from apps.core.settings import Settings
+from apps.local.checkpoint import Report
 from apps.local.engine.port import Sampling
-from apps.local.loading import Loaded, LoadFailed, NotConfigured, Report
+from apps.local.loading import Loaded, LoadFailed, NotConfigured
 from apps.local.model import LocalModel
 from apps.local.tests.fakes import EchoEngine, EchoLoader
 
@@ -39,7 +40,7 @@ class GatedLoader:
         try:
             report("importing everything")
             self.gate.wait(10)
-            return EchoLoader(self.engine)(settings, lambda step: None)
+            return EchoLoader(self.engine)(settings, lambda step, seconds_left=None: None)
         finally:
             self.ended.set()
 

@@ -75,6 +75,10 @@ class InvalidValue(AppError):
     code, status, summary = "INVALID_VALUE", 422, "A field's value is out of its range"
 
 
+class MalformedRequest(AppError):
+    code, status, summary = "BAD_REQUEST", 400, "What came is not HTTP"
+
+
 class Unauthorized(AppError):
     code, status, summary = "UNAUTHORIZED", 401, "No key, or not a valid one"
 
@@ -89,6 +93,10 @@ class NotFound(AppError):
 
 class MethodNotAllowed(AppError):
     code, status, summary = "METHOD_NOT_ALLOWED", 405, "The route has other methods: see Allow"
+
+
+class RequestTimeout(AppError):
+    code, status, summary = "REQUEST_TIMEOUT", 408, "The request came too slowly"
 
 
 class Conflict(AppError):
@@ -109,6 +117,10 @@ class UnsupportedMediaType(AppError):
 
 class RateLimitExceeded(AppError):
     code, status, summary = "RATE_LIMIT_EXCEEDED", 429, "Too many requests, here or at the upstream"
+
+
+class HeadTooLarge(AppError):
+    code, status, summary = "HEADERS_TOO_LARGE", 431, "The head of the request is over the limit"
 
 
 class UpstreamError(AppError):

@@ -86,6 +86,22 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(1000, ge=1, le=1_000_000, description="Longest prompt in Unicode code points")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")
 
+    max_head_bytes: int = Field(65_536, ge=1024, le=2**24, description="Largest head of a request, trailers included")
+    max_headers: int = Field(100, ge=8, le=10_000, description="Most headers of a request, trailers included")
+    head_timeout: Seconds = Field(10, description="Seconds from the first byte of a request to the end of its head")
+    body_grace: Seconds = Field(10, description="Seconds after which a request's body must keep to MIN_BODY_RATE")
+    min_body_rate: int = Field(1024, ge=0, le=2**30, description="Least bytes a second of a request's body; 0: none")
+    idle_timeout: Seconds = Field(30, description="Seconds that a connection may stay open without a request")
+    drain_timeout: Seconds = Field(5, description="Seconds that the rest of a body is read after its answer")
+    stalled_after: Seconds = Field(60, description="Seconds without a byte read after which a reader is cut off")
+    max_pipelined: int = Field(32, ge=1, le=10_000, description="Requests of a connection that may wait for answers")
+    max_connections_per_address: int = Field(
+        512, ge=0, le=1_000_000, description="Most connections of an address, but of FORWARDED_ALLOW_IPS; 0: any number"
+    )
+    reserved_descriptors: int = Field(
+        32, ge=0, le=10_000, description="File descriptors that are left for health checks"
+    )
+
     gateway_config: Path | None = Field(None, description="YAML file of providers and model names; none: as without")
 
     agents_config: Path | None = Field(None, description="YAML file of agents; none: there are no agents")

@@ -1,5 +1,6 @@
 """The app, put together: what it needs comes in as arguments, so that tests and production build the same one."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
 from apps.api.src.auth.caller import caller_in
 from apps.api.src.auth.middleware import Authentication
 from apps.api.src.health.routes import health_router, metrics_router, ready_router
+from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
 from apps.api.src.http.middleware.body_limit import BodyLimit
 from apps.api.src.http.middleware.client_address import ClientAddress
 from apps.api.src.http.middleware.cors import BrowserCors
@@ -47,28 +49,47 @@ DESCRIPTION = """One HTTP contract in front of cloud models and a local model on
 
 Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
 """
+UNLIMITED = (
+    "This server has no limits of its own: heads, slow clients and connections are unbounded. Put a proxy that has them"
+    " before it, start it by `python -m apps.api.src.main`, or name the class that has them:"
+    " --http apps.api.src.http.server:Protocol"
+)
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
 EXPOSED += ["X-Run-ID", "X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", "Age", "X-Cache-Score"]
 
+log = logging.getLogger(__name__)
 
-def create_app(settings: Settings, services: Services, *, server_rewrites_client: bool = False) -> FastAPI:
+
+def create_app(
+    settings: Settings, services: Services, *, server_rewrites_client: bool = False, limited: bool = True
+) -> FastAPI:
     """Build the app; nothing runs before its lifespan starts.
 
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
+    ``limited``: the server that runs it has the limits of `http/connections.py`; where not, the start says so.
     """
     shutdown = Shutdown(settings.shutdown_grace)
     accounts = services.accounts or build_accounts(settings, None)
     services = replace(services, accounts=accounts)
+    connections = Connections(ConnectionLimits.of(settings))
+    services.metrics.observe(connections)
     mcp = McpEndpoint(ServedTools(services, settings, accounts.limits).for_caller, caller_in, VERSION)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with shutdown.listening(), reloading(services.gateway, services.agents), services.metrics.loop_lag.measured():
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        if not limited:
+            log.warning(UNLIMITED)
+        with (
+            shutdown.listening(),
+            reloading(services.gateway, services.agents),
+            services.metrics.loop_lag.measured(),
+            connections.watched(),
+        ):
             await services.start()
             try:
-                yield
+                yield {STATE_KEY: connections}
             finally:
                 await mcp.aclose()
                 await services.aclose()

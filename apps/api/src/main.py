@@ -1,6 +1,6 @@
 """The app that a server imports, and the server that `make run` starts.
 
-uvicorn apps.api.src.main:app --host 0.0.0.0 --port 8000
+uvicorn apps.api.src.main:app --host 0.0.0.0 --port 8000 --http apps.api.src.http.server:Protocol
 python -m apps.api.src.main
 """
 
@@ -26,7 +26,7 @@ from apps.core.settings import Settings, SettingsError, load_settings
 from apps.gateway.routing.config import GatewayConfigError
 
 TRUST = "FORWARDED_ALLOW_IPS"
-LAST_SECONDS = 3
+SERVER = "apps.api.src.http.server"
 GC_THRESHOLDS = (20_000, 20, 50)
 
 
@@ -47,7 +47,9 @@ def _app(settings: Settings) -> FastAPI:
         sys.exit(f"Wrong setting GATEWAY_CONFIG: {error}")
     except AgentsConfigError as error:
         sys.exit(f"Wrong setting AGENTS_CONFIG: {error}")
-    return create_app(settings, services, server_rewrites_client=server_rewrites)
+    # a server that was told to use our protocol has imported it before the app
+    limited = __name__ == "__main__" or SERVER in sys.modules
+    return create_app(settings, services, server_rewrites_client=server_rewrites, limited=limited)
 
 
 def _exit_unless_kept(settings: Settings) -> None:
@@ -62,21 +64,11 @@ def _exit_unless_kept(settings: Settings) -> None:
 
 
 def serve() -> None:
-    """Run the app with the settings' address, and a shutdown that is over a little after the grace period."""
-    import uvicorn  # a fifth of the app's import time, which a server that imports the app has spent already
+    """Run the app with the settings' address and the limits of our own server."""
+    from apps.api.src.http.server import serve as run  # uvicorn: a server that imports the app has it already
 
-    settings = app.state.settings
     calm_the_collector()
-    uvicorn.run(
-        app,
-        host=settings.api_host,
-        port=settings.api_port,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.shutdown_grace) + LAST_SECONDS,
-    )
+    run(app, app.state.settings)
 
 
 def calm_the_collector() -> None:

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
+from apps.api.src.http.server import Protocol
 from apps.api.src.wiring.gateway import build_cloud, build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.api.src.wiring.stores import build_database
@@ -51,7 +52,7 @@ def settings(**changes: object) -> Settings:
 def serving(app: FastAPI) -> Iterator[str]:
     """The base URL of ``app``, served by uvicorn as production serves it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(Overheard(app), log_config=None, access_log=False, server_header=False)
+        config = uvicorn.Config(Overheard(app), http=Protocol, log_config=None, access_log=False, server_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -63,14 +63,17 @@ EXAMPLES: list[AppError] = [
     errors.InvalidValue(
         "Temperature must be between 0 and 2", field="temperature", details={"min": 0, "max": 2, "received": 3.5}
     ),
+    errors.MalformedRequest("What came is not a request of HTTP/1.1"),
     errors.Unauthorized("A valid API key is required"),
     errors.Forbidden("This key may not do that"),
     errors.NotFound("No such route"),
     errors.MethodNotAllowed("Method not allowed: see Allow"),
+    errors.RequestTimeout("The head of the request did not come in time"),
     errors.Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key"),
     errors.PayloadTooLarge("Request body must be at most 1048576 bytes", details={"max_bytes": 1048576}),
     errors.UnsupportedMediaType("Content-Type must be application/json"),
     errors.RateLimitExceeded("Rate limit exceeded: 10 per 1 minute", details={"limit": "10 per 1 minute"}),
+    errors.HeadTooLarge("The head of a request must be at most 65536 bytes", details={"max_bytes": 65536}),
     errors.InternalError("The upstream failed", details={"attempts": 3, "cause": "the upstream answered 503"}),
     errors.UpstreamError("The upstream refused the call", details={"upstream_status": 401}),
     errors.ModelUnavailable("The local model is loading"),
@@ -78,11 +81,20 @@ EXAMPLES: list[AppError] = [
     errors.Timeout("The upstream did not answer in time", details={"attempts": 3, "cause": "timeout"}),
 ]
 
+# the server's own refusals among them: they come before any route is known
+EVERYWHERE = (
+    errors.InternalError,
+    errors.MethodNotAllowed,
+    errors.MalformedRequest,
+    errors.RequestTimeout,
+    errors.HeadTooLarge,
+)
+
 
 def error_responses(*kinds: type[AppError]) -> Responses:
     """The ``responses`` of a route that can end in these errors, or crash: one entry a status, one example a code."""
     responses: Responses = {}
-    for example in _examples((*kinds, errors.InternalError, errors.MethodNotAllowed)):
+    for example in _examples((*kinds, *EVERYWHERE)):
         entry = responses.setdefault(example.status, {"description": example.summary})
         if example.summary not in entry["description"]:
             entry["description"] += f"; {example.summary[0].lower()}{example.summary[1:]}"

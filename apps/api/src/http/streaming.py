@@ -13,7 +13,6 @@ from apps.api.src.http.shutdown import Shutdown
 from apps.core.errors import AppError, InternalError
 
 PING_AFTER = 15.0
-STALLED_AFTER = 60.0
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -62,6 +61,7 @@ class StreamedResponse(Response):
         self._started = False
         self._sending = False
         self._active_at = 0.0
+        self._stalled_after = 0.0
 
     def when_refused(self, tell: Callable[[AppError], None]) -> None:
         """Have ``tell`` called with an error that comes before the first frame: it takes the place of this response."""
@@ -69,6 +69,7 @@ class StreamedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
+        self._stalled_after = scope["app"].state.settings.stalled_after
         try:
             await guarded(self._stream(), receive, self._shutdown, self._tick)
         except ClientGone:
@@ -103,16 +104,16 @@ class StreamedResponse(Response):
         self._sending = False
 
     async def _tick(self) -> None:
-        """Keep a silent stream alive; give up on a client that has stopped reading."""
+        """Keep a silent stream alive; give up on a client that has stopped reading, under whatever server."""
         if not self._started:
             return
         silence = asyncio.get_running_loop().time() - self._active_at
-        if self._sending and silence > STALLED_AFTER:
+        if self._sending and silence > self._stalled_after:
             raise ClientGone
         if not self._sending and silence > PING_AFTER and self._ping:
             self._active_at += silence
             try:
-                async with asyncio.timeout(STALLED_AFTER):
+                async with asyncio.timeout(self._stalled_after):
                     await self._send({"type": "http.response.body", "body": self._ping, "more_body": True})
             except TimeoutError:
                 raise ClientGone from None

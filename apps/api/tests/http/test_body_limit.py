@@ -63,8 +63,12 @@ def test_the_connection_ends_with_the_answer(url: str) -> None:
         assert b"connection: close" in read_to_end(connection).lower()
 
 
-def test_a_body_longer_than_its_content_length_is_refused_by_the_server(url: str) -> None:
-    assert exchange(url, post("/generate", b'{"prompt": "hi"}', "Content-Length: 5")).status_code == 400
+def test_a_body_longer_than_its_content_length_ends_there_and_the_connection_with_it(url: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(post("/generate", b'{"prompt": "hi"}', "Content-Length: 5"))
+        answers = read_to_end(connection)
+    assert answers.startswith(b"HTTP/1.1 422 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1 2", "0x10", "9" * 30])

@@ -44,6 +44,10 @@ class Metrics:
         self._observed: tuple[Observed, ...] = (self.loop_lag, self.calls, *observed)
         self._version = version
 
+    def observe(self, *parts: Observed) -> None:
+        """Ask these at each scrape, too."""
+        self._observed += parts
+
     def warm(self) -> None:
         """Import and register now what the first request would wait for."""
         _ = self._registry, self._instruments

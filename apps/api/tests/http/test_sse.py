@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from apps.api.src.http.sse import EventStream, PlainText
-from apps.api.tests.generate.test_faults import cloud
 from apps.core.deltas import Delta, Usage
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
+from apps.tests.support.faults import cloud
 from apps.tests.support.reading import read_events
 from apps.tests.support.serving import serving_models
 from eval.mock_upstream import MockUpstream
@@ -104,7 +104,7 @@ def url(mock: MockUpstream) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=30, trust_env=False) as kept:
+    with httpx2.Client(timeout=90, trust_env=False) as kept:
         yield kept
 
 

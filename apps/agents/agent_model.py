@@ -6,7 +6,8 @@ from contextlib import aclosing
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX, Overrides
 from apps.agents.events import RunEnded, TextDelta
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.core.errors import Conflict, InvalidValue, NotFound
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import Readiness

@@ -1,16 +1,16 @@
-"""Entries: a whole answer as bytes and back. A few lines of JSON and the frames behind them; no pickle, no code.
+"""Entries of the response cache: a whole answer as bytes and back, in JSON and the frames behind it; no pickle.
 
-What comes back from a store is not trusted: an entry that is not whole, or was written for another question, is none.
-
-Deltas as frames of an entry: each one a JSON object of what it holds, and back.
+What comes back from a store is not trusted: an entry that is not whole, or was written for another key, is refused.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
 
 MAGIC = b"answer1\n"
 DIGEST_BYTES = 32
@@ -18,37 +18,29 @@ LENGTH_BYTES = 4
 
 
 class CorruptEntry(Exception):
-    """These bytes are not the entry that was asked for."""
-
-
-class Facts(NamedTuple):
-    """What is known of an answer beside its frames. ``cost`` in US dollars is what making it has cost.
-
-    ``estimated``: nobody told the tokens, so they were counted.
-    """
-
-    content_type: str = ""
-    model: str = ""
-    provider: str = ""
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int = 0
-    estimated: bool = False
-    cost: float | None = None
+    """These bytes are not the entry of this key."""
 
 
 class Entry(NamedTuple):
-    """``made_at`` is Unix time."""
+    """A whole answer as it is stored: the model that made it, its usage, its frames, and when (Unix time)."""
 
-    facts: Facts
+    model: str
+    provider: str
+    usage: Usage | None
     frames: Sequence[bytes]
     made_at: float
 
 
 def encode(entry: Entry, digest: bytes) -> bytes:
-    """The bytes to keep, for the question with this digest."""
-    lengths = [len(frame) for frame in entry.frames]
-    written = json.dumps({"facts": entry.facts._asdict(), "made_at": entry.made_at, "lengths": lengths}).encode()
+    """The bytes to keep, under this digest."""
+    head = {
+        "model": entry.model,
+        "provider": entry.provider,
+        "usage": None if entry.usage is None else asdict(entry.usage),
+        "lengths": [len(frame) for frame in entry.frames],
+        "made_at": entry.made_at,
+    }
+    written = json.dumps(head).encode()
     return b"".join((MAGIC, digest, len(written).to_bytes(LENGTH_BYTES, "big"), written, *entry.frames))
 
 
@@ -63,7 +55,7 @@ def decode(raw: bytes, digest: bytes) -> Entry:
 def _decode(raw: bytes, digest: bytes) -> Entry:
     # a reply that a connection has mixed up with another's would be another tenant's answer
     if not raw.startswith(MAGIC + digest):
-        raise CorruptEntry("written for another question")
+        raise CorruptEntry("written for another key")
     at = len(MAGIC) + DIGEST_BYTES
     head_at = at + LENGTH_BYTES
     frames_at = head_at + int.from_bytes(raw[at:head_at], "big")
@@ -74,34 +66,35 @@ def _decode(raw: bytes, digest: bytes) -> Entry:
     bounds = list(accumulate(lengths, initial=frames_at))
     if bounds[-1] != len(raw):
         raise CorruptEntry("not whole")
-    return Entry(_facts(head["facts"]), [raw[a:b] for a, b in pairwise(bounds)], float(head["made_at"]))
+    model, provider = head["model"], head["provider"]
+    if not isinstance(model, str) or not isinstance(provider, str):
+        raise CorruptEntry("a name is none")
+    frames = [raw[a:b] for a, b in pairwise(bounds)]
+    return Entry(model, provider, _usage(head["usage"]), frames, float(head["made_at"]))
 
 
-def _facts(told: object) -> Facts:
-    if not isinstance(told, dict):
-        raise CorruptEntry("no facts")
-    facts = Facts(**told)
-    texts = (facts.content_type, facts.model, facts.provider)
-    counts = (facts.prompt_tokens, facts.completion_tokens, facts.cached_tokens)
-    sound = all(isinstance(text, str) for text in texts) and all(type(n) is int or n is None for n in counts)
-    if (
-        not sound
-        or not isinstance(facts.estimated, bool)
-        or not (facts.cost is None or isinstance(facts.cost, int | float))
-    ):
-        raise CorruptEntry("facts of a wrong type")
-    return facts
+def _usage(written: object) -> Usage | None:
+    """Raises TypeError for fields that a usage does not have, CorruptEntry for values of a wrong type."""
+    if written is None:
+        return None
+    if not isinstance(written, dict):
+        raise CorruptEntry("no usage")
+    usage = Usage(**written)
+    counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens)
+    if not all(type(count) is int for count in counts) or type(usage.estimated) is not bool:
+        raise CorruptEntry("a usage of wrong types")
+    if not (usage.cost is None or type(usage.cost) in (int, float)):
+        raise CorruptEntry("a usage of wrong types")
+    return usage
 
 
 def frame_of(delta: Delta) -> bytes:
-    """Everything but the note of the cache, which is another one at each reading."""
+    """The delta as JSON."""
     data: dict[str, Any] = {"text": delta.text, "finish_reason": delta.finish_reason, "model": delta.model}
     if delta.tool_calls:
         data["tool_calls"] = [[c.index, c.id, c.name, c.arguments] for c in delta.tool_calls]
     if delta.usage:
-        usage = delta.usage
-        counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        data["usage"] = [*counts, usage.cost, usage.reasoning_tokens]
+        data["usage"] = asdict(delta.usage)
     if delta.reasoning:
         data["reasoning"] = delta.reasoning
     if delta.logprobs:
@@ -117,7 +110,7 @@ def delta_of(frame: bytes) -> Delta:
             data["text"],
             tuple(ToolCallDelta(*call) for call in data.get("tool_calls", ())),
             data["finish_reason"],
-            Usage(*data["usage"]) if "usage" in data else None,
+            _usage(data.get("usage")),
             data["model"],
             tuple(_logprob(token) for token in data.get("logprobs", ())),
             reasoning=data.get("reasoning", ""),

@@ -1,7 +1,4 @@
-"""The response cache itself: finds an answer that was kept for a question, and keeps one. Executes nothing.
-
-Single flight: identical calls that are under way at the same time are one execution, which all of them read.
-"""
+"""The response cache: looks answers up and stores them. Executes nothing."""
 
 import asyncio
 import logging
@@ -11,18 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from apps.cache.entry import CorruptEntry, Entry, decode, encode
-from apps.cache.question import Question
+from apps.cache.key import CacheKey
 from apps.cache.semantic import SemanticIndex
 from apps.cache.store import Store
 from apps.core.ports import Observation
 
 if TYPE_CHECKING:
     from apps.cache.semantic import Vector
-from collections.abc import Awaitable
-from typing import Any, Generic, NamedTuple, TypeVar
 
-from apps.cache.entry import Facts
-from apps.models.recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +25,7 @@ CLOSING_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Counts:
-    """What the cache did since the start, for whoever reports it."""
+    """What the cache did since the start, for metrics."""
 
     hits: int = 0
     semantic: int = 0
@@ -44,8 +37,8 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """``score`` is the cosine of the two questions, of a semantic hit."""
+class Stored:
+    """A stored answer; ``score`` is the cosine of the two questions, of a semantic hit."""
 
     entry: Entry
     use: Literal["hit", "semantic"]
@@ -54,15 +47,15 @@ class Found:
 
 
 @dataclass(slots=True)
-class Search:
-    """What a search came to; the ``vector`` of the question is kept, so that it is made once a call."""
+class Lookup:
+    """The result of a lookup; with the ``vector`` of the question, so that it is computed once a call."""
 
-    found: Found | None = None
+    found: Stored | None = None
     vector: "Vector | None" = None
 
 
 class ResponseCache:
-    """``ttl`` seconds is how long an answer is kept where its caller does not say."""
+    """``ttl`` seconds is how long an answer is stored where its caller sets no other time."""
 
     def __init__(
         self,
@@ -84,11 +77,11 @@ class ResponseCache:
 
     @property
     def storage_failures(self) -> int:
-        """How often the store could not be asked."""
+        """How often the storage failed."""
         return int(getattr(self.store, "failures", 0))
 
     def observations(self) -> Iterator[Observation]:
-        """For whoever scrapes: what `Counts` counts, and how often the store failed."""
+        """What `Counts` counts, and how often the storage failed."""
         for name, value in asdict(self.counts).items():
             labels = {"event": name}
             yield Observation("genai_cache_events_total", "What the response cache did", value, "counter", labels)
@@ -99,7 +92,7 @@ class ResponseCache:
         await self.store.start()
 
     async def aclose(self) -> None:
-        """What is being kept just now may get there."""
+        """Close the storage, after what is being stored."""
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
                 await self._idle.wait()
@@ -107,27 +100,27 @@ class ResponseCache:
             log.warning("The cache was closed before everything was in it")
         await self.store.aclose()
 
-    async def find(self, question: Question) -> Search:
-        """The answer to the same question, or to the nearest one where the caller's key takes those."""
-        found = await self.exact(question)
+    async def lookup(self, key: CacheKey) -> Lookup:
+        """The answer under this key, or the one to the most similar question where the caller allows those."""
+        found = await self.exact(key)
         if found is not None:
-            return Search(found)
-        if question.alike is None or self.semantic is None:
-            return Search()
-        vector = await self.semantic.vector_of(question.alike.text)
-        return Search() if vector is None else Search(await self._nearest(question, vector), vector)
+            return Lookup(found)
+        if key.similar is None or self.semantic is None:
+            return Lookup()
+        vector = await self.semantic.vector_of(key.similar.text)
+        return Lookup() if vector is None else Lookup(await self._nearest(key, vector), vector)
 
-    async def exact(self, question: Question) -> Found | None:
-        """The answer to the same question."""
-        entry = await self._entry(question.digest)
-        if entry is None or not self._fresh(entry, question):
+    async def exact(self, key: CacheKey) -> Stored | None:
+        """The answer under this key."""
+        entry = await self._entry(key.digest)
+        if entry is None or not self._fresh(entry, key):
             return None
         self.counts.hits += 1
-        return Found(entry, "hit", self._age(entry))
+        return Stored(entry, "hit", self._age(entry))
 
-    async def keep(self, question: Question, entry: Entry, vector: "Vector | None" = None) -> None:
-        """Keep a whole answer, unless it is too large."""
-        if not question.wishes.keep:
+    async def put(self, key: CacheKey, entry: Entry, vector: "Vector | None" = None) -> None:
+        """Store a whole answer, unless it is too large."""
+        if not key.control.store:
             return
         if sum(map(len, entry.frames)) > self._largest:
             self.counts.too_large += 1
@@ -135,26 +128,26 @@ class ResponseCache:
         self._keeping += 1
         self._idle.clear()
         try:
-            await self.store.set(question.digest, encode(entry, question.digest), question.ttl)
+            await self.store.set(key.digest, encode(entry, key.digest), key.ttl)
         finally:
             self._keeping -= 1
             if not self._keeping:
                 self._idle.set()
         self.counts.kept += 1
-        if self.semantic is not None and question.alike is not None and vector is not None:
-            self.semantic.add(question.alike.scope, question.digest, vector, question.alike.text, question.ttl)
+        if self.semantic is not None and key.similar is not None and vector is not None:
+            self.semantic.add(key.similar.scope, key.digest, vector, key.similar.text, key.ttl)
 
-    async def _nearest(self, question: Question, vector: "Vector") -> Found | None:
-        if self.semantic is None or question.alike is None:
+    async def _nearest(self, key: CacheKey, vector: "Vector") -> Stored | None:
+        if self.semantic is None or key.similar is None:
             return None
-        alike = question.alike
+        alike = key.similar
         for digest, score in self.semantic.nearest(alike.scope, vector, alike.text, alike.least):
             entry = await self._entry(digest)
             if entry is None:
                 self.semantic.forget(alike.scope, digest)
-            elif self._fresh(entry, question):
+            elif self._fresh(entry, key):
                 self.counts.semantic += 1
-                return Found(entry, "semantic", self._age(entry), score)
+                return Stored(entry, "semantic", self._age(entry), score)
         return None
 
     async def _entry(self, digest: bytes) -> Entry | None:
@@ -167,78 +160,8 @@ class ResponseCache:
             self.counts.corrupt += 1
             return None
 
-    def _fresh(self, entry: Entry, question: Question) -> bool:
-        return self._age(entry) < question.ttl
+    def _fresh(self, entry: Entry, key: CacheKey) -> bool:
+        return self._age(entry) < key.ttl
 
     def _age(self, entry: Entry) -> float:
         return max(0.0, self._clock() - entry.made_at)
-
-
-R = TypeVar("R", bound=Recording[Any])
-Frames = Callable[[R], list[bytes]]
-# adds the items; tells what is known of the answer, None where it must not be kept
-Execute = Callable[[R], Awaitable[Facts | None]]
-
-
-class Flight(NamedTuple, Generic[R]):
-    """An execution that a caller reads: its own (``begun_here``), or one that it has joined."""
-
-    recording: R
-    begun_here: bool
-
-
-class Flights(Generic[R]):
-    """``frames`` makes of a whole recording what the cache keeps."""
-
-    def __init__(self, cache: ResponseCache, make: Callable[[], R], frames: Frames[R]) -> None:
-        self._cache = cache
-        self._make = make
-        self._frames = frames
-        self._under_way: dict[bytes, R] = {}
-        self._ended = 0
-
-    async def answer(self, question: Question, execute: Execute[R]) -> Found | Flight[R]:
-        """What was kept, or the flight that makes it: one that is under way, or a new one by ``execute``."""
-        if not question.wishes.look:
-            return Flight(self._begin(question, Search(), execute, alone=True), begun_here=True)
-        joined = self._join(question)
-        if joined is not None:
-            return joined
-        ended = self._ended
-        search = await self._cache.find(question)
-        if search.found is None and self._ended != ended:
-            # one that ended meanwhile may have kept the answer behind our back
-            search = Search(await self._cache.exact(question), search.vector)
-        if search.found is not None:
-            return search.found
-        # and one may have begun meanwhile
-        return self._join(question) or Flight(self._begin(question, search, execute), begun_here=True)
-
-    def _join(self, question: Question) -> Flight[R] | None:
-        recording = self._under_way.get(question.flight)
-        if recording is None or recording.given_up or recording.error is not None:
-            return None
-        self._cache.counts.joined += 1
-        return Flight(recording, begun_here=False)
-
-    def _begin(self, question: Question, search: Search, execute: Execute[R], *, alone: bool = False) -> R:
-        """``alone``: nobody may join what its caller wants made anew."""
-        self._cache.counts.misses += 1
-        recording = self._make()
-        if not alone:
-            self._under_way[question.flight] = recording
-        recording.begin(
-            self._fly(recording, question, search, execute), lambda ended: self._land(question.flight, ended)
-        )
-        return recording
-
-    async def _fly(self, recording: R, question: Question, search: Search, execute: Execute[R]) -> None:
-        facts = await execute(recording)
-        if facts is not None and recording.whole and recording.items:
-            entry = Entry(facts, self._frames(recording), time.time())
-            await self._cache.keep(question, entry, search.vector)
-
-    def _land(self, name: bytes, recording: R) -> None:
-        self._ended += 1
-        if self._under_way.get(name) is recording:
-            del self._under_way[name]

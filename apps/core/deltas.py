@@ -1,31 +1,12 @@
-"""The words of an answer: the deltas of a stream, its usage, and the answer collected from them."""
+"""An answer: the deltas of a stream, and the whole collected from them."""
 
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 
-from apps.core.calls import CacheUse
+from apps.core.calls import Usage
 from apps.core.citations import Citation
 from apps.core.errors import UpstreamError
 from apps.core.messages import ToolCall
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one call, and its cost in US dollars where a price is known.
-
-    ``cached_tokens`` of the prompt's were not computed again. ``reasoning_tokens`` are those of the completion's that
-    the model thought with.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    cost: float | None = None
-    reasoning_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +34,13 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheNote:
-    """What the response cache had to do with an answer: its age in seconds, and how alike the question was."""
-
-    use: CacheUse
-    age: float | None = None
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Delta:
     """One step of an answer. The last one of a whole answer, and only that, has a ``finish_reason``.
 
-    ``model`` names who really answers and comes with the last delta at the latest, as ``usage`` does
-    where the model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for. ``cache``
-    comes with the first delta, where there is a response cache. ``citations`` come with the first delta of an answer
-    from documents, and with no other: there may be none of them. ``reasoning`` is what the model thought before its
-    answer: never a part of ``text``.
+    ``model`` names the model that answers and comes with the last delta at the latest, as ``usage`` does where the
+    model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for. ``citations`` come
+    with the first delta of an answer from documents, and with no other: there may be none of them. ``reasoning`` is
+    what the model thought before its answer: never a part of ``text``.
     """
 
     text: str = ""
@@ -78,7 +49,6 @@ class Delta:
     usage: Usage | None = None
     model: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    cache: CacheNote | None = None
     citations: tuple[Citation, ...] | None = None
     reasoning: str = ""
 
@@ -93,14 +63,13 @@ class Answer:
     usage: Usage | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    cache: CacheNote | None = None
     citations: tuple[Citation, ...] | None = None
     reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A stream whose first delta is there. Whoever holds it closes ``rest``."""
+    """A stream whose first delta is there. Its holder closes ``rest``."""
 
     first: Delta
     rest: AsyncGenerator[Delta, None]
@@ -126,7 +95,7 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     thoughts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
     logprobs: list[TokenLogprob] = []
-    finish = model = usage = cache = citations = None
+    finish = model = usage = citations = None
     async for delta in deltas:
         texts.append(delta.text)
         thoughts.append(delta.reasoning)
@@ -136,13 +105,12 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
         finish = delta.finish_reason or finish
         model = delta.model or model
         usage = delta.usage or usage
-        cache = delta.cache or cache
         citations = delta.citations if delta.citations is not None else citations
     if finish is None:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
     reasoning = "".join(thoughts)
-    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, cache, citations, reasoning)
+    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, citations, reasoning)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

@@ -37,19 +37,19 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheWishes:
+class CacheControl:
     """What a caller asks of the response cache.
 
-    ``look`` False: the answer must be made anew; ``keep`` False: nor may it be kept. ``ttl`` seconds: an answer that
-    could turn out differently is cached too, and none that is older is given.
+    ``lookup`` False: the answer must be made anew; ``store`` False: nor may it be stored. ``ttl`` seconds: an answer
+    that could turn out differently is cached too, and none that is older is used.
     """
 
-    look: bool = True
-    keep: bool = True
+    lookup: bool = True
+    store: bool = True
     ttl: int | None = None
 
 
-NO_WISHES = CacheWishes()
+DEFAULT_CACHE_CONTROL = CacheControl()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class ChatRequest:
     ``tools`` are function schemas in the shape of OpenAI's chat API. ``top_p``, ``temperature`` and
     ``max_tokens`` left at None are not sent: the model's own default counts. So are the last three:
     ``response_format`` in the shape of OpenAI's chat API; ``top_logprobs`` None asks for no log probabilities, a
-    number for each token's and that many alternatives. ``caller`` and ``cache`` are never sent anywhere: they say whose
-    stores may be looked into, and how. Nor is ``record``: who chooses among providers, waits for one or tries again
-    notes that there, where the call has one.
+    number for each token's and that many alternatives. ``caller``, ``cache`` and ``record`` are never sent anywhere:
+    they are the tenant whose stores may be read, how the response cache is used, and the record of the call where it
+    has one, which the parts on its way fill in.
 
     Samplers, each None where the caller left it open: ``top_k`` (0 or None: all tokens), ``min_p``,
     ``repetition_penalty`` (of prompt and answer), ``frequency_penalty`` and ``presence_penalty`` (of the answer),
@@ -110,7 +110,7 @@ class ChatRequest:
     # how its caller wants the answer, which is nothing to the model
     streamed: bool = False
     caller: Caller = ANONYMOUS
-    cache: CacheWishes = NO_WISHES
+    cache: CacheControl = DEFAULT_CACHE_CONTROL
     record: CallRecord | None = field(default=None, compare=False, repr=False)
 
 

@@ -1,6 +1,10 @@
 """Prices of tokens, and what a call costs."""
 
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from apps.core.calls import Usage
 
 PER_MILLION = 1_000_000
 # tokens of an answer whose request sets no limit
@@ -20,3 +24,10 @@ class Price(BaseModel):
 def cost(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
     """US dollars."""
     return (prompt_tokens * price.input + completion_tokens * price.output) / PER_MILLION
+
+
+def priced(usage: Usage, price: Price | None) -> Usage:
+    """The usage with its cost: the one that it reports itself, else by the price where that is known."""
+    if usage.cost is not None or price is None:
+        return usage
+    return replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens))

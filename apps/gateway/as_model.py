@@ -1,11 +1,4 @@
-"""The gateway as a ChatModel: what /generate asks where there is a routing file, by the same names as /v1.
-
-The models that may write an answer for another ChatModel: the local one, or any name of the gateway.
-
-Implements Writer, so that whoever asks can make a prompt fit first. It does not know what the answers are for.
-
-Every model by the names that callers use, as one ChatModel: what agents ask, in process.
-"""
+"""The gateway as a ChatModel: /generate, answers from documents and agents ask it, by the same names as /v1."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
@@ -25,61 +18,94 @@ from apps.core.errors import (
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import ChatModel, ContextWindow, Readiness, Writer
 from apps.gateway.gateway import Gateway
-from apps.gateway.protocol import Receipt
 from apps.gateway.routing.router import Needs
 from apps.gateway.routing.targets import Target
 
+# the name that leads to the local model, whatever its own name is
+LOCAL = "local"
+# best first
+STATES = ("ready", "loading", "failed", "not_configured")
+CONTEXT = 4096
+# what a chat template puts around a message, with much room to spare
+TOKENS_PER_MESSAGE = 16
 
-class RoutedModel:
-    """``default`` is the name that a request without one means."""
 
-    def __init__(self, gateway: Gateway, default: str) -> None:
+class GatewayModel:
+    """Implements Writer. A request without a ``model`` means ``default``.
+
+    ``local`` answers to LOCAL, and to an empty default, where the routing file has no model of that name; None: only
+    the routing file's names count. ``context`` is the window, in tokens, of models whose window the routing file does
+    not give.
+    """
+
+    def __init__(self, gateway: Gateway, default: str, local: ChatModel | None = None, context: int = CONTEXT) -> None:
         self._gateway = gateway
         self._default = default
+        self._local = local
+        self._context = context
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        # whoever is behind the gateway has a call of his own, which is not on that record
-        asked = replace(request, model=request.model or self._default, record=None)
-        receipt = Receipt()
+        name = request.model or self._default
+        local = self._local_for(name)
+        if local is not None:
+            deltas = local.stream(replace(request, model=None))
+        else:
+            record = request.record or CallRecord(request.caller, "", name)
+            deltas = self._gateway.stream(replace(request, model=name), record)
         try:
-            async with aclosing(self._gateway.stream(asked, receipt)) as deltas:
+            async with aclosing(deltas):
                 async for delta in deltas:
-                    _note(request.record, receipt)
                     yield delta
-        finally:
-            _note(request.record, receipt)
+        except AppError as error:
+            raise _tried(error) from error
+
+    async def window(self, request: ChatRequest) -> ContextWindow:
+        name = request.model or self._default
+        local, targets = self._local_for(name), []
+        if local is None:
+            targets = self._gateway.router.candidates(name, Needs())
+            if any(target.provider.config.prefix for target in targets):
+                raise InvalidValue("A collection cannot write another collection's answers", field="model")
+            local = _the_one(targets)
+        if isinstance(local, Writer):
+            return await local.window(request)
+        return EstimatedWindow(min((t.config.context or self._context for t in targets), default=self._context))
+
+    def highest_price(self, name: str | None) -> tuple[float, float] | None:
+        """US dollars for a million tokens of prompt and answer, at the dearest target; None where one is not known."""
+        asked = name or self._default
+        if self._local_for(asked) is not None:
+            return 0.0, 0.0
+        price = self._gateway.dearest(asked, Needs(tools=True))
+        return None if price is None else (price.input, price.output)
 
     def revision(self, request: ChatRequest) -> str | None:
         return self._gateway.router.revision(request.model or self._default)
 
     def readiness(self) -> Readiness:
-        """Ready where one of the default's targets is."""
+        """As ready as the readiest of the default's targets."""
+        local = self._local_for(self._default)
+        if local is not None:
+            return local.readiness()
         try:
             targets = self._gateway.router.candidates(self._default, Needs())
         except NotFound:
             reason = f"the routing file has no model {self._default}: set DEFAULT_MODEL to one that it has"
             return Readiness(self._default, "not_configured", reason)
         states = [target.provider.chat.readiness() for target in targets]
-        best = min(states, key=lambda state: ORDER.index(state.state))
+        best = min(states, key=lambda state: STATES.index(state.state))
         return Readiness(self._default, best.state, best.reason)
 
     async def start(self) -> None:
         """The gateway's providers connect when they are first asked."""
 
     async def aclose(self) -> None:
-        """The gateway is closed by whoever made it."""
+        """The gateway and the local model are closed by their makers."""
 
-
-def _note(record: CallRecord | None, receipt: Receipt) -> None:
-    if record is not None:
-        record.provider, record.attempts, record.queued = receipt.provider, receipt.attempts, receipt.queued
-
-
-ORDER = ("ready", "loading", "failed", "not_configured")
-
-
-# what a chat template puts around a message, with much room to spare
-TOKENS_PER_MESSAGE = 16
+    def _local_for(self, name: str) -> ChatModel | None:
+        """The local model, where it answers to this name without the router."""
+        taken = name == LOCAL and LOCAL in self._gateway.router.names()
+        return self._local if name in ("", LOCAL) and not taken else None
 
 
 class EstimatedWindow:
@@ -98,61 +124,10 @@ class EstimatedWindow:
         return sum(TOKENS_PER_MESSAGE + _bytes(message) for message in messages)
 
 
-class Writers:
-    """Implements Writer. A request without a ``model`` means ``default``; where that is empty, the local model.
-
-    ``context`` is the window of models of which the routing file does not tell it. ``gateway`` is set once it is
-    there: the gateway's own providers may ask the writers.
-    """
-
-    def __init__(self, local: ChatModel, default: str, context: int) -> None:
-        self._local = local
-        self._default = default
-        self._context = context
-        self.gateway: Gateway | None = None
-
-    async def window(self, request: ChatRequest) -> ContextWindow:
-        targets = self._targets(request)
-        if all(target.provider.chat is self._local for target in targets) and isinstance(self._local, Writer):
-            return await self._local.window(request)
-        return EstimatedWindow(min((t.config.context or self._context for t in targets), default=self._context))
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        self._targets(request)
-        name = request.model or self._default
-        chosen = replace(request, model=name or None)
-        deltas = self._gateway().stream(chosen, Receipt()) if name else self._local.stream(chosen)
-        try:
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    yield delta
-        except AppError as error:
-            raise all_tried(error) from error
-
-    def readiness(self) -> Readiness:
-        """Of whoever writes where the caller names nobody."""
-        if not self._default:
-            return self._local.readiness()
-        return RoutedModel(self._gateway(), self._default).readiness()
-
-    async def start(self) -> None:
-        """The models are started by whoever made them."""
-
-    async def aclose(self) -> None:
-        """The models are closed by whoever made them."""
-
-    def _targets(self, request: ChatRequest) -> list[Target]:
-        """Who may answer; nobody is listed where it is the local model itself. Raises NotFound and InvalidValue."""
-        name = request.model or self._default
-        targets = self._gateway().router.candidates(name, Needs()) if name else []
-        if any(target.provider.config.prefix for target in targets):
-            raise InvalidValue("A collection cannot write another collection's answers", field="model")
-        return targets
-
-    def _gateway(self) -> Gateway:
-        if self.gateway is None:
-            raise RuntimeError("the writers have no gateway yet")
-        return self.gateway
+def _the_one(targets: Sequence[Target]) -> ChatModel | None:
+    """The model of this process that is all of these targets; None where they are several, or elsewhere."""
+    models = {id(target.provider.chat): target.provider.chat for target in targets}
+    return next(iter(models.values())) if len(models) == 1 else None
 
 
 def _bytes(message: Message) -> int:
@@ -161,8 +136,8 @@ def _bytes(message: Message) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def all_tried(error: AppError) -> AppError:
-    """The same error for those above, who must not try again: all attempts have been made here."""
+def _tried(error: AppError) -> AppError:
+    """The same error as one that is not retried any more: all attempts were made by the gateway."""
     if isinstance(error, UpstreamUnavailable):
         kind: type[AppError] = InternalError
     elif isinstance(error, UpstreamTimeout):
@@ -170,52 +145,3 @@ def all_tried(error: AppError) -> AppError:
     else:
         return error
     return kind(error.message, field=error.field, details=error.details, headers=error.headers)
-
-
-LOCAL = "local"
-
-
-class NamedModels:
-    """A request without a ``model`` means ``default``; ``local`` is the local model, whatever it is called today.
-
-    ``gateway`` is set once it is there: the gateway's own providers may ask these.
-    """
-
-    def __init__(self, local: ChatModel, default: str) -> None:
-        self._local = local
-        self._default = default
-        self.gateway: Gateway | None = None
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        if self.gateway is None:
-            raise RuntimeError("there is no gateway yet")
-        name = request.model or self._default
-        if name == LOCAL and LOCAL not in self.gateway.router.names():
-            deltas = self._local.stream(replace(request, model=None))
-        else:
-            deltas = self.gateway.stream(replace(request, model=name), Receipt())
-        try:
-            async with aclosing(deltas):
-                async for delta in deltas:
-                    yield delta
-        except AppError as error:
-            raise all_tried(error) from error
-
-    def dearest(self, name: str | None) -> tuple[float, float] | None:
-        """US dollars for a million tokens of prompt and answer, at the dearest target; None where one is not known."""
-        if self.gateway is None:
-            raise RuntimeError("there is no gateway yet")
-        asked = name or self._default
-        if asked == LOCAL and LOCAL not in self.gateway.router.names():
-            return 0.0, 0.0
-        price = self.gateway.dearest(asked, Needs(tools=True))
-        return None if price is None else (price.input, price.output)
-
-    def readiness(self) -> Readiness:
-        return self._local.readiness()
-
-    async def start(self) -> None:
-        """The models are started by whoever made them."""
-
-    async def aclose(self) -> None:
-        """The models are closed by whoever made them."""

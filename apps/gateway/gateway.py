@@ -1,15 +1,16 @@
-"""The gateway itself: a routing file at work, asked over the wire or as a ChatModel, and replaced whole on reload."""
+"""The gateway: a routing file in force, asked in OpenAI's shapes or as a ChatModel, and replaced whole on reload."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from apps.core.calls import CallRecord
 from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
-from apps.core.pricing import Price, cost
-from apps.gateway.protocol import Receipt, WireCall, WireReply
+from apps.core.pricing import Price, cost, priced
+from apps.gateway.protocol import WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.estimates import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image
 from apps.gateway.routing.retry_budget import RetryBudgets
@@ -18,17 +19,26 @@ from apps.gateway.routing.targets import FREE, Target
 
 
 class Gateway:
-    """``build`` reads and checks the routing file and makes a Router; it raises where the file is wrong."""
+    """Sends calls to the targets of its router, which `load` makes.
 
-    def __init__(self, build: Callable[[], Router], attempts: Attempts) -> None:
-        self._build = build
+    The models of this process may ask the gateway that they are served by: so it is made before them, and loaded when
+    they are there.
+    """
+
+    router: Router
+
+    def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
         self.budgets = RetryBudgets()
         self._retired: dict[asyncio.Task[None], Router] = {}
-        self.router = build()
 
-    async def open(self, call: WireCall, receipt: Receipt, deadline: float | None = None) -> Opened[WireReply]:
-        """Send a call to the first of its candidates that begins to answer.
+    def load(self, build: Callable[[], Router]) -> None:
+        """Put a router in force. ``build`` reads and checks the routing file, and raises where that is wrong."""
+        self.router = build()
+        self._build = build
+
+    async def open(self, call: WireCall, record: CallRecord, deadline: float | None = None) -> Opened[WireReply]:
+        """Send a call to the first of its candidates that begins to answer; ``record`` is the call's own.
 
         The caller closes what is returned, where it is a stream; a whole answer has given its place back already.
         """
@@ -42,10 +52,8 @@ class Gateway:
         kept = False
         try:
             opened = await self._attempts.open(
-                candidates, opener, receipt, self.budgets.of(name), streamed=call.stream, deadline=deadline
+                candidates, opener, record, self.budgets.of(name), streamed=call.stream, deadline=deadline
             )
-            if opened.value.used.model is not None:
-                receipt.model = opened.value.used.model
             if opened.value.rest is None:
                 opened.release()
             else:
@@ -57,17 +65,19 @@ class Gateway:
             if not kept:
                 router.leave()
 
-    async def stream(self, request: ChatRequest, receipt: Receipt) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: ChatRequest, record: CallRecord) -> AsyncGenerator[Delta, None]:
         """The same for a ChatRequest: deltas of the first candidate that has one."""
 
         async def opener(target: Target) -> Begun:
-            return await begin(target.provider.chat.stream(replace(request, model=target.config.model or None)))
+            # the target's own waiting and attempts are not the call's
+            asked = replace(request, model=target.config.model or None, record=None)
+            return await begin(target.provider.chat.stream(asked))
 
         name, router = request.model or "", self.router
         candidates = router.candidates(name, Needs(tools=bool(request.tools), tokens=request.max_tokens or 0))
         router.enter()
         try:
-            opened = await self._attempts.open(candidates, opener, receipt, self.budgets.of(name), streamed=True)
+            opened = await self._attempts.open(candidates, opener, record, self.budgets.of(name), streamed=True)
             opened.closes(opened.value.rest.aclose)
             try:
                 yield opened.value.first
@@ -112,14 +122,8 @@ class Gateway:
 
 
 def _priced(delta: Delta, price: Price | None) -> Delta:
-    """The delta that tells the usage tells the cost as well, where the routing file knows a price.
-
-    Who asked others has told it: it is the sum of theirs.
-    """
-    usage = delta.usage
-    if usage is None or price is None or usage.cost is not None:
-        return delta
-    return replace(delta, usage=replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens)))
+    """The delta whose usage has its cost, where the routing file knows a price."""
+    return delta if delta.usage is None else replace(delta, usage=priced(delta.usage, price))
 
 
 def needs_of(call: WireCall) -> Needs:

@@ -2,23 +2,27 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from apps.core.callers import ANONYMOUS, Caller
-from apps.core.deltas import Usage
+from apps.core.calls import CallRecord
 
 TraceHeaders = Callable[[], Mapping[str, str]]
 
 
 class WireCall(NamedTuple):
-    """One POST. ``body`` is ``raw``, parsed; fields that nobody here knows travel along in both."""
+    """One POST. ``body`` is ``raw``, parsed; unknown fields travel along in both.
+
+    The target that answers notes the usage on ``record``, and the model where that is not its own.
+    """
 
     path: str
     raw: bytes
     body: Mapping[str, Any]
     stream: bool
     caller: Caller = ANONYMOUS
+    record: CallRecord | None = None
 
     def for_model(self, model: str) -> bytes:
         """The bytes for a target: untouched where it has the caller's own name for the model."""
@@ -38,39 +42,15 @@ class Blocks(Protocol):
 
 
 @dataclass(slots=True)
-class Used:
-    """The tokens of an answer, as far as they are known by now; those of a stream are known at its end.
-
-    ``model`` is who really answered where a target asked another model, and ``cost`` what that cost in US dollars;
-    None: the target itself.
-    """
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int = 0
-    model: str | None = None
-    cost: float | None = None
-
-    def note(self, prompt: int, completion: int, cached: int = 0) -> None:
-        self.prompt_tokens, self.completion_tokens, self.cached_tokens = prompt, completion, cached
-
-    def note_usage(self, usage: Usage | None) -> None:
-        if usage is not None:
-            self.note(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-            self.cost = usage.cost
-
-
-@dataclass(slots=True)
 class WireReply:
     """A 200: the whole body; or the first block of a stream, one or more whole events, and the ``rest`` of them.
 
-    ``close`` must be awaited, whatever happens; it ends the upstream's work. ``used`` is filled in by who answers.
+    ``close`` must be awaited, whatever happens; it ends the upstream's work.
     """
 
     content_type: str
     body: bytes
     rest: Blocks | None = None
-    used: Used = field(default_factory=Used)
 
     async def close(self) -> None:
         if self.rest is not None:
@@ -84,29 +64,3 @@ class WireTarget(Protocol):
         """Send the call; a streamed reply is returned once its first block is there."""
 
     async def aclose(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Receipt:
-    """What happened to a call: times in seconds, cost in US dollars; None where it is not known.
-
-    ``cache`` is ``miss`` where the answer was made for this call, ``replay`` where it was recorded under the same
-    Idempotency-Key, ``hit`` or ``semantic`` where the response cache had it: ``age`` seconds old, and for a question
-    that is like this one by a cosine of ``score``. ``estimated``: nobody told the tokens, so they are the prompt's
-    length and the pieces of the answer.
-    """
-
-    model: str = ""
-    provider: str = ""
-    attempts: int = 0
-    cache: str = "miss"
-    queued: float = 0.0
-    first_token: float | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int = 0
-    estimated: bool = False
-    cost: float | None = None
-    tried: list[str] = field(default_factory=list)
-    age: float | None = None
-    score: float | None = None

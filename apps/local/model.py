@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from apps.core.deltas import Delta, ToolCallDelta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, ToolCallDelta
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
 from apps.core.messages import ChatRequest, JsonObject
 from apps.core.ports import Readiness, State

@@ -8,25 +8,23 @@ from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 
-from apps.core.calls import DISCONNECTED, Bookkeeper, CallRecord
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import DISCONNECTED, Bookkeeper, CallRecord, Usage
+from apps.core.deltas import Delta
 from apps.core.errors import AppError, InternalError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
-from apps.core.pricing import ASSUMED_ANSWER, Price, cost
+from apps.core.pricing import ASSUMED_ANSWER, Price, cost, priced
 from apps.models.wrapper import WrapperModel
 
 CHARACTERS_PER_TOKEN = 4
-# the most that a call of a model may cost, by the name that its caller gave; None where nobody knows
+# the highest price of a model, by the name that its caller gives; None where it is not known
 PriceOf = Callable[[str | None], Price | None]
-# what is answered in these ways has been paid for already
-PAID_BEFORE = frozenset({"hit", "semantic", "replay"})
 
 log = logging.getLogger(__name__)
 
 
 class Meter:
-    """Tells the bookkeepers of each call, in their order at its beginning and in the reverse order at its end."""
+    """Opens and closes each call with the bookkeepers, in their order at its beginning and in reverse at its end."""
 
     def __init__(self, books: Sequence[Bookkeeper] = ()) -> None:
         self._books = tuple(books)
@@ -69,11 +67,11 @@ class MeteredCall:
 
     @property
     def closed(self) -> bool:
-        """Whether the record is as it will be."""
+        """Whether the record is final."""
         return not self._open
 
     def finish(self) -> None:
-        """The answer is whole: close the record now, whatever may still happen to those who carry it away."""
+        """Close the record: the answer is whole, whatever may still happen on its way to the client."""
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
@@ -100,58 +98,53 @@ def outcome_of(error: BaseException) -> str:
 
 
 class MeteredModel(WrapperModel):
-    """A ChatModel each call of which is on record under ``route``; ``price`` is for what tells no cost of its own."""
+    """A ChatModel each call of which is on record, under the record's route or else ``route``.
 
-    def __init__(self, inner: ChatModel, meter: Meter, route: str, price: PriceOf | None = None) -> None:
+    ``price`` is for answers that report no cost. ``provider`` is noted where no gateway notes who answers: each call
+    is one attempt then.
+    """
+
+    def __init__(
+        self, inner: ChatModel, meter: Meter, route: str, price: PriceOf | None = None, provider: str = ""
+    ) -> None:
         super().__init__(inner)
         self.route = route
-        self._meter = meter
+        self.meter = meter
         self._price = price or (lambda _: None)
+        self._provider = provider
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        async with aclosing(self.made(request, self.new_record(request))) as deltas:
-            async for delta in deltas:
-                yield delta
-
-    async def made(self, request: ChatRequest, record: CallRecord) -> AsyncGenerator[Delta, None]:
-        """The deltas of a call that is made now, with this record."""
+        record = request.record
+        if record is None:
+            record = self.new_record(request)
+            request = replace(request, record=record)
         pieces = 0
-        asked = replace(request, record=record)
-        async with self._meter.call(record) as call, aclosing(self.inner.stream(asked)) as deltas:
-            try:
-                async for delta in deltas:
-                    if delta.text or delta.tool_calls:
-                        pieces += 1
-                        call.first_token()
+        async with self.meter.call(record) as call:
+            record.attempts += bool(self._provider)
+            async with aclosing(self.inner.stream(request)) as deltas:
+                try:
+                    async for delta in deltas:
+                        if self._provider:
+                            record.provider = self._provider
+                        if delta.text or delta.tool_calls:
+                            pieces += 1
+                            call.first_token()
+                        if not call.closed:
+                            note_delta(record, delta)
+                        if delta.finish_reason is not None:
+                            self._settle(record, request, pieces)
+                            call.finish()
+                        yield delta
+                finally:
                     if not call.closed:
-                        note_delta(record, delta)
-                    if delta.finish_reason is not None:
-                        self._reckon(record, request, pieces)
-                        call.finish()
-                    yield delta
-            finally:
-                if not call.closed:
-                    self._reckon(record, request, pieces)
+                        self._settle(record, request, pieces)
 
-    async def given(self, record: CallRecord, source: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """Deltas that were made before, as a call with a record of its own; they are closed with it."""
-        # closed also where the call is refused
-        async with aclosing(source) as deltas, self._meter.call(record) as call:
-            async for delta in deltas:
-                if delta.text or delta.tool_calls:
-                    call.first_token()
-                if not call.closed:
-                    note_delta(record, delta)
-                if delta.finish_reason is not None:
-                    call.finish()
-                yield delta
-
-    def new_record(self, request: ChatRequest) -> CallRecord:
+    def new_record(self, request: ChatRequest, route: str = "") -> CallRecord:
         """The record of a call that is about to be made, or to be answered without being made."""
         prompt = _prompt_tokens(request)
         record = CallRecord(
             request.caller,
-            self.route,
+            route or self.route,
             request.model or "",
             streamed=request.streamed,
             estimated_tokens=prompt + (request.max_tokens or 0),
@@ -162,14 +155,14 @@ class MeteredModel(WrapperModel):
             record.estimated_cost = None if price is None else cost(price, prompt, most)
         return record
 
-    def _reckon(self, record: CallRecord, request: ChatRequest, pieces: int) -> None:
-        """Tokens that nobody told are the prompt's length and the pieces that came; so is a cost."""
-        if record.prompt_tokens is None and pieces:
-            record.prompt_tokens, record.completion_tokens = _prompt_tokens(request), pieces
-            record.estimated = True
-        if record.cost is None and record.prompt_tokens is not None:
-            price = self._price(request.model)
-            record.cost = None if price is None else cost(price, record.prompt_tokens, record.completion_tokens or 0)
+    def _settle(self, record: CallRecord, request: ChatRequest, pieces: int) -> None:
+        """Estimate what the answer does not report: tokens by the prompt's length and the pieces, cost by the price."""
+        usage = record.usage
+        if usage is None and pieces:
+            usage = Usage(_prompt_tokens(request), pieces, estimated=True)
+        if usage is not None and usage.cost is None:
+            usage = priced(usage, self._price(request.model))
+        record.usage = usage
 
 
 def _prompt_tokens(request: ChatRequest) -> int:
@@ -177,18 +170,8 @@ def _prompt_tokens(request: ChatRequest) -> int:
 
 
 def note_delta(record: CallRecord, delta: Delta) -> None:
-    """Take from a delta what it tells of the call as a whole."""
+    """Take from a delta what it says of the call as a whole."""
     if delta.model is not None:
         record.model = delta.model
     if delta.usage is not None:
-        note_usage(record, delta.usage)
-
-
-def note_usage(record: CallRecord, usage: Usage) -> None:
-    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-    record.cached_tokens = usage.cached_tokens
-    if record.cache in PAID_BEFORE:
-        record.cost = 0.0
-        record.saved = record.saved if usage.cost is None else usage.cost
-    else:
-        record.cost = usage.cost
+        record.usage = delta.usage

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
 from apps.core.errors import ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import Readiness

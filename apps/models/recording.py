@@ -1,32 +1,33 @@
-"""Recordings: one execution of a call, read by any number of callers from its first item on.
+"""Recordings: one execution of a call, read by any number of readers from its first item on.
 
-What an item is (a frame of bytes, a delta) and which one is the last, a subclass knows. Keeps nothing beyond itself:
-who may join a recording, and for how long, is decided elsewhere.
+What an item is (a frame of bytes, a delta) and which one is the last, a subclass knows.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Generic, Self, TypeVar
 
+from apps.core.calls import CallRecord
 from apps.core.errors import AppError, InternalError, Timeout
 
 T = TypeVar("T")
 
-# a reader that finds everything there already lets others have their turn after so many items
+# a reader that finds all items there leaves other tasks their turn after so many
 ITEMS_A_TURN = 32
 
 
 class Recording(Generic[T]):
-    """``given_up`` when all readers have left before the end: the execution is being cancelled then."""
+    """``record`` is the execution's. ``given_up`` when all readers have left before the end: it is cancelled then."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: CallRecord) -> None:
+        self.record = record
         self.size = 0
         self.done = False
         self.error: Exception | None = None
         self.given_up = False
         self.items: list[T] = []
         self._readers = 0
-        # made by the first who waits
+        # made when the first reader waits
         self._more: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -44,7 +45,7 @@ class Recording(Generic[T]):
         return self.done or (bool(self.items) and self.is_last(self.items[-1]))
 
     def begin(self, work: Coroutine[Any, Any, None], ended: Callable[[Self], None]) -> None:
-        """Run ``work``, which adds the items, in a task of its own; ``ended`` hears of its end."""
+        """Run ``work``, which adds the items, in a task of its own; ``ended`` is called at its end."""
 
         async def run() -> None:
             try:
@@ -53,7 +54,7 @@ class Recording(Generic[T]):
                 self.error = error
 
         def end(task: asyncio.Task[None]) -> None:
-            # where all have left before it began, it has never run
+            # where all readers leave before it begins, it never runs
             work.close()
             if task.cancelled():
                 self.error = InternalError("The call was given up")
@@ -69,13 +70,12 @@ class Recording(Generic[T]):
         self.size += self.size_of(item)
         self._wake()
 
-    def read(self, deadline: float | None, at_end: Callable[[], None] | None = None) -> AsyncGenerator[T, None]:
+    def read(self, deadline: float | None) -> AsyncGenerator[T, None]:
         """The items from the first on; raises what the execution failed with. The last reader to leave ends it.
 
-        Whoever calls this is a reader from now on, and must close what is returned. ``at_end`` is called before the
-        last item is given.
+        It reads from now on, and must be closed.
         """
-        return _Reading(self, deadline, at_end)
+        return _Reading(self, deadline)
 
     def enter(self) -> None:
         """A reader comes."""
@@ -110,10 +110,9 @@ class Recording(Generic[T]):
 class _Reading(AsyncGenerator[T, None]):
     """One reader. A generator would be none before its first item, and lose the execution to others who leave."""
 
-    def __init__(self, recording: Recording[T], deadline: float | None, at_end: Callable[[], None] | None) -> None:
+    def __init__(self, recording: Recording[T], deadline: float | None) -> None:
         self._recording = recording
         self._deadline = deadline
-        self._at_end = at_end
         self._at = 0
         self._open = True
         recording.enter()
@@ -150,8 +149,6 @@ class _Reading(AsyncGenerator[T, None]):
         self._at += 1
         if self._at % ITEMS_A_TURN == 0:
             await asyncio.sleep(0)
-        if self._at_end is not None and recording.is_last(item):
-            self._at_end()
         return item
 
     def _leave(self) -> None:

@@ -15,7 +15,8 @@ import json
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from apps.core.deltas import Delta, ToolCallDelta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, ToolCallDelta
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State
 

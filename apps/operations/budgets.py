@@ -79,7 +79,7 @@ class Budgets:
         """The ledger, which has the call's row written and hears of it after this, settles in the same transaction."""
         account = self._accounts.pop(call.id, None)
         if account is not None and account.cost and _is_guess(call, account.cost):
-            call.cost = account.cost
+            call.spent = account.cost
 
     async def go_on(self, call: CallRecord, cost: float) -> None:
         """Let a call that has cost so much spend more, or raise the error of a spent budget."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from apps.core.callers import SHARED, Caller
+from apps.core.calls import Usage
 from apps.core.citations import Citation
-from apps.core.deltas import Delta, Usage, begin
+from apps.core.deltas import Delta, begin
 from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, Writer

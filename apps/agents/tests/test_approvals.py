@@ -10,7 +10,7 @@ from apps.agents.memory_runs import MemoryRuns
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.callers import Caller
-from apps.core.deltas import Usage
+from apps.core.calls import Usage
 from apps.core.errors import Conflict, NotFound
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying

@@ -15,7 +15,7 @@ from apps.agents.tests.running import CALLER, agents_of, declared, ran, read
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
-from apps.core.deltas import Usage
+from apps.core.calls import Usage
 from apps.core.errors import Conflict, NotFound, StoreUnavailable, Timeout
 from apps.core.messages import user_message
 from apps.models.scripted import Script, ScriptedModel, calling, in_turns, saying

@@ -9,7 +9,8 @@ import pytest
 from apps.agents.config import LimitsConfig
 from apps.agents.tests.running import CALLER, agents_of, declared, ran, read
 from apps.agents.tools import AgentTool, ToolError, function_tool
-from apps.core.deltas import Delta, ToolCallDelta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, ToolCallDelta
 from apps.core.errors import InvalidValue, ModelUnavailable, NotFound, UpstreamError
 from apps.core.messages import Message, user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying

@@ -36,7 +36,6 @@ from apps.api.src.rag.documentation import document_rag
 from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
-from apps.api.src.v1.cached import V1Cache
 from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
 from apps.api.src.wiring.accounts import build_accounts
@@ -106,7 +105,6 @@ def create_app(
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
-    app.state.v1_cache = V1Cache(services.cache, services.gateway, services.meter) if services.cache else None
     exceptions.install(app)
     routes = _routes(services, settings, accounts.limits, mcp)
     app.router.routes[:0] = routes

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from apps.core.deltas import Delta, ToolCallDelta, Usage, collect
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, ToolCallDelta, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ToolCall
 

@@ -8,13 +8,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from apps.core.calls import CallRecord, Usage
 from apps.core.citations import Citation, citations_json
-from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta
 from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
 from apps.gateway.openai_api.choices import Numbered, added, answers, merged, seeded, summed
-from apps.gateway.protocol import Used, WireCall, WireReply
+from apps.gateway.protocol import WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"
 
@@ -38,35 +39,47 @@ class LocalWire:
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         logprobs = requests[0].top_logprobs is not None
         if not call.stream:
-            return self._whole(head, await answers(self._chat, requests), logprobs)
+            return self._whole(head, await answers(self._chat, requests), logprobs, call.record)
         # OpenAI's other chunks say that their usage is still to come
         head = {**head, "usage": None} if with_usage else head
-        used = Used(model=head["model"] if self._asks_others else None)
-        blocks = _Chunks(head, len(requests), logprobs, with_usage, used).blocks(merged(self._chat, requests))
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used)
+        chunks = _Chunks(head, len(requests), logprobs, with_usage, self._asks_others, call.record)
+        blocks = chunks.blocks(merged(self._chat, requests))
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
 
-    def _whole(self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool) -> WireReply:
-        usages, used = [answer.usage for answer in whole], Used()
+    def _whole(
+        self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool, record: CallRecord | None
+    ) -> WireReply:
+        usages = [answer.usage for answer in whole]
         usage = added(usages) if self._asks_others else summed(usages)
-        used.note_usage(usage)
         if self._asks_others:
-            used.model = whole[0].model or head["model"]
-            head = {**head, "model": used.model}
-        return WireReply("application/json", _completion(head, whole, logprobs, usage), used=used)
+            head = {**head, "model": whole[0].model or head["model"]}
+        if record is not None:
+            record.usage = usage
+            record.model = head["model"] if self._asks_others else ""
+        return WireReply("application/json", _completion(head, whole, logprobs, usage))
 
 
 class _Chunks:
-    """One streamed answer of one or more choices. ``used`` learns from the deltas what it takes, and who gives it."""
+    """One streamed answer of one or more choices. The deltas say what the record is to hold of it."""
 
-    def __init__(self, head: Mapping[str, Any], choices: int, logprobs: bool, with_usage: bool, used: Used) -> None:
+    def __init__(
+        self,
+        head: Mapping[str, Any],
+        choices: int,
+        logprobs: bool,
+        with_usage: bool,
+        asks_others: bool,
+        record: CallRecord | None,
+    ) -> None:
         self._head = head
         self._choices = choices
         self._logprobs = logprobs
         self._with_usage = with_usage
-        self._used = used
+        self._asks_others = asks_others
+        self._record = record
         self._begun: set[int] = set()
         self._usages: dict[int, Usage | None] = {}
 
@@ -80,8 +93,9 @@ class _Chunks:
         if len(self._usages) < self._choices:
             raise UpstreamError("The model's answer was cut off before its end")
         usages = [*self._usages.values()]
-        tail, usage = b"", summed(usages) if self._used.model is None else added(usages)
-        self._used.note_usage(usage)
+        tail, usage = b"", added(usages) if self._asks_others else summed(usages)
+        if self._record is not None:
+            self._record.usage = usage
         if self._with_usage:
             tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
         yield tail + DONE
@@ -90,9 +104,11 @@ class _Chunks:
         if not (delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason):
             return b""
         block = b""
-        if self._used.model is not None and delta.model is not None:
-            self._used.model = delta.model
-            self._head = {**self._head, "model": delta.model}
+        if self._asks_others:
+            if delta.model is not None:
+                self._head = {**self._head, "model": delta.model}
+            if self._record is not None:
+                self._record.model = self._head["model"]
         if index not in self._begun:
             self._begun.add(index)
             role = {"role": "assistant", "content": None if delta.tool_calls else ""}

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from apps.core.deltas import Answer, Delta, Usage, collect
+from apps.core.calls import Usage
+from apps.core.deltas import Answer, Delta, collect
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 

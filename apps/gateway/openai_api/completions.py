@@ -11,13 +11,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from apps.core.deltas import Begun, Usage, begin, collect
+from apps.core.calls import CallRecord, Usage
+from apps.core.deltas import Begun, begin, collect
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_completions import DONE, usage_json
 from apps.gateway.openai_api.chat_request import chat_request, wants_usage
-from apps.gateway.protocol import Used, WireCall, WireReply
+from apps.gateway.protocol import WireCall, WireReply
 
 # read by the chat's own reader, with the same limits
 SHARED = frozenset({"model", "stream", "stream_options", "user", "temperature", "top_p", "max_tokens", "stop", "seed"})
@@ -49,16 +50,17 @@ class LocalCompletions:
             "created": int(time.time()),
             "model": self._chat.readiness().name,
         }
-        deltas, used = self._chat.stream(request), Used()
+        deltas = self._chat.stream(request)
         if not call.stream:
             async with aclosing(deltas):
                 answer = await collect(deltas)
-            used.note_usage(answer.usage)
+            if call.record is not None:
+                call.record.usage = answer.usage
             choice = _choice(prefix + answer.text, answer.finish_reason)
             body = _json({**head, "choices": [choice], "usage": usage_json(answer.usage)})
-            return WireReply("application/json", body, used=used)
-        blocks = _chunks(head, prefix, await begin(deltas), with_usage, used)
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, used)
+            return WireReply("application/json", body)
+        blocks = _chunks(head, prefix, await begin(deltas), with_usage, call.record)
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
         """The model is closed by whoever made it."""
@@ -98,7 +100,7 @@ def _prompt(prompt: Any) -> str:
 
 
 async def _chunks(
-    head: Mapping[str, Any], prefix: str, begun: Begun, with_usage: bool, used: Used
+    head: Mapping[str, Any], prefix: str, begun: Begun, with_usage: bool, record: CallRecord | None
 ) -> AsyncGenerator[bytes, None]:
     last = begun.first
     async with aclosing(begun.rest) as rest:
@@ -109,7 +111,8 @@ async def _chunks(
                 yield _event({**head, "choices": [_choice(delta.text, None)]})
     if last.finish_reason is None:
         raise UpstreamError("The model's answer was cut off before its end")
-    used.note_usage(last.usage)
+    if record is not None:
+        record.usage = last.usage
     tail = _event({**head, "choices": [_choice("", last.finish_reason)]})
     if with_usage:
         tail += _usage_event(head, last.usage)

@@ -7,11 +7,12 @@ from array import array
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
+from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.core.messages import ChatRequest
 from apps.core.ports import Embedder, Readiness
-from apps.gateway.protocol import Used, WireCall, WireReply
+from apps.gateway.protocol import WireCall, WireReply
 from apps.models.wrapper import digest_of
 
 KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
@@ -35,7 +36,9 @@ class EmbeddingsWire:
         head = {"object": "list", "model": self._embedder.name, "usage": usage}
         # a thousand vectors are half a second's writing: not on the event loop
         body = await asyncio.to_thread(_body, head, vectors, as_base64)
-        return WireReply("application/json", body, used=Used(tokens, 0))
+        if call.record is not None:
+            call.record.usage = Usage(tokens, 0)
+        return WireReply("application/json", body)
 
     async def aclose(self) -> None:
         """The embedder is closed by whoever made it."""

@@ -30,7 +30,7 @@ class ResponsesOverChat:
     async def open(self, call: WireCall, model: str) -> WireReply:
         body = chat_body(call.body)
         raw = json.dumps(body, ensure_ascii=False).encode()
-        chat_call = WireCall("/chat/completions", raw, body, call.stream, call.caller)
+        chat_call = WireCall("/chat/completions", raw, body, call.stream, call.caller, call.record)
         try:
             reply = await self._chat.open(chat_call, model)
         except AppError as error:
@@ -38,9 +38,9 @@ class ResponsesOverChat:
             raise
         events = ResponseEvents(call.body)
         if reply.rest is None:
-            return WireReply("application/json", _whole(events, reply.body), used=reply.used)
+            return WireReply("application/json", _whole(events, reply.body))
         blocks = _blocks(events, reply.body, reply.rest)
-        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks, reply.used)
+        return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
         """The chat target is closed by whoever made it."""

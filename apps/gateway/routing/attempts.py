@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from apps.core.calls import CallRecord
 from apps.core.errors import AppError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout, UpstreamError
-from apps.gateway.protocol import Receipt
 from apps.gateway.routing.retry_budget import RetryBudget
 from apps.gateway.routing.targets import Target
 
@@ -67,7 +67,7 @@ class Attempts:
         self,
         candidates: Sequence[Target],
         opener: Opener[T],
-        receipt: Receipt,
+        record: CallRecord,
         budget: RetryBudget,
         *,
         streamed: bool,
@@ -84,12 +84,13 @@ class Attempts:
         while True:
             if wait:
                 await asyncio.sleep(wait)
-            receipt.attempts += 1
-            receipt.tried.append(target.name)
+            record.attempts += 1
+            record.model, record.usage = "", None
+            record.tried.append(target.name)
             ends = turns.ends(target, deadline)
             try:
                 async with asyncio.timeout_at(ends) as limit:
-                    return await self._attempt(target, opener, receipt, streamed, deadline)
+                    return await self._attempt(target, opener, record, streamed, deadline)
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -100,7 +101,7 @@ class Attempts:
                 error = raised
             if error.status == 429 or error.status >= 500:
                 # a target that asked another model knows better how often that was tried
-                error.details.setdefault("attempts", receipt.attempts)
+                error.details.setdefault("attempts", record.attempts)
             following = turns.after(target, error)
             if following is None:
                 raise error
@@ -112,7 +113,7 @@ class Attempts:
             target = following
 
     async def _attempt(
-        self, target: Target, opener: Opener[T], receipt: Receipt, streamed: bool, deadline: float | None
+        self, target: Target, opener: Opener[T], record: CallRecord, streamed: bool, deadline: float | None
     ) -> Opened[T]:
         admission = target.provider.admission
         if not target.breaker.acquire():
@@ -124,7 +125,7 @@ class Attempts:
             ticket = await admission.enter()
             target.busy += 1
             started = time.perf_counter()
-            receipt.queued += started - waiting_since
+            record.queued += started - waiting_since
             value = await opener(target)
         except BaseException as error:
             _judge(target, error)
@@ -133,9 +134,11 @@ class Attempts:
             raise
         took = time.perf_counter() - started
         if streamed:
-            receipt.first_token = took
+            record.latency = took
         target.answered(took, streamed=streamed)
-        receipt.provider, receipt.model = target.provider.name, target.answers_as
+        record.provider = target.provider.name
+        # a target that asks another model has noted which
+        record.model = record.model or target.answers_as
         return Opened(value, target, ticket)
 
     def _wait(self, error: AppError, attempts: int) -> float:

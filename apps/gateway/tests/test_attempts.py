@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from apps.core.callers import ANONYMOUS
+from apps.core.calls import CallRecord
 from apps.core.errors import (
     AppError,
     InvalidValue,
@@ -18,7 +20,6 @@ from apps.core.errors import (
     UpstreamUnavailable,
 )
 from apps.gateway.openai_api.chat_completions import LocalWire
-from apps.gateway.protocol import Receipt
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.breaker import FEWEST_CALLS, Breaker
 from apps.gateway.routing.config import ProviderConfig, TargetConfig
@@ -44,7 +45,7 @@ async def run(
     most: int = 3,
     deadline: float | None = None,
     budget: RetryBudget | None = None,
-) -> tuple[Opened[object], Receipt]:
+) -> tuple[Opened[object], CallRecord]:
     """The opener answers what ``answers`` says of a target: an error to raise, seconds to wait, or a value."""
 
     async def opener(asked: Target) -> object:
@@ -55,15 +56,15 @@ async def run(
             await asyncio.sleep(answer)
         return answer
 
-    receipt = Receipt()
+    record = CallRecord(ANONYMOUS, "/v1/chat/completions", "m")
     until = None if deadline is None else asyncio.get_running_loop().time() + deadline
     attempts = Attempts(most=most, backoff=0.01)
     try:
         return await attempts.open(
-            targets, opener, receipt, budget or RetryBudget(), streamed=True, deadline=until
-        ), receipt
+            targets, opener, record, budget or RetryBudget(), streamed=True, deadline=until
+        ), record
     finally:
-        asked.append(receipt.tried)
+        asked.append(record.tried)
 
 
 asked: list[list[str]] = []
@@ -123,8 +124,8 @@ async def test_every_candidate_has_its_turn_before_anyone_has_a_second() -> None
 
 async def test_the_fallbacks_answer_is_the_answer() -> None:
     targets = [target("a"), target("b")]
-    opened, receipt = await run(targets, lambda t: UpstreamUnavailable("x") if t is targets[0] else "hello")
-    assert (opened.value, receipt.provider, receipt.attempts) == ("hello", "b", 2)
+    opened, record = await run(targets, lambda t: UpstreamUnavailable("x") if t is targets[0] else "hello")
+    assert (opened.value, record.provider, record.attempts) == ("hello", "b", 2)
     assert [t.busy for t in targets] == [0, 1]
     await opened.close()
     assert [t.provider.admission.running for t in targets] == [0, 0]
@@ -152,8 +153,8 @@ async def test_a_healthy_target_answers_however_often_the_first_one_fails() -> N
         def answer(asked: Target, dead: Target = dead) -> object:
             return UpstreamUnavailable("x") if asked is dead else "hello"
 
-        opened, receipt = await run([dead, healthy], answer, budget=budget)
-        assert receipt.tried == [dead.name, healthy.name]
+        opened, record = await run([dead, healthy], answer, budget=budget)
+        assert record.tried == [dead.name, healthy.name]
         await opened.close()
 
 
@@ -161,8 +162,8 @@ async def test_an_open_breaker_is_passed_over_and_costs_nothing() -> None:
     targets, budget = [target("a"), target("b")], RetryBudget(fewest=0)
     for _ in range(FEWEST_CALLS):
         targets[0].breaker.failed()
-    opened, receipt = await run(targets, lambda _: "hello", budget=budget)
-    assert (receipt.tried, receipt.attempts) == (["b/m"], 1)
+    opened, record = await run(targets, lambda _: "hello", budget=budget)
+    assert (record.tried, record.attempts) == (["b/m"], 1)
     await opened.close()
 
 
@@ -242,8 +243,8 @@ async def test_a_deadline_ends_the_call_and_is_no_verdict_on_the_target() -> Non
 
 async def test_a_targets_total_bounds_all_of_its_attempts_and_then_the_next_has_its_turn() -> None:
     targets = [target("a", total=0.1), target("b")]
-    opened, receipt = await run(targets, lambda t: 10.0 if t is targets[0] else "hello")
-    assert (opened.value, receipt.tried) == ("hello", ["a/m", "b/m"])
+    opened, record = await run(targets, lambda t: 10.0 if t is targets[0] else "hello")
+    assert (opened.value, record.tried) == ("hello", ["a/m", "b/m"])
     await opened.close()
     began = time.monotonic()
     with pytest.raises(Timeout):
@@ -266,8 +267,8 @@ async def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once() -> Non
 async def test_a_full_queue_is_left_for_another_target() -> None:
     targets = [target("a", slots=1), target("b")]
     first, _ = await run(targets, lambda _: "one")
-    second, receipt = await run(targets, lambda _: "two")
-    assert receipt.tried == ["a/m", "b/m"]
+    second, record = await run(targets, lambda _: "two")
+    assert record.tried == ["a/m", "b/m"]
     await first.close()
     await second.close()
 

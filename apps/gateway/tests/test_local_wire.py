@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
 from apps.core.errors import AppError, InvalidValue, NotFound, Overloaded, UpstreamError
 from apps.core.messages import ChatRequest
 from apps.gateway.openai_api.chat_completions import DONE, LocalWire

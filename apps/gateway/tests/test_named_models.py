@@ -5,7 +5,7 @@ import pytest
 from apps.core.deltas import Answer, collect
 from apps.core.errors import InternalError, UpstreamUnavailable
 from apps.core.messages import ChatRequest, user_message
-from apps.gateway.as_model import NamedModels
+from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.routing.attempts import Attempts
@@ -17,7 +17,7 @@ from apps.models.admission import Admission
 from apps.models.scripted import ScriptedModel, Step, saying
 
 
-def models(cloud: ScriptedModel, *names: str) -> NamedModels:
+def models(cloud: ScriptedModel, *names: str) -> GatewayModel:
     local = ScriptedModel(saying("here"), name="tiny")
     config = ProviderConfig(base_url="http://x")
     providers = {
@@ -30,12 +30,12 @@ def models(cloud: ScriptedModel, *names: str) -> NamedModels:
         models={name: Named(targets=[target]) for name in names},
         default_provider="cloud",
     )
-    named = NamedModels(local, "default")
-    named.gateway = Gateway(lambda: Router(file, providers), Attempts(most=2, backoff=0))
-    return named
+    gateway = Gateway(Attempts(most=2, backoff=0))
+    gateway.load(lambda: Router(file, providers))
+    return GatewayModel(gateway, "default", local)
 
 
-async def asked(named: NamedModels, model: str | None) -> Answer:
+async def asked(named: GatewayModel, model: str | None) -> Answer:
     return await collect(named.stream(ChatRequest(user_message("hi"), model=model)))
 
 

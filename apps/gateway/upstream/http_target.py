@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from apps.core.errors import ModelUnavailable, NotFound
-from apps.gateway.protocol import TraceHeaders, Used, WireCall, WireReply, WireTarget
+from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.event_blocks import EventBlocks, whole_json
 from apps.gateway.upstream.patience import UpstreamBlocks, read_whole
-from apps.gateway.upstream.receipts import note_usage
 from apps.gateway.upstream.response_blocks import ResponseBlocks
-from apps.gateway.upstream.usage import UsageReader, asking_for_usage, lacks_usage, names_the_wish
+from apps.gateway.upstream.usage import UsageReader, asking_for_usage, lacks_usage, names_stream_options, usage_in
 from apps.models.upstream_errors import FAILURES, nonsense, status_error, translate
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class HttpTarget:
             if response.status == 200:
                 return await self._reply(call, response, begins, ends, hidden=asking)
             refused = asking and response.status in UNKNOWN_FIELD
-            if not (refused and names_the_wish(await _beginning(response, begins))):
+            if not (refused and names_stream_options(await _beginning(response, begins))):
                 raise status_error(response.status, response.headers)
         except BaseException:
             response.close()
@@ -130,17 +129,17 @@ class HttpTarget:
     ) -> WireReply:
         content_type = response.header(b"content-type") or "application/json"
         silence = self._provider.timeouts.between_tokens
-        used = Used()
         if not call.stream:
             body = whole_json(await read_whole(response, silence, ends))
-            note_usage(used, body)
-            return WireReply(content_type, body, used=used)
+            if call.record is not None:
+                call.record.usage = usage_in(body)
+            return WireReply(content_type, body)
         if "event-stream" not in content_type:
             whole_json(await read_whole(response, silence, begins))
             raise nonsense("The upstream did not stream its answer")
         events = ResponseBlocks() if call.path == "/responses" else EventBlocks()
-        blocks = UpstreamBlocks(response, silence, ends, events, UsageReader(used, hidden=hidden))
-        return WireReply(content_type, await blocks.first(begins), blocks, used)
+        blocks = UpstreamBlocks(response, silence, ends, events, UsageReader(call.record, hidden=hidden))
+        return WireReply(content_type, await blocks.first(begins), blocks)
 
     def _open_client(self) -> "Client":
         from apps.transport.client import Client

@@ -1,4 +1,6 @@
-"""The usage of a streamed answer: asked for where its caller did not, and then taken out of what he sees.
+"""The usage of an upstream's answer, read from the bytes that pass through.
+
+The usage of a stream is asked for where its caller does not, and then removed from what the caller gets.
 
 OpenAI sends it as a chunk of its own, without choices, behind the answer and only where ``stream_options`` wants it.
 """
@@ -8,15 +10,30 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from apps.gateway.protocol import Used, WireCall
+from apps.core.calls import CallRecord, Usage
+from apps.gateway.protocol import WireCall
 from apps.gateway.upstream.event_blocks import EVENT_END, end_of_last_event, event_data
-from apps.gateway.upstream.receipts import note_usage
 
 PATHS = frozenset({"/chat/completions", "/completions"})
 OPTIONS = "stream_options"
 # null stands in the other chunks; inside a string of a model's text the quotes would be escaped
-TOLD = re.compile(rb'"usage"\s*:\s*\{')
+USAGE = re.compile(rb'"usage"\s*:\s*\{')
+# keys only, for the same reason
+PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
+COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
+CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})')
 SPLICE = b',"stream_options":{"include_usage":true}'
+
+
+def usage_in(body: bytes) -> Usage | None:
+    """The usage of a body or a block, the last one where it has several; None where it has none."""
+    if b'"usage"' not in body:
+        return None
+    prompts = PROMPT.findall(body)
+    if not prompts:
+        return None
+    completions, cached = COMPLETION.findall(body), CACHED.findall(body)
+    return Usage(int(prompts[-1]), int(completions[-1]) if completions else 0, int(cached[-1]) if cached else 0)
 
 
 def lacks_usage(call: WireCall) -> bool:
@@ -31,51 +48,53 @@ def lacks_usage(call: WireCall) -> bool:
 
 
 def asking_for_usage(call: WireCall, model: str) -> bytes:
-    """The bytes for a target, with the wish for usage in them; all else as it came."""
+    """The bytes for a target that ask for usage; all else as it came."""
     if OPTIONS in call.body:
-        wish = {OPTIONS: {**(call.body[OPTIONS] or {}), "include_usage": True}}
-        return json.dumps({**call.body, "model": model, **wish}, ensure_ascii=False).encode()
+        asking = {OPTIONS: {**(call.body[OPTIONS] or {}), "include_usage": True}}
+        return json.dumps({**call.body, "model": model, **asking}, ensure_ascii=False).encode()
     body = call.for_model(model)
     end = body.rindex(b"}")
     return body[:end] + SPLICE + body[end:]
 
 
-def names_the_wish(refusal: bytes) -> bool:
+def names_stream_options(refusal: bytes) -> bool:
     """Whether an upstream's error is about what was put into the call here."""
     return b"stream_options" in refusal or b"include_usage" in refusal
 
 
 class UsageReader:
-    """Notes the usage that passes by into ``used``; where ``hidden``, takes the chunk out that tells nothing else."""
+    """Notes the usage that passes by on the call's record; where ``hidden``, removes the chunk that holds only that."""
 
-    def __init__(self, used: Used, *, hidden: bool) -> None:
-        self._used = used
+    def __init__(self, record: CallRecord | None, *, hidden: bool) -> None:
+        self._record = record
         self._hidden = hidden
 
     def read(self, block: bytes) -> bytes:
-        """The block as its caller shall see it; it may be empty."""
-        told = TOLD.search(block) if b'"usage"' in block else None
-        if told is None:
+        """The block for the caller; it may be empty."""
+        found = USAGE.search(block) if b'"usage"' in block else None
+        if found is None:
             return block
-        # what stands before the event that tells it, mostly all of the block, is not looked at again
-        start = end_of_last_event(block[: told.start()])
-        told_from = block[start:]
-        note_usage(self._used, told_from)
-        return block[:start] + _without_usage_chunk(told_from) if self._hidden else block
+        # what stands before the event with the usage, mostly all of the block, is not read again
+        start = end_of_last_event(block[: found.start()])
+        last = block[start:]
+        usage = usage_in(last)
+        if usage is not None and self._record is not None:
+            self._record.usage = usage
+        return block[:start] + _without_usage_chunk(last) if self._hidden else block
 
 
 def _without_usage_chunk(block: bytes) -> bytes:
     kept, at = [], 0
     while at < len(block):
         end = found.end() if (found := EVENT_END.search(block, at)) else len(block)
-        if not _tells_usage_alone(block[at:end]):
+        if not _has_usage_alone(block[at:end]):
             kept.append(block[at:end])
         at = end
     return b"".join(kept)
 
 
-def _tells_usage_alone(event: bytes) -> bool:
-    if not TOLD.search(event):
+def _has_usage_alone(event: bytes) -> bool:
+    if not USAGE.search(event):
         return False
     try:
         chunk: Any = json.loads(event_data(event))

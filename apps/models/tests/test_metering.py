@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from apps.core.callers import ANONYMOUS, Budget, Caller
-from apps.core.calls import CallRecord
-from apps.core.deltas import Delta, Usage, collect
+from apps.core.calls import CallRecord, Usage
+from apps.core.deltas import Delta, collect
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.messages import ChatRequest, user_message
 from apps.core.pricing import Price

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, Usage, collect
+from apps.core.calls import Usage
+from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, collect
 from apps.core.errors import AppError, ModelUnavailable, UpstreamError
 from apps.core.messages import ChatRequest, Message, ToolCall, user_message
 from apps.core.settings import Settings

@@ -6,6 +6,8 @@ from contextlib import aclosing
 
 import pytest
 
+from apps.core.callers import ANONYMOUS
+from apps.core.calls import CallRecord
 from apps.core.errors import AppError, Timeout, UpstreamError
 from apps.models.recording import Recording
 
@@ -22,7 +24,7 @@ class Numbers(Recording[int]):
 
 def begun(*items: int | float | Exception) -> Numbers:
     """A float is a wait in seconds."""
-    recording = Numbers()
+    recording = Numbers(CallRecord(ANONYMOUS, "/r", "m"))
 
     async def work() -> None:
         for item in items:

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.callers import Caller
-from apps.core.calls import CacheUse, CallRecord
+from apps.core.calls import CacheUse, CallRecord, Usage
 from apps.operations.database import Database
 from apps.operations.ledger_rows import entry_of
 from apps.operations.ledger_store import put
@@ -32,10 +32,11 @@ def old_calls(count: int, seed: int = 7) -> list[CallRecord]:
         record.begun_at = NOW - chance.randrange(20 * DAY)
         record.model = chance.choice(("m", "n", ""))
         record.outcome, record.cache = chance.choice(OUTCOMES), chance.choice(CACHES)
-        record.cost, record.saved = chance.choice((None, 0.1, 1e-9, 12.345678901)), chance.choice((0.0, 0.3))
+        cost = chance.choice((None, 0.1, 1e-9, 12.345678901))
         if chance.random() < 0.8:
-            record.prompt_tokens, record.completion_tokens = chance.randrange(10**12), chance.randrange(100)
-            record.cached_tokens = chance.randrange(10)
+            record.usage = Usage(chance.randrange(10**12), chance.randrange(100), chance.randrange(10), cost)
+        else:
+            record.spent = cost
         made.append(record)
     return made
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from apps.core.callers import Budget
-from apps.core.calls import ACCOUNT, Account, CallRecord
+from apps.core.calls import ACCOUNT, Account, CallRecord, Usage
 from apps.core.errors import RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
@@ -153,5 +153,5 @@ async def test_a_record_that_was_told_no_cost_has_that_of_its_parts(
     async with meter.call(record):
         account().spent(0.1)
         account().spent(0.2)
-        record.cost, record.estimated = told, estimated
+        record.usage = Usage(1, 1, cost=told, estimated=estimated)
     assert record.cost == pytest.approx(cost)

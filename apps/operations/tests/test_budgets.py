@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apps.core.callers import Budget
-from apps.core.calls import CallRecord
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
@@ -32,7 +32,7 @@ def meter(database: Database, ledger: Ledger) -> Meter:
 async def make(meter: Meter, record: CallRecord, cost: float | None = 1.0, seconds: float = 0) -> CallRecord:
     async with meter.call(record):
         await asyncio.sleep(seconds)
-        record.cost = cost
+        record.usage = Usage(1, 1, cost=cost)
     return record
 
 
@@ -42,7 +42,7 @@ async def test_a_call_is_reserved_while_it_runs_and_settled_when_it_ends(
     record = call(estimated=3.0)
     async with meter.call(record):
         during = await books(database)
-        record.cost = 0.5
+        record.usage = Usage(1, 1, cost=0.5)
     assert (during.rows, during.spent, during.reserved, during.reservations) == (0, 0, 3 * BILLION, 1)
     await written(ledger)
     after = await books(database)
@@ -224,7 +224,7 @@ async def test_a_reservation_lives_as_long_as_its_call_and_no_longer_than_its_pr
         assert (await books(database)).reserved == 5 * BILLION
         await asyncio.sleep(2.2)
         during = await books(database)
-        running.cost = 1.0
+        running.usage = Usage(1, 1, cost=1.0)
     assert (during.reserved, during.reservations) == (3 * BILLION, 1)
     await alive.aclose()
     after = await books(database)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apps.core.calls import CallRecord
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
@@ -37,15 +37,24 @@ async def row(database: Database) -> dict[str, object]:
 async def test_a_row_says_what_the_record_says(database: Database) -> None:
     ledger = await started(database)
     record = CallRecord(FREE, "/v1/chat/completions", "asked\0" * 100, streamed=True, model="m", provider="p")
-    record.prompt_tokens, record.completion_tokens, record.cached_tokens = 10**12, 3, 2
-    record.cost, record.saved, record.duration, record.first_token = 0.1, 1e-9, 1.5, 0.5
+    record.usage, record.duration, record.first_token = Usage(10**12, 3, 2, 0.1), 1.5, 0.5
     ledger.closing(record)
     await ledger.aclose()
     found = await row(database)
     assert (found["id"], found["tenant"], found["key_id"], found["route"]) == (record.id, "t", "k", record.route)
     assert (found["prompt_tokens"], found["completion_tokens"], found["cached_tokens"]) == (10**12, 3, 2)
-    assert (found["cost"], found["saved"], found["duration"], found["first_token"]) == (10**8, 1, 1.5, 0.5)
+    assert (found["cost"], found["saved"], found["duration"], found["first_token"]) == (10**8, 0, 1.5, 0.5)
     assert str(found["asked"]).startswith("askedasked")
+
+
+async def test_a_row_of_a_reused_answer_costs_nothing_and_says_what_it_saved(database: Database) -> None:
+    ledger = await started(database)
+    record = CallRecord(FREE, "/v1/chat/completions", "m", usage=Usage(1, 1, cost=1e-9))
+    record.reuse("hit", 3.0)
+    ledger.closing(record)
+    await ledger.aclose()
+    found = await row(database)
+    assert (found["cache"], found["cost"], found["saved"]) == ("hit", 0, 1)
 
 
 async def test_closing_down_loses_nothing(database: Database) -> None:
@@ -126,7 +135,7 @@ async def test_rows_wait_for_a_database_that_is_away(postgres: PostgresServer, t
 async def test_a_call_of_which_no_row_can_be_made_stops_no_other(database: Database) -> None:
     ledger = await started(database)
     odd = call(FREE)
-    odd.cost = float("inf")
+    odd.usage = Usage(1, 1, cost=float("inf"))
     for one in (call(FREE), odd, call(FREE)):
         ledger.closing(one)
     await ledger.aclose()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from apps.core.callers import Caller
-from apps.core.deltas import Answer, Delta, Usage, collect
+from apps.core.calls import Usage
+from apps.core.deltas import Answer, Delta, collect
 from apps.core.errors import AppError, InvalidValue, ModelUnavailable, NotFound
 from apps.core.messages import ChatRequest, Message, user_message
 from apps.core.ports import ChatModel, Readiness

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.callers import Budget, Caller
-from apps.core.calls import DISCONNECTED, Bookkeeper, CallRecord
+from apps.core.calls import DISCONNECTED, Bookkeeper, CallRecord, Usage
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
 from apps.operations.tables import budgets, calls, reservations
@@ -23,7 +23,7 @@ def key(budget: Budget | None = TEN, id: str = "k") -> Caller:
 
 
 def call(caller: Caller | None = None, estimated: float | None = 1.0, cost: float | None = None) -> CallRecord:
-    return CallRecord(caller or key(), "/generate", "m", estimated_cost=estimated, cost=cost)
+    return CallRecord(caller or key(), "/generate", "m", estimated_cost=estimated, usage=Usage(1, 1, cost=cost))
 
 
 class Meter:
@@ -49,7 +49,7 @@ class Meter:
 
 
 async def written(ledger: Ledger) -> None:
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(10):
         while ledger.state().waiting:  # noqa: ASYNC110 - another task's work
             await asyncio.sleep(0.01)
 

@@ -1,6 +1,6 @@
 """Serves agents over a real socket: declared in Python, on a scripted model, with a database of their own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,12 @@ from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConf
 from apps.agents.tools import AgentTool
 from apps.api.src.application import create_app
 from apps.api.src.wiring.agents import open_agents
-from apps.api.src.wiring.gateway import build_cloud, build_gateway
+from apps.api.src.wiring.gateway import build_cloud, load_gateway, new_gateway
 from apps.api.src.wiring.services import on_record
 from apps.api.src.wiring.stores import Documents, build_database
 from apps.core.calls import Bookkeeper, CallRecord
 from apps.core.ports import ChatModel
+from apps.gateway.gateway import Gateway
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.serving import serving, settings
@@ -49,18 +50,20 @@ def build(
     model: ChatModel,
     tools: Sequence[AgentTool] = (),
     books: Sequence[Bookkeeper] = (),
-    documents: Documents | None = None,
+    documents: Callable[[Gateway], Documents] | None = None,
     **changes: Any,
 ) -> FastAPI:
     """The app; everything but the models is production's own."""
     configured = settings(**changes)
     database = build_database(configured)
-    library = documents.library if documents is not None else None
-    parts = open_agents(configured, model, library, database, lambda name: "", declared, tools)
-    gateway = build_gateway(configured, model, documents=documents, agents=parts)
+    gateway = new_gateway(configured)
+    written = documents(gateway) if documents is not None else None
+    library = written.library if written is not None else None
+    parts = open_agents(configured, gateway, model, library, database, lambda name: "", declared, tools)
+    load_gateway(gateway, configured, model, documents=written, agents=parts)
     cloud = build_cloud(configured, gateway) if configured.gateway_config else ScriptedModel(saying("from the cloud"))
     services = on_record(
-        configured, cloud, model, gateway, database=database, documents=documents, agents=parts.agents, books=books
+        configured, cloud, model, gateway, database=database, documents=written, agents=parts.agents, books=books
     )
     return create_app(configured, services)
 

@@ -12,6 +12,7 @@ from apps.api.src.application import create_app
 from apps.api.src.wiring.gateway import build_cloud, build_gateway
 from apps.api.src.wiring.services import Services
 from apps.api.src.wiring.stores import build_cache
+from apps.cache.front import CacheFront
 from apps.cache.response_cache import ResponseCache
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord
@@ -63,7 +64,7 @@ class Cached:
 
     def ask(self, path: str = CHAT, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
         body = {"model": HEALTHY, **ZERO, **fields} if path == CHAT else fields
-        return httpx2.post(self.url + path, json=body, headers=headers or {}, timeout=90)
+        return httpx2.post(self.url + path, json=body, headers=headers or {}, timeout=30)
 
     def uses(self) -> list[str]:
         return [record.cache for record in self.books.closed]
@@ -80,7 +81,8 @@ def caching(
     books, cache = Books(), build_cache(configured, embedder)
     assert cache is not None
     upstream = cloud or build_cloud(configured, gateway)
-    app = create_app(configured, Services(upstream, answering, gateway, embedder, Meter([books]), cache))
+    meter = Meter([books])
+    app = create_app(configured, Services(upstream, answering, gateway, embedder, meter, CacheFront(cache, meter)))
     app.add_middleware(CallerByHeader)
     with serving(app) as url:
         yield Cached(url, cache, books)

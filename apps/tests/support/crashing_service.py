@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from apps.api.src.application import create_app
 from apps.api.src.observability.logs import configure_logging
 from apps.api.src.observability.tracing import open_tracing
-from apps.api.src.wiring.gateway import build_cloud, build_gateway
+from apps.api.src.wiring.gateway import build_cloud, load_gateway, new_gateway
 from apps.api.src.wiring.services import on_record
 from apps.api.src.wiring.stores import build_database
 from apps.core.deltas import Delta
@@ -29,7 +29,8 @@ settings = load_settings()
 configure_logging(settings)
 tracing = open_tracing(settings)
 local = ScriptedModel(crashing)
-gateway = build_gateway(settings, local, tracing=tracing)
+gateway = new_gateway(settings)
+load_gateway(gateway, settings, local, tracing=tracing)
 cloud, database = build_cloud(settings, gateway, tracing), build_database(settings)
 services = on_record(settings, cloud, local, gateway, tracing=tracing, database=database)
 app = create_app(settings, services)

@@ -13,7 +13,7 @@ import httpx2
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.wiring.gateway import build_gateway
+from apps.api.src.wiring.gateway import load_gateway, new_gateway
 from apps.api.src.wiring.services import Services
 from apps.api.src.wiring.stores import build_documents
 from apps.core.ports import ChatModel, Embedder, Readiness
@@ -61,8 +61,9 @@ def rag_app(
     """The app, whose local model is ``model``; the documents live in ``folder``."""
     configured = settings(data_dir=folder, **{"auth": "off", "rag_min_score": 0.25, **changes})
     local, embeds = model or ScriptedModel(saying("30 days [1]."), name="local"), embedder or WordEmbedder()
-    documents = build_documents(configured, local, embeds, Library(folder / "rag", embeds))
-    gateway = build_gateway(configured, local, embeds, documents=documents)
+    gateway = new_gateway(configured)
+    documents = build_documents(configured, gateway, local, embeds, Library(folder / "rag", embeds))
+    load_gateway(gateway, configured, local, embeds, documents=documents)
     services = Services(local, local, gateway, embeds, documents=documents)
     return create_app(configured, services), services
 

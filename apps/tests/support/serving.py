@@ -64,7 +64,7 @@ def serving(app: FastAPI) -> Iterator[str]:
             hear_metrics(url)
         finally:
             server.should_exit = True
-            thread.join(90)
+            thread.join(30)
             assert not thread.is_alive()
 
 

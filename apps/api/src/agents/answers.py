@@ -18,7 +18,7 @@ from apps.api.src.http.sse import Framing
 from apps.api.src.http.streaming import StreamedResponse, raw
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
-from apps.core.calls import CallRecord
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import AppError
 from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
 
@@ -117,9 +117,12 @@ def _note(
 ) -> None:
     """What the run has used since it had used so much."""
     record.model = run.model
-    record.prompt_tokens, record.completion_tokens = run.prompt_tokens - prompt, run.completion_tokens - completion
-    record.cached_tokens = run.cached_tokens - cached
-    record.cost = None if run.cost is None else run.cost - (cost or 0.0)
+    record.usage = Usage(
+        run.prompt_tokens - prompt,
+        run.completion_tokens - completion,
+        run.cached_tokens - cached,
+        None if run.cost is None else run.cost - (cost or 0.0),
+    )
     record.attempts = _model_steps(run) - steps
 
 

@@ -1,7 +1,7 @@
 """The answer of a generate route: a stream of deltas as JSON, as server-sent events, or as bare text."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -9,36 +9,43 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.http.cache_control import cache_headers, wishes_of
+from apps.api.src.http.cache_control import cache_control, cache_headers, cache_use
 from apps.api.src.http.guard import guarded
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.sse import EventStream, Framing, PlainText
 from apps.api.src.http.streaming import StreamedResponse, raw
 from apps.api.src.observability.request_line import note_messages
+from apps.cache.front import CachedModel
 from apps.core.citations import citations_json
-from apps.core.deltas import CacheNote, Delta, collect
+from apps.core.deltas import Delta, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
-from apps.core.ports import ChatModel
+from apps.models.metering import MeteredModel
 
 UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
 
-async def answer(request: Request, model: ChatModel, chat: ChatRequest, *, stream: bool) -> Response:
+async def answer(request: Request, model: MeteredModel | CachedModel, chat: ChatRequest, *, stream: bool) -> Response:
     """Ask the model; the answer is collected into JSON, or streamed in the framing that Accept asks for."""
     shutdown: Shutdown = request.app.state.shutdown
     note_messages(request, chat.messages)
-    if request.app.state.v1_cache is not None:
-        chat = replace(chat, cache=wishes_of(request))
-    deltas = model.stream(replace(chat, streamed=stream))
+    chat = replace(chat, streamed=stream)
+    record = model.new_record(chat)
+    control = cache_control(request) if request.app.state.services.front is not None else chat.cache
+    deltas = model.stream(replace(chat, cache=control, record=record))
+
+    def late() -> dict[str, str]:
+        cached = isinstance(model, CachedModel)
+        return cache_headers(cache_use(record), record.age, record.score) if cached else {}
+
     if stream:
-        return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown)
+        return _streamed(deltas, framing_for(request.headers.get("accept", "")), shutdown, late)
     async with aclosing(deltas):
         whole = await guarded(collect(deltas), request.receive, shutdown)
     body: dict[str, Any] = {"response": whole.text}
     if whole.citations is not None:
         body["citations"] = citations_json(whole.citations)
-    return JSONResponse(body, headers={**model_header(whole.model), **_cache(whole.cache)})
+    return JSONResponse(body, headers={**model_header(whole.model), **late()})
 
 
 def framing_for(accept: str) -> Framing:
@@ -52,18 +59,17 @@ def model_header(model: str | None) -> dict[str, str]:
     return {"X-Model": UNPRINTABLE.sub("_", model)} if model else {}
 
 
-def _cache(note: CacheNote | None) -> dict[str, str]:
-    return {} if note is None else cache_headers(note.use, note.age, note.score)
-
-
-def _streamed(deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: Shutdown) -> StreamedResponse:
+def _streamed(
+    deltas: AsyncGenerator[Delta, None], framing: Framing, shutdown: Shutdown, late: Callable[[], dict[str, str]]
+) -> StreamedResponse:
+    """``late`` are headers that are known when the first frame is there."""
     headers: dict[str, str] = {}
     return StreamedResponse(
         _framed(deltas, framing, headers),
         media_type=framing.media_type,
         ping=framing.ping,
         error_frame=framing.error,
-        headers=lambda: raw(headers),
+        headers=lambda: raw({**headers, **late()}),
         shutdown=shutdown,
     )
 
@@ -81,7 +87,6 @@ async def _framed(
                 model=delta.model or last.model,
             )
             headers.update(model_header(last.model))
-            headers.update(_cache(delta.cache))
             if delta.citations is not None and (frame := framing.citations(delta.citations)):
                 yield frame
             if delta.text:

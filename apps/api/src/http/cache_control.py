@@ -1,23 +1,24 @@
-"""The response cache in headers: what a request asks of it, and what it had to do with an answer."""
+"""The response cache in headers: a request's cache control, and how an answer was cached."""
 
 from starlette.requests import Request
 
 from apps.api.src.http.headers import header
+from apps.core.calls import CallRecord
 from apps.core.errors import InvalidValue
-from apps.core.messages import NO_WISHES, CacheWishes
+from apps.core.messages import DEFAULT_CACHE_CONTROL, CacheControl
 
 LONGEST_TTL = 7 * 24 * 3600
 TTL = "X-Cache-TTL"
 
 
-def wishes_of(request: Request) -> CacheWishes:
+def cache_control(request: Request) -> CacheControl:
     """Raises InvalidValue where X-Cache-TTL is none."""
-    control, ttl = header(request.scope, b"cache-control"), header(request.scope, b"x-cache-ttl")
-    if control is None and ttl is None:
-        return NO_WISHES
-    said = {part.strip().lower() for part in (control or "").split(",")}
+    given, ttl = header(request.scope, b"cache-control"), header(request.scope, b"x-cache-ttl")
+    if given is None and ttl is None:
+        return DEFAULT_CACHE_CONTROL
+    said = {part.strip().lower() for part in (given or "").split(",")}
     forbidden = "no-store" in said
-    return CacheWishes(look=not forbidden and "no-cache" not in said, keep=not forbidden, ttl=_seconds(ttl))
+    return CacheControl(lookup=not forbidden and "no-cache" not in said, store=not forbidden, ttl=_seconds(ttl))
 
 
 def _seconds(value: str | None) -> int | None:
@@ -28,6 +29,11 @@ def _seconds(value: str | None) -> int | None:
         details = {"min": 1, "max": LONGEST_TTL}
         raise InvalidValue(f"{TTL} must be a whole number of seconds, 1 to {LONGEST_TTL}", field=TTL, details=details)
     return seconds
+
+
+def cache_use(record: CallRecord) -> str:
+    """What a receipt says of the cache: an answer that it is not asked for is made for the call too."""
+    return "miss" if record.cache == "off" else record.cache
 
 
 def cache_headers(use: str, age: float | None, score: float | None) -> dict[str, str]:

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
+from apps.core.calls import Usage
 from apps.core.citations import Citation, citations_json
-from apps.core.deltas import Usage
 from apps.core.errors import AppError
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Request
@@ -20,17 +20,14 @@ from apps.api.src.http.validation_errors import as_app_error
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.agents import LibraryDocuments
 from apps.api.src.wiring.services import Services
+from apps.cache.front import CachedModel
 from apps.core.callers import Caller
 from apps.core.deltas import collect
 from apps.core.errors import NotFound, quoted
 from apps.core.fields import Between
 from apps.core.messages import user_message
-from apps.core.ports import ChatModel
 from apps.core.settings import Settings
-from apps.gateway.as_model import LOCAL
-from apps.gateway.routing.targets import FREE
-from apps.models.metering import MeteredModel, PriceOf
-from apps.models.wrapper import AskedModel
+from apps.models.metering import MeteredModel
 
 ROUTE = "/mcp"
 MOST_PASSAGES = 20
@@ -89,7 +86,7 @@ class ServedTools:
         await self.limits.count(request, "generate", self.settings.rate_limit_generate)
         is_local = self.services.gateway.router.is_local
         allow_named(caller_of(request), body.model, self.settings.default_model, is_local)
-        return await self._answer(request, self.services.cloud, body, self.services.cloud_price)
+        return await self._answer(request, self.services.generate, body)
 
     async def _local(self, request: Request, body: GenerateBody) -> Told:
         await self.limits.count(request, "local", self.settings.rate_limit_local)
@@ -97,11 +94,12 @@ class ServedTools:
         allow_local(caller_of(request), name)
         if body.model not in (None, name):
             raise NotFound(f"The local model is {name}", field="model", details={"available": [name]})
-        return await self._answer(request, AskedModel(self.services.local, LOCAL), body, lambda _: FREE)
+        return await self._answer(request, self.services.generate_locally, body)
 
-    async def _answer(self, request: Request, model: ChatModel, body: GenerateBody, price: PriceOf | None) -> Told:
-        metered = MeteredModel(model, self.services.meter, ROUTE, price)
-        async with aclosing(metered.stream(body.to_chat(caller_of(request)))) as deltas:
+    async def _answer(self, request: Request, model: MeteredModel | CachedModel, body: GenerateBody) -> Told:
+        """What the route of the same model answers, on record under this one."""
+        chat = body.to_chat(caller_of(request))
+        async with aclosing(model.stream(replace(chat, record=model.new_record(chat, ROUTE)))) as deltas:
             whole = await collect(deltas)
         told = {"response": whole.text, "model": whole.model, "usage": usage_json(whole.usage)}
         return Told(whole.text, told | {"finish_reason": whole.finish_reason})

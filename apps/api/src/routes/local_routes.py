@@ -13,14 +13,11 @@ from apps.api.src.wiring.services import Services
 from apps.core.errors import InternalError, ModelUnavailable, NotFound, Overloaded, RateLimitExceeded
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
-from apps.gateway.as_model import LOCAL
-from apps.gateway.routing.targets import FREE
-from apps.models.wrapper import AskedModel
 
 
 def local_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("local", settings.rate_limit_local), tags=["local"])
-    model = services.on_route(AskedModel(services.local, LOCAL), "/local/generate", lambda _: FREE)
+    model = services.generate_locally
 
     async def generate_locally(request: Request, body: GenerateBody, stream: Stream = False) -> Response:
         """Ask the local model: no key, no network."""

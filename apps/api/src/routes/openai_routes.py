@@ -19,7 +19,7 @@ Stream = Annotated[bool, Query(description="Stream the answer as server-sent eve
 
 def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
     router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
-    model = services.on_route(services.cloud, "/generate", services.cloud_price)
+    model = services.generate
 
     def is_local(name: str) -> bool:
         return settings.gateway_config is not None and services.gateway.router.is_local(name)

@@ -1,70 +1,78 @@
-"""One execution of a call of /v1: on record, by whichever target the gateway finds, with a receipt."""
+"""One execution of a call of /v1: on record, by the target that the gateway finds."""
 
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, fields
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Self
 
+from apps.api.src.http.cache_control import cache_use
 from apps.api.src.http.streaming import LastFrame
-from apps.core.calls import CacheUse, CallRecord
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import AppError, Timeout
+from apps.core.pricing import priced
 from apps.gateway.gateway import Gateway
-from apps.gateway.protocol import Blocks, Receipt, WireCall, WireReply
+from apps.gateway.protocol import Blocks, WireCall, WireReply
 from apps.gateway.routing.attempts import Opened
 from apps.gateway.routing.estimates import expected_use
 from apps.gateway.routing.router import Needs
 from apps.gateway.upstream.event_blocks import find_done
-from apps.gateway.upstream.receipts import cost_of
 from apps.gateway.upstream.response_blocks import END as RESPONSE_END
 from apps.models.metering import Meter, MeteredCall
 
-RECEIPT_FIELDS = tuple(one.name for one in fields(Receipt))
+
+class WholeFrame(LastFrame):
+    """The body of an answer that is not streamed."""
+
+    content_type: str
+
+    @classmethod
+    def of(cls, content_type: str, body: bytes) -> Self:
+        frame = cls(body)
+        frame.content_type = content_type
+        return frame
 
 
 class SealedFrame(LastFrame):
-    """The last frame of a relayed stream, with the receipt in it; it remembers what stands around that."""
+    """The last frame of a relayed stream, with the receipt in it; ``before`` and ``after`` stand around that."""
 
     before: bytes
     after: bytes
 
     @classmethod
-    def sealed(cls, before: bytes, receipt: Receipt, after: bytes) -> Self:
-        frame = cls(b"".join((before, receipt_comment(receipt), after)))
+    def sealed(cls, before: bytes, record: CallRecord, after: bytes) -> Self:
+        frame = cls(b"".join((before, receipt_comment(record), after)))
         frame.before, frame.after = before, after
         return frame
 
 
 @dataclass(slots=True)
 class Execution:
-    """``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once.
-
-    ``cache``: whether the cache was asked first.
-    """
+    """``record`` is the call's; ``deadline`` is a time of the loop's clock. Run either `whole` or `frames`, once."""
 
     gateway: Gateway
     meter: Meter
     call: WireCall
+    record: CallRecord
     deadline: float | None = None
-    receipt: Receipt = field(default_factory=Receipt)
-    cache: CacheUse = "off"
     _opened: Opened[WireReply] | None = None
     _pieces: int = 0
 
     async def whole(self) -> WireReply:
         """The whole answer; nothing is left to close."""
-        async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
+        async with self.meter.call(self.record):
             try:
-                self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
+                self._opened = await self.gateway.open(self.call, self.record, self.deadline)
                 return self._opened.value
             finally:
-                self._note(metered.record)
+                self._settle()
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The upstream's blocks as they are; the receipt goes out as a comment just before the end."""
-        async with self.meter.call(new_record(self.call, self.cache, gateway=self.gateway)) as metered:
+        async with self.meter.call(self.record) as metered:
             try:
-                opened = self._opened = await self.gateway.open(self.call, self.receipt, self.deadline)
+                opened = self._opened = await self.gateway.open(self.call, self.record, self.deadline)
                 metered.first_token()
                 try:
                     yield self._accounted(opened.value.body, metered)
@@ -79,10 +87,20 @@ class Execution:
                     await opened.close()
             finally:
                 if not metered.closed:
-                    self._note(metered.record)
+                    self._settle()
+
+    async def items(self) -> AsyncGenerator[bytes, None]:
+        """The answer for a recording: the frames of a stream, or one frame with the whole body."""
+        if not self.call.stream:
+            reply = await self.whole()
+            yield WholeFrame.of(reply.content_type, reply.body)
+            return
+        async with aclosing(self.frames()) as frames:
+            async for frame in frames:
+                yield frame
 
     async def _next(self, blocks: Blocks) -> bytes | None:
-        """None behind the last. Bounded here, where nothing is yielded: a timeout must not cancel who reads."""
+        """The next block, None behind the last. The time limit encloses no yield, so that it never cancels a reader."""
         if self.deadline is None:
             return await anext(blocks, None)
         try:
@@ -94,40 +112,34 @@ class Execution:
             raise Timeout("The deadline ran out") from None
 
     def _accounted(self, block: bytes, metered: MeteredCall) -> bytes:
-        """The block; the one that ends the stream has the receipt in front of its last event, and closes the books."""
+        """The block; the one that ends the stream has the receipt before its last event, and closes the record."""
         self._pieces += block.count(b"data:")
         end = _end_of_responses(block) if self.call.path == "/responses" else find_done(block)
         if end < 0:
             return block
-        self._note(metered.record)
+        self._settle()
         metered.finish()
-        return SealedFrame.sealed(block[:end], self.receipt, block[end:])
+        return SealedFrame.sealed(block[:end], self.record, block[end:])
 
-    def _reckon(self) -> None:
-        """Tokens and cost, as far as an answer has begun: what was told, or else the pieces that came."""
-        if self._opened is None:
-            return
-        receipt, used = self.receipt, self._opened.value.used
-        if used.prompt_tokens is not None:
-            receipt.prompt_tokens, receipt.completion_tokens = used.prompt_tokens, used.completion_tokens
-            receipt.cached_tokens, receipt.estimated = used.cached_tokens, False
-        elif self.call.stream:
-            receipt.prompt_tokens, receipt.completion_tokens = expected_use(self.call).prompt, self._pieces
-            receipt.estimated = True
-        price = self._opened.target.price
-        if used.model is not None:
-            price = self.gateway.dearest(str(self.call.body["model"]), Needs())
-        receipt.cost = cost_of(receipt, price) if used.cost is None else used.cost
-
-    def _note(self, record: CallRecord) -> None:
-        self._reckon()
-        if not self.receipt.queued:
+    def _settle(self) -> None:
+        """Estimate what an answer that has begun does not report: a stream's tokens, and the cost by the price."""
+        record, opened = self.record, self._opened
+        if not record.queued:
             record.estimated_cost = 0.0  # it never came as far as an upstream
-        note_receipt(record, self.receipt)
+        if opened is None:
+            return
+        usage = record.usage
+        if usage is None and self.call.stream:
+            usage = Usage(expected_use(self.call).prompt, self._pieces, estimated=True)
+        if usage is not None and usage.cost is None:
+            asks_others = bool(opened.target.provider.config.prefix)
+            price = self.gateway.dearest(record.asked, Needs()) if asks_others else opened.target.price
+            usage = priced(usage, price)
+        record.usage = usage
 
 
-def new_record(call: WireCall, cache: CacheUse = "off", *, gateway: Gateway | None = None) -> CallRecord:
-    """The record of a call that is about to be made, or without a ``gateway`` to be answered without being made."""
+def new_record(call: WireCall, gateway: Gateway) -> CallRecord:
+    """The record of a call that is about to be made, or to be answered without being made."""
     use = expected_use(call)
     record = CallRecord(
         call.caller,
@@ -135,24 +147,31 @@ def new_record(call: WireCall, cache: CacheUse = "off", *, gateway: Gateway | No
         str(call.body["model"]),
         streamed=call.stream,
         estimated_tokens=use.prompt + use.limit,
-        cache=cache,
     )
-    if gateway is not None and call.caller.budget is not None:
+    if call.caller.budget is not None:
         record.estimated_cost = gateway.most_cost(call, use)
     return record
 
 
-def note_receipt(record: CallRecord, receipt: Receipt) -> None:
-    record.model, record.provider = receipt.model, receipt.provider
-    record.attempts, record.queued, record.cost = receipt.attempts, receipt.queued, receipt.cost
-    record.prompt_tokens, record.completion_tokens = receipt.prompt_tokens, receipt.completion_tokens
-    record.cached_tokens, record.estimated = receipt.cached_tokens, receipt.estimated
-
-
-def receipt_comment(receipt: Receipt) -> bytes:
-    """An event stream's comment: every conforming client passes over it."""
-    told = {name: getattr(receipt, name) for name in RECEIPT_FIELDS}
-    return b": receipt " + json.dumps(told).encode() + b"\n\n"
+def receipt_comment(record: CallRecord) -> bytes:
+    """The receipt of a call as a comment of an event stream, which every conforming client ignores."""
+    receipt = {
+        "model": record.model,
+        "provider": record.provider,
+        "attempts": record.attempts,
+        "cache": cache_use(record),
+        "queued": record.queued,
+        "first_token": record.latency,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "cached_tokens": record.cached_tokens,
+        "estimated": record.estimated,
+        "cost": record.cost,
+        "tried": record.tried,
+        "age": record.age,
+        "score": record.score,
+    }
+    return b": receipt " + json.dumps(receipt).encode() + b"\n\n"
 
 
 def _end_of_responses(block: bytes) -> int:

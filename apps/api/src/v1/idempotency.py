@@ -1,63 +1,25 @@
-"""The recording of a call of /v1: the frames of its answer, and its receipt; shared by all who read it.
+"""Idempotency-Key: a call that is sent again under its key is answered from its recording, and executed once.
 
-Idempotency-Key: a call that is sent again under its key is answered from its recording, and executed once.
-
-Kept in this process, bounded in number and bytes, the oldest forgotten first. It belongs to its caller: the holder
-of an API key, wherever he calls from, or else the client's address and credentials together. Only what was answered
-whole is kept; a failure may be tried again.
+Recordings are kept in this process, bounded in number and bytes, the oldest deleted first. A recording belongs to its
+caller: the holder of an API key at any address, or else the client's address and credentials together. Only whole
+answers are kept; a failed call may be retried.
 """
 
 import hashlib
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from apps.api.src.http.headers import header
-from apps.api.src.http.streaming import LastFrame
-from apps.api.src.v1.execution import Execution
-from apps.core.calls import CacheUse
+from apps.api.src.v1.cached import FrameRecording
+from apps.core.calls import CallRecord
 from apps.core.errors import Conflict, InvalidValue
-from apps.gateway.protocol import Receipt, WireCall
-from apps.models.recording import Recording
-
-
-class WireRecording(Recording[bytes]):
-    """One execution, as bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.content_type = "application/json"
-        self.receipt = Receipt()
-
-    def is_last(self, item: bytes) -> bool:
-        return isinstance(item, LastFrame)
-
-    def size_of(self, item: bytes) -> int:
-        return len(item)
-
-    def receipt_for(self, use: CacheUse | None) -> Receipt:
-        """The receipt as a reader sees it: None has made the call, the others were given what it made."""
-        return self.receipt if use is None else replace(self.receipt, cache=use)
-
-
-async def record(execution: Execution, recording: WireRecording) -> None:
-    """Make a call into a recording, for all who read it."""
-    recording.receipt = execution.receipt
-    if execution.call.stream:
-        async with aclosing(execution.frames()) as frames:
-            async for frame in frames:
-                recording.add(frame)
-        return
-    reply = await execution.whole()
-    recording.content_type = reply.content_type
-    recording.add(LastFrame(reply.body))
-
+from apps.gateway.protocol import WireCall
 
 KEPT_SECONDS = 24 * 3600.0
 MOST_RECORDINGS = 10_000
@@ -92,11 +54,11 @@ def _caller(request: Request, call: WireCall) -> list[str]:
     return [request.client.host if request.client else "", *(request.headers.get(name, "") for name in CREDENTIALS)]
 
 
-class IdempotentRecording(WireRecording):
+class IdempotentRecording(FrameRecording):
     """The execution of a call under its key; ``asked`` is what was asked, ``begun`` a time of the recordings' clock."""
 
-    def __init__(self, asked: bytes, begun: float) -> None:
-        super().__init__()
+    def __init__(self, record: CallRecord, asked: bytes, begun: float) -> None:
+        super().__init__(record)
         self.asked = asked
         self.begun = begun
 
@@ -122,19 +84,22 @@ class Recordings:
         return len(self._kept)
 
     def join(
-        self, named: Identity, work: Callable[[IdempotentRecording], Coroutine[Any, Any, None]]
-    ) -> tuple[IdempotentRecording, bool]:
-        """The recording under this name, and whether ``work`` was begun for it just now. Raises Conflict."""
+        self, named: Identity, record: CallRecord, execute: Callable[[], AsyncGenerator[bytes, None]]
+    ) -> IdempotentRecording:
+        """The recording under this name: one that is there, or a new one of ``execute``, with ``record``.
+
+        Raises Conflict for another body under the same name.
+        """
         self._forget_old()
         recording = self._kept.get(named.name)
         if recording is not None and not recording.given_up:
             if recording.asked != named.asked:
                 raise Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key")
-            return recording, False
-        recording = IdempotentRecording(named.asked, self._clock())
+            return recording
+        recording = IdempotentRecording(record, named.asked, self._clock())
         self._kept[named.name] = recording
-        recording.begin(work(recording), lambda ended: self._ended(named.name, ended))
-        return recording, True
+        recording.begin(_fill(recording, execute), lambda ended: self._ended(named.name, ended))
+        return recording
 
     def _ended(self, name: bytes, recording: IdempotentRecording) -> None:
         if self._kept.get(name) is not recording:
@@ -158,3 +123,9 @@ class Recordings:
 
     def _drop(self, name: bytes) -> None:
         self.size -= self._kept.pop(name).size
+
+
+async def _fill(recording: IdempotentRecording, execute: Callable[[], AsyncGenerator[bytes, None]]) -> None:
+    async with aclosing(execute()) as frames:
+        async for frame in frames:
+            recording.add(frame)

@@ -3,26 +3,26 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 
 from fastapi import Request
 from starlette.responses import Response
 
 from apps.api.src.auth.caller import allow_model, caller_of
-from apps.api.src.http.cache_control import wishes_of
+from apps.api.src.http.cache_control import cache_control
 from apps.api.src.http.guard import guarded
 from apps.api.src.http.headers import header
 from apps.api.src.http.json_body import read_json
-from apps.api.src.http.streaming import LastFrame
 from apps.api.src.observability.request_line import note_body
-from apps.api.src.v1.cached import V1Cache
-from apps.api.src.v1.execution import Execution, new_record, note_receipt
-from apps.api.src.v1.idempotency import IdempotentRecording, Recordings, identity, record
-from apps.api.src.v1.replies import WholeResponse, joined, streamed_reply
+from apps.api.src.v1.cached import cached, key_of
+from apps.api.src.v1.execution import Execution, new_record
+from apps.api.src.v1.idempotency import IdempotentRecording, Identity, Recordings, identity
+from apps.api.src.v1.replies import WholeResponse, streamed_reply, whole_reply, whole_response
 from apps.api.src.wiring.services import Services
-from apps.core.calls import CallRecord
+from apps.cache.front import CacheFront, replayed
+from apps.cache.key import CacheKey
+from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, Timeout
-from apps.gateway.protocol import Receipt, WireCall
+from apps.gateway.protocol import WireCall
 from apps.models.metering import Meter
 
 # answered whole, whatever a field of this name may mean to an upstream
@@ -30,25 +30,58 @@ NEVER_STREAMED = frozenset({"/embeddings"})
 
 
 async def relay(request: Request, path: str) -> Response:
-    """POST ``path`` of OpenAI's API, by whichever target the gateway finds."""
+    """POST ``path`` of OpenAI's API, by the target that the gateway finds."""
     services: Services = request.app.state.services
-    call = await _read_call(request, path, services.gateway.router.is_local)
+    gateway = services.gateway
+    call = await _read_call(request, path, gateway.router.is_local)
     deadline = _deadline(request)
+    record = new_record(call, gateway)
+    call = call._replace(record=record)
     named = identity(request, call)
+    execution = Execution(gateway, services.meter, call, record)
     if named is not None:
-        recordings: Recordings = request.app.state.recordings
-        execution = Execution(services.gateway, services.meter, call)
-        recording, made = recordings.join(named, lambda made: record(execution, made))
-        return await _replay(request, call, recording, deadline, maker=made)
-    cache: V1Cache | None = request.app.state.v1_cache
-    asked = cache.question(call, wishes_of(request)) if cache is not None else None
-    if cache is not None and asked is not None:
-        return await cache.respond(request, call, asked, deadline)
-    execution = Execution(services.gateway, services.meter, call, deadline)
+        return await _idempotent(request, named, execution, deadline)
+    if services.front is not None:
+        key = key_of(call, cache_control(request), services.front, gateway.router)
+        if key is not None:
+            return await _cached(request, execution, key, services.front, deadline)
+    execution.deadline = deadline
     if call.stream:
-        return streamed_reply(request, execution.frames(), lambda: execution.receipt)
+        return streamed_reply(request, execution.frames(), record)
     reply = await guarded(execution.whole(), request.receive, request.app.state.shutdown)
-    return WholeResponse(reply.content_type, reply.body, execution.receipt)
+    return WholeResponse(reply.content_type, reply.body, record)
+
+
+async def _cached(
+    request: Request, execution: Execution, key: CacheKey, front: CacheFront, deadline: float | None
+) -> Response:
+    """The answer from the cache, or through it."""
+    frames, record = await cached(execution, key, front, deadline), execution.record
+    if isinstance(frames, list):
+        if not execution.call.stream:
+            return whole_response(frames[0], record)
+        frames = replayed(frames)
+    return await _reply(request, frames, record)
+
+
+async def _idempotent(request: Request, named: Identity, execution: Execution, deadline: float | None) -> Response:
+    """The answer of the call that was made under the same Idempotency-Key, which may be this one."""
+    recordings: Recordings = request.app.state.recordings
+    record = execution.record
+    recording = recordings.join(named, record, execution.items)
+    frames = recording.read(deadline)
+    if recording.record is record:
+        return await _reply(request, frames, record)
+    record.reuse("replay")
+    return await _reply(request, _on_record(execution.meter, record, recording, frames), recording.record, "replay")
+
+
+async def _reply(
+    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
+) -> Response:
+    if record.streamed:
+        return streamed_reply(request, frames, record, cache)
+    return await whole_reply(request, frames, record, cache)
 
 
 async def _read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
@@ -82,36 +115,13 @@ def _deadline(request: Request) -> float | None:
     return asyncio.get_running_loop().time() + int(value) / 1000
 
 
-async def _replay(
-    request: Request, call: WireCall, recording: IdempotentRecording, deadline: float | None, *, maker: bool
-) -> Response:
-    frames = recording.read(deadline)
-    if not maker:
-        frames = _on_record(request.app.state.services.meter, call, recording, frames)
-    if call.stream:
-        return streamed_reply(request, frames, lambda: recording.receipt_for(None if maker else "replay"))
-    try:
-        body = await guarded(joined(frames), request.receive, request.app.state.shutdown)
-    finally:
-        await frames.aclose()
-    return WholeResponse(recording.content_type, body, recording.receipt_for(None if maker else "replay"))
-
-
 async def _on_record(
-    meter: Meter, call: WireCall, recording: IdempotentRecording, frames: AsyncGenerator[bytes, None]
+    meter: Meter, record: CallRecord, recording: IdempotentRecording, frames: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
-    """A replay is a call too; what it repeats has been paid for, by who made the call."""
-    replayed = new_record(call)
-    replayed.cache, replayed.estimated_tokens = "replay", 0
-    async with aclosing(frames), meter.call(replayed) as metered:
+    """A replay as a call of its own; what it repeats is paid for by the call that made it."""
+    async with aclosing(frames), meter.call(record) as metered:
         async for frame in frames:
-            if isinstance(frame, LastFrame):
-                _note_replay(replayed, recording.receipt)
+            if recording.is_last(frame):
+                record.answered_as(recording.record)
                 metered.finish()
             yield frame
-
-
-def _note_replay(replayed: CallRecord, paid: Receipt) -> None:
-    """Who answered and what it used, as the first call's record says it; no attempt was made for this one."""
-    note_receipt(replayed, replace(paid, attempts=0, queued=0.0, cost=0.0))
-    replayed.saved = paid.cost or 0.0

@@ -1,7 +1,7 @@
 """What goes back on /v1: bytes of a whole answer or of a stream, with a receipt among the headers."""
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 
 from fastapi import Request
@@ -9,45 +9,49 @@ from starlette.responses import Response
 
 from apps.api.src.exceptions import envelope
 from apps.api.src.generate.answers import model_header
-from apps.api.src.http.cache_control import age_headers
+from apps.api.src.http.cache_control import age_headers, cache_use
+from apps.api.src.http.guard import guarded
 from apps.api.src.http.sse import EventStream
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
+from apps.api.src.v1.execution import WholeFrame
+from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import AppError
-from apps.gateway.protocol import Receipt
 
 
 class WholeResponse(Response):
-    """A whole answer: the bytes as they came, and a receipt among the headers."""
+    """A whole answer: the bytes as they came, and the receipt of ``record`` among the headers."""
 
-    def __init__(self, content_type: str, body: bytes, receipt: Receipt) -> None:
+    def __init__(self, content_type: str, body: bytes, record: CallRecord, cache: CacheUse | None = None) -> None:
         self.status_code = 200
         self.background = None
         self.body = body
         self.raw_headers = [
             (b"content-length", b"%d" % len(body)),
             (b"content-type", content_type.encode("latin-1")),
-            *receipt_headers(receipt),
+            *receipt_headers(record, cache),
         ]
 
 
-def receipt_headers(receipt: Receipt) -> RawHeaders:
-    """What is known when the headers go out."""
+def receipt_headers(record: CallRecord, cache: CacheUse | None = None) -> RawHeaders:
+    """What is known when the headers go out; ``cache`` where it is not what the record says."""
     headers = [
-        *_model_header(receipt.model),
-        (b"x-provider", receipt.provider.encode("latin-1")),
-        (b"x-attempts", b"%d" % receipt.attempts),
-        (b"x-cache", receipt.cache.encode()),
-        (b"x-queue-ms", b"%.1f" % (receipt.queued * 1000)),
+        *_model_header(record.model),
+        (b"x-provider", record.provider.encode("latin-1")),
+        (b"x-attempts", b"%d" % record.attempts),
+        (b"x-cache", (cache or cache_use(record)).encode()),
+        (b"x-queue-ms", b"%.1f" % (record.queued * 1000)),
     ]
-    if receipt.age is not None:
-        headers += raw(age_headers(receipt.age, receipt.score))
-    if receipt.first_token is not None:
-        headers.append((b"x-first-token-ms", b"%.1f" % (receipt.first_token * 1000)))
-    if receipt.prompt_tokens is not None:
-        headers.append((b"x-prompt-tokens", b"%d" % receipt.prompt_tokens))
-        headers.append((b"x-completion-tokens", b"%d" % (receipt.completion_tokens or 0)))
-    if receipt.cost is not None:
-        headers.append((b"x-cost-usd", b"%.8f" % receipt.cost))
+    if record.age is not None:
+        headers += raw(age_headers(record.age, record.score))
+    if record.latency is not None:
+        headers.append((b"x-first-token-ms", b"%.1f" % (record.latency * 1000)))
+    usage = record.usage
+    if usage is not None:
+        headers.append((b"x-prompt-tokens", b"%d" % usage.prompt_tokens))
+        headers.append((b"x-completion-tokens", b"%d" % usage.completion_tokens))
+    cost = record.cost
+    if cost is not None:
+        headers.append((b"x-cost-usd", b"%.8f" % cost))
     return headers
 
 
@@ -57,8 +61,9 @@ def _model_header(model: str) -> RawHeaders:
 
 
 def streamed_reply(
-    request: Request, frames: AsyncGenerator[bytes, None], receipt: Callable[[], Receipt]
+    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
 ) -> StreamedResponse:
+    """A stream of frames, with what the record says when the first one is there among the headers."""
     path: str = request.scope["path"]
     error_frame = _response_error_frame if path.endswith("/responses") else _error_frame
     return StreamedResponse(
@@ -66,14 +71,26 @@ def streamed_reply(
         media_type="text/event-stream",
         ping=EventStream.ping,
         error_frame=lambda error: error_frame(error, path),
-        headers=lambda: receipt_headers(receipt()),
+        headers=lambda: receipt_headers(record, cache),
         shutdown=request.app.state.shutdown,
     )
 
 
-async def joined(frames: AsyncGenerator[bytes, None]) -> bytes:
-    """The body of a whole answer, whose frames they are."""
-    return b"".join([frame async for frame in frames])
+async def whole_reply(
+    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
+) -> WholeResponse:
+    """A whole answer, which is the only frame."""
+    try:
+        frame = await guarded(anext(frames), request.receive, request.app.state.shutdown)
+    finally:
+        await frames.aclose()
+    return whole_response(frame, record, cache)
+
+
+def whole_response(frame: bytes, record: CallRecord, cache: CacheUse | None = None) -> WholeResponse:
+    if not isinstance(frame, WholeFrame):
+        raise TypeError("a whole answer is one frame")
+    return WholeResponse(frame.content_type, frame, record, cache)
 
 
 def _error_frame(error: AppError, path: str) -> bytes:

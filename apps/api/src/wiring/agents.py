@@ -19,7 +19,8 @@ from apps.core.agent_runs import RunStore
 from apps.core.callers import SHARED, Caller
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
-from apps.gateway.as_model import NamedModels
+from apps.gateway.as_model import GatewayModel
+from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
@@ -31,10 +32,9 @@ from apps.rag.library import Library
 
 @dataclass(frozen=True, slots=True)
 class AgentParts:
-    """The agents, and themselves as a model; ``chat``, which they ask, learns of the gateway once there is one."""
+    """The agents, and themselves as a model."""
 
     agents: Agents
-    chat: NamedModels
     model: AgentModel
 
     def wire(self) -> WireTarget:
@@ -47,6 +47,7 @@ TOOLS = ("calculator", "clock", "fetch", "search")
 
 def open_agents(
     settings: Settings,
+    gateway: Gateway,
     local: ChatModel,
     library: Library | None,
     database: Database | None,
@@ -73,10 +74,10 @@ def open_agents(
         return Roster(config, {"fetch": Fetcher(config.fetch).tool(), **own}, servers, Redaction(known))
 
     store: RunStore = AgentRuns(database) if database is not None else MemoryRuns()
-    chat = NamedModels(local, settings.default_model)
+    chat = GatewayModel(gateway, settings.default_model, local)
     has_file = declared is None and settings.agents_config is not None
-    agents = Agents(read(None), chat, store, chat.dearest, read if has_file else None)
-    return AgentParts(agents, chat, AgentModel(agents))
+    agents = Agents(read(None), chat, store, chat.highest_price, read if has_file else None)
+    return AgentParts(agents, AgentModel(agents))
 
 
 def _config(settings: Settings, tools: Sequence[str]) -> AgentsConfig:

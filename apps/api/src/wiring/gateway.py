@@ -13,7 +13,7 @@ from apps.api.src.wiring.stores import Documents
 from apps.core.ports import ChatModel, Embedder
 from apps.core.pricing import Price
 from apps.core.settings import Settings
-from apps.gateway.as_model import RoutedModel
+from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.openai_api.completions import LocalCompletions
@@ -49,20 +49,33 @@ def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
 def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
     """What /generate asks: the routing file's names where there is one, else the one upstream."""
     if settings.gateway_config:
-        return RoutedModel(gateway, settings.default_model)
+        return GatewayModel(gateway, settings.default_model)
     model = AskedModel(OpenAIModel(settings, tracing.headers if tracing is not None else None), UPSTREAM)
     return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
 
 
-def build_gateway(
+def new_gateway(settings: Settings) -> Gateway:
+    """A gateway that is to be loaded, for the models of this process that ask it."""
+    return Gateway(Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+
+
+def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
+    """A gateway with the local model and an embedder, and neither documents nor agents."""
+    gateway = new_gateway(settings)
+    load_gateway(gateway, settings, local, embedder)
+    return gateway
+
+
+def load_gateway(
+    gateway: Gateway,
     settings: Settings,
     local: ChatModel,
     embedder: Embedder | None = None,
     tracing: Tracing | None = None,
     documents: Documents | None = None,
     agents: AgentParts | None = None,
-) -> Gateway:
-    """The gateway of GATEWAY_CONFIG, or the one that the seed's settings make."""
+) -> None:
+    """Load the routing file of GATEWAY_CONFIG, or the configuration that the settings make without one."""
     own: dict[str, Own] = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
@@ -79,12 +92,7 @@ def build_gateway(
         }
         return Router(config, providers)
 
-    gateway = Gateway(build, Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
-    if documents is not None:
-        documents.writers.gateway = gateway
-    if agents is not None:
-        agents.chat.gateway = gateway
-    return gateway
+    gateway.load(build)
 
 
 def _routing_file(path: Path) -> GatewayConfig:

@@ -12,7 +12,7 @@ from apps.api.src.observability.request_line import CallsOnLine
 from apps.api.src.observability.tracing import Tracing, open_tracing
 from apps.api.src.wiring.accounts import Accounts, build_accounts
 from apps.api.src.wiring.agents import open_agents
-from apps.api.src.wiring.gateway import build_cloud, build_gateway, cloud_price, setting_of
+from apps.api.src.wiring.gateway import build_cloud, cloud_price, load_gateway, new_gateway, setting_of
 from apps.api.src.wiring.stores import (
     Documents,
     build_cache,
@@ -21,14 +21,14 @@ from apps.api.src.wiring.stores import (
     build_tokens,
     open_documents,
 )
-from apps.cache.cached_model import CachedModel
-from apps.cache.response_cache import ResponseCache
+from apps.cache.front import CachedModel, CacheFront
 from apps.core.calls import Bookkeeper
 from apps.core.ports import ChatModel, Embedder, Observed
 from apps.core.settings import Settings
 from apps.core.version import VERSION
 from apps.gateway.as_model import LOCAL
 from apps.gateway.gateway import Gateway
+from apps.gateway.routing.targets import FREE
 from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.bearer_tokens import BearerTokens
@@ -47,7 +47,7 @@ class Services:
     gateway: Gateway
     embedder: Embedder | None = None
     meter: Meter = field(default_factory=Meter)
-    cache: ResponseCache | None = None
+    front: CacheFront | None = None
     metrics: Metrics = field(default_factory=Metrics)
     tracing: Tracing | None = None
     database: Database | None = None
@@ -58,17 +58,29 @@ class Services:
     documents: Documents | None = None
     agents: Agents | None = None
 
-    def on_route(self, model: ChatModel, route: str, price: PriceOf | None = None) -> ChatModel:
-        """The model as a route asks it: each call on record, and answered from the cache where there is one."""
-        metered = MeteredModel(model, self.meter, route, price)
-        return metered if self.cache is None else CachedModel(metered, self.cache)
+    @property
+    def generate(self) -> MeteredModel | CachedModel:
+        """What /generate asks."""
+        return self._on_route(self.cloud, "/generate", self.cloud_price)
+
+    @property
+    def generate_locally(self) -> MeteredModel | CachedModel:
+        """What /local/generate asks."""
+        return self._on_route(self.local, "/local/generate", lambda _: FREE, LOCAL)
+
+    def _on_route(
+        self, model: ChatModel, route: str, price: PriceOf | None, provider: str = ""
+    ) -> MeteredModel | CachedModel:
+        """The model with each call on record, behind the cache where there is one."""
+        metered = MeteredModel(model, self.meter, route, price, provider)
+        return metered if self.front is None else CachedModel(metered, self.front)
 
     async def start(self) -> None:
         self.metrics.warm()
         if self.database is not None:
             await self.database.start()
-        if self.cache is not None:
-            await self.cache.start()
+        if self.front is not None:
+            await self.front.cache.start()
         if self.accounts is not None:
             await self.accounts.start()
         await self.cloud.start()
@@ -90,8 +102,8 @@ class Services:
         await self.gateway.aclose()
         await self.cloud.aclose()
         await self.local.aclose()
-        if self.cache is not None:
-            await self.cache.aclose()
+        if self.front is not None:
+            await self.front.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
         if self.documents is not None and self.documents.embedder is not self.embedder:
@@ -112,9 +124,10 @@ class Services:
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
     local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
-    documents, embedder = open_documents(settings, local)
-    parts = open_agents(settings, local, documents.library, database, lambda name: setting_of(name, settings))
-    gateway = build_gateway(settings, local, embedder, tracing, documents, parts)
+    gateway = new_gateway(settings)
+    documents, embedder = open_documents(settings, gateway, local)
+    parts = open_agents(settings, gateway, local, documents.library, database, lambda name: setting_of(name, settings))
+    load_gateway(gateway, settings, local, embedder, tracing, documents, parts)
     cloud = build_cloud(settings, gateway, tracing)
     return on_record(settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents)
 
@@ -133,9 +146,9 @@ def on_record(
     books: Sequence[Bookkeeper] = (),
     observed: Sequence[Observed] = (),
 ) -> Services:
-    """Services whose calls are counted, timed and logged; ``books`` are told of them too, ``observed`` is scraped too.
+    """Services whose calls are counted, timed and logged, also by ``books``; ``observed`` have metrics of their own.
 
-    The metrics stand before ``books``: they see the calls that those refuse, and are the last to see what came of one.
+    The metrics stand before ``books``: they count the calls that those refuse, and read each record last.
     """
     models = KnownNames(lambda: (settings.default_model, *_agent_names(agents), *gateway.router.models()))
     providers = KnownNames(lambda: (LOCAL, *gateway.router.providers))
@@ -160,7 +173,7 @@ def on_record(
         gateway,
         embedder,
         meter,
-        cache,
+        None if cache is None else CacheFront(cache, meter),
         metrics,
         tracing,
         database,

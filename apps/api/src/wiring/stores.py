@@ -15,7 +15,8 @@ from apps.cache.semantic import SemanticIndex
 from apps.cache.store import MemoryStore, Store
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
-from apps.gateway.as_model import Writers
+from apps.gateway.as_model import GatewayModel
+from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
@@ -31,29 +32,30 @@ from apps.rag.library import Library
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The library of documents, and answers from it; ``writers`` learns of the gateway once there is one."""
+    """The library of documents, and answers from it."""
 
     library: Library
     embedder: Embedder
     answers: RagModels
-    writers: Writers
 
     def wire(self) -> WireTarget:
         """The answers on the one path of OpenAI's API that they serve."""
         return ByPath({"/chat/completions": LocalWire(self.answers, asks_others=True)})
 
 
-def open_documents(settings: Settings, local: ChatModel) -> tuple[Documents, Embedder]:
+def open_documents(settings: Settings, gateway: Gateway, local: ChatModel) -> tuple[Documents, Embedder]:
     """The documents, and the embedder of /v1/embeddings: where both are MiniLM, it is one and is loaded once."""
     embeds, tokenizer = chosen_embedder(settings)
     library = Library.from_settings(settings, embeds, tokenizer=tokenizer)
-    documents = build_documents(settings, local, embeds, library)
+    documents = build_documents(settings, gateway, local, embeds, library)
     return documents, embeds if isinstance(embeds, MiniLM) else MiniLM()
 
 
-def build_documents(settings: Settings, local: ChatModel, embedder: Embedder, library: Library) -> Documents:
-    writers = Writers(local, settings.rag_model, settings.rag_context_tokens)
-    return Documents(library, embedder, RagModels(library, writers, settings.rag_min_score), writers)
+def build_documents(
+    settings: Settings, gateway: Gateway, local: ChatModel, embedder: Embedder, library: Library
+) -> Documents:
+    writer = GatewayModel(gateway, settings.rag_model, local, settings.rag_context_tokens)
+    return Documents(library, embedder, RagModels(library, writer, settings.rag_min_score))
 
 
 REDIS_SECONDS = 0.2

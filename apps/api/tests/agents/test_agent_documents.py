@@ -8,7 +8,8 @@ import httpx2
 import pytest
 
 from apps.agents.config import AgentsConfig
-from apps.api.src.wiring.stores import build_documents
+from apps.api.src.wiring.stores import Documents, build_documents
+from apps.gateway.gateway import Gateway
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.rag.library import Library
 from apps.tests.support.agent_serving import agent, build
@@ -32,11 +33,15 @@ async def test_each_searches_in_what_its_key_reaches(tmp_path: Path) -> None:
     keys = await asyncio.to_thread(make_keys, settings(**changes), *terms)
     red, blue, narrow = ({"Authorization": f"Bearer {key}"} for key in keys)
     model, embedder = ScriptedModel(SEARCHING), WordEmbedder()
-    documents = build_documents(settings(**changes), model, embedder, Library(tmp_path / "rag", embedder))
+    library = Library(tmp_path / "rag", embedder)
+
+    def documents(gateway: Gateway) -> Documents:
+        return build_documents(settings(**changes), gateway, model, embedder, library)
+
     app = build(AgentsConfig(agents={"a": agent("search")}), model, documents=documents, **changes)
     with serving(app) as url:
         await asyncio.to_thread(_fill, url, red)
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
             mine = (await http.post(f"{url}/agents/a/run", json=ASK, headers=red)).json()
             theirs = (await http.post(f"{url}/agents/a/run", json=ASK, headers=blue)).json()
             less = (await http.post(f"{url}/agents/a/run", json=ASK, headers=narrow)).json()
@@ -55,6 +60,6 @@ async def test_each_searches_in_what_its_key_reaches(tmp_path: Path) -> None:
 
 
 def _fill(url: str, headers: dict[str, str]) -> None:
-    with httpx2.Client(trust_env=False, timeout=90, headers=headers) as http:
+    with httpx2.Client(trust_env=False, timeout=30, headers=headers) as http:
         assert ingested(http, f"{url}/rag/collections/handbook", LEAVE)["status"] == "done"
         assert ingested(http, f"{url}/rag/collections/travel", TRAVEL)["status"] == "done"

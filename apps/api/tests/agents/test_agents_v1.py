@@ -6,7 +6,7 @@ import httpx2
 import openai
 import pytest
 
-from apps.core.deltas import Usage
+from apps.core.calls import Usage
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.tests.support.agent_serving import Book, agent, serving_agents
 

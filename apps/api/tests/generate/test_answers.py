@@ -14,7 +14,8 @@ from apps.api.src.application import create_app
 from apps.api.src.generate.answers import framing_for
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import Services
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step

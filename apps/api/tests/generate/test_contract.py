@@ -9,11 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from apps.api.tests.generate.test_faults import cloud
 from apps.core.deltas import Delta
 from apps.core.errors import ModelUnavailable, Overloaded, Timeout, error_classes
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
-from apps.tests.support.faults import cloud
 from apps.tests.support.reading import JSON, envelope, read_events
 from apps.tests.support.serving import serving_models, settings
 from eval.mock_upstream import MockUpstream

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from apps.api.src.wiring.gateway import build_gateway
+from apps.core.callers import ANONYMOUS
+from apps.core.calls import CallRecord
 from apps.core.deltas import Delta
 from apps.core.errors import Overloaded
 from apps.core.messages import ChatRequest
 from apps.core.settings import Settings
-from apps.gateway.protocol import Receipt, WireCall
+from apps.gateway.protocol import WireCall
 from apps.models.scripted import ScriptedModel, Step
 
 SECONDS = 0.05
@@ -22,12 +24,12 @@ def slowly(request: ChatRequest) -> Sequence[Step]:
     return [Delta("x", model="m"), SECONDS, Delta(finish_reason="stop", model="m")]
 
 
-async def receipts(settings: Settings, calls: int) -> list[Receipt | BaseException]:
+async def receipts(settings: Settings, calls: int) -> list[CallRecord | BaseException]:
     body = {"model": "scripted", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     gateway = build_gateway(settings, ScriptedModel(slowly))
 
-    async def call() -> Receipt:
-        receipt = Receipt()
+    async def call() -> CallRecord:
+        receipt = CallRecord(ANONYMOUS, "/v1/chat/completions", "scripted")
         opened = await gateway.open(WireCall("/chat/completions", json.dumps(body).encode(), body, True), receipt)
         assert opened.value.rest is not None
         async for _ in opened.value.rest:
@@ -43,7 +45,7 @@ async def receipts(settings: Settings, calls: int) -> list[Receipt | BaseExcepti
 
 async def test_the_receipt_tells_how_long_a_call_waited_for_a_slot() -> None:
     told = await receipts(Settings(_env_file=None, local_slots=1, local_queue_size=3), 4)
-    queued = sorted(receipt.queued for receipt in told if isinstance(receipt, Receipt))
+    queued = sorted(receipt.queued for receipt in told if isinstance(receipt, CallRecord))
     assert [wait >= number * SECONDS * 0.9 for number, wait in enumerate(queued)] == [True] * 4
 
 

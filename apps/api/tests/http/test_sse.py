@@ -12,11 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from apps.api.src.http.sse import EventStream, PlainText
-from apps.core.deltas import Delta, Usage
+from apps.api.tests.generate.test_faults import cloud
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
-from apps.tests.support.faults import cloud
 from apps.tests.support.reading import read_events
 from apps.tests.support.serving import serving_models
 from eval.mock_upstream import MockUpstream
@@ -104,7 +105,7 @@ def url(mock: MockUpstream) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=90, trust_env=False) as kept:
+    with httpx2.Client(timeout=30, trust_env=False) as kept:
         yield kept
 
 

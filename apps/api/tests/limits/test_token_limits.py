@@ -8,14 +8,15 @@ from apps.api.src.limits.counts import LocalCounts
 from apps.api.src.limits.tokens import TokenLimits
 from apps.api.src.limits.windows import WindowCounts
 from apps.core.callers import Caller
-from apps.core.calls import CallRecord
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import RateLimitExceeded
 
 KEY = Caller("t", "k", tokens_per_minute=100)
 
 
 def call(estimated: int = 10, used: int | None = None) -> CallRecord:
-    return CallRecord(KEY, "/generate", "m", estimated_tokens=estimated, prompt_tokens=used, completion_tokens=0)
+    usage = None if used is None else Usage(used, 0)
+    return CallRecord(KEY, "/generate", "m", estimated_tokens=estimated, usage=usage)
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def test_an_estimate_that_was_too_high_is_given_back(limits: TokenLimits) 
     for _ in range(20):
         made = call(estimated=80)
         await limits.opening(made)
-        made.prompt_tokens = 1
+        made.usage = Usage(1, 0)
         limits.closing(made)
     with pytest.raises(RateLimitExceeded):
         await limits.opening(call(estimated=81))

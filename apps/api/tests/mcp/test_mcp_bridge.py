@@ -47,7 +47,7 @@ def test_a_service_that_is_not_there_is_told_in_one_line() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=30,
             stdin=subprocess.DEVNULL,
         )
     )

@@ -13,7 +13,7 @@ from apps.api.src.observability.log_lines import LineFormatter
 from apps.api.src.observability.redaction import Redactor, one_line
 from apps.api.src.observability.request_line import RequestLine
 from apps.core.callers import ANONYMOUS
-from apps.core.calls import CallRecord
+from apps.core.calls import CallRecord, Usage
 
 KEY = "made-up-key-0123456789"
 HOSTILE = "a\nb\r\x1b[31m\x85\u2028\x00c"
@@ -72,7 +72,7 @@ def test_a_record_has_the_id_of_the_request_that_is_served() -> None:
 
 
 def test_an_access_line_says_what_was_asked_and_what_came_of_it() -> None:
-    made = call(model="m", provider="p", prompt_tokens=3, completion_tokens=4, cache="hit", outcome="TIMEOUT")
+    made = call(model="m", provider="p", usage=Usage(3, 4), cache="hit", outcome="TIMEOUT")
     line = json.loads(formatter(as_json=True).format(access(key_id="k1", calls=[made], trace="0" * 32)))
     assert line == {
         "timestamp": "2023-11-14T22:13:20.250Z",
@@ -96,7 +96,7 @@ def test_an_access_line_says_what_was_asked_and_what_came_of_it() -> None:
 
 
 def test_an_access_line_in_words_has_the_same_and_the_form_of_every_other_line() -> None:
-    made = call(model="m", prompt_tokens=3)
+    made = call(model="m", usage=Usage(3, 0))
     words = formatter(as_json=False)
     line = words.format(access(calls=[made]))
     assert line == (

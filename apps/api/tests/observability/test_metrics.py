@@ -22,9 +22,10 @@ from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.metrics.loop_lag import LoopLag
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
+from apps.api.tests.generate.test_disconnects import until
 from apps.core.callers import ANONYMOUS
-from apps.core.calls import CallRecord
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import CallRecord, Usage
+from apps.core.deltas import Delta
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import Observation
@@ -33,7 +34,6 @@ from apps.tests.support.reading import ask, connect, read_to_end
 from apps.tests.support.routing import ASK, name, provider, routing_file
 from apps.tests.support.scraping import Scrape, scrape
 from apps.tests.support.serving import serving_models, settings
-from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 CALLS = 200
@@ -80,7 +80,7 @@ def test_counters_are_exact_under_concurrent_calls_of_which_some_fail_and_some_l
     random.shuffle(work)
     with ThreadPoolExecutor(CALLS) as pool:
         list(pool.map(lambda call: call(), work))
-    assert until(lambda: scrape(url).sum("genai_http_requests_total", route="/local/generate") == CALLS)
+    assert until(lambda: scrape(url).sum("genai_http_requests_total", route="/local/generate") == CALLS, 10)
     seen = scrape(url)
     calls = {
         outcome: seen.sum("genai_calls_total", route="/local/generate", model="scripted", outcome=outcome)
@@ -165,7 +165,7 @@ def many_calls(metrics: Metrics, models: int) -> None:
             for outcome in ("ok", "TIMEOUT", "CLIENT_GONE"):
                 call = CallRecord(ANONYMOUS, route, "x", model=f"model-{number}", outcome=outcome, attempts=1)
                 call.first_token, call.duration = 0.1, 1.0
-                call.prompt_tokens, call.completion_tokens = 3, 5
+                call.usage = Usage(3, 5)
                 metrics.calls.closing(call)
 
 
@@ -266,10 +266,7 @@ def test_the_gateway_tells_its_breakers_budgets_and_places(mock: MockUpstream, t
             "models": {"sick": name("fault-500"), "well": name("gpt-4o-mini")},
         },
     )
-    with (
-        serving_models(gateway_config=file, retry_backoff=0) as base,
-        httpx2.Client(trust_env=False, timeout=90) as http,
-    ):
+    with serving_models(gateway_config=file, retry_backoff=0) as base, httpx2.Client(trust_env=False) as http:
         for _ in range(12):
             assert http.post(f"{base}/v1/chat/completions", json={"model": "sick", **ASK}).status_code >= 500
         assert http.post(f"{base}/v1/chat/completions", json={"model": "well", **ASK}).status_code == 200
@@ -322,7 +319,7 @@ def test_one_call_that_cannot_be_counted_costs_no_other_its_numbers() -> None:
     metrics = Metrics(known(1))
     for tokens in (5, -1, 5):
         call = CallRecord(ANONYMOUS, "/generate", "x", model="model-0", attempts=1)
-        call.prompt_tokens, call.completion_tokens = 3, tokens
+        call.usage = Usage(3, tokens)
         metrics.calls.closing(call)
     _, text = metrics.render()
     line = next(line for line in text.splitlines() if b"genai_tokens_total{" in line and b"completion" in line)

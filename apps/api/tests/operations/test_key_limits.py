@@ -10,7 +10,8 @@ from apps.api.src.application import create_app
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import Caller
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel
 from apps.tests.support.acting_as import ActingAs
 from apps.tests.support.reading import envelope

@@ -15,7 +15,8 @@ from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.api.src.wiring.stores import build_database
 from apps.core.callers import Caller
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel
 from apps.operations.periods import day_of
 from apps.tests.support.acting_as import ActingAs
@@ -49,7 +50,7 @@ def url(mock: MockUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     gateway = build_gateway(configured, local)
     app = create_app(configured, on_record(configured, local, local, gateway, database=build_database(configured)))
     app.add_middleware(ActingAs, callers=CALLERS)
-    with serving(app) as base, httpx2.Client(timeout=90, trust_env=False) as http:
+    with serving(app) as base, httpx2.Client(timeout=30, trust_env=False) as http:
         fill(http, base)
         yield base
 

@@ -12,7 +12,8 @@ import pytest
 from starlette.types import ASGIApp
 
 from apps.core.callers import Caller
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
 from apps.tests.support.callers import CallerByHeader, as_caller

@@ -131,7 +131,7 @@ def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) ->
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
             assert time.monotonic() < deadline, "not healthy after 30 s"
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=10)
     WATCH.took("output of the image's command", output)
     assert process.returncode in (0, -signal.SIGTERM), output  # uvicorn ends by the signal that it was sent
     assert "Application shutdown complete" in output
@@ -144,7 +144,7 @@ def test_the_images_command_writes_nothing_beside_its_code(tmp_path: Path) -> No
         while not is_healthy(environment) and time.monotonic() < deadline:
             pass
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=90)
+        process.communicate(timeout=10)
     assert sorted((tmp_path / "app").rglob("*")) == before
 
 

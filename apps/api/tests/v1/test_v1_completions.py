@@ -6,7 +6,8 @@ from typing import Any
 import openai
 import pytest
 
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest, Message
 from apps.models.scripted import ScriptedModel, Step
 from apps.tests.support.serving import serving_models

@@ -10,7 +10,8 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from apps.core.deltas import Delta, Usage
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest, Message
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.scripted import ScriptedModel, Step

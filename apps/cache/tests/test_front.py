@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from apps.cache.cached_model import CachedModel
+from apps.cache.front import CachedModel, CacheFront
 from apps.cache.response_cache import ResponseCache
 from apps.cache.store import MemoryStore
 from apps.core.callers import Budget, Caller
-from apps.core.calls import CallRecord
-from apps.core.deltas import CacheNote, Delta, Usage, collect
+from apps.core.calls import CallRecord, Usage
+from apps.core.deltas import Delta, collect
 from apps.core.errors import AppError, Forbidden, UpstreamError
-from apps.core.messages import CacheWishes, ChatRequest, JsonObject, user_message
+from apps.core.messages import CacheControl, ChatRequest, JsonObject, user_message
 from apps.core.pricing import Price
 from apps.core.settings import Settings
 from apps.local.checkpoint import Report
@@ -73,11 +73,11 @@ def rig(
 ) -> Rig:
     model, books = ScriptedModel(lambda request: script), books or Books()
     cache = ResponseCache(MemoryStore(1_000_000) if store is None else store, 60, largest=largest)
-    return Rig(model, books, cache, CachedModel(MeteredModel(model, Meter([books]), "/generate"), cache))
+    return Rig(model, books, cache, cached_model(MeteredModel(model, Meter([books]), "/generate"), cache))
 
 
-def plain(deltas: Sequence[Delta]) -> list[Delta]:
-    return [replace(delta, cache=None) for delta in deltas]
+def cached_model(metered: MeteredModel, cache: ResponseCache) -> CachedModel:
+    return CachedModel(metered, CacheFront(cache, metered.meter))
 
 
 async def test_the_second_answer_is_the_first_one_delta_by_delta_and_free() -> None:
@@ -86,16 +86,12 @@ async def test_the_second_answer_is_the_first_one_delta_by_delta_and_free() -> N
     await asyncio.sleep(0.01)
     second = await made.ask()
     assert (made.cache.counts.hits, made.cache.counts.joined) == (1, 0)
-    assert plain(first) == plain(second)
-    assert first[0].cache == CacheNote("miss")
-    assert second[0].cache is not None
-    assert second[0].cache.use == "hit"
-    assert second[0].cache.age == pytest.approx(0, abs=1)
-    assert all(delta.cache is None for delta in [*first[1:], *second[1:]])
+    assert first == second
     assert len(made.model.requests) == 1
     paid, free = made.books.closed
     assert (paid.cache, paid.cost, paid.saved, paid.outcome) == ("miss", 0.25, 0.0, "ok")
     assert (free.cache, free.cost, free.saved, free.outcome, free.attempts) == ("hit", 0.0, 0.25, "ok", 0)
+    assert paid.age is None and free.age == pytest.approx(0, abs=1)
     assert (free.model, free.prompt_tokens, free.completion_tokens, free.cached_tokens) == ("m", 5, 2, 1)
     assert made.books.opened[1].estimated_tokens == 0
 
@@ -108,16 +104,16 @@ async def test_the_second_answer_is_the_first_one_delta_by_delta_and_free() -> N
         ({"temperature": 0.7}, False),
         ({"temperature": None}, False),
         ({"temperature": 0.7, "seed": 1}, True),
-        ({"temperature": 0.7, "cache": CacheWishes(ttl=5)}, True),
-        ({"cache": CacheWishes(look=False, keep=False)}, False),
+        ({"temperature": 0.7, "cache": CacheControl(ttl=5)}, True),
+        ({"cache": CacheControl(lookup=False, store=False)}, False),
     ],
 )
 async def test_only_what_is_deterministic_or_asked_for_is_cached(fields: dict[str, Any], cached: bool) -> None:
     made = rig()
-    answers = [await made.ask_and_settle(**fields) for _ in range(2)]
+    for _ in range(2):
+        await made.ask_and_settle(**fields)
     assert len(made.model.requests) == (1 if cached else 2)
-    assert [answer[0].cache.use for answer in answers if answer[0].cache] == ["miss", "hit" if cached else "miss"]
-    assert made.books.closed[0].cache == ("miss" if cached else "off")
+    assert [record.cache for record in made.books.closed] == (["miss", "hit"] if cached else ["off", "off"])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,7 @@ async def test_any_other_request_is_answered_for_itself(other: dict[str, Any]) -
 
 async def test_no_cache_makes_the_answer_anew_and_keeps_it() -> None:
     made = rig()
-    for wishes in (CacheWishes(), CacheWishes(look=False), CacheWishes(look=False), CacheWishes()):
+    for wishes in (CacheControl(), CacheControl(lookup=False), CacheControl(lookup=False), CacheControl()):
         await made.ask_and_settle(cache=wishes)
     assert len(made.model.requests) == 3
     assert made.cache.counts.kept == 3
@@ -175,9 +171,7 @@ async def test_fifty_at_the_same_time_are_one_execution_and_each_has_the_whole_a
     made = rig()
     answers = await asyncio.gather(*(made.ask() for _ in range(50)))
     assert len(made.model.requests) == 1
-    assert all(plain(answer) == plain(answers[0]) for answer in answers)
-    uses = [answer[0].cache.use for answer in answers if answer[0].cache]
-    assert sorted(uses) == ["hit"] * 49 + ["miss"]
+    assert all(answer == answers[0] for answer in answers)
     assert sorted(record.cache for record in made.books.closed) == ["hit"] * 49 + ["miss"]
     assert sum(record.cost or 0 for record in made.books.closed) == 0.25
     assert made.cache.counts.joined == 49
@@ -187,7 +181,7 @@ async def test_what_is_saved_where_the_answer_tells_no_cost_is_what_its_executio
     end = Delta(finish_reason="stop", usage=Usage(1_000_000, 0), model="m")
     model, books = ScriptedModel(lambda request: [0.01, Delta("x"), end]), Books()
     metered = MeteredModel(model, Meter([books]), "/generate", lambda name: Price(input=3, output=0))
-    cached = CachedModel(metered, ResponseCache(MemoryStore(100_000), 60))
+    cached = cached_model(metered, ResponseCache(MemoryStore(100_000), 60))
     await asyncio.gather(*(collect(cached.stream(request())) for _ in range(2)))
     await asyncio.sleep(0.01)
     await collect(cached.stream(request()))
@@ -220,7 +214,7 @@ async def test_when_the_first_leaves_it_goes_on_for_the_others_on_its_record() -
     second = asyncio.create_task(made.ask())
     await asyncio.sleep(0.005)
     first.cancel()
-    assert plain(await second) == [Delta("one", model="m"), Delta(" two\r\n", model="m"), END]
+    assert await second == [Delta("one", model="m"), Delta(" two\r\n", model="m"), END]
     assert len(made.model.requests) == 1
     assert sorted((record.cache, record.outcome, record.cost) for record in made.books.closed) == [
         ("hit", "ok", 0.0),
@@ -310,7 +304,7 @@ async def test_a_damaged_answer_is_a_miss() -> None:
     kept = await store.get(digest)
     assert kept is not None
     await store.set(digest, kept.replace(b'{"text": "one"', b'["text": "one"'), 60)
-    assert plain(await made.ask())[0].text == "one"
+    assert (await made.ask())[0].text == "one"
     assert (len(made.model.requests), made.cache.counts.corrupt) == (2, 1)
 
 
@@ -333,14 +327,15 @@ async def test_the_local_models_precision_and_checkpoint_are_in_the_question() -
     store, uses = MemoryStore(1_000_000), []
     for precision, checkpoint in (("int4", "a"), ("int4", "a"), ("int8", "a"), ("int8", "b"), ("int8", "a")):
         local = LocalModel(Settings(_env_file=None), loader(precision, checkpoint))
-        cached = CachedModel(MeteredModel(local, Meter(), "/local/generate"), ResponseCache(store, 60))
+        cached = cached_model(MeteredModel(local, Meter(), "/local/generate"), ResponseCache(store, 60))
         assert cached.revision(request()) is None
         await local.start()
         await local.settled()
-        answer = await collect(cached.stream(request(max_tokens=5)))
+        asked = request(max_tokens=5)
+        record = cached.new_record(asked)
+        await collect(cached.stream(replace(asked, record=record)))
         await asyncio.sleep(0.01)
-        assert answer.cache is not None
-        uses.append(answer.cache.use)
+        uses.append(record.cache)
         await local.aclose()
     assert uses == ["miss", "hit", "miss", "miss", "hit"]
 
@@ -366,7 +361,7 @@ class Unrevised:
 
 async def test_a_model_of_unknown_revision_is_never_cached() -> None:
     inner = ScriptedModel(saying("x"))
-    cached = CachedModel(MeteredModel(Unrevised(inner), Meter(), "/r"), ResponseCache(MemoryStore(100_000), 60))
+    cached = cached_model(MeteredModel(Unrevised(inner), Meter(), "/r"), ResponseCache(MemoryStore(100_000), 60))
     for _ in range(2):
         await collect(cached.stream(request()))
     assert len(inner.requests) == 2

@@ -1,4 +1,4 @@
-"""Questions: nothing that an answer depends on may be left out of their digests, the tenant least of all."""
+"""Cache keys: nothing that an answer depends on may be left out of their digests, the tenant least of all."""
 
 import random
 from dataclasses import replace
@@ -6,20 +6,25 @@ from typing import Any
 
 import pytest
 
-from apps.cache.entry import Entry, Facts
-from apps.cache.question import Question, question, without_last_user_text
+from apps.cache.entry import Entry
+from apps.cache.key import CacheKey, cache_key
 from apps.cache.response_cache import ResponseCache
 from apps.cache.store import MemoryStore
 from apps.core.callers import Budget, Caller
-from apps.core.messages import NO_WISHES, CacheWishes
+from apps.core.messages import DEFAULT_CACHE_CONTROL, CacheControl
 
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 A = Caller("a", "key-1")
 
 
-def ask(caller: Caller = A, asked: dict[str, Any] = ASKED, **changes: Any) -> Question:
-    given: dict[str, Any] = {"route": "/v1/chat/completions", "revision": "r", "wishes": NO_WISHES, "ttl": 60.0}
-    made = question(asked=asked, caller=caller, split=without_last_user_text, **{**given, **changes})
+def ask(caller: Caller = A, asked: dict[str, Any] = ASKED, **changes: Any) -> CacheKey:
+    given: dict[str, Any] = {
+        "route": "/v1/chat/completions",
+        "revision": "r",
+        "control": DEFAULT_CACHE_CONTROL,
+        "ttl": 60.0,
+    }
+    made = cache_key(parameters=asked, caller=caller, **{**given, **changes})
     assert made is not None
     return made
 
@@ -33,11 +38,11 @@ async def test_tenants_never_share_in_ten_thousand_interleaved_lookups() -> None
         tenant, number = chance.choice(tenants), chance.randrange(300)
         asked = {**ASKED, "messages": [{"role": "user", "content": f"{number}"}]}
         asking = ask(Caller(tenant, chance.choice(["k1", "k2"])), asked)
-        found = (await cache.find(asking)).found
+        found = (await cache.lookup(asking)).found
         if found is None:
             kept += 1
             mine = f"{tenant}|{number}".encode("utf-8", "surrogatepass")
-            await cache.keep(asking, Entry(Facts(), [mine], 10.0**12))
+            await cache.put(asking, Entry("", "", None, [mine], 10.0**12))
         else:
             assert found.entry.frames[0] == f"{tenant}|{number}".encode("utf-8", "surrogatepass")
     assert kept <= len(tenants) * 300
@@ -56,12 +61,12 @@ async def test_tenants_never_share_in_ten_thousand_interleaved_lookups() -> None
         ask(asked={**ASKED, "temperature": 0.5}),
     ],
 )
-def test_whatever_differs_makes_another_question(other: Question) -> None:
+def test_whatever_differs_makes_another_key(other: CacheKey) -> None:
     assert other.digest != ask().digest
     assert other.flight != ask().flight
 
 
-def test_keys_of_one_tenant_ask_the_same_question() -> None:
+def test_api_keys_of_one_tenant_share_answers() -> None:
     assert ask(Caller("a", "key-2")) == ask()
 
 
@@ -72,19 +77,19 @@ def test_callers_with_budgets_of_their_own_share_answers_and_never_an_execution(
     assert len({ask(c).flight for c in (A, budgeted, other)}) == 3
 
 
-def test_a_callers_wish_bounds_the_time_and_not_the_question() -> None:
-    assert ask(wishes=CacheWishes(ttl=5)).ttl == 5
-    assert ask(wishes=CacheWishes(ttl=5)).digest == ask().digest
+def test_the_cache_control_bounds_the_time_and_is_not_in_the_digest() -> None:
+    assert ask(control=CacheControl(ttl=5)).ttl == 5
+    assert ask(control=CacheControl(ttl=5)).digest == ask().digest
 
 
-def test_what_has_no_canonical_form_is_no_question() -> None:
-    none = question("/r", {"x": float("inf")}, "r", A, NO_WISHES, 1, without_last_user_text)
+def test_what_has_no_canonical_form_has_no_key() -> None:
+    none = cache_key("/r", {"x": float("inf")}, "r", A, DEFAULT_CACHE_CONTROL, 1)
     assert none is None
 
 
 def scope(asked: dict[str, Any], caller: Caller = A) -> bytes | None:
-    alike = ask(replace(caller, semantic_cache=0.9), asked).alike
-    return alike.scope if alike else None
+    similar = ask(replace(caller, semantic_cache=0.9), asked).similar
+    return similar.scope if similar else None
 
 
 def user(text: Any) -> dict[str, Any]:
@@ -119,4 +124,4 @@ def test_a_response_to_one_text_may_be_worded_otherwise() -> None:
 
 
 def test_a_key_that_did_not_ask_for_it_gets_exact_matches_only() -> None:
-    assert ask().alike is None
+    assert ask().similar is None

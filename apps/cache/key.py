@@ -1,18 +1,17 @@
-"""Canonical requests: what means the same has the same bytes, and so the same SHA-256. Decides nothing.
+"""Cache keys: digests of everything that an answer depends on, of one canonical spelling of the request.
 
-Questions: a call as the cache sees it, under digests that name everything its answer depends on.
-
-Tenant, route, the model's revision and every parameter are in them, so that what differs in any of these never meets.
+Tenant, route, the model's revision and every parameter are in a key, so that requests that differ in any of these never
+share an answer.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
 from apps.core.callers import Caller
-from apps.core.messages import CacheWishes
+from apps.core.messages import CacheControl
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -51,75 +50,64 @@ def _canonical(value: Any) -> Any:
 
 
 # raised when entries or digests are made in another way, so that old ones are not found
-FORMAT = b"1"
+FORMAT = b"2"
 ANY_WORDING = b"any wording"
-Asked = Mapping[str, Any]
+Parameters = Mapping[str, Any]
 
 
-class Alike(NamedTuple):
-    """What may be answered from another wording: ``scope`` is all of the question but ``text``, its last message."""
+class Similar(NamedTuple):
+    """What a semantic hit needs: ``scope`` is all of the request but ``text``, its last message; ``least`` a cosine."""
 
     scope: bytes
     text: str
     least: float
 
 
-class Question(NamedTuple):
-    """``digest`` names the answer; ``flight`` also whose budget pays for making it. ``ttl`` seconds it is kept.
+class CacheKey(NamedTuple):
+    """``digest`` names the answer; ``flight`` also whose budget pays for making it. ``ttl`` seconds it is stored.
 
-    An answer made while ``revision`` changed is not this question's.
+    An answer that was made while ``revision`` changed is not stored.
     """
 
     digest: bytes
     flight: bytes
     ttl: float
-    wishes: CacheWishes
+    control: CacheControl
     revision: str
-    alike: Alike | None = None
+    similar: Similar | None = None
 
 
-def question(
-    route: str,
-    asked: Asked,
-    revision: str,
-    caller: Caller,
-    wishes: CacheWishes,
-    ttl: float,
-    split: Callable[[Asked], tuple[Asked, str] | None],
-) -> Question | None:
-    """None where the request has no canonical form. ``split`` takes the text out that may be worded otherwise."""
+def cache_key(
+    route: str, parameters: Parameters, revision: str, caller: Caller, control: CacheControl, ttl: float
+) -> CacheKey | None:
+    """None where the request has no canonical form. ``ttl`` counts where the caller sets none."""
     place = (FORMAT, caller.tenant.encode("utf-8", "surrogatepass"), route.encode(), revision.encode())
     try:
-        digest = fingerprint(*place, canonical_json(asked))
-        alike = _alike(place, asked, caller.semantic_cache, split)
+        digest = fingerprint(*place, canonical_json(parameters))
+        similar = _similar(place, parameters, caller.semantic_cache)
     except NotCanonical:
         return None
     payer = caller.key_id or "" if caller.budget is not None else ""
     flight = fingerprint(digest, payer.encode()) if payer else digest
-    return Question(digest, flight, ttl if wishes.ttl is None else wishes.ttl, wishes, revision, alike)
+    return CacheKey(digest, flight, ttl if control.ttl is None else control.ttl, control, revision, similar)
 
 
-def _alike(
-    place: tuple[bytes, ...],
-    asked: Asked,
-    least: float | None,
-    split: Callable[[Asked], tuple[Asked, str] | None],
-) -> Alike | None:
-    parts = split(asked) if least is not None else None
+def _similar(place: tuple[bytes, ...], parameters: Parameters, least: float | None) -> Similar | None:
+    parts = without_last_user_text(parameters) if least is not None else None
     if least is None or parts is None:
         return None
     rest, text = parts
-    return Alike(fingerprint(*place, ANY_WORDING, canonical_json(rest)), text, least)
+    return Similar(fingerprint(*place, ANY_WORDING, canonical_json(rest)), text, least)
 
 
-def without_last_user_text(asked: Asked) -> tuple[Asked, str] | None:
+def without_last_user_text(parameters: Parameters) -> tuple[Parameters, str] | None:
     """The request without the text of its last message; None where that is not a text of the user's."""
-    messages = asked.get("messages")
+    messages = parameters.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     if isinstance(last, Mapping) and last.get("role") == "user" and isinstance(last.get("content"), str):
         emptied = {**last, "content": None}
-        return {**asked, "messages": [*messages[:-1], emptied]}, last["content"]  # type: ignore[index]
-    given = asked.get("input")
+        return {**parameters, "messages": [*messages[:-1], emptied]}, last["content"]  # type: ignore[index]
+    given = parameters.get("input")
     if messages is None and isinstance(given, str):
-        return {**asked, "input": None}, given
+        return {**parameters, "input": None}, given
     return None

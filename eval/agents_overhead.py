@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from apps.agents.agents import Agents
-from apps.agents.calculator import calculator
+from apps.agents.builtin_tools import calculator
 from apps.agents.config import AgentConfig, AgentsConfig, ToolConfig
 from apps.agents.memory_runs import MemoryRuns
 from apps.agents.roster import Roster

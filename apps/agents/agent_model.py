@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX, Overrides
-from apps.agents.events import RunEnded, TextDelta
+from apps.agents.progress import RunEnded, TextDelta
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import Conflict, InvalidValue, NotFound

@@ -13,12 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apps.agents.config import AgentConfig, Overrides
-from apps.agents.conversations import check_messages
 from apps.agents.decisions import Verdict, Verdicts, all_of, decided, undecided
-from apps.agents.events import Emit, RunEnded
-from apps.agents.progress import Progress
+from apps.agents.progress import Emit, Progress, RunEnded
 from apps.agents.roster import AgentCard, Roster
-from apps.agents.session import RunSession
+from apps.agents.session import RunSession, check_messages
 from apps.core.agent_runs import AgentRun, RunStore
 from apps.core.callers import Caller
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound

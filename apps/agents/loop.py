@@ -24,9 +24,8 @@ from referencing import Registry
 
 from apps.agents.config import AgentConfig, Overrides
 from apps.agents.decisions import Verdict
-from apps.agents.events import ApprovalRequired, Emit, RunEnded, TextDelta
 from apps.agents.port_model import Asking, PortModel
-from apps.agents.progress import Progress
+from apps.agents.progress import ApprovalRequired, Emit, Progress, RunEnded, TextDelta
 from apps.agents.tools import AgentTool
 from apps.agents.toolset import NO_BOUND, RunToolset, function_schemas
 from apps.core.callers import Caller

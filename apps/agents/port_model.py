@@ -25,8 +25,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from apps.agents.config import AgentConfig, Overrides
-from apps.agents.events import Emit, TextDelta
-from apps.agents.progress import Progress
+from apps.agents.progress import Emit, Progress, TextDelta
 from apps.core.callers import Caller
 from apps.core.deltas import Answer, Delta, collect
 from apps.core.errors import UpstreamError

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from apps.agents.events import ApprovalRequired, Emit, Event, RunEnded
-from apps.agents.progress import Progress
+from apps.agents.progress import ApprovalRequired, Emit, Event, Progress, RunEnded
 from apps.core.agent_runs import AgentRun, RunStore
 from apps.core.calls import DISCONNECTED
-from apps.core.errors import AppError, Conflict, InternalError
+from apps.core.errors import AppError, Conflict, InternalError, InvalidValue
+from apps.core.messages import Message
 
 MOST_WAITING = 256
 SAVE_SECONDS = 5.0
@@ -189,3 +189,14 @@ def _as_error(outcome: BaseException | None) -> AppError:
     if isinstance(outcome, Exception):
         return InternalError("The agent failed", details={"cause": type(outcome).__name__})
     return Conflict("The caller left before the end")
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raise InvalidValue for a conversation that an agent cannot answer."""
+    if not any(message.role == "user" for message in messages) or messages[-1].role != "user":
+        raise InvalidValue("The conversation must end with a message of the user", field="messages")
+    for i, message in enumerate(messages):
+        if message.role == "tool" or message.tool_calls:
+            raise InvalidValue("An agent calls its own tools; results of others are not taken", field=f"messages.{i}")
+        if not isinstance(message.content, str):
+            raise InvalidValue("An agent takes text only", field=f"messages.{i}.content")

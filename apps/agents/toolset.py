@@ -11,8 +11,7 @@ from pydantic_ai import RunContext
 from pydantic_ai.tools import ToolDefinition
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 
-from apps.agents.events import Emit
-from apps.agents.progress import Progress
+from apps.agents.progress import Emit, Progress
 from apps.agents.tools import AgentTool, ToolContext, ToolError
 from apps.core.callers import Caller
 from apps.core.errors import AppError

@@ -18,8 +18,7 @@ from apps.api.src.wiring.start_checks import DATABASE_SECONDS, unwritable
 from apps.api.src.wiring.stores import build_database
 from apps.cli.remote import Json, print_json, print_table
 from apps.core.settings import Settings, SettingsError, load_settings
-from apps.gateway.routing.config import GatewayConfigError
-from apps.gateway.routing.routing_file import load_gateway_config
+from apps.gateway.routing.config import GatewayConfigError, load_gateway_config
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.kernel.build import best_variant, compiler, cpu_flags, library_path
 from apps.local.engine.kernel.errors import NoKernel

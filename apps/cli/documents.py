@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apps.api.src.wiring.embedders import chosen_embedder
+from apps.api.src.wiring.stores import chosen_embedder
 from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from apps.api.src.admin.key_view import KeyView, key_view, status_of
+from apps.api.src.admin.key_routes import KeyView, key_view, status_of
 from apps.api.src.wiring.stores import build_database, build_key_store
 from apps.cli.remote import CommandFailure, Json, print_json
 from apps.core.errors import AppError

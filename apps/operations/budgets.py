@@ -16,8 +16,7 @@ from apps.core.calls import ACCOUNT, DISCONNECTED, CallRecord
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
-from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key
-from apps.operations.periods import end_of
+from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key, end_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection

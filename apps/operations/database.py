@@ -158,8 +158,7 @@ class Database:
     async def _migrated(self) -> "AsyncEngine":
         # the imports take a fifth of a second, which the event loop has better uses for
         await asyncio.to_thread(_import_engines)
-        from apps.operations.engines import open_engine
-        from apps.operations.migrate import is_up_to_date
+        from apps.operations.engines import is_up_to_date, open_engine
 
         engine = open_engine(self._url, self._data_dir)
         try:
@@ -174,8 +173,7 @@ class Database:
 
     async def _migrate(self) -> None:
         await asyncio.to_thread(_import_alembic)
-        from apps.operations.engines import open_engine
-        from apps.operations.migrate import migrate
+        from apps.operations.engines import migrate, open_engine
 
         patient = open_engine(self._url, self._data_dir, patient=True)
         try:

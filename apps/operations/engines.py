@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, event, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import URL, Connection, event, inspect, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 FILE = "genai.db"
 CONNECT_SECONDS = 0.8
@@ -93,3 +93,47 @@ def _sqlite(file: Path, statement: float) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+FOLDER = Path(__file__).parent / "migrations"
+LOCK = 7_305_001  # of PostgreSQL's advisory locks, any number that is ours alone
+
+
+def latest_revision() -> str:
+    """The last of the numbered files, read without alembic, which most starts do not need."""
+    return max(file.name.partition("_")[0] for file in (FOLDER / "versions").glob("[0-9]*_*.py"))
+
+
+async def is_up_to_date(connection: AsyncConnection) -> bool:
+    return await connection.run_sync(_revision) == latest_revision()
+
+
+async def migrate(engine: AsyncEngine, revision: str = "head") -> None:
+    """Upgrade, or downgrade to ``base`` or an earlier revision, in one transaction and under a lock."""
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(write=True)
+        async with connection.begin():
+            if engine.dialect.name == "postgresql":
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            await connection.run_sync(_run, revision)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _run(connection: Connection, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    current = _revision(connection)
+    if revision == "head" or current is None or (revision != "base" and revision > current):
+        command.upgrade(config, revision)
+    else:
+        command.downgrade(config, revision)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from apps.core.callers import Budget, Caller
 from apps.core.errors import NotFound
 from apps.operations.database import Database
-from apps.operations.key_secrets import digest_of, new_key, shown_prefix
-from apps.operations.key_terms import KeyTerms, parse_budget, parse_expiry
+from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.ledger_rows import Entry, entry_of
+from apps.operations.ledger_rows import Entry, UsageQuestion, UsageReport, entry_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -188,3 +188,14 @@ def _entry(call: CallRecord) -> Entry | None:
     except Exception as error:
         log.error("The ledger cannot make a row of a call: %s", type(error).__name__)
         return None
+
+
+SECONDS = 5.0
+
+
+async def usage(database: Database, asked: UsageQuestion) -> UsageReport:
+    """A page of sums. Raises StoreUnavailable."""
+    # needs SQLAlchemy, which is there once a database is open
+    from apps.operations.ledger_store import report
+
+    return await database.read(lambda connection: report(connection, asked), SECONDS)

@@ -1,10 +1,40 @@
-"""What the ledger writes of a call: a row of the table, and what its key's budget has to pay for it."""
+"""The ledger's words: days and periods, the row and the charge of a call, and the sums of usage."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
+from apps.core.callers import Period
 from apps.core.calls import DISCONNECTED, CallRecord
-from apps.operations.periods import day_of, period_of
+
+DAY = 86_400
+
+
+def day_of(time: float) -> str:
+    """As 2026-11-25."""
+    return _written(int(time // DAY))
+
+
+@lru_cache(maxsize=8)
+def _written(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y-%m-%d")
+
+
+def period_of(period: Period, time: float) -> str:
+    """The day, or the month as 2026-11."""
+    return day_of(time) if period == "day" else day_of(time)[:7]
+
+
+def end_of(period: Period, time: float) -> float:
+    """When the next one begins."""
+    midnight = datetime.fromtimestamp(time, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return (midnight + timedelta(days=1)).timestamp()
+    # any day of the next month
+    return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
+
 
 BILLION = 1_000_000_000
 MOST = 2**62
@@ -92,3 +122,38 @@ def _cost(call: CallRecord) -> tuple[int | None, bool]:
 def _text(text: str, most: int) -> str:
     """PostgreSQL's texts cannot hold U+0000."""
     return text[:most].replace("\0", "")
+
+
+GROUPS = ("day", "tenant", "key", "model", "route")
+SUMS = (
+    "calls",
+    "failed",
+    "cache_hits",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "cost_usd",
+    "saved_usd",
+)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuestion:
+    """Days as 2026-11-25, both included; ``only`` are values of groups that all calls must have."""
+
+    first: str
+    last: str
+    group_by: Sequence[str]
+    only: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 100
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """A page of rows, in the order of their groups; the sums of all pages; and whether more follow."""
+
+    rows: Sequence[Row]
+    total: Row
+    more: bool

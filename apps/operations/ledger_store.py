@@ -1,22 +1,132 @@
-"""The ledger's and the budgets' statements. Each function is the work of one transaction, and may be tried again.
+"""The statements of the ledger, its sums and the budgets. Each function is one transaction's work and may be retried.
 
 Imported when a database is open, since it needs SQLAlchemy.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Dialect, Table, bindparam, delete, func, literal, select, true, union_all, update
+from sqlalchemy import (
+    Dialect,
+    RowMapping,
+    Select,
+    Subquery,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apps.operations.ledger_rows import Charge, Entry
+from apps.core.calls import REUSED
+from apps.operations.ledger_rows import BILLION, GROUPS, SUMS, Charge, Entry, Row, UsageQuestion, UsageReport
 from apps.operations.tables import budgets, calls, daily_usage, reservations
+
+C, D = calls.c, daily_usage.c
+# written out, since PostgreSQL takes two parameters of one value for two expressions
+NOTHING: Any = literal_column("''")
+ONE: Any = literal_column("1")
+ZERO: Any = literal_column("0")
+
+GROUPED: dict[str, Any] = {
+    "day": C.day,
+    "tenant": C.tenant,
+    "key": C.key_id,
+    # a call that failed early was answered by nobody: it stands under the name that was asked for
+    "model": func.coalesce(func.nullif(C.model, NOTHING), C.asked),
+    "route": C.route,
+}
+COUNTED: dict[str, Any] = {
+    "calls": ONE,
+    "failed": case((C.outcome != "ok", ONE), else_=ZERO),
+    "cache_hits": case((C.cache.in_(sorted(REUSED)), ONE), else_=ZERO),
+    "prompt_tokens": func.coalesce(C.prompt_tokens, ZERO),
+    "completion_tokens": func.coalesce(C.completion_tokens, ZERO),
+    "cached_tokens": C.cached_tokens,
+    "cost_usd": func.coalesce(C.cost, ZERO),
+    "saved_usd": C.saved,
+}
+
+DAILY_GROUPED: dict[str, Any] = {
+    "day": D.day,
+    "tenant": D.tenant,
+    "key": func.nullif(D.key_id, NOTHING),
+    "model": D.model,
+    "route": D.route,
+}
+DAILY_COUNTED: dict[str, Any] = {
+    "calls": D.calls,
+    "failed": D.failed,
+    "cache_hits": D.cache_hits,
+    "prompt_tokens": D.prompt_tokens,
+    "completion_tokens": D.completion_tokens,
+    "cached_tokens": D.cached_tokens,
+    "cost_usd": D.cost,
+    "saved_usd": D.saved,
+}
+
+
+Expressions = Mapping[str, Any]
+
+
+async def report(connection: AsyncConnection, asked: UsageQuestion) -> UsageReport:
+    rows = await page(connection, asked)
+    return UsageReport(rows[: asked.limit], await total(connection, asked), len(rows) > asked.limit)
+
+
+async def page(connection: AsyncConnection, asked: UsageQuestion) -> list[Row]:
+    """One row more than the limit, where there is one."""
+    found = _both(asked, [*asked.group_by])
+    by = [found.c[name] for name in asked.group_by]
+    statement = select(*by, *_sums(found)).group_by(*by).order_by(*by)
+    rows = await connection.execute(statement.limit(asked.limit + 1).offset(asked.offset))
+    return [_row(dict(row)) for row in rows.mappings()]
+
+
+async def total(connection: AsyncConnection, asked: UsageQuestion) -> Row:
+    found = await connection.execute(select(*_sums(_both(asked, []))))
+    return _row(dict(found.mappings().one()))
+
+
+def _both(asked: UsageQuestion, by: list[str]) -> Subquery:
+    """Sums of each table; grouped in each, since SQLite would put all rows of the two together first."""
+    parts = ((GROUPED, COUNTED), (DAILY_GROUPED, DAILY_COUNTED))
+    return union_all(*(_summed(asked, by, *part) for part in parts)).subquery("found")
+
+
+def _summed(asked: UsageQuestion, by: list[str], grouped: Expressions, counted: Expressions) -> Select[Any]:
+    groups = [grouped[name].label(name) for name in by]
+    sums = [func.sum(counted[name]).label(name) for name in SUMS]
+    statement = select(*groups, *sums).where(grouped["day"] >= asked.first, grouped["day"] <= asked.last)
+    for name, value in asked.only.items():
+        statement = statement.where(grouped[name] == value)
+    return statement.group_by(*(grouped[name] for name in by))
+
+
+def _sums(found: Subquery) -> list[Any]:
+    return [func.sum(found.c[name]).label(name) for name in SUMS]
+
+
+def _row(row: Row) -> Row:
+    """Numbers as numbers: PostgreSQL sums to decimals, and money is kept in billionths."""
+    for name in SUMS:
+        number = int(row[name] or 0)
+        row[name] = number / BILLION if name.endswith("_usd") else number
+    return row
+
 
 Sums = dict[tuple[str, str], int]
 EXPIRED_AT_ONCE = 500
@@ -199,3 +309,43 @@ async def _settle(connection: AsyncConnection, spent: Sums, released: Sums) -> N
 
 def _keys(*sums: Sums) -> Iterable[tuple[str, str]]:
     return set().union(*sums)
+
+
+KEYS = tuple(column.name for column in daily_usage.primary_key)
+VALUES = tuple(column.name for column in daily_usage.c if not column.primary_key)
+# the names of usage, and those of the table's columns in the same order
+NAMES = dict(zip((*GROUPS, *SUMS), (*KEYS, *VALUES), strict=True))
+
+
+async def fold(connection: AsyncConnection, before: str, most: int) -> int:
+    """Replace at most so many rows of days ``before`` this one by their sums; how many those were.
+
+    The work of one transaction. What is summed is what the deletion gave back, so that no row can be counted twice or
+    be lost, whoever else does the same.
+    """
+    old = select(calls.c.id).where(calls.c.day < before).order_by(calls.c.day).limit(most)
+    # rows that another process has in hand are left to it
+    ids = (await connection.execute(old.with_for_update(skip_locked=True))).scalars().all()
+    if not ids:
+        return 0
+    told = [(GROUPED | COUNTED)[name].label(column) for name, column in NAMES.items()]
+    gone = await connection.execute(delete(calls).where(calls.c.id.in_(ids)).returning(*told))
+    await _add(connection, _sums_by_day(gone.mappings()))
+    return len(ids)
+
+
+def _sums_by_day(rows: Iterable[RowMapping]) -> list[dict[str, Any]]:
+    """In one order everywhere, so that two transactions never wait for each other."""
+    sums: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(VALUES))
+    for row in rows:
+        so_far = sums[tuple(row[name] or "" for name in KEYS)]
+        for at, name in enumerate(VALUES):
+            so_far[at] += row[name]
+    return [dict(zip((*KEYS, *VALUES), (*key, *values), strict=True)) for key, values in sorted(sums.items())]
+
+
+async def _add(connection: AsyncConnection, sums: list[dict[str, Any]]) -> None:
+    kind: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    new = kind.insert(daily_usage)
+    more = {name: daily_usage.c[name] + new.excluded[name] for name in VALUES}
+    await connection.execute(new.on_conflict_do_update(index_elements=KEYS, set_=more), sums)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.periods import DAY, day_of
+from apps.operations.ledger_rows import DAY, day_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -71,7 +71,7 @@ class Retention:
         before = day_of(self._clock() - self._days * DAY)
 
         async def work(connection: "AsyncConnection") -> int:
-            from apps.operations.retention_store import fold
+            from apps.operations.ledger_store import fold
 
             return await fold(connection, before, self._batch)
 

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from apps.core.callers import SHARED, Caller
 from apps.core.calls import Usage
-from apps.core.citations import Citation
-from apps.core.deltas import Delta, begin
+from apps.core.deltas import Citation, Delta, begin
 from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, Writer

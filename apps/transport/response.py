@@ -2,12 +2,23 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from apps.transport.errors import HttpFailure
 
-if TYPE_CHECKING:
-    from apps.transport.connection import Connection
+
+class Source(Protocol):
+    """The connection that an answer is read from."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def take(self) -> bytes: ...
+
+    def drop(self) -> None: ...
+
+    def discard_rest(self, until: float) -> None: ...
+
+    def watch(self, until: float) -> None: ...
 
 
 class Response:
@@ -19,8 +30,8 @@ class Response:
 
     __slots__ = ("_connection", "_failure", "_loop", "_rest", "_waiter", "fields", "status", "unread")
 
-    def __init__(self, connection: "Connection") -> None:
-        self._connection: Connection | None = connection
+    def __init__(self, connection: Source) -> None:
+        self._connection: Source | None = connection
         self._loop = connection.loop
         self._waiter: asyncio.Future[None] | None = None
         self._rest = b""

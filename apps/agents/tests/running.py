@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from apps.agents.agents import Agents
-from apps.agents.builtin_tools import clock
-from apps.agents.calculator import calculator
+from apps.agents.builtin_tools import calculator, clock
 from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConfig
-from apps.agents.events import Event, RunEnded, TextDelta, ToolCalled, ToolReturned
 from apps.agents.memory_runs import MemoryRuns
+from apps.agents.progress import Event, RunEnded, TextDelta, ToolCalled, ToolReturned
 from apps.agents.roster import Roster
 from apps.agents.session import RunSession
 from apps.agents.tools import AgentTool, function_tool

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.agents.agents_file import load_agents_config
-from apps.agents.config import AgentConfig, AgentsConfigError
+from apps.agents.config import AgentConfig, AgentsConfigError, load_agents_config
 
 EXAMPLE = Path(__file__).parents[3] / "infra" / "agents.example.yaml"
 TOOLS = ["calculator", "clock", "fetch", "search"]

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from apps.agents.config import Overrides
-from apps.agents.events import ApprovalRequired
 from apps.agents.memory_runs import MemoryRuns
+from apps.agents.progress import ApprovalRequired
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import AgentTool, function_tool
 from apps.core.callers import Caller

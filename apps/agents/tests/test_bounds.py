@@ -7,9 +7,8 @@ from contextlib import aclosing
 import pytest
 
 from apps.agents.config import LimitsConfig
-from apps.agents.events import ToolCalled
 from apps.agents.memory_runs import MemoryRuns
-from apps.agents.progress import LOOK_EVERY, BoundReached
+from apps.agents.progress import LOOK_EVERY, BoundReached, ToolCalled
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, agents_of, declared, ran, read
 from apps.agents.tools import AgentTool, function_tool

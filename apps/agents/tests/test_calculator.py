@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from apps.agents.calculator import calculator
+from apps.agents.builtin_tools import calculator
 from apps.agents.tools import ToolContext, ToolError, function_tool
 from apps.core.callers import Caller
 

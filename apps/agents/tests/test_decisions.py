@@ -7,8 +7,8 @@ import pytest
 
 from apps.agents.agents import Agents
 from apps.agents.decisions import Verdict, by_call
-from apps.agents.events import ApprovalRequired, Event
 from apps.agents.memory_runs import MemoryRuns
+from apps.agents.progress import ApprovalRequired, Event
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import function_tool

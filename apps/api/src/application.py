@@ -21,8 +21,7 @@ from apps.api.src.auth.middleware import Authentication
 from apps.api.src.health.routes import health_router, metrics_router, ready_router
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
 from apps.api.src.http.middleware.body_limit import BodyLimit
-from apps.api.src.http.middleware.client_address import ClientAddress
-from apps.api.src.http.middleware.cors import BrowserCors
+from apps.api.src.http.middleware.client_address import BrowserCors, ClientAddress
 from apps.api.src.http.middleware.crash import CrashGuard
 from apps.api.src.http.middleware.hot_paths import HotPaths
 from apps.api.src.http.middleware.request_scope import RequestScope

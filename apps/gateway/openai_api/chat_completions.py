@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from apps.core.calls import CallRecord, Usage
-from apps.core.citations import Citation, citations_json
-from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta
+from apps.core.deltas import Answer, Citation, Delta, TokenLogprob, ToolCallDelta, citations_json
 from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.gateway.routing.config import GatewayConfig, GatewayConfigError
-from apps.gateway.routing.routing_file import load_gateway_config
+from apps.gateway.routing.config import GatewayConfig, GatewayConfigError, load_gateway_config
 
 GOOD = """
 providers:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apps.api.src.wiring.embedders import chosen_embedder
+from apps.api.src.wiring.stores import chosen_embedder
 from apps.core.errors import InvalidValue, ModelUnavailable, RateLimitExceeded, UpstreamError
 from apps.core.settings import Settings
 from apps.local.embedding.minilm import MiniLM

@@ -9,11 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from apps.core.callers import Caller
 from apps.core.calls import CacheUse, CallRecord, Usage
 from apps.operations.database import Database
-from apps.operations.ledger_rows import entry_of
+from apps.operations.ledger import usage
+from apps.operations.ledger_rows import DAY, GROUPS, UsageQuestion, UsageReport, day_of, entry_of
 from apps.operations.ledger_store import put
-from apps.operations.periods import DAY, day_of
 from apps.operations.tables import calls, daily_usage
-from apps.operations.usage import GROUPS, UsageQuestion, UsageReport, usage
 
 # 2025-11-25, at noon
 NOW = 1_764_072_000.0

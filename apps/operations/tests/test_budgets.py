@@ -165,9 +165,8 @@ async def test_a_batch_that_is_written_twice_is_charged_once(database: Database)
 
 
 async def _begin(connection: object) -> None:
-    from apps.operations.ledger_rows import Charge
+    from apps.operations.ledger_rows import Charge, day_of
     from apps.operations.ledger_store import reserve
-    from apps.operations.periods import day_of
 
     await reserve(connection, "x", Charge("k", day_of(time.time()), 0), BILLION, time.time() + 9)  # type: ignore[arg-type]
 

@@ -13,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.engines import open_engine
-from apps.operations.migrate import is_up_to_date, latest_revision, migrate
+from apps.operations.engines import is_up_to_date, latest_revision, migrate, open_engine
 from apps.operations.tables import key_changes, metadata
 from apps.tests.support.postgres_server import PostgresServer
 
@@ -165,7 +164,7 @@ def test_the_latest_revision_is_alembics_head() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    from apps.operations.migrate import FOLDER
+    from apps.operations.engines import FOLDER
 
     config = Config()
     config.set_main_option("script_location", str(FOLDER))

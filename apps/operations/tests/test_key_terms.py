@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from apps.core.callers import LOCAL, Budget, Caller
-from apps.operations.key_secrets import new_key, shown_prefix
-from apps.operations.key_terms import KeyTerms, parse_budget, parse_expiry
+from apps.operations.key_terms import KeyTerms, new_key, parse_budget, parse_expiry, shown_prefix
 
 
 def test_budgets() -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from apps.core.callers import Period
-from apps.operations.periods import day_of, end_of, period_of
+from apps.operations.ledger_rows import day_of, end_of, period_of
 
 
 def at(text: str) -> float:

@@ -11,12 +11,11 @@ from apps.core.callers import Budget
 from apps.core.errors import RateLimitExceeded
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
-from apps.operations.ledger import Ledger
-from apps.operations.periods import DAY, day_of
+from apps.operations.ledger import Ledger, usage
+from apps.operations.ledger_rows import DAY, GROUPS, UsageQuestion, day_of
+from apps.operations.ledger_store import fold
 from apps.operations.retention import Retention
-from apps.operations.retention_store import fold
 from apps.operations.tests.aged_calls import KEEPING, NOW, everything, fill, old_calls, rows, told
-from apps.operations.usage import GROUPS, UsageQuestion, usage
 from apps.tests.support.accounts import call, key
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apps.operations.database import Database
-from apps.operations.periods import DAY, day_of
+from apps.operations.ledger_rows import DAY, day_of
 from apps.operations.tests.aged_calls import KEEPING, NOW, everything, fill, old_calls, rows
 
 FOLDER = """

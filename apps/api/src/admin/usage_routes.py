@@ -20,7 +20,8 @@ from apps.api.src.wiring.services import Services
 from apps.core.errors import Forbidden, InvalidValue, ModelUnavailable, Overloaded, RateLimitExceeded
 from apps.core.fields import Between
 from apps.core.settings import Settings
-from apps.operations.usage import GROUPS, SUMS, UsageQuestion, UsageReport, usage
+from apps.operations.ledger import usage
+from apps.operations.ledger_rows import GROUPS, SUMS, UsageQuestion, UsageReport
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
-from apps.api.src.agents.answers import run_answer, waiting_answer
+from apps.api.src.agents.answers import run_answer, shown_agent, shown_run, waiting_answer
 from apps.api.src.agents.documentation import DECIDE, DECIDE_EACH, READ, RUN, run_responses
 from apps.api.src.agents.schemas import (
     LONGEST_REASON,
@@ -18,7 +18,6 @@ from apps.api.src.agents.schemas import (
     RunBody,
     run_body,
 )
-from apps.api.src.agents.serialization import shown_agent, shown_run
 from apps.api.src.auth.caller import allow_addressed, caller_of
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits

@@ -12,13 +12,13 @@ from limits import parse
 from starlette.types import Scope
 
 from apps.api.src.auth.caller import presented
-from apps.api.src.limits.windows import WindowCounts
+from apps.api.src.limits.counts import WindowCounts
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.key_ring import KeyRing
-from apps.operations.key_secrets import looks_like_key
 from apps.operations.key_store import StoredKey
+from apps.operations.key_terms import looks_like_key
 
 ADMIN = "/admin"
 # the least of a network that one IPv6 caller has to himself

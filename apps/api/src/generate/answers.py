@@ -9,15 +9,14 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.http.cache_control import cache_control, cache_headers, cache_use
 from apps.api.src.http.guard import guarded
+from apps.api.src.http.headers import cache_control, cache_headers, cache_use
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.sse import EventStream, Framing, PlainText
 from apps.api.src.http.streaming import StreamedResponse, raw
 from apps.api.src.observability.request_line import note_messages
 from apps.cache.front import CachedModel
-from apps.core.citations import citations_json
-from apps.core.deltas import Delta, collect
+from apps.core.deltas import Delta, citations_json, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.models.metering import MeteredModel

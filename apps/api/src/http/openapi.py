@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from apps.api.src.http.cache_control import LONGEST_TTL
+from apps.api.src.http.headers import LONGEST_TTL
 from apps.core import errors
 from apps.core.errors import AppError
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from apps.core.calls import Usage
-from apps.core.citations import Citation, citations_json
+from apps.core.deltas import Citation, citations_json
 from apps.core.errors import AppError
 
 
@@ -38,18 +38,18 @@ class EventStream:
     ping = b": ping\n\n"
 
     def citations(self, citations: Sequence[Citation]) -> bytes:
-        return event("citations", citations_json(citations))
+        return event_frame("citations", citations_json(citations))
 
     def delta(self, text: str) -> bytes:
         if "\r" in text:
-            return event("delta", {"text": text})
+            return event_frame("delta", {"text": text})
         return b"data: " + text.replace("\n", "\ndata: ").encode() + b"\n\n"
 
     def done(self, finish_reason: str, model: str | None, usage: Usage | None) -> bytes:
-        return event("done", {"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)})
+        return event_frame("done", {"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)})
 
     def error(self, error: AppError) -> bytes:
-        return event("error", error.envelope())
+        return event_frame("error", error.envelope())
 
 
 class PlainText:
@@ -83,6 +83,6 @@ def usage_json(usage: Usage | None) -> dict[str, int] | None:
     }
 
 
-def event(kind: str, data: object) -> bytes:
+def event_frame(kind: str, data: object) -> bytes:
     """One event with JSON in it."""
     return b"event: " + kind.encode() + b"\ndata: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

@@ -13,8 +13,7 @@ from starlette.responses import Response
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.json_body import Handler, JsonRoute
 from apps.api.src.http.streaming import StreamedResponse
-from apps.api.src.limits import windows
-from apps.api.src.limits.counts import Counts, LocalCounts, SharedCounts
+from apps.api.src.limits.counts import URI, Counts, LocalCounts, SharedCounts
 from apps.api.src.limits.headers import Rule, Standing, headers, minute_rule, rule, standing, tell, too_many
 from apps.core.callers import Caller
 from apps.core.errors import AppError
@@ -31,9 +30,7 @@ class RateLimits:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._limiter = Limiter(
-            key_func=get_remote_address, enabled=settings.rate_limit_enabled, storage_uri=windows.URI
-        )
+        self._limiter = Limiter(key_func=get_remote_address, enabled=settings.rate_limit_enabled, storage_uri=URI)
         local, uri = self._limiter.limiter.storage, settings.rate_limit_storage
         self.counts: Counts = LocalCounts(local) if uri.startswith("memory") else SharedCounts(uri, local)
 

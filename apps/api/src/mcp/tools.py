@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apps.agents.config import AGENT_PREFIX
 from apps.agents.mcp_server import Scope, ServedTool, Told
 from apps.agents.tools import Arguments
-from apps.api.src.agents.answers import metered_events, new_record
-from apps.api.src.agents.serialization import shown_run, shown_usage
+from apps.api.src.agents.answers import metered_events, new_record, shown_run, shown_usage
 from apps.api.src.auth.caller import allow_local, allow_named, caller_of
 from apps.api.src.generate.schemas import GenerateBody, cloud_body, local_body
 from apps.api.src.http.sse import usage_json

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from fastapi import Request
 
-from apps.api.src.http.sse import EventStream, event
+from apps.api.src.http.sse import EventStream, event_frame
 from apps.api.src.http.streaming import StreamedResponse
 from apps.api.src.rag.schemas import CollectionAnswer, DocumentAnswer, FileAnswer, JobAnswer, PassageAnswer
 from apps.core.errors import AppError, InternalError, error_classes
@@ -110,9 +110,9 @@ async def _frames(states: AsyncGenerator[Job, None]) -> AsyncGenerator[bytes, No
         async for job in states:
             shown = shown_job(job).model_dump()
             if not job.finished:
-                yield event("progress", shown)
+                yield event_frame("progress", shown)
             elif job.status == "done":
-                yield event("done", shown)
+                yield event_frame("done", shown)
             else:
                 yield FRAMING.error(_error_of(job, shown))
 

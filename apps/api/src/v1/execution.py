@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
-from apps.api.src.http.cache_control import cache_use
+from apps.api.src.http.headers import cache_use
 from apps.api.src.http.streaming import LastFrame
 from apps.core.calls import CallRecord, Usage
 from apps.core.errors import AppError, Timeout

@@ -8,9 +8,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from apps.api.src.auth.caller import allow_model, caller_of
-from apps.api.src.http.cache_control import cache_control
 from apps.api.src.http.guard import guarded
-from apps.api.src.http.headers import header
+from apps.api.src.http.headers import cache_control, header
 from apps.api.src.http.json_body import read_json
 from apps.api.src.observability.request_line import note_body
 from apps.api.src.v1.cached import cached, key_of

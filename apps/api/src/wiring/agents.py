@@ -6,9 +6,8 @@ from typing import Any
 
 from apps.agents.agent_model import AgentModel
 from apps.agents.agents import Agents
-from apps.agents.builtin_tools import clock, search_tool
-from apps.agents.calculator import calculator
-from apps.agents.config import AgentsConfig
+from apps.agents.builtin_tools import calculator, clock, search_tool
+from apps.agents.config import AgentsConfig, load_agents_config
 from apps.agents.fetch import Fetcher
 from apps.agents.mcp_servers import Lookup, McpServers
 from apps.agents.memory_runs import MemoryRuns
@@ -83,8 +82,6 @@ def open_agents(
 def _config(settings: Settings, tools: Sequence[str]) -> AgentsConfig:
     if settings.agents_config is None:
         return AgentsConfig.model_construct()
-    from apps.agents.agents_file import load_agents_config  # imports YAML, which most starts do not need
-
     return load_agents_config(settings.agents_config, tools)
 
 

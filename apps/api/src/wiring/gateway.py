@@ -21,7 +21,7 @@ from apps.gateway.openai_api.embeddings import EmbedderOnly, EmbeddingsWire
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
 from apps.gateway.protocol import TraceHeaders, WireTarget
 from apps.gateway.routing.attempts import Attempts
-from apps.gateway.routing.config import ANY_MODEL, GatewayConfig, ProviderConfig, TimeoutsConfig
+from apps.gateway.routing.config import ANY_MODEL, GatewayConfig, ProviderConfig, TimeoutsConfig, load_gateway_config
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.chat_model import WireModel
@@ -96,8 +96,6 @@ def load_gateway(
 
 
 def _routing_file(path: Path) -> GatewayConfig:
-    from apps.gateway.routing.routing_file import load_gateway_config  # imports YAML, which most starts do not need
-
     return load_gateway_config(path)
 
 

@@ -6,13 +6,11 @@ What is kept, by the settings: the database with its keys, tokens of an issuer, 
 from dataclasses import dataclass
 from pathlib import Path
 
-from apps.api.src.wiring.embedders import chosen_embedder
 from apps.cache.disk_store import DiskStore
-from apps.cache.guarded_store import GuardedStore
 from apps.cache.redis_store import RedisStore
 from apps.cache.response_cache import LARGEST, ResponseCache
 from apps.cache.semantic import SemanticIndex
-from apps.cache.store import MemoryStore, Store
+from apps.cache.store import GuardedStore, MemoryStore, Store
 from apps.core.ports import ChatModel, Embedder
 from apps.core.settings import Settings
 from apps.gateway.as_model import GatewayModel
@@ -21,13 +19,22 @@ from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
 from apps.local.embedding.minilm import MiniLM
+from apps.models.openai_embedder import OpenAIEmbedder
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
 from apps.operations.jwks import Jwks
-from apps.operations.key_secrets import server_secret
 from apps.operations.key_store import KeyStore
+from apps.operations.key_terms import server_secret
 from apps.rag.answering import RagModels
 from apps.rag.library import Library
+
+
+def chosen_embedder(settings: Settings) -> tuple[Embedder, Path | None]:
+    """The embedder of collections of documents, and its tokenizer.json where there is one."""
+    if settings.rag_embedding_model:
+        return OpenAIEmbedder(settings), None
+    minilm = MiniLM()
+    return minilm, minilm.tokenizer_file
 
 
 @dataclass(frozen=True, slots=True)

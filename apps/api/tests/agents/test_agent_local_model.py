@@ -8,8 +8,8 @@ import httpx2
 import jsonschema
 import pytest
 
-from apps.agents.agents_file import load_agents_config
-from apps.agents.calculator import calculator
+from apps.agents.builtin_tools import calculator
+from apps.agents.config import load_agents_config
 from apps.agents.tools import function_tool
 from apps.api.src.wiring.agents import TOOLS
 from apps.local.model import LocalModel

@@ -7,7 +7,7 @@ from limits import parse
 from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
-from apps.api.src.limits.windows import SWEEP_EVERY, URI, WindowCounts
+from apps.api.src.limits.counts import SWEEP_EVERY, URI, WindowCounts
 
 
 def test_the_engine_finds_it_by_its_uri() -> None:

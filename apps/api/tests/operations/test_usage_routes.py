@@ -18,7 +18,7 @@ from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel
-from apps.operations.periods import day_of
+from apps.operations.ledger_rows import day_of
 from apps.tests.support.acting_as import ActingAs
 from apps.tests.support.reading import envelope
 from apps.tests.support.routing import ASK, routing_file

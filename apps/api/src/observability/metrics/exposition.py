@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from apps.api.src.observability.metrics.call_metrics import CallMetrics
+from apps.api.src.observability.metrics.call_metrics import CallMetrics, RequestMetrics
 from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.metrics.loop_lag import LoopLag
-from apps.api.src.observability.metrics.request_metrics import RequestMetrics
 from apps.core.ports import Observation, Observed
 
 if TYPE_CHECKING:

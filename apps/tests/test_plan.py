@@ -1,0 +1,51 @@
+"""The plan of the source: no module imports another one that imports it, by whatever way."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+APPS = Path(__file__).parents[1]
+
+
+def modules() -> dict[str, Path]:
+    """The modules outside of tests, by their dotted names."""
+    names = {}
+    for file in APPS.rglob("*.py"):
+        parts = file.relative_to(APPS.parent).with_suffix("").parts
+        if "tests" not in parts:
+            names[".".join(parts).removesuffix(".__init__")] = file
+    return names
+
+
+def imported(file: Path) -> Iterator[str]:
+    """What a module imports anywhere in it, under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules that are in a circle, or behind one: those that are left when all that import nothing are taken away."""
+    left = {name: set(others) for name, others in imports.items()}
+    while free := [name for name, others in left.items() if not others]:
+        for name in free:
+            del left[name]
+        for others in left.values():
+            others.difference_update(free)
+    return sorted(left)
+
+
+def test_no_import_leads_back_to_where_it_began() -> None:
+    known = modules()
+    assert len(known) > 200
+    assert (
+        circles({name: {other for other in imported(file) if other in known} - {name} for name, file in known.items()})
+        == []
+    )
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]

@@ -228,7 +228,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
 
 def test_a_kernel_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     """The layout in the source is changed: it builds and loads, and the self check finds it out."""
-    for source in SOURCES.iterdir():
+    for source in building.source_files():
         text = source.read_text().replace(
             "const __m256i low = _mm256_set1_epi8(15)", "const __m256i low = _mm256_set1_epi8(7)"
         )

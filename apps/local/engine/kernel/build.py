@@ -64,9 +64,13 @@ def best_variant(flags: frozenset[str]) -> Variant:
     raise NoKernel(f"the CPU lacks {', '.join(sorted(AVX2.needs - flags))}")
 
 
+def source_files() -> list[Path]:
+    return sorted(file for file in SOURCES.iterdir() if file.suffix in (".h", ".cpp"))
+
+
 def library_path(variant: Variant, cache_dir: Path) -> Path:
     digest = hashlib.sha256("\0".join([*FLAGS, *variant.flags]).encode())
-    for source in sorted(SOURCES.glob("*.h")) + sorted(SOURCES.glob("*.cpp")):
+    for source in source_files():
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return cache_dir / "kernels" / f"{variant.name}-{digest.hexdigest()[:20]}.so"
 

@@ -61,6 +61,12 @@ class GrammarConstraint:
             raise self._too_large()
         return self._landing.narrow(allowed, self._matcher, remaining)
 
+    def forced(self) -> Sequence[int]:
+        return list(self._matcher.compute_ff_tokens())
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        return int(self._matcher.validate_tokens(list(tokens)))
+
     def advance(self, token: int) -> None:
         fits = self._matcher.validate_tokens([token]) == 1
         if not fits and not self._matcher.is_error():

@@ -128,7 +128,8 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
 
     precision, slots = settings.local_precision, settings.local_slots
     try:
-        return open_engine(folder, tokenizer, precision, slots, settings.model_cache_dir), None
+        speculation = settings.local_speculation == "auto"
+        return open_engine(folder, tokenizer, precision, slots, settings.model_cache_dir, speculation), None
     except UnsupportedModel as error:
         refused = str(error)
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)

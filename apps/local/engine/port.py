@@ -25,6 +25,12 @@ class Constraint(Protocol):
         allowed. Raises InvalidValue where the grammar grew beyond its limits.
         """
 
+    def forced(self) -> Sequence[int]:
+        """Tokens that the grammar leaves no other text than; a guess, since a text may be cut into tokens otherwise."""
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens``, from the first on, the grammar allows next."""
+
     def advance(self, token: int) -> None:
         """Moves past ``token``. Raises InternalError for one that was not allowed."""
 

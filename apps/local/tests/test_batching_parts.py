@@ -25,6 +25,7 @@ class Memory:
     """A Step that only keeps caches: each a list of what was copied into it."""
 
     max_rows = 8
+    rows_independent = True
 
     def new_cache(self) -> list[str]:
         return []

@@ -1,5 +1,6 @@
 """The sampler: what it draws, and that its numbers are those of transformers' own logits processors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,12 @@ class EndsOnly:
 
     def allowed(self, remaining: int) -> Any:
         return np.array([False, True, False])
+
+    def forced(self) -> Sequence[int]:
+        return ()
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        return 0
 
     def advance(self, token: int) -> None:
         raise AssertionError("an end token is not a part of the text")

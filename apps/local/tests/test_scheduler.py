@@ -19,6 +19,7 @@ class BrokenStep:
     """Fails where it is told to: when a cache is made, or when it computes."""
 
     max_rows = 64
+    rows_independent = True
 
     def __init__(self, breaks_at: str) -> None:
         self._breaks_at = breaks_at

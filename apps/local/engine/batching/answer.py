@@ -38,6 +38,11 @@ class Mailbox:
     def full(self) -> bool:
         return len(self._outputs) >= self._capacity
 
+    @property
+    def room(self) -> int:
+        """How many more outputs it takes before it is full."""
+        return self._capacity - len(self._outputs)
+
     def put(self, output: EngineOutput | AppError) -> None:
         """From the inference thread. An error is raised to the reader, in its turn."""
         self._outputs.append(output)
@@ -75,6 +80,7 @@ class Answer:
         self.cancelled = False
         self.wants_prompt_logits = sampling.prompt_logprobs and sampling.top_logprobs is not None
         self._sampling = sampling
+        self.constraint = sampling.constraint
         self._prompt_tokens = len(prompt)
         self._sampler = Sampler(sampling, prompt, tokenizer.end_tokens)
         self._output = OutputProcessor(tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
@@ -91,6 +97,11 @@ class Answer:
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.computed
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it takes, and its reader's mailbox has room for."""
+        return min(self._prompt_tokens + self._sampling.max_tokens - len(self.tokens), self.mailbox.room)
 
     def begin(self, held: Held) -> None:
         self.held = held

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.answer import Answer, Mailbox
 from apps.local.engine.batching.scheduler import Scheduler
+from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer
@@ -21,11 +22,14 @@ class BatchingEngine:
         slots: int,
         caches: int,
         details: JsonObject,
+        speculation: Speculation | None = None,
     ) -> None:
         self.context_length = context_length
         self._tokenizer = tokenizer
         self._details = {"engine": "batching", **details, **step.describe()}
-        self._scheduler = Scheduler(step, slots, caches)
+        # answers must not depend on it: only where a row's bits do not depend on the rows beside it
+        self._speculation = speculation if step.rows_independent else None
+        self._scheduler = Scheduler(step, slots, caches, self._speculation)
 
     @property
     def failure(self) -> str | None:
@@ -47,7 +51,10 @@ class BatchingEngine:
                 self._scheduler.cancel(answer)
 
     def describe(self) -> JsonObject:
-        return self._details
+        if self._speculation is None:
+            return {**self._details, "speculation": "off"}
+        counts = {"drafted_tokens": self._speculation.drafted, "accepted_tokens": self._speculation.accepted}
+        return {**self._details, "speculation": "prompt lookup, grammar", **counts}
 
     def close(self) -> None:
         self._scheduler.close()

@@ -11,6 +11,7 @@ from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import load_weights
 from apps.local.engine.batching.scheduler import LARGEST
 from apps.local.engine.batching.shape import Shape, read_shape
+from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import best_variant, build, cpu_flags
@@ -43,11 +44,17 @@ class Memory:
 
 
 def open_engine(
-    folder: Path, tokenizer: HubTokenizer, precision: Precision, slots: int, cache_dir: Path
+    folder: Path,
+    tokenizer: HubTokenizer,
+    precision: Precision,
+    slots: int,
+    cache_dir: Path,
+    speculation: bool = True,
 ) -> BatchingEngine:
     """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
 
-    ``precision`` as LOCAL_PRECISION; auto is int4. Without the kernels torch's own serve, in float32 or bfloat16.
+    ``precision`` as LOCAL_PRECISION; auto is int4. ``speculation`` changes no answer, only its speed.
+    Without the kernels torch's own serve, in float32 or bfloat16.
     Raises UnsupportedModel for a checkpoint that is not of the shape.
     """
     shape = read_shape(folder)
@@ -75,7 +82,8 @@ def open_engine(
         "cached_sequences": memory.caches,
         "cache_bytes_at_most": memory.most_bytes,
     }
-    return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details)
+    drafting = Speculation() if speculation else None
+    return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details, drafting)
 
 
 def own_library(cache_dir: Path) -> Library:

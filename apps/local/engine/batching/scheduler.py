@@ -7,12 +7,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.local.engine.batching.answer import Answer
 from apps.local.engine.batching.prefix_cache import PrefixCache
+from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 
 SMALLEST, LARGEST = 12, 252
@@ -43,14 +44,15 @@ log = logging.getLogger(__name__)
 class Scheduler:
     """Owns the inference thread. At most ``slots`` answers run; more wait in the order they came.
 
-    ``failure`` says why the thread has ended, where it did so by itself.
+    ``failure`` says why the thread has ended, where it did so by itself. ``speculation`` None computes token by token.
     """
 
-    def __init__(self, step: Step, slots: int, caches: int) -> None:
+    def __init__(self, step: Step, slots: int, caches: int, speculation: Speculation | None = None) -> None:
         self._step = step
         self._slots = slots
         self._caches = PrefixCache(step, caches)
         self._chunking = Chunking()
+        self._speculation = speculation
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []
         self._changed = threading.Condition()
@@ -126,21 +128,31 @@ class Scheduler:
 
     def _compute(self) -> None:
         plan = list(self._plan())
+        drafts = self._drafts(plan)
         tokens: list[int] = []
         positions: list[int] = []
         caches: list[object] = []
         wanted: list[int] = []
         for answer, rows in plan:
             assert answer.held is not None  # noqa: S101 - for the type checker: running answers have begun
-            start = answer.computed
-            tokens += answer.tokens[start : start + rows]
-            positions += range(start, start + rows)
-            caches += [answer.held.memory] * rows
-            wanted += range(len(tokens) - _wanted_rows(answer, rows), len(tokens))
+            start, draft = answer.computed, drafts.get(id(answer), ())
+            tokens += [*answer.tokens[start : start + rows], *draft]
+            positions += range(start, start + rows + len(draft))
+            caches += [answer.held.memory] * (rows + len(draft))
+            wanted += range(len(tokens) - _wanted_rows(answer, rows) - len(draft), len(tokens))
         began = time.perf_counter()
         logits = self._step.run(tokens, positions, caches, wanted)
-        self._chunking.learn(len(tokens), time.perf_counter() - began)
-        self._distribute(plan, logits)
+        seconds = time.perf_counter() - began
+        self._chunking.learn(len(tokens), seconds)
+        if self._speculation is not None and all(answer.pending == 1 for answer, _ in plan):
+            self._speculation.times.learn(len(tokens), seconds)
+        self._distribute(plan, drafts, logits)
+
+    def _drafts(self, plan: list[tuple[Answer, int]]) -> Mapping[int, Sequence[int]]:
+        """Tokens to be checked beside the answers' own, by the answers' ids. None beside prompts: rows are not free."""
+        if self._speculation is None or any(answer.pending != 1 for answer, _ in plan):
+            return {}
+        return self._speculation.plan(answer for answer, _ in plan)
 
     def _plan(self) -> Iterator[tuple[Answer, int]]:
         """The next token of each running answer, and a chunk of the prompts in the order they came."""
@@ -155,19 +167,20 @@ class Scheduler:
                 budget -= rows
                 yield answer, rows
 
-    def _distribute(self, plan: list[tuple[Answer, int]], logits: Any) -> None:
+    def _distribute(self, plan: list[tuple[Answer, int]], drafts: Mapping[int, Sequence[int]], logits: Any) -> None:
         at = 0
         for answer, rows in plan:
             complete, start, count = rows == answer.pending, answer.computed, _wanted_rows(answer, rows)
-            mine, at = logits[at : at + count], at + count
+            draft = drafts.get(id(answer), ())
+            mine, at = logits[at : at + count + len(draft)], at + count + len(draft)
             answer.computed_rows(rows)
             if not count:
                 continue
             try:
                 if answer.wants_prompt_logits:
-                    answer.see_prompt(start, mine)
+                    answer.see_prompt(start, mine[:count])
                 if complete:
-                    answer.take(mine[-1])
+                    self._take(answer, draft, mine[count - 1 :])
             except AppError as error:
                 answer.fail(error)
                 self._leave(answer)
@@ -178,9 +191,24 @@ class Scheduler:
             if answer.finished:
                 self._leave(answer)
 
+    def _take(self, answer: Answer, draft: Sequence[int], logits: Any) -> None:
+        """The next token, and one more for each drafted token that was the right one."""
+        begin = len(answer.tokens)
+        answer.take(logits[0])
+        for drafted, row in zip(draft, logits[1:], strict=True):
+            if answer.finished or answer.tokens[-1] != drafted:
+                break
+            # its keys and values are in the cache already
+            answer.computed_rows(1)
+            answer.take(row)
+        if self._speculation is not None:
+            self._speculation.learn(answer, answer.tokens[begin:], len(draft))
+
     def _leave(self, answer: Answer) -> None:
         if answer in self._running:
             self._running.remove(answer)
+            if self._speculation is not None:
+                self._speculation.forget(answer)
             if answer.held is not None:
                 self._caches.give_back(answer.held)
 

@@ -10,9 +10,11 @@ class Step(Protocol):
     """Computes rows. A row is one token of one sequence: the next one of an answer, or one of a prompt.
 
     ``cache`` is what ``new_cache`` made: keys and values of one sequence, for positions 0..context_length-1.
+    ``rows_independent``: a row's result has the same bits whatever other rows are computed beside it.
     """
 
     max_rows: int
+    rows_independent: bool
 
     def new_cache(self) -> Any: ...
 

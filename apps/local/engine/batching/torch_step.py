@@ -17,6 +17,9 @@ from apps.local.engine.batching.weights import EMBEDDING
 class TorchStep:
     """Implements Step. Owned by one thread; ``run`` sets that thread's number of torch threads."""
 
+    # torch chooses other sums for one row than for several
+    rows_independent = False
+
     def __init__(
         self, folder: Path, shape: Shape, precision: str, context_length: int, threads: int, max_rows: int
     ) -> None:

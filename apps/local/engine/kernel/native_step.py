@@ -25,6 +25,8 @@ def anonymous_memory(size: int) -> mmap.mmap:
 class NativeStep:
     """Implements Step. Not for several threads at once. Keys and values are float16 for quantized weights."""
 
+    rows_independent = True
+
     def __init__(
         self,
         library: ctypes.CDLL,

@@ -1,0 +1,161 @@
+"""What speculation is worth: one caller's tokens/s with and without it, in turns, on one engine's weights.
+
+python -m eval.bench_speculation [--folder FOLDER] [--precision int4] [--rounds N]. Copy-heavy answers (a quote from
+documents, an edit of code, JSON by a schema) and text that does not repeat (sampled at temperature 1). Every answer
+must be the same with and without it, else this ends with an error. Writes reports/bench_speculation.md.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+from apps.core.cpu import Precision
+from apps.core.messages import ChatRequest, JsonObject, user_message
+from apps.core.settings import load_settings
+from apps.local.engine.batching.opening import open_engine
+from apps.local.engine.port import Engine, Sampling
+from apps.local.grammar import answer_grammar, open_compiler
+from apps.local.packaged import packaged_checkpoint
+from apps.local.tokenizer import HubTokenizer
+from eval.bench_report import processor
+
+PASSAGE = (
+    "The museum opens on weekdays at nine in the morning and closes at half past five. On Saturdays it opens at ten "
+    "and closes at eight in the evening. Children below the age of twelve pay nothing; students pay four euros, "
+    "everyone else nine. Photographs may be taken without a flash, except in the hall of tapestries upstairs. "
+    "Bags larger than a sheet of paper have to be left at the cloakroom, which is free of charge."
+)
+CODE = """def read_orders(path, currency="EUR"):
+    orders = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            number, customer, amount = line.rstrip().split(";")
+            orders.append({"number": int(number), "customer": customer, "amount": float(amount)})
+    return [order for order in orders if order["amount"] > 0]
+"""
+SCHEMA: JsonObject = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["shipments"],
+    "properties": {
+        "shipments": {
+            "type": "array",
+            "minItems": 4,
+            "maxItems": 4,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["tracking_number", "destination_country", "is_insured", "weight_in_kilograms"],
+                "properties": {
+                    "tracking_number": {"type": "integer", "minimum": 1, "maximum": 99},
+                    "destination_country": {"enum": ["Switzerland", "Liechtenstein", "Luxembourg"]},
+                    "is_insured": {"type": "boolean"},
+                    "weight_in_kilograms": {"type": "integer", "minimum": 1, "maximum": 99},
+                },
+            },
+        }
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``aim`` is the least ratio of tokens/s with speculation to those without."""
+
+    name: str
+    prompt: str
+    aim: float
+    tokens: int = 160
+    temperature: float = 0.0
+    schema: JsonObject | None = None
+
+
+CASES = (
+    Case("a quote from documents", f"{PASSAGE}\n\nRepeat the text above word for word, twice.", 2.0),
+    Case("an edit of code", f'```python\n{CODE}```\nWrite this function again with currency="USD".', 2.0, 140),
+    Case("JSON by a schema", "List four shipments as JSON.", 2.0, 200, schema=SCHEMA),
+    Case("text that does not repeat", "Tell a story about a lighthouse, a storm and a fox.", 0.97, 160, 1.0),
+    Case("another one", "Explain how bread is made, from the field to the table.", 0.97, 160, 1.0),
+)
+
+
+async def timed(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> tuple[float, str]:
+    """Tokens a second behind the first piece, and the answer."""
+    text, first, began = "", 0, 0.0
+    async for piece in engine.generate(prompt, sampling):
+        if not began:
+            began, first = time.perf_counter(), piece.completion_tokens
+        text, tokens = text + piece.text, piece.completion_tokens
+    return (tokens - first) / (time.perf_counter() - began), text
+
+
+async def measure(engines: dict[str, Engine], tokenizer: HubTokenizer, rounds: int) -> list[str]:
+    compiler = open_compiler(tokenizer)
+    rows = []
+    for case in CASES:
+        prompt = tokenizer.encode_chat(user_message(case.prompt))
+        speeds: dict[str, list[float]] = {name: [] for name in engines}
+        texts = set()
+        for at in range(rounds + 1):
+            for name, engine in engines.items():
+                constraint = None
+                if case.schema is not None:
+                    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": case.schema}}
+                    grammar = answer_grammar(ChatRequest(user_message(case.prompt), response_format=form))
+                    assert grammar is not None  # noqa: S101 - for the type checker: the request has a schema
+                    constraint = await compiler.compile(grammar.lark, grammar.field)
+                sampling = Sampling(case.temperature, 1.0, case.tokens, 11, constraint=constraint)
+                speed, text = await timed(engine, prompt, sampling)
+                texts.add(text)
+                # the first round computes the prompt
+                speeds[name] += [speed] if at else []
+        if len(texts) != 1:
+            raise SystemExit(f"{case.name}: answers differ with and without speculation")
+        ratio = median(on / off for on, off in zip(speeds["on"], speeds["off"], strict=True))
+        rows.append(
+            f"| {case.name} | {median(speeds['off']):.1f} | {median(speeds['on']):.1f} | {ratio:.2f} | {case.aim} |"
+        )
+        print(rows[-1], flush=True)
+    compiler.close()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=None, help="a checkpoint; none: the packaged model")
+    parser.add_argument("--precision", default="int4", choices=["int4", "int8", "bf16", "fp32"])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    cache_dir = load_settings().model_cache_dir
+    folder = options.folder or packaged_checkpoint(cache_dir)
+    tokenizer = HubTokenizer(folder)
+    precision = cast(Precision, options.precision)
+    engines: dict[str, Engine] = {
+        name: open_engine(folder, tokenizer, precision, 1, cache_dir, speculation=name == "on")
+        for name in ("off", "on")
+    }
+    rows = asyncio.run(measure(engines, tokenizer, options.rounds))
+    described = engines["on"].describe()
+    for engine in engines.values():
+        engine.close()
+    head = (
+        f"# Speculation: one caller's tokens/s with and without it, in turns\n\n{processor()}, {os.cpu_count()} cores, "
+        f"{folder.name} at {precision}, kernels: {described['kernels']}; medians of {options.rounds} rounds, load "
+        f"average {os.getloadavg()[0]:.1f}. The answers are the same.\n\n"
+        "| answer | off | on | ratio | aim |\n|---|---|---|---|---|\n"
+    )
+    Path("reports").mkdir(exist_ok=True)
+    (Path("reports") / "bench_speculation.md").write_text(head + "\n".join(rows) + "\n")
+    counts = {name: described[name] for name in ("drafted_tokens", "accepted_tokens")}
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()

@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     local_speculation: Literal["auto", "off"] = Field(
         "auto", description="auto checks guessed tokens where that is faster, which changes no answer; off does not"
     )
+    local_prefix_max_bytes: int = Field(
+        536_870_912, ge=0, description="Most bytes of computed prompts kept in MODEL_CACHE_DIR over restarts; 0: none"
+    )
     local_slots: int = Field(4, ge=1, le=64, description="Answers that the local model writes at the same time")
     local_queue_size: int = Field(16, ge=0, le=10_000, description="Calls that may wait for a slot; more get 503")
     local_queue_timeout: Seconds = Field(30, description="Seconds a call may wait for a slot")

@@ -128,8 +128,9 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
 
     precision, slots = settings.local_precision, settings.local_slots
     try:
-        speculation = settings.local_speculation == "auto"
-        return open_engine(folder, tokenizer, precision, slots, settings.model_cache_dir, speculation), None
+        speculation, prefix_bytes = settings.local_speculation == "auto", settings.local_prefix_max_bytes
+        cache_dir = settings.model_cache_dir
+        return open_engine(folder, tokenizer, precision, slots, cache_dir, speculation, prefix_bytes), None
     except UnsupportedModel as error:
         refused = str(error)
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)

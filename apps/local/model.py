@@ -291,6 +291,8 @@ def _sampling(request: ChatRequest) -> Sampling:
         min_tokens=request.min_tokens or 0,
         ignore_eos=request.ignore_eos,
         prompt_logprobs=request.echo and request.top_logprobs is not None,
+        tenant=request.caller.tenant,
+        keep=request.cache.keep,
     )
 
 

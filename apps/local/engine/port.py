@@ -47,6 +47,8 @@ class Sampling:
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
     no log probabilities, a number for those of each token and of that many alternatives; with ``prompt_logprobs`` of
     the prompt's tokens too. ``max_tokens`` 0 computes the prompt only.
+
+    What was computed for a ``tenant`` is used again for the same one only; ``keep`` False keeps nothing of it on disk.
     """
 
     temperature: float
@@ -65,6 +67,8 @@ class Sampling:
     min_tokens: int = 0
     ignore_eos: bool = False
     prompt_logprobs: bool = False
+    tenant: str = ""
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True)

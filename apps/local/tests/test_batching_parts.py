@@ -33,6 +33,12 @@ class Memory:
     def copy_prefix(self, source: list[str], target: list[str], tokens: int) -> None:
         target.append(f"{tokens} copied")
 
+    def read_block(self, cache: Any, start: int, stop: int) -> bytes:
+        raise NotImplementedError
+
+    def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
+        raise NotImplementedError
+
     def run(self, *_: Any) -> Any:
         raise NotImplementedError
 

@@ -32,6 +32,12 @@ class BrokenStep:
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
         """Nothing is held."""
 
+    def read_block(self, cache: Any, start: int, stop: int) -> bytes:
+        raise NotImplementedError
+
+    def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
+        raise NotImplementedError
+
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         raise MemoryError("no memory for a step")
 

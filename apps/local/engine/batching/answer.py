@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError
 from apps.local.engine.batching.prefix_cache import Held
+from apps.local.engine.batching.prefix_store import StoredPrefix
 from apps.local.engine.output import OutputProcessor
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.engine.sampler import Sampler
@@ -81,6 +82,8 @@ class Answer:
         self.wants_prompt_logits = sampling.prompt_logprobs and sampling.top_logprobs is not None
         self._sampling = sampling
         self.constraint = sampling.constraint
+        self.tenant, self.keep = sampling.tenant, sampling.keep
+        self.stored: StoredPrefix | None = None
         self._prompt_tokens = len(prompt)
         self._sampler = Sampler(sampling, prompt, tokenizer.end_tokens)
         self._output = OutputProcessor(tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)

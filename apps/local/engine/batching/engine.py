@@ -1,9 +1,11 @@
 """The Engine on top of the scheduler: many answers at a time, each an async stream of outputs."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.answer import Answer, Mailbox
+from apps.local.engine.batching.prefix_store import BLOCK, PrefixStore
 from apps.local.engine.batching.scheduler import Scheduler
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
@@ -23,13 +25,15 @@ class BatchingEngine:
         caches: int,
         details: JsonObject,
         speculation: Speculation | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         self.context_length = context_length
         self._tokenizer = tokenizer
         self._details = {"engine": "batching", **details, **step.describe()}
         # answers must not depend on it: only where a row's bits do not depend on the rows beside it
         self._speculation = speculation if step.rows_independent else None
-        self._scheduler = Scheduler(step, slots, caches, self._speculation)
+        self._store = store
+        self._scheduler = Scheduler(step, slots, caches, self._speculation, store)
 
     @property
     def failure(self) -> str | None:
@@ -39,6 +43,9 @@ class BatchingEngine:
         """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
         mailbox = Mailbox(self._scheduler.wake)
         answer = Answer(prompt, sampling, self._tokenizer, mailbox)
+        if self._store is not None and len(prompt) > BLOCK:
+            known = self._scheduler.known(prompt, sampling.tenant)
+            answer.stored = await asyncio.to_thread(self._store.load, sampling.tenant, prompt, known)
         self._scheduler.add(answer)
         try:
             while True:
@@ -58,3 +65,5 @@ class BatchingEngine:
 
     def close(self) -> None:
         self._scheduler.close()
+        if self._store is not None:
+            self._store.close()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from apps.core.cpu import Precision, available_cpus, choose_precision
 from apps.local.engine.batching.engine import BatchingEngine
-from apps.local.engine.batching.packed_cache import load_weights
+from apps.local.engine.batching.packed_cache import load_weights, weights_name
+from apps.local.engine.batching.prefix_store import PrefixStore
 from apps.local.engine.batching.scheduler import LARGEST
 from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
@@ -28,10 +29,11 @@ LEAST_CONTEXT = 256
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The kernels for this CPU: which, and their functions."""
+    """The kernels for this CPU: which, their functions, and the name of their build."""
 
     name: str
     functions: ctypes.CDLL
+    build: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,12 @@ def open_engine(
     slots: int,
     cache_dir: Path,
     speculation: bool = True,
+    prefix_bytes: int = 0,
 ) -> BatchingEngine:
     """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
 
     ``precision`` as LOCAL_PRECISION; auto is int4. ``speculation`` changes no answer, only its speed.
+    At most ``prefix_bytes`` of keys and values are kept on disk for prompts that begin alike.
     Without the kernels torch's own serve, in float32 or bfloat16.
     Raises UnsupportedModel for a checkpoint that is not of the shape.
     """
@@ -61,6 +65,7 @@ def open_engine(
     chosen: str = "int4" if precision == "auto" else precision
     reason = f"LOCAL_PRECISION={precision}"
     missing: str | None = None
+    store: PrefixStore | None = None
     step: Step
     try:
         library = own_library(cache_dir)
@@ -74,6 +79,9 @@ def open_engine(
     else:
         memory = plan_memory(shape, chosen, slots, free_bytes())
         step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots)
+        if prefix_bytes:
+            identity = f"{weights_name(folder, shape, chosen)} {library.build}"
+            store = PrefixStore(cache_dir / "prefixes", identity, prefix_bytes)
     details = {
         "precision": chosen,
         "precision_reason": reason,
@@ -81,15 +89,17 @@ def open_engine(
         "slots": slots,
         "cached_sequences": memory.caches,
         "cache_bytes_at_most": memory.most_bytes,
+        "prefix_bytes_on_disk_at_most": prefix_bytes if store is not None else 0,
     }
     drafting = Speculation() if speculation else None
-    return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details, drafting)
+    return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details, drafting, store)
 
 
 def own_library(cache_dir: Path) -> Library:
     """Raises NoKernel."""
     variant = best_variant(cpu_flags())
-    return Library(variant.name, load_library(build(variant, cache_dir)))
+    built = build(variant, cache_dir)
+    return Library(variant.name, load_library(built), built.stem)
 
 
 def open_step(

@@ -46,7 +46,7 @@ def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, th
     files = checkpoint_files(folder)
     tensors = Tensors(files)
     parts = parts_of(shape, precision)
-    target = cache_dir / "packed" / f"{folder.name}-{precision}-{_key(folder, files, parts)}.safetensors"
+    target = cache_dir / "packed" / f"{weights_name(folder, shape, precision)}.safetensors"
     if not target.is_file():
         packed = _pack_into_cache(target, parts, tensors, threads)
     else:
@@ -55,6 +55,11 @@ def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, th
     weights = Weights({part.name: part for part in parts}, packed)
     small_tensors(shape, tensors, weights)
     return weights
+
+
+def weights_name(folder: Path, shape: Shape, precision: str) -> str:
+    """Names the weights as they are packed: another one where anything differs that their values depend on."""
+    return f"{folder.name}-{precision}-{_key(folder, checkpoint_files(folder), parts_of(shape, precision))}"
 
 
 def _key(folder: Path, files: list[Path], parts: Sequence[Part]) -> str:

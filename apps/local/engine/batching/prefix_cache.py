@@ -2,16 +2,19 @@
 
 An answer that ends leaves its cache behind; the next prompt that begins alike goes on from there, or from a copy. The
 least recently used one is given up first. So memory is bounded by the number of caches, and no bookkeeping of blocks
-is needed. Used by one thread.
+is needed. A tenant never goes on from another one's cache: how fast an answer begins would tell what others asked.
+Used by one thread; ``longest`` may be asked by others.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
 import numpy as np
 
+from apps.local.engine.batching.prefix_store import BLOCK, PrefixStore, StoredPrefix
 from apps.local.engine.batching.step import Step
 
 
@@ -21,22 +24,43 @@ class Held:
 
     memory: Any
     tokens: list[int] = field(default_factory=list)
+    tenant: str = ""
     busy: bool = False
     used: int = 0
 
 
 class PrefixCache:
-    """At most ``size`` caches; at least one of them must be free at each ``take``."""
+    """At most ``size`` caches; at least one of them must be free at each ``take``. ``store`` is the second floor."""
 
-    def __init__(self, step: Step, size: int) -> None:
+    def __init__(self, step: Step, size: int, store: PrefixStore | None = None) -> None:
         self._step = step
         self._size = size
+        self._store = store
         self._held: list[Held] = []
         self._clock = count()
 
-    def take(self, prompt: Sequence[int]) -> Held:
-        """A cache that holds as much of the beginning of ``prompt`` as any does, but never its last token."""
-        best, shared = self._longest(prompt)
+    def longest(self, prompt: Sequence[int], tenant: str) -> int:
+        """How many tokens of ``prompt`` a cache holds, about: what it says may have changed already."""
+        return self._longest(prompt, tenant)[1]
+
+    def take(self, prompt: Sequence[int], tenant: str = "", stored: StoredPrefix | None = None) -> Held:
+        """A cache that holds as much of the beginning of ``prompt`` as any does, but never its last token.
+
+        ``stored`` is what the store has of it, and goes in where that is more.
+        """
+        held = self._take(prompt, tenant)
+        held.tenant = tenant
+        begin = len(held.tokens)
+        if stored is not None and stored.begin <= begin < stored.end < len(prompt):
+            for at, block in enumerate(stored.blocks):
+                start = stored.begin + at * BLOCK
+                if start + BLOCK > begin:
+                    self._step.write_block(held.memory, start, start + BLOCK, block)
+            held.tokens = list(prompt[: stored.end])
+        return held
+
+    def _take(self, prompt: Sequence[int], tenant: str) -> Held:
+        best, shared = self._longest(prompt, tenant)
         if best is not None and not best.busy and shared * 2 >= len(best.tokens):
             return self._hand_out(best, shared)
         target = self._least_recently_used(best)
@@ -46,7 +70,10 @@ class PrefixCache:
         target.tokens = best.tokens[:shared]
         return self._hand_out(target, shared)
 
-    def give_back(self, held: Held) -> None:
+    def give_back(self, held: Held, keep: bool = True) -> None:
+        """``keep`` False: on disk nothing of it may be kept."""
+        if self._store is not None and keep:
+            self._store.keep(held.tenant, held.tokens, partial(self._step.read_block, held.memory))
         held.busy = False
         held.used = next(self._clock)
 
@@ -56,9 +83,9 @@ class PrefixCache:
         held.used = next(self._clock)
         return held
 
-    def _longest(self, prompt: Sequence[int]) -> tuple[Held | None, int]:
+    def _longest(self, prompt: Sequence[int], tenant: str) -> tuple[Held | None, int]:
         best, longest = None, 0
-        for held in self._held:
+        for held in [held for held in self._held if held.tenant == tenant]:
             shared = min(_shared(held.tokens, prompt), len(prompt) - 1)
             if shared > longest or (shared == longest and shared and not held.busy):
                 best, longest = held, shared

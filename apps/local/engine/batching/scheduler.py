@@ -13,6 +13,7 @@ from typing import Any
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.local.engine.batching.answer import Answer
 from apps.local.engine.batching.prefix_cache import PrefixCache
+from apps.local.engine.batching.prefix_store import PrefixStore
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 
@@ -44,13 +45,21 @@ log = logging.getLogger(__name__)
 class Scheduler:
     """Owns the inference thread. At most ``slots`` answers run; more wait in the order they came.
 
-    ``failure`` says why the thread has ended, where it did so by itself. ``speculation`` None computes token by token.
+    ``failure`` says why the thread has ended, where it did so by itself. ``speculation`` None computes token by token;
+    ``store`` keeps keys and values over restarts.
     """
 
-    def __init__(self, step: Step, slots: int, caches: int, speculation: Speculation | None = None) -> None:
+    def __init__(
+        self,
+        step: Step,
+        slots: int,
+        caches: int,
+        speculation: Speculation | None = None,
+        store: PrefixStore | None = None,
+    ) -> None:
         self._step = step
         self._slots = slots
-        self._caches = PrefixCache(step, caches)
+        self._caches = PrefixCache(step, caches, store)
         self._chunking = Chunking()
         self._speculation = speculation
         self._waiting: deque[Answer] = deque()
@@ -74,6 +83,10 @@ class Scheduler:
                 raise _closing()
             self._waiting.append(answer)
             self._changed.notify()
+
+    def known(self, prompt: Sequence[int], tenant: str) -> int:
+        """How many of the prompt's tokens are in memory, about."""
+        return self._caches.longest(prompt, tenant)
 
     def cancel(self, answer: Answer) -> None:
         answer.cancelled = True
@@ -114,7 +127,9 @@ class Scheduler:
                     # first: whatever fails from here on must reach its reader
                     self._running.append(answer)
                     # logits of a prompt exist only where it is computed: nothing of it may come from a cache
-                    answer.begin(self._caches.take(answer.tokens[:1] if answer.wants_prompt_logits else answer.tokens))
+                    prompt = answer.tokens[:1] if answer.wants_prompt_logits else answer.tokens
+                    answer.begin(self._caches.take(prompt, answer.tenant, answer.stored))
+                    answer.stored = None
                 if any(not answer.mailbox.full for answer in self._running):
                     return True
                 self._changed.wait()
@@ -210,7 +225,7 @@ class Scheduler:
             if self._speculation is not None:
                 self._speculation.forget(answer)
             if answer.held is not None:
-                self._caches.give_back(answer.held)
+                self._caches.give_back(answer.held, answer.keep)
 
     def _end_all(self, error: AppError) -> None:
         with self._changed:

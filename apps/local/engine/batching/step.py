@@ -21,6 +21,12 @@ class Step(Protocol):
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
         """The first ``tokens`` positions of another sequence's cache."""
 
+    def read_block(self, cache: Any, start: int, stop: int) -> bytes:
+        """A copy of the keys and values of positions ``start`` to ``stop``, multiples of 16."""
+
+    def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
+        """What ``read_block`` read, of this cache or of another one."""
+
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         """Logits, float32 [len(wanted), vocabulary], of the rows whose indices are ``wanted``.
 

@@ -45,6 +45,13 @@ class TorchStep:
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
         target[:, :, :, :tokens] = source[:, :, :, :tokens]
 
+    def read_block(self, cache: Any, start: int, stop: int) -> bytes:
+        return bytes(cache[:, :, :, start:stop].contiguous().view(self._torch.uint8).numpy().data.cast("B"))
+
+    def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
+        target = cache[:, :, :, start:stop]
+        target.copy_(self._torch.frombuffer(bytearray(values), dtype=self._dtype).reshape(target.shape))
+
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         torch = self._torch
         if torch.get_num_threads() != self._threads:

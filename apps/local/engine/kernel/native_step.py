@@ -65,6 +65,15 @@ class NativeStep:
         values = -(-tokens // 16) * 16 * self._shape.head_dim
         target[..., :values] = source[..., :values]
 
+    def read_block(self, cache: Any, start: int, stop: int) -> bytes:
+        dim = self._shape.head_dim
+        return bytes(np.ascontiguousarray(cache[..., start * dim : stop * dim]).data.cast("B"))
+
+    def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
+        dim = self._shape.head_dim
+        target = cache[..., start * dim : stop * dim]
+        target[...] = np.frombuffer(values, cache.dtype).reshape(target.shape)
+
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         position, want = np.asarray(positions, np.int64), np.asarray(wanted, np.int64)
         embedded = self._weights.embedded(tokens)

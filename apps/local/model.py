@@ -292,7 +292,7 @@ def _sampling(request: ChatRequest) -> Sampling:
         ignore_eos=request.ignore_eos,
         prompt_logprobs=request.echo and request.top_logprobs is not None,
         tenant=request.caller.tenant,
-        keep=request.cache.keep,
+        keep=request.cache.store,
     )
 
 

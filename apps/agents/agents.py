@@ -210,6 +210,12 @@ class Agents:
             run.error = InternalError("The process of the run ended before it did").envelope()["error"]
         return run
 
+    async def recent(self, caller: Caller, limit: int, before: float | None = None) -> list[AgentRun]:
+        """The tenant's runs that began before then, the newest first."""
+        kept = await self._store.recent(caller.tenant, limit, before)
+        live = {session.run.id: session.run for session in self._sessions.values()}
+        return [live.get(run.id, run) for run in kept]
+
     async def cancel(self, run_id: str, caller: Caller) -> AgentRun:
         """End a run that is under way or waits, wherever it runs. Raises NotFound; Conflict where it has ended."""
         run = await self.run(run_id, caller)

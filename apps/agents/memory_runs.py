@@ -27,6 +27,11 @@ class MemoryRuns:
         run = self._runs.get(run_id)
         return deepcopy(run) if run is not None and run.tenant == tenant else None
 
+    async def recent(self, tenant: str, limit: int, before: float | None = None) -> list[AgentRun]:
+        found = [run for run in self._runs.values() if run.tenant == tenant]
+        found.sort(key=lambda run: run.begun_at, reverse=True)
+        return deepcopy([run for run in found if before is None or run.begun_at < before][:limit])
+
     async def save(self, run: AgentRun) -> bool:
         kept = self._runs.get(run.id)
         if kept is None or kept.status not in ("running", "cancelled"):

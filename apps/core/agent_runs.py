@@ -49,6 +49,9 @@ class RunStore(Protocol):
     async def get(self, tenant: str, run_id: str) -> AgentRun | None:
         """None where there is none, or it is another tenant's: nobody can tell the difference."""
 
+    async def recent(self, tenant: str, limit: int, before: float | None = None) -> list[AgentRun]:
+        """The tenant's runs that began before then, the newest first, at most ``limit``."""
+
     async def save(self, run: AgentRun) -> bool:
         """Write the run where it is ``running`` in the store.
 

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     )
     api_host: str = Field("0.0.0.0", description="Address to listen on")  # noqa: S104 - the seed's default
     api_port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+    console: Literal["on", "off"] = Field("on", description="on: the page at / for browsers; off: JSON alone")
     debug: bool = Field(True, description="Tracebacks of crashes go to the log; answers never hold one")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         "info", description="debug, info, warning, error or critical"

@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.core.callers import Budget
+from apps.core.callers import Budget, Caller
 from apps.core.calls import ACCOUNT, DISCONNECTED, CallRecord
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
-from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key, end_of
+from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key, end_of, period_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -50,6 +50,21 @@ class Budgets:
         await self._admit(call, budget)
         account = self._accounts[call.id] = CallAccount(self, call)
         ACCOUNT.set(account)
+
+    async def standing(self, caller: Caller) -> tuple[float, float]:
+        """US dollars spent and reserved by a key in its budget's current period. Raises StoreUnavailable."""
+        # the statements import sqlalchemy, which takes as long as FastAPI
+        from apps.operations import ledger_store
+
+        if caller.budget is None or caller.key_id is None:
+            return 0.0, 0.0
+        charge = Charge(caller.key_id, period_of(caller.budget.period, time.time()), 0)
+
+        async def read(connection: "AsyncConnection") -> tuple[int, int]:
+            return await ledger_store.standing(connection, charge)
+
+        spent, reserved = await self._database.read(read)
+        return spent / BILLION, reserved / BILLION
 
     async def _admit(self, call: CallRecord, budget: Budget) -> None:
         if call.estimated_cost == 0:

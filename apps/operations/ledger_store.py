@@ -264,6 +264,11 @@ async def _begin_period(connection: AsyncConnection, charge: Charge) -> None:
     await connection.execute(_insert(connection.dialect, budgets).from_select(list(budgets.c.keys()), so_far))
 
 
+async def standing(connection: AsyncConnection, charge: Charge) -> tuple[int, int]:
+    """Billionths spent and reserved in the charge's period; the ledger's sum where the period has not begun here."""
+    return await _state(connection, charge) or (0, 0)
+
+
 async def _state(connection: AsyncConnection, charge: Charge) -> tuple[int, int] | None:
     """What is spent and reserved; None where the period has not begun."""
     table = budgets.c

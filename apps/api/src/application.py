@@ -18,6 +18,8 @@ from apps.api.src.agents.routes import agent_router
 from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
 from apps.api.src.auth.caller import caller_in
 from apps.api.src.auth.middleware import Authentication
+from apps.api.src.console.page import console_router
+from apps.api.src.console.routes import account_router
 from apps.api.src.health.routes import health_router, metrics_router, ready_router
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
 from apps.api.src.http.middleware.body_limit import BodyLimit
@@ -158,6 +160,8 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
         metrics_router(services),
         admin_key_router(services),
         admin_usage_router(services, settings, limits),
+        account_router(services),
+        console_router(on=settings.console == "on"),
     )
     return [route for router in routers for route in router.routes]
 

@@ -16,6 +16,7 @@ from apps.api.src.agents.schemas import (
     DecisionsBody,
     RunAnswer,
     RunBody,
+    RunList,
     run_body,
 )
 from apps.api.src.auth.caller import allow_addressed, caller_of
@@ -26,10 +27,13 @@ from apps.api.src.wiring.services import Services
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.errors import Conflict, InvalidValue, ModelUnavailable
+from apps.core.fields import Between
 from apps.core.settings import Settings
 
 RUN_ROUTE, APPROVE_ROUTE, DENY_ROUTE = "/agents/{name}/run", "/agents/runs/{id}/approve", "/agents/runs/{id}/deny"
 DECISIONS_ROUTE = "/agents/runs/{id}/decisions"
+Limit = Annotated[int, Between(1, 200), Query(description="The most to list")]
+Before = Annotated[float | None, Query(description="Unix time: runs that began before it")]
 Reason = Annotated[str, Query(max_length=LONGEST_REASON, description="What the model is told of it")]
 
 
@@ -55,6 +59,13 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
         asked, caller = agents_of(services), caller_of(request)
         cards = [asked.card(name) for name in asked.names() if caller.may_use(AGENT_PREFIX + name)]
         return AgentList(agents=[AgentAnswer(**shown_agent(card, settings.default_model)) for card in cards])
+
+    @router.get("/agents/runs", responses=error_responses(*READ))
+    async def runs(request: Request, limit: Limit = 50, before: Before = None) -> RunList:
+        """The tenant's runs, the newest first; `before` is the `next` of the page before."""
+        found = await agents_of(services).recent(caller_of(request), limit, before)
+        shown = [RunAnswer(**shown_run(run)) for run in found]
+        return RunList(runs=shown, next=found[-1].begun_at if len(found) == limit else None)
 
     @router.get("/agents/runs/{id}", responses=error_responses(*READ))
     async def run(request: Request, id: str) -> RunAnswer:

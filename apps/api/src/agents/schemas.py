@@ -145,3 +145,10 @@ class RunAnswer(BaseModel):
     key_id: str | None = Field(description="Of the key that began it")
     outcome: str = Field(description="ok, or the code of the error")
     error: dict[str, Any] | None
+
+
+class RunList(BaseModel):
+    """Runs, the newest first."""
+
+    runs: list[RunAnswer]
+    next: float | None = Field(None, description="The `before` of the next page; null on the last one")

@@ -12,8 +12,8 @@ from apps.api.src.auth.caller import SCOPE_KEY
 from apps.api.src.exceptions import render
 from apps.core.errors import AppError
 
-OPEN_PATHS = frozenset({"/health", "/healthz", "/ready", "/docs", "/redoc", "/openapi.json"})
-OPEN_FOLDERS = ("/docs/", "/redoc/", "/static-offline-docs/")
+OPEN_PATHS = frozenset({"/", "/favicon.ico", "/health", "/healthz", "/ready", "/docs", "/redoc", "/openapi.json"})
+OPEN_FOLDERS = ("/console/", "/docs/", "/redoc/", "/static-offline-docs/")
 
 
 class Authentication:

@@ -8,7 +8,7 @@ import logging
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apps.api.src.observability.metrics.call_metrics import CallMetrics, RequestMetrics
 from apps.api.src.observability.metrics.labels import KnownNames
@@ -59,6 +59,17 @@ class Metrics:
         self.calls.settle()
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
+
+    def summary(self) -> dict[str, list[dict[str, Any]]]:
+        """Labels and values by metric, without the buckets of histograms and the times of creation."""
+        self.requests.settle()
+        self.calls.settle()
+        values: dict[str, list[dict[str, Any]]] = {}
+        for family in self._registry.collect():
+            for sample in family.samples:
+                if not sample.name.endswith(("_bucket", "_created")):
+                    values.setdefault(sample.name, []).append({"labels": sample.labels, "value": sample.value})
+        return values
 
     @cached_property
     def _registry(self) -> "CollectorRegistry":

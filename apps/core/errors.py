@@ -8,11 +8,18 @@ A name that a caller sent, as an error may repeat it: short, and without what lo
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+Source = Literal["key", "budget", "upstream"]
 
 
 class AppError(Exception):
-    """The root. Neither ``message`` nor ``details`` may hold a secret, an upstream's URL or a stack trace."""
+    """The root. Neither ``message`` nor ``details`` may hold a secret, an upstream's URL or a stack trace.
+
+    ``upstream_status`` is the status of the upstream's answer, 200 where that failed after it had begun; ``source`` is
+    what a limit belongs to; ``attempts`` is how often upstreams were asked. Callers see them in ``details``; code reads
+    the attributes.
+    """
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     status: ClassVar[int] = 500
@@ -27,13 +34,41 @@ class AppError(Exception):
         details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
+        upstream_status: int | None = None,
+        source: Source | None = None,
+        attempts: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
-        self.details = dict(details or {})
         self.headers = dict(headers or {})
         self.retry_after = retry_after
+        self.upstream_status = upstream_status
+        self.source = source
+        self.attempts = attempts
+        facts = {"upstream_status": upstream_status, "source": source, "attempts": attempts}
+        self.details = {name: value for name, value in facts.items() if value is not None} | dict(details or {})
+
+    def count_attempts(self, attempts: int) -> None:
+        """Note how often upstreams were asked, unless that is known from further down."""
+        if self.attempts is None:
+            self.attempts = self.details["attempts"] = attempts
+
+    def as_kind(self, kind: "type[AppError]") -> "AppError":
+        """A copy with everything that is known of this one, as an error of ``kind``."""
+        copy = kind.__new__(kind)
+        AppError.__init__(
+            copy,
+            self.message,
+            field=self.field,
+            details=self.details,
+            headers=self.headers,
+            retry_after=self.retry_after,
+            upstream_status=self.upstream_status,
+            source=self.source,
+            attempts=self.attempts,
+        )
+        return copy
 
     def envelope(self) -> dict[str, Any]:
         """The one body that every error has."""

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(500, ge=1, le=16384, description="max_tokens of /generate")
     connect_timeout: Seconds = Field(10, description="Seconds to connect to the upstream")
     read_timeout: Seconds = Field(20, description="Seconds of silence from the upstream, between bytes")
+    first_token_timeout: Seconds = Field(
+        300, description="Seconds to the first token of a stream whose upstream keeps the connection alive meanwhile"
+    )
     write_timeout: Seconds = Field(10, description="Seconds to send to the upstream")
     retry_attempts: int = Field(3, ge=1, le=10, description="Attempts in all, the first one included")
     retry_backoff: float = Field(

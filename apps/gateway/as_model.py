@@ -35,14 +35,23 @@ class GatewayModel:
 
     ``local`` answers to LOCAL, and to an empty default, where the routing file has no model of that name; None: only
     the routing file's names count. ``context`` is the window, in tokens, of models whose window the routing file does
-    not give.
+    not give. ``upstream``: every name is the default provider's, also one that a model of this process has.
     """
 
-    def __init__(self, gateway: Gateway, default: str, local: ChatModel | None = None, context: int = CONTEXT) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        default: str,
+        local: ChatModel | None = None,
+        context: int = CONTEXT,
+        *,
+        upstream: bool = False,
+    ) -> None:
         self._gateway = gateway
         self._default = default
         self._local = local
         self._context = context
+        self._upstream = upstream
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         name = request.model or self._default
@@ -51,7 +60,7 @@ class GatewayModel:
             deltas = local.stream(replace(request, model=None))
         else:
             record = request.record or CallRecord(request.caller, "", name)
-            deltas = self._gateway.stream(replace(request, model=name), record)
+            deltas = self._gateway.stream(replace(request, model=name), record, upstream=self._upstream)
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -80,7 +89,8 @@ class GatewayModel:
         return None if price is None else (price.input, price.output)
 
     def revision(self, request: ChatRequest) -> str | None:
-        return self._gateway.router.revision(request.model or self._default)
+        router, name = self._gateway.router, request.model or self._default
+        return router.upstream_revision(name) if self._upstream else router.revision(name)
 
     def readiness(self) -> Readiness:
         """As ready as the readiest of the default's targets."""
@@ -88,7 +98,8 @@ class GatewayModel:
         if local is not None:
             return local.readiness()
         try:
-            targets = self._gateway.router.candidates(self._default, Needs())
+            router = self._gateway.router
+            targets = [router.upstream(self._default)] if self._upstream else router.candidates(self._default, Needs())
         except NotFound:
             reason = f"the routing file has no model {self._default}: set DEFAULT_MODEL to one that it has"
             return Readiness(self._default, "not_configured", reason)
@@ -144,4 +155,4 @@ def _tried(error: AppError) -> AppError:
         kind = Timeout
     else:
         return error
-    return kind(error.message, field=error.field, details=error.details, headers=error.headers)
+    return error.as_kind(kind)

@@ -65,8 +65,13 @@ class Gateway:
             if not kept:
                 router.leave()
 
-    async def stream(self, request: ChatRequest, record: CallRecord) -> AsyncGenerator[Delta, None]:
-        """The same for a ChatRequest: deltas of the first candidate that has one."""
+    async def stream(
+        self, request: ChatRequest, record: CallRecord, *, upstream: bool = False
+    ) -> AsyncGenerator[Delta, None]:
+        """The same for a ChatRequest: deltas of the first candidate that has one.
+
+        ``upstream``: the default provider is asked, whoever in this process has a model of that name.
+        """
 
         async def opener(target: Target) -> Begun:
             # the target's own waiting and attempts are not the call's
@@ -74,7 +79,8 @@ class Gateway:
             return await begin(target.provider.chat.stream(asked))
 
         name, router = request.model or "", self.router
-        candidates = router.candidates(name, Needs(tools=bool(request.tools), tokens=request.max_tokens or 0))
+        needs = Needs(tools=bool(request.tools), tokens=request.max_tokens or 0)
+        candidates = [router.upstream(name)] if upstream else router.candidates(name, needs)
         router.enter()
         try:
             opened = await self._attempts.open(candidates, opener, record, self.budgets.of(name), streamed=True)

@@ -5,13 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from apps.core.errors import InvalidValue, ModelUnavailable, UpstreamError
-from apps.core.ports import Readiness
+from apps.core.errors import InvalidValue, UpstreamError
+from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
-from apps.models.openai_model import NO_KEY, OPENAI_URL
+from apps.models.tool_call_reader import unknown_shape
+from apps.models.upstream_key import KEY_VARIABLE, missing_key, needs_key, not_configured
+from apps.transport.pool import Connections
 
 if TYPE_CHECKING:
-    from apps.models.openai_transport import OpenAITransport
+    from apps.models.openai_client import OpenAIClient
 
 MOST_TEXTS = 256
 """In one call to the upstream."""
@@ -25,13 +27,16 @@ class OpenAIEmbedder:
 
     longest = LONGEST
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, connections: Connections | None = None) -> None:
         self.name = settings.rag_embedding_model
         self.dimensions = settings.rag_embedding_dimensions
         self._settings = settings
         self._key = settings.openai_api_key.get_secret_value()
-        self._configured = bool(self._key) or settings.openai_base_url.rstrip("/") != OPENAI_URL
-        self._transport: OpenAITransport | None = None
+        variable = KEY_VARIABLE if needs_key(settings.openai_base_url) else ""
+        self._missing = missing_key(settings.openai_base_url, self._key, variable)
+        self._own = Connections() if connections is None else None
+        self._connections = connections or self._own or Connections()
+        self._client: OpenAIClient | None = None
         self._opening = asyncio.Lock()
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -41,11 +46,11 @@ class OpenAIEmbedder:
                 raise InvalidValue(
                     f"{self.name} takes at most {self.longest} bytes a text", field="input", details=details
                 )
-        transport = await self._ready()
+        client = await self._ready()
         vectors: list[list[float]] = []
         for first in range(0, len(texts), MOST_TEXTS):
             part = list(texts[first : first + MOST_TEXTS])
-            answer = await transport.embeddings({"model": self.name, "input": part, "encoding_format": "float"})
+            answer = await client.embeddings({"model": self.name, "input": part, "encoding_format": "float"})
             vectors += _vectors(answer, len(part), self.dimensions)
         return vectors
 
@@ -54,29 +59,32 @@ class OpenAIEmbedder:
 
     def readiness(self) -> Readiness:
         details = {"dimensions": self.dimensions, "longest_input": self.longest}
-        if self._configured:
-            return Readiness(self.name, "ready", "configured", details)
-        return Readiness(self.name, "not_configured", NO_KEY, details)
+        state: State = "not_configured" if self._missing else "ready"
+        return Readiness(self.name, state, self._missing or "configured", details)
 
     async def aclose(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+        if self._own is not None:
+            await self._own.aclose()
 
-    async def _ready(self) -> "OpenAITransport":
-        if not self._configured:
-            raise ModelUnavailable(f"The embedding model is not configured: {NO_KEY}", retry_after=60)
+    async def _ready(self) -> "OpenAIClient":
+        if self._missing:
+            raise not_configured(self._missing)
         async with self._opening:
-            if self._transport is None:
+            if self._client is None:
                 # importing the SDK takes a second
-                self._transport = await asyncio.to_thread(self._open)
-        return self._transport
+                self._client = await asyncio.to_thread(self._open)
+        return self._client
 
-    def _open(self) -> "OpenAITransport":
-        from apps.models.openai_transport import OpenAITransport, Timeouts
+    def _open(self) -> "OpenAIClient":
+        import httpx2 as httpx
+
+        from apps.models.openai_client import OpenAIClient
 
         s = self._settings
-        timeouts = Timeouts(s.connect_timeout, s.read_timeout, s.write_timeout)
-        return OpenAITransport(base_url=s.openai_base_url, api_key=self._key, timeouts=timeouts)
+        timeout = httpx.Timeout(connect=s.connect_timeout, read=s.read_timeout, write=s.write_timeout, pool=None)
+        return OpenAIClient(s.openai_base_url, self._key, timeout, self._connections)
 
 
 def _vectors(answer: dict[str, Any], expected: int, dimensions: int) -> list[list[float]]:
@@ -86,12 +94,12 @@ def _vectors(answer: dict[str, Any], expected: int, dimensions: int) -> list[lis
         vectors = [[float(value) for value in entry["embedding"]] for entry in entries]
         lengths = [math.sqrt(sum(value * value for value in vector)) for vector in vectors]
     except (KeyError, TypeError, ValueError):
-        raise UpstreamError("The upstream's answer has an unknown shape", details={"upstream_status": 200}) from None
+        raise unknown_shape() from None
     if len(vectors) != expected or not all(0 < length < math.inf for length in lengths):
-        raise UpstreamError("The upstream's answer has an unknown shape", details={"upstream_status": 200})
+        raise unknown_shape()
     if any(len(vector) != dimensions for vector in vectors):
         raise UpstreamError(
             f"The embedding model has {len(vectors[0])} dimensions, and RAG_EMBEDDING_DIMENSIONS says {dimensions}",
-            details={"upstream_status": 200},
+            upstream_status=200,
         )
     return [[value / length for value in vector] for vector, length in zip(vectors, lengths, strict=True)]

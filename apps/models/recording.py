@@ -161,13 +161,4 @@ def own_copy(error: Exception) -> Exception:
     """An error that several readers may raise: each gets its own, since what handles it may write into it."""
     if not isinstance(error, AppError):
         return error
-    copy = type(error).__new__(type(error))
-    AppError.__init__(
-        copy,
-        error.message,
-        field=error.field,
-        details=error.details,
-        headers=error.headers,
-        retry_after=error.retry_after,
-    )
-    return copy
+    return error.as_kind(type(error))

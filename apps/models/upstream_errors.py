@@ -1,8 +1,6 @@
-"""Retry-After of an answer, in seconds: RFC 9110 (10.2.3), and the milliseconds that OpenAI sends beside it.
+"""What goes wrong with an upstream over HTTP, as errors of the tree: one table, whichever client met it.
 
-What an upstream's failures are in the error tree, whichever client met them: the words stand here once.
-
-What goes wrong with an upstream over HTTP, as errors of the tree: one table.
+Retry-After of an answer, in seconds: RFC 9110 (10.2.3), and the milliseconds that OpenAI sends beside it.
 """
 
 import json
@@ -15,15 +13,18 @@ from typing import Any
 from apps.core.errors import AppError, RateLimitExceeded, Timeout, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from apps.transport.errors import BadRequest, ConnectionFailed, Cut, HttpFailure, ProtocolError
 
+# an upstream that asks for more means something else
+LONGEST_RETRY_AFTER = 86_400.0
+
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """The wait that an answer asks for, never negative; None where it asks for none or for nonsense."""
+    """The wait that an answer asks for, from 0 to a day; None where it asks for none or for nonsense."""
     milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _number(value)
-    return seconds if seconds is not None or value is None else _until(value)
+    seconds = _number(value) if milliseconds is None else milliseconds / 1000
+    if seconds is None and value is not None:
+        seconds = _until(value)
+    return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER)
 
 
 def _number(value: str | None) -> float | None:
@@ -37,25 +38,24 @@ def _number(value: str | None) -> float | None:
 def _until(http_date: str) -> float | None:
     try:
         when = parsedate_to_datetime(http_date)
-    except ValueError:
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError):  # years and zones that no calendar has
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def status_error(status: int, headers: Mapping[str, str]) -> AppError:
     """What an answer other than 200 means: RFC 9110's classes, and 429 as what it is."""
     retry_after = parse_retry_after(headers)
-    details = {"upstream_status": status}
     if status == 429:
-        return RateLimitExceeded(
-            "Rate limit exceeded at the upstream", details={"source": "upstream"}, retry_after=retry_after or 1
-        )
+        return RateLimitExceeded("Rate limit exceeded at the upstream", source="upstream", retry_after=retry_after or 1)
     if status >= 500:
-        cause = {**details, "cause": f"the upstream answered {status}"}
-        return UpstreamUnavailable("The upstream failed", details=cause, retry_after=retry_after)
-    return UpstreamError("The upstream refused the call", details=details)
+        cause = {"cause": f"the upstream answered {status}"}
+        return UpstreamUnavailable(
+            "The upstream failed", details=cause, retry_after=retry_after, upstream_status=status
+        )
+    return UpstreamError("The upstream refused the call", upstream_status=status)
 
 
 def timed_out() -> AppError:
@@ -72,7 +72,7 @@ def not_understood() -> AppError:
 
 def nonsense(message: str) -> UpstreamError:
     """What is wrong with an answer that began well, with a status of 200."""
-    return UpstreamError(message, details={"upstream_status": 200})
+    return UpstreamError(message, upstream_status=200)
 
 
 def parsed_object(data: bytes) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def translate(error: Exception, *, begun: bool = False) -> AppError:
     if not begun:
         return made
     if isinstance(made, UpstreamTimeout):
-        return Timeout("The upstream fell silent in its answer", details={**made.details, "upstream_status": 200})
+        return Timeout("The upstream fell silent in its answer", details=made.details, upstream_status=200)
     if isinstance(made, UpstreamUnavailable):
         return nonsense("The upstream's answer was cut off")
     return made

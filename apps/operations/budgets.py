@@ -162,11 +162,11 @@ def _used_up(budget: Budget, now: float, spent: int, reserved: int) -> AppError:
     gone = spent >= billionths(budget.usd)
     wait = max(1.0, end_of(budget.period, now) - time.time()) if gone else HELD_SECONDS
     details = {
-        "source": "budget",
         "limit": budget.usd,
         "spent": spent / BILLION,
         "reserved": reserved / BILLION,
         "period": budget.period,
     }
     what = "is used up" if gone else "is reserved by calls under way"
-    return RateLimitExceeded(f"The {budget.period}'s budget of this key {what}", details=details, retry_after=wait)
+    message = f"The {budget.period}'s budget of this key {what}"
+    return RateLimitExceeded(message, details=details, retry_after=wait, source="budget")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apps.core.errors import Overloaded
+from apps.transport.pool import Connections
 
 FRESH_SECONDS = 300.0
 # between two fetches, so that made-up key ids do not become requests to the issuer
@@ -37,12 +38,20 @@ class JwksError(Exception):
 
 
 class Jwks:
-    """``url`` empty: where the issuer's configuration says."""
+    """``url`` empty: where the issuer's configuration says. ``connections`` are closed by their owner."""
 
-    def __init__(self, issuer: str, url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        url: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        connections: Connections | None = None,
+    ) -> None:
         self._issuer = issuer
         self._url = url
         self._clock = clock
+        self._own = Connections() if connections is None else None
+        self._connections = connections or self._own or Connections()
         self._keys: dict[str, Jwk] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
@@ -66,6 +75,8 @@ class Jwks:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait({self._fetching})
+        if self._own is not None:
+            await self._own.aclose()
 
     @property
     def _is_fetching(self) -> bool:
@@ -81,10 +92,17 @@ class Jwks:
         return self._fetching
 
     async def _refresh(self) -> None:
+        # heavy, and needed by services with an issuer alone
         import httpx2
 
+        from apps.transport.httpx_transport import HttpxTransport
+
+        transport = HttpxTransport(self._connections)
         try:
-            async with asyncio.timeout(FETCH_SECONDS), httpx2.AsyncClient(timeout=FETCH_SECONDS) as client:
+            async with (
+                asyncio.timeout(FETCH_SECONDS),
+                httpx2.AsyncClient(transport=transport, timeout=FETCH_SECONDS) as client,
+            ):
                 url = self._url or await self._configured_url(client)
                 self._keys = _signing_keys(await _get(client, url))
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, JwksError) as error:

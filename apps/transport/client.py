@@ -1,6 +1,7 @@
 """The client of one base address: requests as bytes, over the connections of a pool."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Mapping
 
@@ -14,8 +15,9 @@ MOST_HEADS = 64
 class Client:
     """Used from one event loop, which runs when this is made. How many calls run at once is not its business.
 
-    ``headers`` go with every call; ``connect`` seconds are for name, connection and TLS together. ``connections`` are
-    closed by their owner; without them it has its own, which trust ``tls``.
+    ``headers`` go with every call; ``connect`` seconds are for name, connection and TLS together, and after ``write``
+    seconds in which nothing of a request leaves it is given up. ``connections`` are closed by their owner; without
+    them it has its own, which trust ``tls``.
     """
 
     def __init__(
@@ -25,10 +27,12 @@ class Client:
         connect: float,
         tls: ssl.SSLContext | None = None,
         connections: Connections | None = None,
+        write: float = math.inf,
     ) -> None:
         self._origin = Origin.of(base_url)
         self._headers = headers
         self._connect_seconds = connect
+        self._write_seconds = write
         self._loop = asyncio.get_running_loop()
         self._heads: dict[str, bytes] = {}
         self._own = Connections(tls=tls) if connections is None else None
@@ -50,6 +54,8 @@ class Client:
         ending = b"%d\r\n\r\n" % len(body) if not more else b"%d\r\n%b\r\n" % (len(body), lines(more))
         connection = pool.take() or await pool.connect(min(until, self._loop.time() + self._connect_seconds))
         response = connection.send(head + ending, body)
+        if connection.unsent:
+            await connection.sent(response, min(self._write_seconds, until - self._loop.time()))
         await response.begun(until)
         return response
 

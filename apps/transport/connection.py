@@ -5,6 +5,7 @@ no byte came with it or after it that nobody asked for; in every other case it i
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -34,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._parser = AnswerParser()
         self._parts = self._parser.parts
         self._paused = False
+        self._drained: asyncio.Future[None] | None = None
         self._silent_bytes = self._buffered = 0
         self._timer: asyncio.TimerHandle | None = None
         # when the timer is due: uvloop's handles do not all know
@@ -43,8 +45,30 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         return self._response is None and self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that have not left for the network."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    async def sent(self, response: Response, stall: float) -> None:
+        """Wait until the request has left, or its answer has begun.
+
+        Raises TimeoutError where nothing leaves for ``stall`` seconds; the connection is closed then.
+        """
+        try:
+            while (left := self.unsent) and not response.status and self._response is response:
+                self._drained = self.loop.create_future()
+                await asyncio.wait({self._drained}, timeout=None if stall == math.inf else stall)
+                if not self._drained.done() and self.unsent >= left:
+                    raise TimeoutError
+        except BaseException:
+            self.drop()
+            raise
+        finally:
+            self._drained = None
+
     def send(self, head: bytes, body: bytes) -> Response:
-        """Write a request; its answer has not begun. Nothing waits for the write: the body is in memory already."""
+        """Write a request; its answer has not begun. Nothing waits for the write here: see `sent`."""
         response = self._response = Response(self)
         self._parser.expect(response)
         self._silent_bytes = self._buffered = 0
@@ -93,7 +117,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
+    def resume_writing(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
     def data_received(self, data: bytes) -> None:
+        if self._drained is not None:
+            self.resume_writing()
         response = self._response
         if response is None:
             return self.drop()
@@ -122,6 +152,7 @@ class Connection(asyncio.Protocol):
             self._timer = None
         self._gone(self)
         self._ended(exc)
+        self.resume_writing()
 
     # how it ends
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx2 as httpx
 
-from apps.transport.connection import Connection
 from apps.transport.errors import BadRequest, ConnectionFailed, Cut, ProtocolError
 from apps.transport.origin import Origin
 from apps.transport.pool import Connections, Pool
@@ -39,8 +38,11 @@ class HttpxTransport(httpx.AsyncBaseTransport):
             pool = self._connections.pool(server)
             head = _head(request, server, pool, len(body))
             connection = pool.take() or await pool.connect(clock() + _seconds(timeouts.get("connect")))
+        response = connection.send(head, body)
+        with _httpx_errors(request, httpx.WriteTimeout):
+            await connection.sent(response, _seconds(timeouts.get("write")))
         with _httpx_errors(request, httpx.ReadTimeout):
-            response = await _begun(connection, head, body, clock() + read)
+            await response.begun(clock() + read)
         headers = list(response.fields.items())
         stream = _Body(request, response, read)
         return httpx.Response(response.status, headers=headers, stream=stream, extensions={"http_version": b"HTTP/1.1"})
@@ -59,12 +61,6 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._response.close()
-
-
-async def _begun(connection: Connection, head: bytes, body: bytes, until: float) -> Response:
-    response = connection.send(head, body)
-    await response.begun(until)
-    return response
 
 
 def _head(request: httpx.Request, server: Origin, pool: Pool, length: int) -> bytes:

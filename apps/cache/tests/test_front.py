@@ -197,7 +197,7 @@ async def test_neither_tenants_nor_budgets_join(other: Caller) -> None:
 
 
 async def test_a_failure_is_everybodys_with_an_error_of_its_own() -> None:
-    made = rig([0.01, UpstreamError("no", details={"upstream_status": 200})])
+    made = rig([0.01, UpstreamError("no", upstream_status=200)])
     errors = await asyncio.gather(*(made.ask() for _ in range(5)), return_exceptions=True)
     assert len(made.model.requests) == 1
     assert len({id(error) for error in errors}) == 5

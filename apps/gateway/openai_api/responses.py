@@ -65,7 +65,7 @@ class ResponsesEitherWay:
         try:
             return await self._native.open(call, model)
         except AppError as error:
-            if error.details.get("upstream_status") not in NO_SUCH_PATH:
+            if error.upstream_status not in NO_SUCH_PATH:
                 raise
         reply = await self._translated.open(call, model)
         self._has_none = True
@@ -98,7 +98,8 @@ async def _blocks(events: ResponseEvents, first: bytes, rest: Blocks) -> AsyncGe
 
 def _fed(events: ResponseEvents, decoder: EventStreamDecoder, block: bytes) -> Iterator[Event]:
     for event in decoder.feed(block):
-        if event.data != b"[DONE]":
+        # some upstreams send empty ones to keep the connection alive
+        if event.data and event.data != b"[DONE]":
             yield from _taken(events, event.data)
 
 

@@ -9,6 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from apps.core.deltas import ToolCallDelta
+from apps.models.openai_chat import ChoiceReader
+
 Event = dict[str, Any]
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # of the request's own fields, those that a response repeats, and what stands there where the request said nothing
@@ -103,6 +106,7 @@ class ResponseEvents:
         self._finish = ""
         self._items: list[MessageItem | CallItem] = []
         self._calls: dict[int, CallItem] = {}
+        self._reader = ChoiceReader()
         self._count = 0
 
     @property
@@ -119,13 +123,13 @@ class ResponseEvents:
         self._model = chunk.get("model") or self._model
         self._usage = _usage(chunk.get("usage")) or self._usage
         for choice in chunk.get("choices") or []:
-            delta = choice.get("delta") or choice.get("message") or {}
-            for kind, name in (("text", "content"), ("refusal", "refusal")):
-                if delta.get(name):
-                    yield from self._numbered(self._say(kind, delta[name]))
-            for position, piece in enumerate(delta.get("tool_calls") or []):
-                yield from self._numbered(self._call(piece.get("index", position), piece))
-            self._finish = choice.get("finish_reason") or self._finish
+            read = self._reader.read(choice)
+            for kind, text in (("text", read.text), ("refusal", read.refusal)):
+                if text:
+                    yield from self._numbered(self._say(kind, text))
+            for piece in read.tool_calls:
+                yield from self._numbered(self._call(piece))
+            self._finish = read.finish_reason or self._finish
 
     def finish(self) -> Iterator[Event]:
         status = "incomplete" if self._finish in INCOMPLETE else "completed"
@@ -173,17 +177,15 @@ class ResponseEvents:
         yield from item.opening()
         yield from item.feed(text)
 
-    def _call(self, index: int, piece: Mapping[str, Any]) -> Iterator[Event]:
-        function = piece.get("function") or {}
-        item = self._calls.get(index)
+    def _call(self, piece: ToolCallDelta) -> Iterator[Event]:
+        item = self._calls.get(piece.index)
         if item is None:
             yield from self._close_message()
-            call_id = piece.get("id") or f"call_{secrets.token_hex(12)}"
-            item = self._calls[index] = CallItem(len(self._items), call_id, function.get("name") or "")
+            item = self._calls[piece.index] = CallItem(len(self._items), piece.id or "", piece.name or "")
             self._items.append(item)
             yield from item.opening()
-        if function.get("arguments"):
-            yield from item.feed(function["arguments"])
+        if piece.arguments:
+            yield from item.feed(piece.arguments)
 
     def _close_message(self) -> Iterator[Event]:
         """Text is over when something else begins; calls may be written side by side."""

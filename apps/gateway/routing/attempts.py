@@ -60,7 +60,7 @@ class Attempts:
     """``most`` attempts on the same target; ``backoff`` seconds before the second, doubling, with jitter."""
 
     def __init__(self, *, most: int, backoff: float) -> None:
-        self._most = most
+        self.most = most
         self._backoff = backoff
 
     async def open(
@@ -79,74 +79,136 @@ class Attempts:
         target together have its provider's ``total`` seconds.
         """
         budget.deposit()
-        turns = _Turns(candidates, self._most)
-        target, wait = turns.first(), 0.0
-        while True:
-            if wait:
-                await asyncio.sleep(wait)
-            record.attempts += 1
-            record.model, record.usage = "", None
-            record.tried.append(target.name)
-            ends = turns.ends(target, deadline)
-            try:
-                async with asyncio.timeout_at(ends) as limit:
-                    return await self._attempt(target, opener, record, streamed, deadline)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                error: AppError = Timeout("The time ran out", details={"cause": "timeout"})
-                if ends != deadline:
-                    target.breaker.failed()
-            except AppError as raised:
-                error = raised
-            if error.status == 429 or error.status >= 500:
-                # a target that asked another model knows better how often that was tried
-                error.details.setdefault("attempts", record.attempts)
-            following = turns.after(target, error)
-            if following is None:
-                raise error
-            wait = self._wait(error, turns.round - 1) if turns.round > 1 else 0.0
-            now = asyncio.get_running_loop().time()
-            granted = budget.withdraw(granted=turns.round == 1)
-            if not granted or now + wait >= turns.ends(following, deadline):
-                raise error
-            target = following
+        call = _Call(self, candidates, opener, record, budget, streamed, deadline)
+        try:
+            return await call.attempt()
+        except AppError as error:
+            failed = error
+        return await self._again(call, failed)
 
-    async def _attempt(
-        self, target: Target, opener: Opener[T], record: CallRecord, streamed: bool, deadline: float | None
-    ) -> Opened[T]:
+    async def _again(self, call: "_Call[T]", failed: AppError) -> Opened[T]:
+        """All attempts behind the first, which ``failed``: tenacity asks after each whether and when to go on."""
+        # most calls need no second attempt; the import is a tenth of what the app adds to FastAPI's own
+        from tenacity import AsyncRetrying, retry_if_exception
+
+        first: AppError | None = failed
+
+        async def attempt() -> Opened[T]:
+            nonlocal first
+            if first is not None:
+                known, first = first, None
+                raise known
+            return await call.attempt()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(call.has_another_turn),
+            wait=lambda state: call.wait(),
+            stop=lambda state: call.is_over(state.upcoming_sleep),
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def wait(self, error: AppError, failures: int) -> float:
+        """Seconds before the next attempt on the same target."""
+        if error.retry_after is not None:
+            return min(error.retry_after, LONGEST_WAIT)
+        wait: float = min(self._backoff * 2 ** (failures - 1), LONGEST_WAIT)
+        return wait * (1 + JITTER * random.random())  # noqa: S311 - spreads retries, guards nothing
+
+
+class _Call(Generic[T]):
+    """One call on its way from attempt to attempt."""
+
+    def __init__(
+        self,
+        policy: Attempts,
+        candidates: Sequence[Target],
+        opener: Opener[T],
+        record: CallRecord,
+        budget: RetryBudget,
+        streamed: bool,
+        deadline: float | None,
+    ) -> None:
+        self._policy = policy
+        self._opener = opener
+        self._record = record
+        self._budget = budget
+        self._streamed = streamed
+        self._deadline = deadline
+        self._turns = _Turns(candidates, policy.most)
+        self._target = self._turns.first()
+        self._error: AppError | None = None
+
+    async def attempt(self) -> Opened[T]:
+        """One attempt on the target whose turn it is."""
+        record, target, deadline = self._record, self._target, self._deadline
+        record.attempts += 1
+        record.model, record.usage = "", None
+        record.tried.append(target.name)
+        ends = self._turns.ends(target, deadline)
+        try:
+            async with asyncio.timeout_at(ends) as limit:
+                return await self._attempt(target)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            error: AppError = Timeout("The time ran out", details={"cause": "timeout"})
+            if ends != deadline:
+                target.breaker.failed()
+        except AppError as raised:
+            error = raised
+        if error.status == 429 or error.status >= 500:
+            error.count_attempts(record.attempts)
+        raise error
+
+    def has_another_turn(self, error: BaseException) -> bool:
+        """Whether somebody is left to be asked after this failure."""
+        if not isinstance(error, AppError):
+            return False
+        following = self._turns.after(self._target, error)
+        if following is None:
+            return False
+        self._error, self._target = error, following
+        return True
+
+    def wait(self) -> float:
+        """Seconds before the next attempt: none before another target's first."""
+        if self._error is None or self._turns.round == 1:
+            return 0.0
+        return self._policy.wait(self._error, self._turns.round - 1)
+
+    def is_over(self, wait: float) -> bool:
+        """Whether there is no budget for another attempt, or no time."""
+        granted = self._budget.withdraw(granted=self._turns.round == 1)
+        now = asyncio.get_running_loop().time()
+        return not granted or now + wait >= self._turns.ends(self._target, self._deadline)
+
+    async def _attempt(self, target: Target) -> Opened[T]:
         admission = target.provider.admission
         if not target.breaker.acquire():
             raise _left_alone([target])
         ticket = None
         try:
-            _refuse_what_cannot_make_it(target, deadline)
+            _refuse_what_cannot_make_it(target, self._deadline)
             waiting_since = time.perf_counter()
             ticket = await admission.enter()
             target.busy += 1
             started = time.perf_counter()
-            record.queued += started - waiting_since
-            value = await opener(target)
+            self._record.queued += started - waiting_since
+            value = await self._opener(target)
         except BaseException as error:
             _judge(target, error)
             if ticket is not None:
                 _give_back(target, ticket)
             raise
         took = time.perf_counter() - started
-        if streamed:
-            record.latency = took
-        target.answered(took, streamed=streamed)
-        record.provider = target.provider.name
+        if self._streamed:
+            self._record.latency = took
+        target.answered(took, streamed=self._streamed)
+        self._record.provider = target.provider.name
         # a target that asks another model has noted which
-        record.model = record.model or target.answers_as
+        self._record.model = self._record.model or target.answers_as
         return Opened(value, target, ticket)
-
-    def _wait(self, error: AppError, attempts: int) -> float:
-        """Seconds before the next attempt on the same target."""
-        if error.retry_after is not None:
-            return min(error.retry_after, LONGEST_WAIT)
-        wait: float = min(self._backoff * 2 ** (attempts - 1), LONGEST_WAIT)
-        return wait * (1 + JITTER * random.random())  # noqa: S311 - spreads retries, guards nothing
 
 
 class _Turns:
@@ -194,8 +256,7 @@ class _Turns:
 
 def _targets_own_fault(error: AppError) -> bool:
     if isinstance(error, UpstreamError):
-        status = error.details.get("upstream_status")
-        return status is None or status in OWN_REASONS
+        return error.upstream_status is None or error.upstream_status in OWN_REASONS
     return not _callers_own(error) and isinstance(error, RateLimitExceeded | Overloaded | ModelUnavailable | Timeout)
 
 
@@ -218,7 +279,7 @@ def _refuse_what_cannot_make_it(target: Target, deadline: float | None) -> None:
 
 def _judge(target: Target, error: BaseException) -> None:
     """Tell the breaker; a refusal for the caller's own fault, a full queue or a caller that left is no failure."""
-    nonsense = isinstance(error, UpstreamError) and error.details.get("upstream_status", 200) == 200
+    nonsense = isinstance(error, UpstreamError) and error.upstream_status in (None, 200)
     if isinstance(error, AppError) and (error.retryable or nonsense or isinstance(error, Timeout)):
         target.breaker.failed()
     else:
@@ -228,12 +289,12 @@ def _judge(target: Target, error: BaseException) -> None:
 
 
 def _asked_to_rest(error: AppError) -> bool:
-    return not _callers_own(error) and (isinstance(error, RateLimitExceeded) or "upstream_status" in error.details)
+    return not _callers_own(error) and (isinstance(error, RateLimitExceeded) or error.upstream_status is not None)
 
 
 def _callers_own(error: AppError) -> bool:
     """A budget that was spent in the middle says nothing of the target, and is as empty for the next one."""
-    return error.details.get("source") == "budget"
+    return error.source == "budget"
 
 
 def _give_back(target: Target, ticket: int) -> None:

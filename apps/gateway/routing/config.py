@@ -10,6 +10,7 @@ from apps.core.pricing import Price
 Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 ANY_MODEL = "*"
+DEFAULT_SILENCE = 20.0
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -23,15 +24,28 @@ class _Strict(BaseModel):
 
 
 class TimeoutsConfig(_Strict):
-    """Seconds. A streamed call may be silent for ``first_token``, then ``between_tokens``; ``total`` bounds all.
+    """Seconds. ``total`` bounds all; a call that is not streamed is silent until it is answered, so nothing else does.
 
-    A call that is not streamed is silent until it is answered: ``total`` alone bounds that.
+    A streamed call has its first token within ``first_token``: reasoning models need a longer one. Until then no
+    ``silence`` without a byte is longer than that, afterwards none than ``between_tokens``; comments that keep a
+    connection alive are bytes.
     """
 
     connect: Seconds = 10
-    first_token: Seconds = 20
+    first_token: Seconds = 120
+    silence: Seconds | None = Field(
+        None, description="Before the first token; left out: first_token where that is given, else 20"
+    )
     between_tokens: Seconds = 20
+    write: Seconds = Field(10, description="In which nothing of a request leaves")
     total: Seconds = 600
+
+    @property
+    def first_silence(self) -> float:
+        """Seconds without a byte before the first token."""
+        if self.silence is not None:
+            return self.silence
+        return self.first_token if "first_token" in self.model_fields_set else DEFAULT_SILENCE
 
 
 # kinds that answer to all names that begin with theirs

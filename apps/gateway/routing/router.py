@@ -33,7 +33,9 @@ class Router:
         self._models = config.models
         self._default = self.providers[config.default_provider] if config.default_provider else None
         # names that the file does not list: each is a target with a breaker of its own, so many at a time
-        self._passed: OrderedDict[str, Target] = OrderedDict()
+        self._passed: OrderedDict[tuple[str, str], Target] = OrderedDict()
+        # what was decided of such names
+        self._taken: dict[str, Target] = {}
         # a local model answers to its own name, which is known only once it has loaded
         self._own_names = [
             self._target(TargetConfig.model_construct(provider=name, model=""))
@@ -135,6 +137,12 @@ class Router:
             )
         return sorted(able, key=lambda target: not target.wanted) if len(able) > 1 else able
 
+    def upstream(self, name: str) -> Target:
+        """The default provider's target for a name, whoever else has one of that name. Raises NotFound without one."""
+        if self._default is None:
+            raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
+        return self._target_of(self._default, name)
+
     def dearest(self, name: str, needs: Needs) -> Price | None:
         """The most that a call may cost at the targets that may answer it; None where one's price is not known.
 
@@ -187,6 +195,10 @@ class Router:
             words.append(own)
         return digest_of(*words) if targets else None
 
+    def upstream_revision(self, name: str) -> str | None:
+        """The revision of the default provider's target for a name; None without such a provider."""
+        return None if self._default is None else _revision_of(self.upstream(name))
+
     def is_greedy(self, name: str) -> bool:
         """Whether whoever answers to this name does so at temperature 0 where the caller gives none."""
         targets = self._everyone(name)
@@ -223,7 +235,7 @@ class Router:
         own = self.own().get(name)
         if own is not None:
             return own
-        target = self._passed.get(name)
+        target = self._taken.get(name)
         if target is not None:
             return target
         taker = next(
@@ -236,9 +248,18 @@ class Router:
             raise NotFound(message, field="model", details={"available": self.names()})
         if taker is None:
             raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
-        target = self._passed[name] = self._target(TargetConfig.model_construct(provider=taker.name, model=name))
-        if len(self._passed) > MOST_PASSED_ON:
-            self._passed.popitem(last=False)
+        target = self._taken[name] = self._target_of(taker, name)
+        return target
+
+    def _target_of(self, provider: Provider, name: str) -> Target:
+        """The target of a name that is passed on to this provider."""
+        key = provider.name, name
+        target = self._passed.get(key)
+        if target is None:
+            target = self._passed[key] = self._target(TargetConfig.model_construct(provider=provider.name, model=name))
+            if len(self._passed) > MOST_PASSED_ON:
+                self._passed.popitem(last=False)
+                self._taken.clear()
         return target
 
     def _target(self, config: TargetConfig) -> Target:

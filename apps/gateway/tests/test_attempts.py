@@ -73,7 +73,7 @@ asked: list[list[str]] = []
 async def failing(targets: list[Target], error: AppError, **how: object) -> tuple[AppError, list[str]]:
     """What ``run`` raises where everyone fails alike, and who was asked."""
     with pytest.raises(AppError) as raised:
-        await run(targets, lambda _: type(error)(error.message, details=error.details), **how)  # type: ignore[arg-type]
+        await run(targets, lambda _: error.as_kind(type(error)), **how)  # type: ignore[arg-type]
     return raised.value, asked[-1]
 
 
@@ -87,8 +87,8 @@ async def test_a_lone_target_is_asked_three_times(error: AppError) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        UpstreamError("x", details={"upstream_status": 401}),
-        UpstreamError("x", details={"upstream_status": 200}),
+        UpstreamError("x", upstream_status=401),
+        UpstreamError("x", upstream_status=200),
         RateLimitExceeded("x"),
         Overloaded("x"),
         ModelUnavailable("x"),
@@ -104,8 +104,8 @@ async def test_faults_of_its_own_go_to_the_next_but_never_to_the_same_again(erro
     "error",
     [
         InvalidValue("x", field="temperature", details={"min": 0, "max": 2}),
-        UpstreamError("x", details={"upstream_status": 400}),
-        UpstreamError("x", details={"upstream_status": 422}),
+        UpstreamError("x", upstream_status=400),
+        UpstreamError("x", upstream_status=422),
     ],
 )
 async def test_a_fault_of_the_callers_is_nobody_elses(error: AppError) -> None:
@@ -182,8 +182,8 @@ async def test_where_every_breaker_is_open_the_call_is_refused_with_a_time() -> 
     [
         (UpstreamUnavailable("x"), True),
         (UpstreamTimeout("x"), True),
-        (UpstreamError("x", details={"upstream_status": 200}), True),
-        (UpstreamError("x", details={"upstream_status": 400}), False),
+        (UpstreamError("x", upstream_status=200), True),
+        (UpstreamError("x", upstream_status=400), False),
         (InvalidValue("x"), False),
         (Overloaded("x"), False),
         (RateLimitExceeded("x"), False),

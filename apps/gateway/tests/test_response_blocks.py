@@ -32,7 +32,8 @@ def reading(chunks: Sequence[bytes]) -> Iterator[bytes]:
             return
         if blocks.fault is not None:
             raise blocks.fault
-    blocks.finish()
+    if block := blocks.finish():
+        yield block
     if blocks.fault is not None:
         raise blocks.fault
 
@@ -90,9 +91,14 @@ def test_what_is_sound_goes_out_before_the_fault_is_raised(fault: bytes) -> None
 def test_half_an_event_never_goes_out() -> None:
     got = []
     with pytest.raises(UpstreamError):
-        for block in reading([DELTA, COMPLETED[:-1]]):
+        for block in reading([DELTA, COMPLETED[:-4]]):
             got.append(block)
     assert got == [DELTA]
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_the_last_event_may_lack_its_line_ends(missing: int) -> None:
+    assert read(DELTA, COMPLETED[:-missing]) == [DELTA, COMPLETED]
 
 
 def test_an_event_that_never_ends_is_given_up() -> None:

@@ -10,7 +10,7 @@ from apps.core.ports import Readiness
 from apps.gateway.protocol import WireCall
 from apps.gateway.upstream.http_target import HttpTarget
 from apps.models.event_stream import EventStreamDecoder
-from apps.models.openai_model import chat_body, deltas_of
+from apps.models.openai_chat import chat_body, deltas_of
 from apps.models.upstream_errors import parsed_object
 
 

@@ -1,23 +1,24 @@
 """An upstream's event stream, cut into blocks of whole events, judged without parsing what is well.
 
-A block is forwarded byte for byte. Three things are looked for in it: the end of the stream, an error that came with
-status 200, and an event that is not whole. A cut never leaves half an event with the client.
+A block is forwarded byte for byte. Four things are looked for in it: the end of the stream, finish reasons, an error
+that came with status 200, and an event that is not whole. A cut never leaves half an event with the client.
 """
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apps.core.errors import UpstreamError
 from apps.models.upstream_errors import nonsense, parsed_object
-
-if TYPE_CHECKING:
-    pass
 
 MOST_BYTES = 16 * 1024 * 1024
 # a JSON key with a value that is not null: inside a string of a model's text the quotes would be escaped
 ERROR_KEY = re.compile(rb'"error"\s*:\s*[^\sn]')
 DONE = b"[DONE]"
+DONE_EVENT = b"data: [DONE]\n\n"
+# a model's text would have a backslash before the quote
+FINISHES = (b'"finish_reason":"', b'"finish_reason": "')
+FINISH = re.compile(rb'"finish_reason": ?"')
 EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 LINE_END = re.compile(rb"\r\n|\r|\n")
 SAYS_SOMETHING = re.compile(rb'"(?:content|text)":\s?"[^"]')
@@ -27,12 +28,14 @@ SILENT = frozenset({"role", "content", "refusal", "tool_calls", "reasoning_conte
 class EventBlocks:
     """Feed it chunks as they arrive; it gives back whole events, and remembers how the stream ended.
 
-    ``ended`` is true behind ``[DONE]``. ``fault`` is why nothing more may be taken from it; the events before it are
-    sound and have been given back.
+    A stream ends with ``[DONE]``, or with its body where each of the answer's ``choices`` has a finish reason.
+    ``ended`` is true behind that. ``fault`` is why nothing more may be taken from it; the events before it are sound
+    and have been given back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 1) -> None:
         self._pending = b""
+        self._unfinished = choices
         self.ended = False
         self.fault: UpstreamError | None = None
 
@@ -45,12 +48,25 @@ class EventBlocks:
             self.fault = nonsense("An event of the upstream's answer is too long")
         return self._judged(block) if block else b""
 
-    def finish(self) -> None:
-        """The upstream has ended its stream."""
-        if not self.ended and self.fault is None:
+    def finish(self) -> bytes:
+        """The last block, once the body has ended; there is always a ``[DONE]`` in it."""
+        if self.ended or self.fault is not None:
+            return b""
+        rest, self._pending = self._pending.rstrip(b"\r\n"), b""
+        # some leave out the blank line, or any line end, behind their last event
+        block = self._judged(rest + b"\n\n") if rest else b""
+        if self.ended:
+            return block
+        if self.fault is None and self._unfinished > 0:
             self.fault = nonsense("The upstream's answer was cut off before its end")
+        if self.fault is not None:
+            return b""
+        self.ended = True
+        return block + DONE_EVENT
 
     def _judged(self, block: bytes) -> bytes:
+        if FINISHES[0] in block or FINISHES[1] in block:
+            self._unfinished -= len(FINISH.findall(block))
         if block.count(b"{") != block.count(b"}") or ERROR_KEY.search(block):
             return self._sound_part(block)
         done = find_done(block)

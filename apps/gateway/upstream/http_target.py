@@ -14,17 +14,28 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from apps.core.errors import ModelUnavailable, NotFound
+from apps.core.errors import NotFound
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
+from apps.gateway.upstream.chat_normalizer import ChatNormalizer, normalized
 from apps.gateway.upstream.event_blocks import EventBlocks, whole_json
-from apps.gateway.upstream.patience import UpstreamBlocks, read_whole
+from apps.gateway.upstream.patience import Body, UpstreamBlocks, body_of, read_whole
 from apps.gateway.upstream.response_blocks import ResponseBlocks
-from apps.gateway.upstream.usage import UsageReader, asking_for_usage, lacks_usage, names_stream_options, usage_in
-from apps.models.upstream_errors import FAILURES, nonsense, status_error, translate
+from apps.gateway.upstream.usage import (
+    UsageReader,
+    asking_for_usage,
+    estimated_usage,
+    lacks_usage,
+    names_stream_options,
+    usage_in,
+)
+from apps.gateway.upstream.whole_as_stream import AtOnce, as_events
+from apps.models.upstream_errors import FAILURES, status_error, translate
+from apps.models.upstream_key import missing_key, not_configured
 
 if TYPE_CHECKING:
     from apps.transport.client import Client
+    from apps.transport.pool import Connections
     from apps.transport.response import Response
 
 
@@ -50,6 +61,11 @@ MANY = 1024
 ERROR_BYTES = 65_536
 # what an upstream answers to a field that it does not know
 UNKNOWN_FIELD = (400, 422)
+JSON, EVENTS = "application/json", "text/event-stream"
+# types of content that leave open what it is
+SAYS_NOTHING = frozenset({"", "text/plain", "application/octet-stream"})
+# white space, and the bytes of a byte order mark
+BLANK = b" \t\r\n\xef\xbb\xbf"
 log = logging.getLogger(__name__)
 
 
@@ -59,14 +75,21 @@ class HttpTarget:
     ``trace`` makes the headers that tie a call to its trace, where there is one.
     """
 
-    def __init__(self, provider: ProviderConfig, api_key: str, trace: TraceHeaders | None = None) -> None:
+    def __init__(
+        self,
+        provider: ProviderConfig,
+        api_key: str,
+        trace: TraceHeaders | None = None,
+        connections: "Connections | None" = None,
+    ) -> None:
         self._provider = provider
         self._base = provider.base_url.rstrip("/")
         self._trace = trace
+        self._connections = connections
         self._client: Client | None = None
         # paths and models whose upstream has refused to be asked for usage
         self._mute_on_usage: set[tuple[str, str]] = set()
-        self._configured = bool(api_key) or not provider.api_key_env
+        self._missing = missing_key(provider.base_url, api_key, provider.api_key_env)
         self._headers = {
             "User-Agent": "genai-project",
             "Accept": "*/*",
@@ -80,11 +103,11 @@ class HttpTarget:
 
     def not_configured(self) -> str:
         """What an operator has to do before this can be called; empty where nothing is missing."""
-        return "" if self._configured else f"set {self._provider.api_key_env}"
+        return self._missing
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        if not self._configured:
-            raise ModelUnavailable(f"The provider is not configured: {self.not_configured()}", retry_after=60)
+        if self._missing:
+            raise not_configured(self._missing)
         timeouts = self._provider.timeouts
         now = asyncio.get_running_loop().time()
         ends = now + timeouts.total
@@ -104,7 +127,8 @@ class HttpTarget:
         client = self._client or self._open_client()
         body = asking_for_usage(call, model) if asking else call.for_model(model)
         trace = self._trace() if self._trace is not None else None
-        response = await client.post(self._address(call.path, model), body, begins, trace)
+        silent = asyncio.get_running_loop().time() + self._provider.timeouts.first_silence
+        response = await client.post(self._address(call.path, model), body, self._within(call, silent, begins), trace)
         try:
             if response.status == 200:
                 return await self._reply(call, response, begins, ends, hidden=asking)
@@ -124,27 +148,57 @@ class HttpTarget:
         self._mute_on_usage.add((path, model))
         log.warning("An upstream refuses stream_options on %s: the tokens of its streams are estimated", path)
 
+    def _within(self, call: WireCall, silent: float, begins: float) -> float:
+        return min(silent, begins) if call.stream else begins
+
     async def _reply(
         self, call: WireCall, response: "Response", begins: float, ends: float, *, hidden: bool
     ) -> WireReply:
-        content_type = response.header(b"content-type") or "application/json"
-        silence = self._provider.timeouts.between_tokens
+        content_type = response.header(b"content-type") or ""
+        body, silence = body_of(response), self._provider.timeouts.between_tokens
         if not call.stream:
-            body = whole_json(await read_whole(response, silence, ends))
-            if call.record is not None:
-                call.record.usage = usage_in(body)
-            return WireReply(content_type, body)
-        if "event-stream" not in content_type:
-            whole_json(await read_whole(response, silence, begins))
-            raise nonsense("The upstream did not stream its answer")
-        events = ResponseBlocks() if call.path == "/responses" else EventBlocks()
-        blocks = UpstreamBlocks(response, silence, ends, events, UsageReader(call.record, hidden=hidden))
-        return WireReply(content_type, await blocks.first(begins), blocks)
+            whole = await self._whole(call, body, ends)
+            return WireReply(content_type if "json" in content_type.lower() else JSON, whole)
+        begun, is_stream = await self._begun(content_type.lower(), body, begins)
+        if not is_stream:
+            return WireReply(EVENTS, as_events(call, await self._whole(call, body, begins, begun)), AtOnce())
+        chat = ChatNormalizer() if call.path == "/chat/completions" else None
+        choices = call.body.get("n")
+        events = ResponseBlocks() if call.path == "/responses" else EventBlocks(choices if type(choices) is int else 1)
+        blocks = UpstreamBlocks(body, silence, ends, events, UsageReader(call.record, hidden=hidden), chat)
+        return WireReply(EVENTS, await blocks.first(self._provider.timeouts.first_silence, begins, begun), blocks)
+
+    async def _whole(self, call: WireCall, body: Body, ends: float, begun: bytes = b"") -> bytes:
+        """A whole answer, whose usage is noted. Raises UpstreamError where it is none."""
+        whole = whole_json(await read_whole(body, self._provider.timeouts.between_tokens, ends, begun))
+        if call.path == "/chat/completions":
+            whole = normalized(whole)
+        if call.record is not None:
+            call.record.usage = usage_in(whole) or estimated_usage(call, whole)
+        return whole
+
+    async def _begun(self, content_type: str, body: Body, until: float) -> tuple[bytes, bool]:
+        """The first bytes, as far as they had to be read, and whether they begin a stream of events."""
+        if "event-stream" in content_type or "json" in content_type:
+            return b"", "event-stream" in content_type
+        if content_type.partition(";")[0].strip() not in SAYS_NOTHING:
+            return b"", False
+        begun = b""
+        while not begun.lstrip(BLANK) and (chunk := await body.chunk(self._provider.timeouts.first_silence, until)):
+            begun += chunk
+        return begun, not begun.lstrip(BLANK).startswith(b"{")
 
     def _open_client(self) -> "Client":
         from apps.transport.client import Client
 
-        self._client = Client(self._provider.base_url, self._headers, self._provider.timeouts.connect)
+        timeouts = self._provider.timeouts
+        self._client = Client(
+            self._provider.base_url,
+            self._headers,
+            timeouts.connect,
+            connections=self._connections,
+            write=timeouts.write,
+        )
         return self._client
 
     def _address(self, path: str, model: str) -> str:

@@ -1,12 +1,14 @@
 """The bytes of an upstream's answer as they arrive: with patience, cut into blocks of whole events, and closed."""
 
-import math
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
+from apps.gateway.upstream.chat_normalizer import ChatNormalizer
 from apps.gateway.upstream.event_blocks import EventBlocks, is_silent
 from apps.gateway.upstream.response_blocks import ResponseBlocks
 from apps.gateway.upstream.usage import UsageReader
-from apps.models.upstream_errors import FAILURES, translate
+from apps.models.upstream_errors import FAILURES, nonsense, translate
 
 if TYPE_CHECKING:
     from apps.transport.response import Response
@@ -14,12 +16,60 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 1.0
 
 
-async def read_whole(response: "Response", silence: float, ends: float) -> bytes:
-    """An answer's body. Raises UpstreamError or Timeout where it breaks off."""
+# what an upstream may have compressed its answer with, though it was asked not to; zlib tells them apart by itself
+CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
+class Body(Protocol):
+    """What is read of an answer: a Response, or one whose body is unpacked on the way."""
+
+    async def chunk(self, silence: float, ends: float) -> bytes: ...
+
+    def leave(self, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Unpacked:
+    """Implements Body for a compressed answer. Raises UpstreamError where it is not what its header says."""
+
+    def __init__(self, response: "Response") -> None:
+        self._response = response
+        self._unpack = zlib.decompressobj(GZIP_OR_ZLIB)
+        self.leave: Callable[[float], None] = response.leave
+        self.close: Callable[[], None] = response.close
+
+    async def chunk(self, silence: float, ends: float) -> bytes:
+        """The next bytes, and nothing at the end."""
+        try:
+            while packed := await self._response.chunk(silence, ends):
+                if data := self._unpack.decompress(packed):
+                    return data
+            return self._unpack.flush()
+        except zlib.error:
+            raise nonsense("The upstream's answer is not compressed as it says") from None
+
+
+def body_of(response: "Response") -> Body:
+    """The body of an answer, without its content coding. Raises UpstreamError for a coding that nobody asked for."""
+    coding = (response.header(b"content-encoding") or "identity").strip().lower()
+    if coding == "identity":
+        return response
+    if coding not in CODINGS:
+        raise nonsense("The upstream's answer has a content coding that nobody asked for")
+    return Unpacked(response)
+
+
+async def read_whole(body: Body, silence: float, ends: float, begun: bytes = b"") -> bytes:
+    """An answer's body behind what has ``begun``. Raises UpstreamError or Timeout where it breaks off."""
+    parts = [begun]
     try:
-        return await response.read(silence, ends)
+        while data := await body.chunk(silence, ends):
+            parts.append(data)
     except FAILURES as error:
         raise translate(error, begun=True) from error
+    return b"".join(parts)
 
 
 class UpstreamBlocks:
@@ -31,23 +81,30 @@ class UpstreamBlocks:
 
     def __init__(
         self,
-        response: "Response",
+        response: Body,
         silence: float,
         ends: float,
         events: EventBlocks | ResponseBlocks,
         usage: UsageReader,
+        chat: ChatNormalizer | None = None,
     ) -> None:
         self._response = response
+        self._chat = chat
         self._silence = silence
         self._ends = ends
         self._events = events
         self._usage = usage
 
-    async def first(self, until: float) -> bytes:
-        """Everything up to the first block that says something: only then has the answer begun."""
+    async def first(self, silence: float, until: float, begun: bytes = b"") -> bytes:
+        """Everything up to the first block that says something: only then has the answer begun.
+
+        It has till the time ``until`` for that, without ``silence`` seconds free of bytes; ``begun`` is what has been
+        read of it.
+        """
         head = b""
         while True:
-            block = self._feed(await self._response.chunk(math.inf, until))
+            chunk, begun = begun or await self._response.chunk(silence, until), b""
+            block = self._feed(chunk)
             head += block
             if self._events.fault is not None and (not head or is_silent(head)):
                 raise self._events.fault
@@ -77,7 +134,7 @@ class UpstreamBlocks:
             self._response.close()
 
     def _feed(self, chunk: bytes) -> bytes:
-        if chunk:
-            return self._usage.read(self._events.feed(chunk))
-        self._events.finish()
-        return b""
+        block = self._events.feed(chunk) if chunk else self._events.finish()
+        if self._chat is not None:
+            block = self._chat.read(block)
+        return self._usage.read(block)

@@ -45,10 +45,15 @@ class ResponseBlocks:
             self.fault = nonsense("An event of the upstream's answer is too long")
         return block
 
-    def finish(self) -> None:
-        """The upstream has ended its stream."""
+    def finish(self) -> bytes:
+        """The last block, once the body has ended: some leave out the blank line behind their last event."""
+        rest = self._pending.rstrip(b"\r\n")
         if not self.ended and self.fault is None:
+            if event_data(rest) and END.search(rest) and _is_whole(rest):
+                self._pending = b""
+                return self._judged(rest + b"\n\n")
             self.fault = nonsense("The upstream's answer was cut off before its end")
+        return b""
 
     def _judged(self, event: bytes) -> bytes:
         """The event, where it may go out now."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from apps.core.calls import CallRecord, Usage
 from apps.gateway.protocol import WireCall
+from apps.gateway.routing.estimates import BYTES_PER_TOKEN, NO_ANSWER, expected_use
 from apps.gateway.upstream.event_blocks import EVENT_END, end_of_last_event, event_data
 
 PATHS = frozenset({"/chat/completions", "/completions"})
@@ -21,19 +22,46 @@ USAGE = re.compile(rb'"usage"\s*:\s*\{')
 # keys only, for the same reason
 PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,12})')
 COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
+ANSWERS_TOKENS = re.compile(rb'"(?:completion|output)_tokens"')
 CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})')
+# what a model says, as against names and ids of it
+SAID = frozenset({"message", "content", "text", "refusal", "reasoning_content", "tool_calls", "function", "arguments"})
 SPLICE = b',"stream_options":{"include_usage":true}'
 
 
 def usage_in(body: bytes) -> Usage | None:
-    """The usage of a body or a block, the last one where it has several; None where it has none."""
+    """The usage of a body or a block, the last one where it has several; None where it has none.
+
+    A usage that leaves the answer's tokens open (null) is none; that of embeddings has no such field.
+    """
     if b'"usage"' not in body:
         return None
     prompts = PROMPT.findall(body)
-    if not prompts:
+    completions = COMPLETION.findall(body)
+    if not prompts or (not completions and ANSWERS_TOKENS.search(body) is not None):
         return None
-    completions, cached = COMPLETION.findall(body), CACHED.findall(body)
+    cached = CACHED.findall(body)
     return Usage(int(prompts[-1]), int(completions[-1]) if completions else 0, int(cached[-1]) if cached else 0)
+
+
+def estimated_usage(call: WireCall, body: bytes) -> Usage:
+    """The usage of a whole answer that reports none: a token for four bytes."""
+    answer = 0 if call.path in NO_ANSWER else _text_bytes(json.loads(body)) // BYTES_PER_TOKEN
+    return Usage(expected_use(call).prompt, answer, estimated=True)
+
+
+def _text_bytes(value: Any) -> int:
+    """Bytes of all texts that stand in what an answer says: its choices, or its output."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    if isinstance(value, list):
+        return sum(map(_text_bytes, value))
+    if not isinstance(value, dict):
+        return 0
+    said = [value[name] for name in ("choices", "output") if name in value] or [
+        item for name, item in value.items() if name in SAID
+    ]
+    return sum(map(_text_bytes, said))
 
 
 def lacks_usage(call: WireCall) -> bool:

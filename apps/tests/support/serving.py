@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -68,6 +69,11 @@ def serving(app: FastAPI) -> Iterator[str]:
             assert not thread.is_alive()
 
 
+def upstream_at(base_url: str, **changes: Any) -> dict[str, Any]:
+    """Settings that lead /generate to an upstream, with short times."""
+    return {"openai_base_url": base_url, "read_timeout": 0.5, "retry_backoff": 0.05, **changes}
+
+
 @contextmanager
 def serving_models(
     cloud: ChatModel | None = None,
@@ -79,7 +85,7 @@ def serving_models(
     quiet = ScriptedModel(saying("hello"))
     configured = settings(**changes)
     gateway = build_gateway(configured, local or quiet, embedder)
-    routed = build_cloud(configured, gateway) if configured.gateway_config else quiet
+    routed = build_cloud(configured, gateway) if configured.gateway_config or "openai_base_url" in changes else quiet
     services = on_record(
         configured, cloud or routed, local or quiet, gateway, embedder, database=build_database(configured)
     )

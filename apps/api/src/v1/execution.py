@@ -80,7 +80,7 @@ class Execution:
                     while blocks is not None and (block := await self._next(blocks)) is not None:
                         yield self._accounted(block, metered)
                 except AppError as error:
-                    if not isinstance(error, Timeout) or "upstream_status" in error.details:
+                    if not isinstance(error, Timeout) or error.upstream_status is not None:
                         opened.broke_off(error)
                     raise
                 finally:

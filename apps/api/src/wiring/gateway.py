@@ -29,12 +29,11 @@ from apps.gateway.upstream.http_target import ByPath, HttpTarget
 from apps.local.embedding.minilm import MiniLM
 from apps.models.admission import Admission
 from apps.models.metering import PriceOf
-from apps.models.openai_model import OPENAI_URL, OpenAIModel
-from apps.models.retry import RetryingModel
-from apps.models.wrapper import AskedModel
+from apps.models.upstream_key import KEY_VARIABLE, needs_key
+from apps.transport.pool import Connections
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 UPSTREAM = "openai"
+LONGEST_CALL = 3600.0
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -46,12 +45,9 @@ def cloud_price(settings: Settings, gateway: Gateway) -> PriceOf:
     return lambda _: price
 
 
-def build_cloud(settings: Settings, gateway: Gateway, tracing: Tracing | None = None) -> ChatModel:
+def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
     """What /generate asks: the routing file's names where there is one, else the one upstream."""
-    if settings.gateway_config:
-        return GatewayModel(gateway, settings.default_model)
-    model = AskedModel(OpenAIModel(settings, tracing.headers if tracing is not None else None), UPSTREAM)
-    return RetryingModel(model, attempts=settings.retry_attempts, backoff=settings.retry_backoff)
+    return GatewayModel(gateway, settings.default_model, upstream=not settings.gateway_config)
 
 
 def new_gateway(settings: Settings) -> Gateway:
@@ -74,8 +70,12 @@ def load_gateway(
     tracing: Tracing | None = None,
     documents: Documents | None = None,
     agents: AgentParts | None = None,
+    connections: Connections | None = None,
 ) -> None:
-    """Load the routing file of GATEWAY_CONFIG, or the configuration that the settings make without one."""
+    """Load the routing file of GATEWAY_CONFIG, or the configuration that the settings make without one.
+
+    ``connections`` are closed by their owner; without them each provider has its own.
+    """
     own: dict[str, Own] = {"local": (local_wire(local), local)}
     embeds = embedder or MiniLM()
     own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
@@ -88,7 +88,8 @@ def load_gateway(
     def build() -> Router:
         config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
         providers = {
-            name: _provider(name, provider, settings, own, trace) for name, provider in config.providers.items()
+            name: _provider(name, provider, settings, own, trace, connections)
+            for name, provider in config.providers.items()
         }
         return Router(config, providers)
 
@@ -103,14 +104,19 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
     """Without a file: this process's ``own`` models under their names, every other name handed to the one upstream."""
     timeouts = TimeoutsConfig.model_construct(
         connect=settings.connect_timeout,
-        first_token=settings.read_timeout,
+        write=settings.write_timeout,
+        first_token=settings.first_token_timeout,
+        silence=settings.read_timeout,
         between_tokens=settings.read_timeout,
+        # a long answer is not killed while it flows
+        total=LONGEST_CALL,
     )
-    keyless = not settings.openai_api_key.get_secret_value() and settings.openai_base_url.rstrip("/") != OPENAI_URL
     upstream = ProviderConfig.model_construct(
         base_url=settings.openai_base_url,
-        api_key_env="" if keyless else KEY_VARIABLE,
+        api_key_env=KEY_VARIABLE if needs_key(settings.openai_base_url) or _has_key(settings) else "",
         timeouts=timeouts,
+        # an upstream that keeps the connection alive meanwhile is slow, and not broken
+        slow_after=settings.first_token_timeout,
         prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
     )
     in_process = {
@@ -124,6 +130,10 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
         providers={UPSTREAM: upstream, **{name: in_process[name] for name in own}},
         default_provider=UPSTREAM,
     )
+
+
+def _has_key(settings: Settings) -> bool:
+    return bool(settings.openai_api_key.get_secret_value())
 
 
 def _openai_price(settings: Settings) -> Price | None:
@@ -140,13 +150,18 @@ def local_wire(local: ChatModel) -> WireTarget:
 
 
 def _provider(
-    name: str, config: ProviderConfig, settings: Settings, own: Mapping[str, Own], trace: TraceHeaders | None
+    name: str,
+    config: ProviderConfig,
+    settings: Settings,
+    own: Mapping[str, Own],
+    trace: TraceHeaders | None,
+    connections: Connections | None,
 ) -> Provider:
     admission = _admission(name, config, settings)
     if config.in_process:
         writer = settings.rag_model if config.kind == "rag" else ""
         return Provider(name, config, *own[config.kind], admission, writer)
-    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace)
+    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace, connections)
     return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
 
 

@@ -34,6 +34,7 @@ from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
 from apps.operations.key_ring import KeyRing
+from apps.transport.pool import Connections
 
 START_SECONDS = 3.0
 
@@ -57,6 +58,7 @@ class Services:
     cloud_price: PriceOf | None = None
     documents: Documents | None = None
     agents: Agents | None = None
+    connections: Connections | None = None
 
     @property
     def generate(self) -> MeteredModel | CachedModel:
@@ -112,6 +114,8 @@ class Services:
             await self.tracing.aclose()
         if self.tokens is not None:
             await self.tokens.aclose()
+        if self.connections is not None:
+            await self.connections.aclose()
         if self.keys is not None:
             await self.keys.aclose()
         # last, since what ended just now may still have something to put down
@@ -124,12 +128,15 @@ class Services:
 def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
     local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
+    connections = Connections()
     gateway = new_gateway(settings)
-    documents, embedder = open_documents(settings, gateway, local)
+    documents, embedder = open_documents(settings, gateway, local, connections)
     parts = open_agents(settings, gateway, local, documents.library, database, lambda name: setting_of(name, settings))
-    load_gateway(gateway, settings, local, embedder, tracing, documents, parts)
-    cloud = build_cloud(settings, gateway, tracing)
-    return on_record(settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents)
+    load_gateway(gateway, settings, local, embedder, tracing, documents, parts, connections)
+    cloud = build_cloud(settings, gateway)
+    return on_record(
+        settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents, connections=connections
+    )
 
 
 def on_record(
@@ -145,6 +152,7 @@ def on_record(
     *,
     books: Sequence[Bookkeeper] = (),
     observed: Sequence[Observed] = (),
+    connections: Connections | None = None,
 ) -> Services:
     """Services whose calls are counted, timed and logged, also by ``books``; ``observed`` have metrics of their own.
 
@@ -178,11 +186,12 @@ def on_record(
         tracing,
         database,
         keys,
-        build_tokens(settings),
+        build_tokens(settings, connections),
         accounts,
         cloud_price(settings, gateway),
         documents,
         agents,
+        connections,
     )
 
 

@@ -27,12 +27,13 @@ from apps.operations.key_store import KeyStore
 from apps.operations.key_terms import server_secret
 from apps.rag.answering import RagModels
 from apps.rag.library import Library
+from apps.transport.pool import Connections
 
 
-def chosen_embedder(settings: Settings) -> tuple[Embedder, Path | None]:
+def chosen_embedder(settings: Settings, connections: Connections | None = None) -> tuple[Embedder, Path | None]:
     """The embedder of collections of documents, and its tokenizer.json where there is one."""
     if settings.rag_embedding_model:
-        return OpenAIEmbedder(settings), None
+        return OpenAIEmbedder(settings, connections), None
     minilm = MiniLM()
     return minilm, minilm.tokenizer_file
 
@@ -50,9 +51,11 @@ class Documents:
         return ByPath({"/chat/completions": LocalWire(self.answers, asks_others=True)})
 
 
-def open_documents(settings: Settings, gateway: Gateway, local: ChatModel) -> tuple[Documents, Embedder]:
+def open_documents(
+    settings: Settings, gateway: Gateway, local: ChatModel, connections: Connections | None = None
+) -> tuple[Documents, Embedder]:
     """The documents, and the embedder of /v1/embeddings: where both are MiniLM, it is one and is loaded once."""
-    embeds, tokenizer = chosen_embedder(settings)
+    embeds, tokenizer = chosen_embedder(settings, connections)
     library = Library.from_settings(settings, embeds, tokenizer=tokenizer)
     documents = build_documents(settings, gateway, local, embeds, library)
     return documents, embeds if isinstance(embeds, MiniLM) else MiniLM()
@@ -92,11 +95,11 @@ def build_key_store(settings: Settings, database: Database) -> KeyStore:
     return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
 
 
-def build_tokens(settings: Settings) -> BearerTokens | None:
+def build_tokens(settings: Settings, connections: Connections | None = None) -> BearerTokens | None:
     if not settings.oidc_issuer:
         return None
     return BearerTokens(
-        Jwks(settings.oidc_issuer, settings.oidc_jwks_url),
+        Jwks(settings.oidc_issuer, settings.oidc_jwks_url, connections=connections),
         settings.oidc_issuer,
         settings.oidc_audience,
         settings.oidc_algorithms,

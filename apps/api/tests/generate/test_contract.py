@@ -9,13 +9,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.tests.generate.test_faults import cloud
 from apps.core.deltas import Delta
 from apps.core.errors import ModelUnavailable, Overloaded, Timeout, error_classes
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
 from apps.tests.support.reading import JSON, envelope, read_events
-from apps.tests.support.serving import serving_models, settings
+from apps.tests.support.serving import serving_models, settings, upstream_at
 from eval.mock_upstream import MockUpstream
 
 LOCAL_NAME = "local-model"
@@ -120,7 +119,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def url(mock: MockUpstream) -> Iterator[str]:
     model = ScriptedModel(behave, name=LOCAL_NAME)
-    with serving_models(cloud=cloud(mock.base_url), local=model) as base:
+    with serving_models(local=model, **upstream_at(mock.base_url)) as base:
         yield base
 
 
@@ -175,7 +174,7 @@ def test_the_rows_show_every_code() -> None:
 
 def test_the_defaults_of_both_routes(mock: MockUpstream, http: httpx2.Client) -> None:
     model = ScriptedModel(behave, name=LOCAL_NAME)
-    with serving_models(cloud=cloud(mock.base_url), local=model) as url:
+    with serving_models(local=model, **upstream_at(mock.base_url)) as url:
         http.post(f"{url}/generate", json=HI)
         http.post(f"{url}/local/generate", json=HI)
     sent = mock.stats()["last_body"]

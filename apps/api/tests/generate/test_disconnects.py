@@ -12,13 +12,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from apps.api.tests.generate.test_faults import cloud
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
 from apps.operations.engines import POOL_SIZE
 from apps.tests.support.reading import ask, connect, read_events
-from apps.tests.support.serving import serving_models
+from apps.tests.support.serving import serving_models, upstream_at
 from eval.mock_upstream import MockUpstream
 
 CLIENTS = 100
@@ -50,7 +49,7 @@ def model() -> WatchedModel:
 
 @pytest.fixture
 def url(mock: MockUpstream, model: WatchedModel) -> Iterator[str]:
-    with serving_models(cloud=cloud(mock.base_url, read_timeout=20), local=model) as base:
+    with serving_models(local=model, **upstream_at(mock.base_url, read_timeout=20)) as base:
         yield base
 
 

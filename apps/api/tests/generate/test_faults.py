@@ -12,25 +12,17 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.models.openai_model import OpenAIModel
-from apps.models.retry import RetryingModel
+from apps.models.upstream_key import OPENAI_URL
 from apps.tests.support.reading import JSON, checked, envelope, read_events
-from apps.tests.support.serving import serving_models, settings
+from apps.tests.support.serving import serving_models, upstream_at
 from eval.mock_upstream import MockUpstream
 
 READ_TIMEOUT = 0.5
 
 
-def cloud(base_url: str, **changes: Any) -> RetryingModel:
-    configured = settings(
-        **{"openai_base_url": base_url, "openai_api_key": "sk-marked", "read_timeout": READ_TIMEOUT, **changes}
-    )
-    return RetryingModel(OpenAIModel(configured), attempts=configured.retry_attempts, backoff=0.05)
-
-
 @pytest.fixture(scope="module")
 def url(mock: MockUpstream) -> Iterator[str]:
-    with serving_models(cloud=cloud(mock.base_url)) as base:
+    with serving_models(**upstream_at(mock.base_url, read_timeout=READ_TIMEOUT)) as base:
         yield base
 
 
@@ -166,7 +158,7 @@ def test_an_upstream_that_cannot_be_reached(where: str, stream: bool, http: http
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     base_url = f"http://127.0.0.1:{port}/v1" if where == "refused" else "http://no-such-host.invalid/v1"
-    with serving_models(cloud=cloud(base_url)) as url:
+    with serving_models(**upstream_at(base_url)) as url:
         response = http.post(f"{url}/generate", params={"stream": stream}, json={"prompt": "hi"})
     error = envelope(response)
     assert (response.status_code, error["code"]) == (500, "INTERNAL_ERROR")
@@ -177,8 +169,7 @@ def test_an_upstream_that_cannot_be_reached(where: str, stream: bool, http: http
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_without_a_key_the_route_says_what_to_do(stream: bool, http: httpx2.Client) -> None:
-    unset = settings()
-    with serving_models(cloud=RetryingModel(OpenAIModel(unset), attempts=3, backoff=1)) as url:
+    with serving_models(openai_base_url=OPENAI_URL, openai_api_key="") as url:
         response = http.post(f"{url}/generate", params={"stream": stream}, json={"prompt": "hi"}, headers=JSON)
     error = envelope(response)
     assert (response.status_code, error["code"]) == (503, "MODEL_UNAVAILABLE")

@@ -12,14 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from apps.api.src.http.sse import EventStream, PlainText
-from apps.api.tests.generate.test_faults import cloud
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step
 from apps.tests.support.reading import read_events
-from apps.tests.support.serving import serving_models
+from apps.tests.support.serving import serving_models, upstream_at
 from eval.mock_upstream import MockUpstream
 
 NASTY = st.sampled_from(
@@ -99,7 +98,7 @@ def piecewise(request: ChatRequest) -> list[Step]:
 @pytest.fixture(scope="module")
 def url(mock: MockUpstream) -> Iterator[str]:
     limits: dict[str, Any] = {"max_prompt_chars": 1_000_000, "max_body_bytes": 8_000_000}
-    with serving_models(cloud=cloud(mock.base_url), local=ScriptedModel(piecewise), **limits) as base:
+    with serving_models(**upstream_at(mock.base_url), local=ScriptedModel(piecewise), **limits) as base:
         yield base
 
 

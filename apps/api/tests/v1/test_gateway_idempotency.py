@@ -251,7 +251,7 @@ async def test_each_reader_gets_an_error_of_its_own() -> None:
 
     async def execute() -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(0.01)
-        raise UpstreamError("no", details={"upstream_status": 200}, retry_after=3)
+        raise UpstreamError("no", upstream_status=200, retry_after=3)
         yield b""
 
     recording = recordings.join(Identity(b"k", b""), call(), execute)

@@ -1,7 +1,7 @@
-"""The cloud model: requests become bodies, chunks become deltas, and no shape of an answer crashes it."""
+"""OpenAI's chat: requests become bodies, chunks become deltas, and no shape of an answer crashes the reader."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -10,18 +10,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from apps.core.calls import Usage
-from apps.core.deltas import Answer, Delta, TokenLogprob, ToolCallDelta, collect
-from apps.core.errors import AppError, ModelUnavailable, UpstreamError
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
+from apps.core.errors import AppError, UpstreamError
 from apps.core.messages import ChatRequest, Message, ToolCall, user_message
-from apps.core.settings import Settings
-from apps.models.openai_model import OpenAIModel, chat_body
-from apps.tests.support.raw_upstream import EVENTS, answer, events, raw_upstream
+from apps.models.openai_chat import chat_body
+from apps.models.openai_chat import deltas_of as read_deltas
 
 REQUEST = ChatRequest(user_message("hi"))
-
-
-def model_at(base_url: str, key: str = "") -> OpenAIModel:
-    return OpenAIModel(Settings(_env_file=None, openai_base_url=base_url, openai_api_key=key, read_timeout=2))
 
 
 def piece(content: str | None = None, *, finish: str | None = None, **more: Any) -> str:
@@ -30,21 +25,11 @@ def piece(content: str | None = None, *, finish: str | None = None, **more: Any)
 
 
 async def deltas_of(*chunks: str) -> list[Delta]:
-    async with raw_upstream(EVENTS, events(*chunks)) as upstream:
-        model = model_at(upstream.base_url)
-        try:
-            return [delta async for delta in model.stream(REQUEST)]
-        finally:
-            await model.aclose()
+    async def parsed() -> AsyncGenerator[dict[str, Any], None]:
+        for chunk in chunks:
+            yield json.loads(chunk)
 
-
-async def whole_of(reply: bytes) -> Answer:
-    async with raw_upstream(reply) as upstream:
-        model = model_at(upstream.base_url)
-        try:
-            return await collect(model.stream(REQUEST))
-        finally:
-            await model.aclose()
+    return [delta async for delta in read_deltas(parsed(), "gpt-4o-mini")]
 
 
 async def test_chunks_become_deltas_and_the_last_one_says_how_it_ended() -> None:
@@ -55,7 +40,6 @@ async def test_chunks_become_deltas_and_the_last_one_says_how_it_ended() -> None
         piece("thon"),
         piece(finish="length"),
         json.dumps({"choices": [], "usage": usage}),
-        "[DONE]",
     )
     assert deltas == [
         Delta("Py", model="up"),
@@ -123,9 +107,9 @@ async def test_log_probabilities_are_handed_on() -> None:
     assert deltas[0] == Delta("Py", model="up", logprobs=(TokenLogprob("Py", b"Py", -0.5, top),))
 
 
-async def test_done_without_a_finish_reason_is_a_cut_answer() -> None:
+async def test_an_end_without_a_finish_reason_is_a_cut_answer() -> None:
     with pytest.raises(UpstreamError, match="cut off"):
-        await deltas_of(piece("a"), "[DONE]")
+        await deltas_of(piece("a"))
 
 
 async def test_an_empty_stream_is_a_cut_answer() -> None:
@@ -133,10 +117,17 @@ async def test_an_empty_stream_is_a_cut_answer() -> None:
         await deltas_of()
 
 
-async def test_an_upstream_that_answers_whole_is_read_too() -> None:
+async def test_a_whole_message_is_read_too() -> None:
     body = {"model": "up", "choices": [{"message": {"content": "all"}, "finish_reason": "stop"}]}
-    whole = await whole_of(answer(json.dumps(body).encode()))
-    assert (whole.text, whole.finish_reason, whole.model) == ("all", "stop", "up")
+    assert [delta.text for delta in await deltas_of(json.dumps(body))] == ["all", ""]
+
+
+async def test_thinking_parts_are_no_text() -> None:
+    thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}]
+    deltas = await deltas_of(
+        json.dumps({"choices": [{"delta": {"content": thinking}}]}), piece("b", reasoning_content="x", finish="stop")
+    )
+    assert "".join(delta.text for delta in deltas) == "ab"
 
 
 KEYS = ["choices", "delta", "message", "content", "tool_calls", "function", "name", "id", "arguments", "index"]
@@ -153,29 +144,13 @@ ODD = st.recursive(
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "model", "error"]), ODD, max_size=4))
 async def test_no_shape_of_a_chunk_raises_anything_but_our_errors(chunk: dict[str, Any]) -> None:
     try:
-        deltas = [delta async for delta in OneChunk(chunk).stream(REQUEST)]
+        deltas = await deltas_of(json.dumps(chunk))
     except AppError as error:
         assert error.code == "UPSTREAM_ERROR"
     else:
         assert [type(delta.text) for delta in deltas] == [str] * len(deltas)
         assert isinstance(deltas[-1].finish_reason, str)
         assert {type(call.index) for delta in deltas for call in delta.tool_calls} <= {int, bool}
-
-
-class OneChunk(OpenAIModel):
-    """A cloud model whose transport has one chunk to give."""
-
-    def __init__(self, chunk: dict[str, Any]) -> None:
-        super().__init__(Settings(_env_file=None, openai_api_key="k"))
-        self._transport = _Chunks(chunk)  # type: ignore[assignment]
-
-
-class _Chunks:
-    def __init__(self, chunk: dict[str, Any]) -> None:
-        self._chunk = chunk
-
-    async def chat(self, body: Any) -> AsyncIterator[dict[str, Any]]:
-        yield self._chunk
 
 
 def test_the_body_holds_what_was_given_and_nothing_else() -> None:
@@ -221,29 +196,3 @@ def test_the_body_holds_what_was_given_and_nothing_else() -> None:
         "logprobs": True,
         "top_logprobs": 2,
     }
-
-
-async def test_without_a_key_and_a_base_url_it_is_not_configured() -> None:
-    model = OpenAIModel(Settings(_env_file=None))
-    await model.start()
-    readiness = model.readiness()
-    assert readiness.state == "not_configured"
-    assert "OPENAI_API_KEY" in readiness.reason
-    with pytest.raises(ModelUnavailable, match="OPENAI_API_KEY") as caught:
-        await anext(model.stream(REQUEST))
-    assert caught.value.retry_after
-    await model.aclose()
-
-
-@pytest.mark.parametrize("values", [{"openai_api_key": "k"}, {"openai_base_url": "http://localhost:1/v1"}])
-async def test_a_key_or_a_base_url_is_enough(values: dict[str, Any]) -> None:
-    model = OpenAIModel(Settings(_env_file=None, **values))
-    assert model.readiness().state == "ready"
-
-
-async def test_the_first_call_waits_for_the_start_in_the_background() -> None:
-    async with raw_upstream(EVENTS, events(piece("a", finish="stop"))) as upstream:
-        model = model_at(upstream.base_url, key="k")
-        await model.start()
-        assert (await collect(model.stream(REQUEST))).text == "a"
-        await model.aclose()

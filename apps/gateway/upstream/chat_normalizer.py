@@ -1,0 +1,162 @@
+"""Chat answers that pass through, in the shape that OpenAI's clients read: calls of tools, and content as a text.
+
+What has that shape already goes out byte for byte, and is hardly looked at.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from apps.core.deltas import ToolCallDelta
+from apps.gateway.upstream.event_blocks import EVENT_END, event_data
+from apps.models.openai_chat import read_content
+from apps.models.tool_call_reader import ToolCallReader, unknown_shape
+
+TOOL_CALLS = re.compile(rb'"tool_calls"\s*:\s*\[\s*[^\s\]]')
+CONTENT_LIST = re.compile(rb'"content"\s*:\s*\[')
+
+
+class ChatNormalizer:
+    """Reads the blocks of one streamed answer, and writes the events anew that would mislead a client."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, ToolCallReader] = {}
+
+    def read(self, block: bytes) -> bytes:
+        """The block as its caller shall see it. Raises UpstreamError for calls that nobody can make sense of."""
+        if not self._calls and not _is_of_interest(block):
+            return block
+        kept, at = [], 0
+        while at < len(block):
+            end = found.end() if (found := EVENT_END.search(block, at)) else len(block)
+            kept.append(self._event(block[at:end]))
+            at = end
+        return b"".join(kept)
+
+    def _event(self, event: bytes) -> bytes:
+        # once there are calls, their end is looked for too
+        if not _is_of_interest(event) and b'"finish_reason"' not in event:
+            return event
+        try:
+            chunk = json.loads(event_data(event))
+        except (ValueError, RecursionError):
+            return event
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        if not isinstance(choices, list):
+            return event
+        changed = [self._choice(choice) for choice in choices if isinstance(choice, dict)]
+        if not any(changed):
+            return event
+        return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+    def _choice(self, choice: dict[str, Any]) -> bool:
+        """Put a choice right; whether that changed anything."""
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            return False
+        changed = _flatten(delta)
+        place = choice.get("index")
+        key = place if isinstance(place, int) else 0
+        pieces = delta.get("tool_calls")
+        reader = self._calls.get(key)
+        if isinstance(pieces, list) and pieces and not _is_custom(pieces):
+            reader = self._calls.setdefault(key, reader or ToolCallReader())
+            read = reader.read(pieces)
+        else:
+            read = []
+        if choice.get("finish_reason") and reader is not None:
+            read += reader.finish()
+        if reader is None or read == _as_they_are(pieces):
+            return changed
+        if read:
+            delta["tool_calls"] = [_piece(call) for call in read]
+        else:
+            delta.pop("tool_calls", None)
+        return True
+
+
+def normalized(body: bytes) -> bytes:
+    """The body of a whole answer, in the same shape."""
+    if not _is_of_interest(body):
+        return body
+    answer = json.loads(body)
+    changed = False
+    for choice in answer.get("choices") or ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            continue
+        changed = _flatten(message) or changed
+        calls = message.get("tool_calls")
+        if isinstance(calls, list) and calls and not _is_custom(calls) and not all(map(_is_whole_call, calls)):
+            reader = ToolCallReader()
+            read = reader.read(calls) + reader.finish()
+            message["tool_calls"] = [{k: v for k, v in _piece(call).items() if k != "index"} for call in _joined(read)]
+            changed = True
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode() if changed else body
+
+
+def _is_of_interest(data: bytes) -> bool:
+    """Whether there are calls of tools, or content in parts; inside a model's text the quotes would be escaped."""
+    return (b'"tool_calls"' in data and TOOL_CALLS.search(data) is not None) or (
+        b'"content"' in data and CONTENT_LIST.search(data) is not None
+    )
+
+
+def _flatten(message: dict[str, Any]) -> bool:
+    """Make a list of content parts a text, and its thinking ``reasoning_content``."""
+    if not isinstance(message.get("content"), list):
+        return False
+    try:
+        text, thoughts = read_content(message["content"])
+    except (AttributeError, TypeError):
+        raise unknown_shape() from None
+    message["content"] = text or None
+    if thoughts:
+        message["reasoning_content"] = (message.get("reasoning_content") or "") + thoughts
+    return True
+
+
+def _is_custom(calls: list[Any]) -> bool:
+    """Calls of OpenAI's custom tools, whose input is no JSON; only OpenAI sends them, and as they should be."""
+    return any(isinstance(call, Mapping) and (call.get("type") == "custom" or "custom" in call) for call in calls)
+
+
+def _is_whole_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not call.get("id"):
+        return False
+    arguments = function.get("arguments")
+    return bool(function.get("name")) and isinstance(arguments, str) and bool(arguments.strip())
+
+
+def _as_they_are(pieces: Any) -> list[ToolCallDelta]:
+    """Pieces of calls as a client would take them; none where they have not the shape for it."""
+    taken = []
+    for piece in pieces if isinstance(pieces, list) else ():
+        function = piece.get("function") or {}
+        index, arguments = piece.get("index"), function.get("arguments")
+        if type(index) is not int or not isinstance(arguments, str | None):
+            return []
+        taken.append(ToolCallDelta(index, piece.get("id") or None, function.get("name") or None, arguments or ""))
+    return taken
+
+
+def _joined(deltas: list[ToolCallDelta]) -> list[ToolCallDelta]:
+    """Whole calls from their pieces."""
+    calls: dict[int, ToolCallDelta] = {}
+    for delta in deltas:
+        first = calls.get(delta.index)
+        if first is None:
+            calls[delta.index] = delta
+        else:
+            calls[delta.index] = ToolCallDelta(first.index, first.id, first.name, first.arguments + delta.arguments)
+    return list(calls.values())
+
+
+def _piece(call: ToolCallDelta) -> dict[str, Any]:
+    """A piece as OpenAI writes it."""
+    if call.id is None and call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -1,0 +1,194 @@
+"""OpenAI's chat API, the client's half: requests as bodies, and the chunks of an answer as deltas.
+
+One reader of choices serves everything that looks into an upstream's answer: /generate, agents, and the translations of
+/v1. It takes what upstreams really send: see also `tool_call_reader.py`.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from apps.core.calls import Usage
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
+from apps.core.messages import ChatRequest, Message
+from apps.models.event_stream import SurrogateJoiner
+from apps.models.tool_call_reader import ToolCallReader, text_of, unknown_shape
+from apps.models.upstream_errors import nonsense
+
+# more than this nobody has used: sums of a ledger full of them still fit
+MOST_TOKENS = 10**12
+# kinds of content parts that hold what a model thinks, and not what it says
+THINKING = frozenset({"thinking", "reasoning", "reasoning_content"})
+
+
+def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
+    """The body of POST /chat/completions; what the caller left open is left out."""
+    optional = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "tools": list(request.tools) or None,
+        "tool_choice": request.tool_choice,
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "response_format": request.response_format,
+        "logprobs": None if request.top_logprobs is None else True,
+        "top_logprobs": request.top_logprobs or None,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "logit_bias": {str(token): bias for token, bias in (request.logit_bias or {}).items()} or None,
+        # not OpenAI's: the names that vLLM and most others know them by; an upstream without them says so itself
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "min_tokens": request.min_tokens,
+        "ignore_eos": request.ignore_eos or None,
+        "structured_outputs": _structured_outputs(request) or None,
+        "chat_template_kwargs": request.template_arguments,
+        "documents": list(request.documents) or None,
+    }
+    if request.continue_final_message:
+        optional |= {"continue_final_message": True, "add_generation_prompt": False}
+    body = {"model": request.model or default_model, "messages": [_message(m) for m in request.messages]}
+    return body | {name: value for name, value in optional.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDelta:
+    """What a chunk adds to a choice. ``reasoning`` is no part of the answer's text."""
+
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: str | None = None
+
+
+class ChoiceReader:
+    """Reads one choice of an answer, chunk by chunk; a whole ``message`` counts as one delta."""
+
+    def __init__(self) -> None:
+        self._calls = ToolCallReader()
+
+    def read(self, choice: Any) -> ChoiceDelta:
+        """Raises UpstreamError where the choice has a shape that nobody knows."""
+        try:
+            delta = choice.get("delta") or choice.get("message") or {}
+            text, reasoning = read_content(delta.get("content"))
+            reasoning += text_of(delta.get("reasoning_content") or delta.get("reasoning"))
+            finish = text_of(choice.get("finish_reason")) or None
+            calls = self._calls.read(delta.get("tool_calls") or ())
+            if finish:
+                calls += self._calls.finish()
+            logprobs = tuple(map(_logprob, (choice.get("logprobs") or {}).get("content") or ()))
+            refusal = text_of(delta.get("refusal"))
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
+            raise unknown_shape() from None
+        return ChoiceDelta(text, reasoning, refusal, tuple(calls), logprobs, finish)
+
+
+def read_content(content: Any) -> tuple[str, str]:
+    """The text and the thinking of a ``content``, which is a text or a list of parts.
+
+    Raises UpstreamError, TypeError and AttributeError for other shapes.
+    """
+    if not isinstance(content, list):
+        return text_of(content), ""
+    texts, thoughts = [], []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.get("type") in THINKING:
+            thoughts.append(_thought(part.get(part["type"]) or part.get("text") or ""))
+        else:
+            texts.append(text_of(part.get("text")))
+    return "".join(texts), "".join(thoughts)
+
+
+async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) -> AsyncGenerator[Delta, None]:
+    """Parsed chunks in, deltas of the first choice out; ``asked`` is the model's name where the chunks do not say.
+
+    Raises UpstreamError where they end without a finish reason, or have a shape that nobody knows.
+    """
+    joiner, reader = SurrogateJoiner(), ChoiceReader()
+    finish = model = usage = None
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            model = text_of(chunk.get("model")) or model or asked
+            usage = _usage(chunk.get("usage")) or usage
+            choice = _first_choice(chunk)
+            if choice is None:
+                continue
+            read = reader.read(choice)
+            finish = read.finish_reason or finish
+            text = joiner.join(read.text)
+            if text or read.tool_calls or read.logprobs:
+                yield Delta(text, read.tool_calls, model=model, logprobs=read.logprobs)
+    if finish is None:
+        raise nonsense("The upstream's answer was cut off before its end")
+    yield Delta(joiner.flush(), finish_reason=finish, model=model, usage=usage)
+
+
+def _first_choice(chunk: Mapping[str, Any]) -> Any:
+    """The choice that deltas are made from; those of other indexes are other answers."""
+    choices = chunk.get("choices")
+    if not choices:
+        return None
+    if not isinstance(choices, list):
+        raise unknown_shape()
+    return choices[0]
+
+
+def _thought(value: Any) -> str:
+    return text_of(value) if not isinstance(value, list) else read_content(value)[0]
+
+
+def _structured_outputs(request: ChatRequest) -> dict[str, Any]:
+    forms = {
+        "regex": request.answer_regex,
+        "choice": list(request.answer_choices) or None,
+        "grammar": request.answer_grammar,
+    }
+    return {name: form for name, form in forms.items() if form is not None}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    content = message.content if isinstance(message.content, str) else list(message.content)
+    plain: dict[str, Any] = {"role": message.role, "content": content}
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.reasoning is not None:
+        plain["reasoning_content"] = message.reasoning
+    return plain
+
+
+def _logprob(entry: dict[str, Any]) -> TokenLogprob:
+    rivals = entry.get("top_logprobs") or ()
+    return TokenLogprob(*_spelled(entry), tuple(TokenLogprob(*_spelled(rival)) for rival in rivals))
+
+
+def _spelled(entry: dict[str, Any]) -> tuple[str, bytes, float]:
+    """The token without lone surrogates, its bytes, which not every upstream tells, and its log probability."""
+    text = text_of(entry["token"]).encode("utf-8", "replace")
+    told = entry.get("bytes")
+    return text.decode(), bytes(told) if isinstance(told, list) else text, float(entry["logprob"])
+
+
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached or 0)
+    sound = all(isinstance(count, int) and 0 <= count <= MOST_TOKENS for count in counts)
+    return Usage(*counts) if sound else None  # type: ignore[arg-type]

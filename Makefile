@@ -13,7 +13,7 @@ COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
 .PHONY: help setup run dev-api dev-services test test-long smoke bench-gateway bench-local eval-local eval-rag \
-	compose-up compose-down lint clean
+	compose-up compose-down lint lock coverage clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -60,15 +60,25 @@ lint: $(VENV)/.dev ## Linters, types and import floors
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy infra/install.py
+	$(BIN)/mypy infra
 	$(BIN)/lint-imports
+
+lock: $(VENV)/.dev ## Write the lock files anew from the requirements (UPGRADE=1 takes newer versions)
+	$(BIN)/python infra/lock.py $(if $(UPGRADE),--upgrade)
+
+coverage: $(VENV)/.dev ## Measure which lines and branches of apps/ the tests run; reports/coverage/index.html
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL)
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage html -q -d reports/coverage
+	$(BIN)/python -m coverage report --skip-covered --fail-under=95
 
 clean: ## Remove .venv, caches and reports
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache
 	find apps eval infra -type d -name __pycache__ -prune -exec rm -rf {} +
 	find reports -mindepth 1 ! -name .gitkeep -delete
 
-$(VENV)/.setup: requirements.txt requirements-local.txt infra/install.py $(KERNEL_SOURCES)
+$(VENV)/.setup: requirements.lock requirements-local.lock infra/install.py $(KERNEL_SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer," \
 		"or choose one with make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -79,6 +89,6 @@ $(VENV)/.setup: requirements.txt requirements-local.txt infra/install.py $(KERNE
 	$(BIN)/python infra/install.py --torch-index '$(TORCH_INDEX_URL)'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.setup requirements-dev.txt
-	$(BIN)/python -m pip install -r requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.setup requirements-dev.lock
+	$(BIN)/python -m pip install --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@

@@ -23,6 +23,8 @@ $Help = [ordered]@{
     'compose-up'    = 'Build the image and start it in Docker'
     'compose-down'  = 'Stop what compose-up and dev-services started'
     'lint'          = 'Linters, types and import floors'
+    'lock'          = 'Write the lock files anew from the requirements (UPGRADE=1 takes newer versions)'
+    'coverage'      = 'Measure which lines and branches of apps/ the tests run; reports/coverage/index.html'
     'clean'         = 'Remove .venv, caches and reports'
 }
 
@@ -57,7 +59,7 @@ function Test-Stale([string]$Stamp, [string[]]$Sources) {
 
 function Invoke-Setup {
     $Kernels = 'apps/local/engine/kernel'
-    $Sources = @('requirements.txt', 'requirements-local.txt', 'infra/install.py')
+    $Sources = @('requirements.lock', 'requirements-local.lock', 'infra/install.py')
     $Sources += @(Get-ChildItem -Path "$Kernels/build.py", "$Kernels/*.h", "$Kernels/*.cpp" -ErrorAction SilentlyContinue |
         ForEach-Object { $_.FullName })
     if (-not (Test-Stale "$Venv/.setup" $Sources)) { return }
@@ -78,8 +80,8 @@ function Invoke-Setup {
 
 function Invoke-Dev {
     Invoke-Setup
-    if (-not (Test-Stale "$Venv/.dev" @("$Venv/.setup", 'requirements-dev.txt'))) { return }
-    Invoke-Python @('-m', 'pip', 'install', '-r', 'requirements-dev.txt')
+    if (-not (Test-Stale "$Venv/.dev" @("$Venv/.setup", 'requirements-dev.lock'))) { return }
+    Invoke-Python @('-m', 'pip', 'install', '--no-deps', '--require-hashes', '-r', 'requirements-dev.lock')
     Set-Content -Path "$Venv/.dev" -Value ''
 }
 
@@ -88,13 +90,25 @@ function Invoke-Lint {
     Invoke-Python @('-m', 'ruff', 'check')
     Invoke-Python @('-m', 'ruff', 'format', '--check')
     Invoke-Python @('-m', 'mypy')
-    Invoke-Python @('-m', 'mypy', 'infra/install.py')
+    Invoke-Python @('-m', 'mypy', 'infra')
     Invoke-Python @('-c', 'from importlinter.cli import lint_imports_command; lint_imports_command()')
 }
 
 # A worker for each core; one that has nothing left to do takes tests from the others.
 function Invoke-Tests([string]$Marks) {
     Invoke-Python @('-m', 'pytest', '-n', 'auto', '--dist', 'worksteal', '-m', $Marks, '--durations=10')
+}
+
+function Invoke-Lock {
+    if ($env:UPGRADE) { Invoke-Python @('infra/lock.py', '--upgrade') } else { Invoke-Python @('infra/lock.py') }
+}
+
+function Invoke-Coverage {
+    Invoke-Python @('-m', 'coverage', 'erase')
+    Invoke-Python @('-m', 'coverage', 'run', '-m', 'pytest', '-n', 'auto', '--dist', 'worksteal')
+    Invoke-Python @('-m', 'coverage', 'combine', '-q')
+    Invoke-Python @('-m', 'coverage', 'html', '-q', '-d', 'reports/coverage')
+    Invoke-Python @('-m', 'coverage', 'report', '--skip-covered', '--fail-under=95')
 }
 
 function Clear-Project {
@@ -126,6 +140,8 @@ switch ($Command) {
     'compose-up' { Invoke-Checked 'docker' ($Compose + @('up', '-d', '--build')) }
     'compose-down' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'down')) }
     'lint' { Invoke-Lint }
+    'lock' { Invoke-Dev; Invoke-Lock }
+    'coverage' { Invoke-Dev; Invoke-Coverage }
     'clean' { Clear-Project }
     default {
         Write-Host "There is no command '$Command'."

@@ -15,7 +15,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-NO_DEPS = "# no-deps:"
 PROBE_SECONDS = 4
 KERNELS = "apps.local.engine.kernel.build"
 
@@ -30,33 +29,41 @@ def main() -> None:
         return probe(given.probe)
     if sys.version_info < OLDEST:
         sys.exit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
-    pip("-r", str(ROOT / "requirements.txt"))
+    install_lock("requirements.lock")
     if not given.without_local:
         install_local(given.torch_index)
     return None
 
 
+def install_lock(name: str) -> None:
+    """Exactly what a lock lists, each file checked against its hashes; pip resolves nothing and adds nothing."""
+    pip("--no-deps", "--require-hashes", "-r", str(ROOT / name))
+
+
 def install_local(torch_index: str) -> None:
-    """Torch, the other local requirements, the packages that must come without theirs, and the compiled kernels."""
-    requirements = ROOT / "requirements-local.txt"
-    lines = requirements.read_text(encoding="utf-8").splitlines()
-    if torch_index and sys.platform == "linux":
-        install_torch(next(line for line in lines if line.startswith("torch==")), torch_index)
-    pip("-r", str(requirements))
-    for line in lines:
-        if line.startswith(NO_DEPS):
-            pip("--no-deps", line.removeprefix(NO_DEPS).strip())
+    """Torch, what else the local model needs, and the compiled kernels."""
+    lines = (ROOT / "requirements-local.txt").read_text(encoding="utf-8").splitlines()
+    install_torch(next(line for line in lines if line.startswith("torch==")), torch_index)
+    install_lock("requirements-local.lock")
     build_kernels()
 
 
 def install_torch(requirement: str, index: str) -> None:
-    """Torch's CPU build from its own index; where that fails pip finds torch elsewhere, with the other requirements."""
-    if not reachable(index):
-        return say(f"{index} cannot be reached: taking the {requirement} that pip finds")
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--index-url", index, requirement]
-    if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own arguments
+    """Torch's CPU build from its own index on Linux; elsewhere, and where that fails, the torch that pip finds.
+
+    The same version has other hashes in either index, so that no lock holds torch.
+    """
+    if sys.platform != "linux":
+        return pip("--no-deps", requirement)
+    if index and reachable(index):
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--index-url", index, requirement]
+        if subprocess.run(command, check=False).returncode == 0:  # noqa: S603 - our own arguments
+            return None
         say(f"{index} has no {requirement} for this machine: taking what pip finds")
-    return None
+    elif index:
+        say(f"{index} cannot be reached: taking the {requirement} that pip finds")
+    # a build for CUDA needs its packages, which are in no lock either
+    return pip(requirement)
 
 
 def reachable(index: str) -> bool:

@@ -6,6 +6,7 @@ pytest-xdist each worker searches what its own tests made, and the process that 
 
 import logging
 import os
+import random
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,29 @@ class LogKeeper(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         WATCH.took(f"log of {record.name} in this process", self.format(record))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--order-seed", type=int, default=None, help="Run files, and the tests of each file, in a random order"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests of a file stay together, since they share what the file sets up; workers get the same order."""
+    seed = config.getoption("--order-seed")
+    if seed is None:
+        return
+    chance = random.Random(seed)
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    shuffled = list(files.values())
+    chance.shuffle(shuffled)
+    for of_one_file in shuffled:
+        chance.shuffle(of_one_file)
+    items[:] = [item for of_one_file in shuffled for item in of_one_file]
 
 
 def pytest_configure(config: pytest.Config) -> None:

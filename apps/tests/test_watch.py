@@ -4,6 +4,7 @@ Each leak is made by a test of its own, all of them in a run of pytest of its ow
 """
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -145,6 +146,20 @@ def test_what_a_worker_finds_at_its_end_fails_the_run_of_all_workers(tmp_path: P
     assert "2 passed, 1 error" in done.stdout, done.stdout
     assert "ERROR at teardown of test_leak" in done.stdout
     assert "(2):\nAPI key #2: in log of a thread that goes on" in done.stdout
+
+
+def order(folder: Path, *more: str) -> list[str]:
+    done = run(folder, {f"number_{number}": "pass" for number in range(30)}, SECRET, "-v", *more)
+    assert "30 passed" in done.stdout, done.stdout
+    return re.findall(r"::(test_number_\d+) PASSED", done.stdout.replace("\n", " "))
+
+
+def test_the_order_is_the_seeds(tmp_path: Path) -> None:
+    written, one, again, two = order(tmp_path), *(order(tmp_path, f"--order-seed={seed}") for seed in (1, 1, 2))
+    assert written == [f"test_number_{number}" for number in range(30)]
+    assert one == again
+    assert len({tuple(written), tuple(one), tuple(two)}) == 3
+    assert set(one) == set(two) == set(written)
 
 
 def known(*secrets: str) -> Marks:

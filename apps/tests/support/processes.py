@@ -20,6 +20,8 @@ from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = ("uvicorn", "module")
+# of this machine's environment; the last is how make coverage reaches a process
+KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
 START_SECONDS = 90
 
 
@@ -52,7 +54,7 @@ def environment(port: int, changes: dict[str, str]) -> dict[str, str]:
 
     Secrets are marked ones, but for those of the test's own; all of them are looked for in what the process writes.
     """
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV") if name in os.environ}
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     quiet = {"LOCAL_FALLBACK": "none", "LOCAL_MODEL": "/no/such/folder", "HF_HUB_OFFLINE": "1", "DATA_DIR": "data"}
     address = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
     given = {**quiet, **address, **_secrets(changes), "RATE_LIMIT_ENABLED": "false", **changes}

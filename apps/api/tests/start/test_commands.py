@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tree_sitter_powershell
+import yaml
 from tree_sitter import Language, Node, Parser
 
 ROOT = Path(__file__).parents[4]
@@ -23,6 +24,8 @@ COMMANDS = SEEDS_COMMANDS | {
     "eval-local",
     "eval-rag",
     "lint",
+    "lock",
+    "coverage",
     "clean",
 }
 
@@ -69,7 +72,9 @@ def test_both_have_the_same_commands_and_the_same_help() -> None:
     assert powershell_commands().keys() == COMMANDS
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS - {"help", "setup", "test", "test-long", "lint", "clean"}))
+@pytest.mark.parametrize(
+    "name", sorted(COMMANDS - {"help", "setup", "test", "test-long", "lint", "lock", "coverage", "clean"})
+)
 def test_a_command_runs_the_same_in_both(name: str, tmp_path: Path) -> None:
     for stamp in (".setup", ".dev"):
         (tmp_path / stamp).touch()
@@ -112,6 +117,42 @@ def test_requirements_are_pinned_to_exact_versions(file: str) -> None:
     assert not [line for line in lines if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+\s*", line)]
 
 
+def pins(text: str) -> dict[str, set[str]]:
+    """The versions of each package; a package may have one for older and one for newer Pythons."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^(?:# no-deps: )?([\w.-]+)(?:\[[\w,-]+\])?==([\w.+!]+)", text, re.MULTILINE):
+        found.setdefault(name.lower().replace("_", "-").replace(".", "-"), set()).add(version)
+    return found
+
+
+LOCKED = ["requirements", "requirements-local", "requirements-dev"]
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_a_lock_holds_what_its_requirements_ask_for(name: str) -> None:
+    locked = pins((ROOT / f"{name}.lock").read_text())
+    asked = pins((ROOT / f"{name}.txt").read_text())
+    asked.pop("torch", None)
+    assert {package: locked.get(package) for package in asked} == asked
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_every_line_of_a_lock_has_hashes_and_no_address(name: str) -> None:
+    text = (ROOT / f"{name}.lock").read_text()
+    entries = re.split(r"^(?=[\w])", text, flags=re.MULTILINE)[1:]
+    assert len(entries) > 10
+    assert [entry for entry in entries if not re.search(r"--hash=sha256:[0-9a-f]{64}$", entry, re.MULTILINE)] == []
+    assert "://" not in text and "--index" not in text
+
+
+def test_the_locks_agree_on_every_version() -> None:
+    together: dict[str, set[frozenset[str]]] = {}
+    for name in LOCKED:
+        for package, versions in pins((ROOT / f"{name}.lock").read_text()).items():
+            together.setdefault(package, set()).add(frozenset(versions))
+    assert {package for package, versions in together.items() if len(versions) > 1} == set()
+
+
 def test_no_command_of_the_readme_holds_an_address_that_is_made_up() -> None:
     """What a reader pastes must work as it stands."""
     commands = "\n".join(
@@ -119,6 +160,29 @@ def test_no_command_of_the_readme_holds_an_address_that_is_made_up() -> None:
     )
     assert "make run" in commands
     assert not re.findall(r"git clone|github\.com|yourusername|<[a-z]", commands)
+
+
+def test_a_commit_is_checked_as_make_lint_checks(tmp_path: Path) -> None:
+    (tmp_path / ".setup").touch()
+    (tmp_path / ".dev").touch()
+    options = ("-n", "-o", str(tmp_path / ".setup"), "-o", str(tmp_path / ".dev"), f"VENV={tmp_path}")
+    recipe = make(*options, "lint").stdout.replace(str(tmp_path), ".venv")
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    assert [hook["entry"] for hook in config["repos"][0]["hooks"]] == recipe.splitlines()
+
+
+def test_a_public_host_tests_every_python_that_is_promised() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
+    assert workflow["jobs"]["linux"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert any(".ci/run" in step.get("run", "") for step in workflow["jobs"]["linux"]["steps"])
+    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_ci_scripts_are_valid_and_can_be_run() -> None:
+    for script in (ROOT / ".ci").iterdir():
+        assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+        assert os.access(script, os.X_OK)
 
 
 @pytest.mark.parametrize("name", ["test", "test-long"])

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import yaml
 
 from apps.core.settings import Settings
 from apps.tests.marks import marked
+from apps.tests.support.waiting import until
 from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[4]
@@ -126,10 +126,8 @@ def is_healthy(environment: dict[str, str]) -> bool:
 def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) -> None:
     with container(tmp_path) as (process, environment):
         assert not is_healthy({**environment, "API_PORT": "1"})
-        deadline = time.monotonic() + 30
-        while not is_healthy(environment):
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
-            assert time.monotonic() < deadline, "not healthy after 30 s"
+        assert until(lambda: process.poll() is not None or is_healthy(environment))
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=10)
     WATCH.took("output of the image's command", output)
@@ -140,9 +138,7 @@ def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) ->
 def test_the_images_command_writes_nothing_beside_its_code(tmp_path: Path) -> None:
     with container(tmp_path) as (process, environment):
         before = sorted((tmp_path / "app").rglob("*"))
-        deadline = time.monotonic() + 30
-        while not is_healthy(environment) and time.monotonic() < deadline:
-            pass
+        assert until(lambda: is_healthy(environment))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=10)
     assert sorted((tmp_path / "app").rglob("*")) == before

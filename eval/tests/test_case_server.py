@@ -18,7 +18,7 @@ def test_nothing_of_the_callers_settings_reaches_it(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MAX_PROMPT_CHARS", "1")
     monkeypatch.setenv("OPENAI_API_KEY", "the-callers-own")
     with mock_upstream() as mock, server(NO_LOCAL, mock.base_url, tmp_path / "log") as url:
-        answer = httpx2.post(f"{url}/generate", json={"prompt": "longer than one"})
+        answer = httpx2.post(f"{url}/generate", json={"prompt": "longer than one"}, timeout=90)
         assert answer.status_code == 200, answer.text
         assert mock.stats()["last_headers"]["authorization"] == "Bearer smoke-key"
         assert local_state(url)[0] in ("failed", "not_configured")
@@ -70,7 +70,7 @@ def test_a_broken_answer_is_kept_as_far_as_it_came(tmp_path: Path) -> None:
 
 def test_the_log_is_kept_and_the_process_is_gone(tmp_path: Path) -> None:
     with server(NO_LOCAL, "http://127.0.0.1:1/v1", tmp_path / "log") as url:
-        assert httpx2.get(f"{url}/health").status_code == 200
+        assert httpx2.get(f"{url}/health", timeout=90).status_code == 200
     with pytest.raises(httpx2.ConnectError):
-        httpx2.get(f"{url}/health")
+        httpx2.get(f"{url}/health", timeout=90)
     assert "GET /health 200" in (tmp_path / "log").read_text()

@@ -48,7 +48,7 @@ def running(folder: Path) -> Iterator[dict[str, Contender]]:
 
 
 def get(contender: Contender, path: str) -> bytes:
-    with httpx2.Client(base_url=contender.url.removesuffix("/v1/chat/completions"), timeout=10) as client:
+    with httpx2.Client(base_url=contender.url.removesuffix("/v1/chat/completions"), timeout=90) as client:
         return client.get(path, headers={"Authorization": f"Bearer {contender.key}"}).raise_for_status().content
 
 

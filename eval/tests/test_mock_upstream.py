@@ -61,7 +61,7 @@ async def test_echo_returns_the_prompt_a_character_a_token(client: AsyncOpenAI) 
 
 async def test_stats_count_the_calls_and_keep_what_was_sent(client: AsyncOpenAI, mock: MockUpstream) -> None:
     await whole(client, "one")
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=90) as http:
         over_http = (await http.get(mock.base_url.removesuffix("/v1") + "/stats")).json()
     assert over_http["requests"] == mock.stats()["requests"] == 1
     assert over_http["by_model"] == {"one": 1}
@@ -79,7 +79,7 @@ async def test_flaky_fails_as_often_as_its_name_says(client: AsyncOpenAI) -> Non
 
 
 async def test_a_status_fault_has_its_status_and_retry_after(mock: MockUpstream) -> None:
-    async with httpx2.AsyncClient(base_url=mock.base_url) as http:
+    async with httpx2.AsyncClient(base_url=mock.base_url, timeout=90) as http:
         for model, status, wait in (("fault-503-1", 503, "1"), ("fault-429", 429, "2"), ("fault-401", 401, None)):
             answer = await http.post("/chat/completions", json={"model": model, "messages": []})
             assert (answer.status_code, answer.headers.get("retry-after")) == (status, wait)
@@ -107,7 +107,7 @@ async def test_a_silent_upstream_is_counted_as_aborted_once_the_client_leaves(
 ) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(streamed(client, model), 0.3)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(90):
         while mock.stats()["open"]:  # noqa: ASYNC110 - the mock counts in another thread
             await asyncio.sleep(0.01)
     assert (mock.stats()["open"], mock.stats()["aborted"]) == (0, 1)
@@ -155,7 +155,7 @@ def test_the_command_serves_on_a_free_port_and_says_which() -> None:
         assert process.stdout is not None
         try:
             url = process.stdout.readline().split()[-1]
-            assert httpx2.get(f"{url}/models").json()["data"][0]["id"] == "gpt-4o-mini"
+            assert httpx2.get(f"{url}/models", timeout=90).json()["data"][0]["id"] == "gpt-4o-mini"
         finally:
             process.terminate()
     with pytest.raises(OSError, match="refused"):

@@ -134,7 +134,7 @@ def http_server() -> Iterator[tuple[str, list[str]]]:
             time.sleep(0.01)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", seen
         running.should_exit = True
-        thread.join(10)
+        thread.join(90)
 
 
 async def test_tools_over_http_with_the_operators_header(http_server: tuple[str, list[str]]) -> None:

@@ -90,7 +90,7 @@ def is_open(server: McpServer) -> bool:
 
 
 async def closed(server: McpServer) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while is_open(server):  # noqa: ASYNC110 - another task's work
             await asyncio.sleep(0.01)
 

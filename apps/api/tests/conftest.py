@@ -18,7 +18,7 @@ def mock() -> Iterator[MockUpstream]:
 
 @pytest.fixture
 def http() -> Iterator[httpx2.Client]:
-    with hearing_client(timeout=30) as client:
+    with hearing_client(timeout=90) as client:
         yield client
 
 

@@ -13,7 +13,7 @@ def run_on_small_disk(folder: Path, megabytes: int, program: str, *arguments: st
     """Runs Python's ``program`` where ``folder`` is such a disk; skips where mounting is not allowed."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
     try:
-        subprocess.run([*OWN_MOUNTS, *mount], check=True, capture_output=True, timeout=20)
+        subprocess.run([*OWN_MOUNTS, *mount], check=True, capture_output=True, timeout=90)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"needs a mount namespace of its own, which this machine does not give: {error}")
     then = ["sh", "-c", f'{" ".join(mount[:-1])} "$0" && exec "$@"', str(folder)]

@@ -228,7 +228,7 @@ async def test_a_folder_of_before_is_opened_searched_and_brought_up_to_date(tmp_
     await library.start()
     told: dict[str, Any] = {"filter": {"year": {"$gte": 0}}, "top_k": 100}
     first = sorted(await texts(library, "passage", **told))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not columns_of(await (await database.reading("ann", "docs")).schema()).complete:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert 0 < len(first) < 80 and sorted(await texts(library, "passage", **told)) == first

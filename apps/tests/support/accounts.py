@@ -49,7 +49,7 @@ class Meter:
 
 
 async def written(ledger: Ledger) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while ledger.state().waiting:  # noqa: ASYNC110 - another task's work
             await asyncio.sleep(0.01)
 

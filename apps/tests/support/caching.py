@@ -64,7 +64,7 @@ class Cached:
 
     def ask(self, path: str = CHAT, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
         body = {"model": HEALTHY, **ZERO, **fields} if path == CHAT else fields
-        return httpx2.post(self.url + path, json=body, headers=headers or {}, timeout=30)
+        return httpx2.post(self.url + path, json=body, headers=headers or {}, timeout=90)
 
     def uses(self) -> list[str]:
         return [record.cache for record in self.books.closed]

@@ -39,7 +39,7 @@ class Load:
 
     def run(self) -> None:
         headers = {"Authorization": f"Bearer {self.key}"}
-        with hearing_client(timeout=10, headers=headers) as client:
+        with hearing_client(timeout=90, headers=headers) as client:
             while not self._stopped.is_set():
                 began = time.monotonic()
                 try:

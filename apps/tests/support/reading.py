@@ -68,7 +68,7 @@ def checked(body: Any, status: int) -> dict[str, Any]:
 
 def connect(url: str) -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=90)
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
@@ -109,3 +109,12 @@ def exchange(url: str, request: bytes) -> httpx2.Response:
         while len(body) < length:
             body += connection.recv(65536)
         return httpx2.Response(int(first.split()[1]), headers=headers, content=body[:length])
+
+
+def receipt_in(data: bytes) -> dict[str, object]:
+    """The receipt of a stream; it stands just before the last event."""
+    head, _, tail = data.partition(b": receipt ")
+    comment, _, rest = tail.partition(b"\n\n")
+    assert rest == b"data: [DONE]\n\n"
+    assert head.endswith(b"\n\n")
+    return dict(json.loads(comment))

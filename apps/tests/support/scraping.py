@@ -33,7 +33,7 @@ class Scrape:
 
 
 def scrape(url: str) -> Scrape:
-    with hearing_client(timeout=30) as client:
+    with hearing_client(timeout=90) as client:
         answer = client.get(f"{url}/metrics")
     assert answer.status_code == 200
     return Scrape(answer.text)

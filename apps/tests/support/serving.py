@@ -65,7 +65,7 @@ def serving(app: FastAPI) -> Iterator[str]:
             hear_metrics(url)
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(90)
             assert not thread.is_alive()
 
 

@@ -49,6 +49,6 @@ async def served(
     try:
         yield Call(server, client)
     finally:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(90):
             await client.aclose()
             await server.aclose()

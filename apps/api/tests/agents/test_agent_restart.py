@@ -33,7 +33,7 @@ def program(folder: Path) -> Iterator[str]:
             assert process.poll() is None
             assert time.monotonic() < end
             try:
-                if httpx2.get(f"{url}/health", trust_env=False).status_code == 200:
+                if httpx2.get(f"{url}/health", trust_env=False, timeout=90).status_code == 200:
                     break
             except httpx2.TransportError:
                 time.sleep(0.05)

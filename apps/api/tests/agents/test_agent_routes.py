@@ -205,7 +205,7 @@ def test_a_run_is_cancelled_in_the_middle_of_a_tool(http: httpx2.Client) -> None
     seen: dict[str, float] = {}
     answers: list[httpx2.Response] = []
     with serving_agents({"a": agent("wait")}, ScriptedModel(calling(("wait", {}))), waiting(seen)) as url:
-        with httpx2.stream("POST", f"{url}/agents/a/run?stream=true", json=ASK, trust_env=False) as stream:
+        with httpx2.stream("POST", f"{url}/agents/a/run?stream=true", json=ASK, trust_env=False, timeout=90) as stream:
             until(seen, "began")
             run_id = stream.headers["x-run-id"]
             cancelling = threading.Thread(target=lambda: answers.append(http.delete(f"{url}/agents/runs/{run_id}")))

@@ -14,9 +14,9 @@ import httpx2
 import pytest
 import yaml
 
-from apps.api.tests.v1.test_gateway_calls import until
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import environment
+from apps.tests.support.waiting import until
 
 PROGRAM = Path(__file__).parents[3] / "tests" / "support" / "mcp_stdio_server.py"
 ONE: dict[str, Any] = {"agents": {"one": {"model": "local", "tools": ["clock"]}}}
@@ -37,16 +37,18 @@ class Service:
         """Send the signal and wait for a line of the log behind what was there; what came since."""
         before = len(self.log.read_text())
         self.process.send_signal(signal.SIGHUP)
-        assert until(lambda: expect in self.log.read_text()[before:], 5), self.log.read_text()
+        assert until(lambda: expect in self.log.read_text()[before:]), self.log.read_text()
         time.sleep(0.1)
         return self.log.read_text()[before:]
 
     def models(self) -> set[str]:
-        listed = httpx2.get(f"{self.url}/v1/models", trust_env=False).json()["data"]
+        listed = httpx2.get(f"{self.url}/v1/models", trust_env=False, timeout=90).json()["data"]
         return {model["id"] for model in listed if model["id"].startswith("agent/")}
 
     def agents(self) -> list[str]:
-        return [agent["name"] for agent in httpx2.get(f"{self.url}/agents", trust_env=False).json()["agents"]]
+        return [
+            agent["name"] for agent in httpx2.get(f"{self.url}/agents", trust_env=False, timeout=90).json()["agents"]
+        ]
 
 
 @pytest.fixture
@@ -69,16 +71,16 @@ def service(tmp_path: Path) -> Iterator[Service]:
         )
     try:
         made = Service(process, f"http://127.0.0.1:{port}", file, log)
-        assert until(lambda: answers(made.url), 30), log.read_text()
+        assert until(lambda: answers(made.url)), log.read_text()
         yield made
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
 
 
 def answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health", trust_env=False).status_code == 200
+        return httpx2.get(f"{url}/health", trust_env=False, timeout=90).status_code == 200
     except httpx2.TransportError:
         return False
 
@@ -89,11 +91,11 @@ def test_a_new_file_is_in_force_at_once_wherever_agents_are_named(service: Servi
     log = service.hang_up("file of agents is in force")
     assert "2 agents, 0 MCP servers" in log
     assert (service.models(), service.agents()) == ({"agent/two", "agent/three"}, ["three", "two"])
-    gone = httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, trust_env=False)
+    gone = httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, trust_env=False, timeout=90)
     assert (gone.status_code, gone.json()["error"]["details"]["available"]) == (404, ["three", "two"])
     chat = {"model": "agent/one", "messages": [{"role": "user", "content": "x"}]}
-    assert httpx2.post(f"{service.url}/v1/chat/completions", json=chat, trust_env=False).status_code == 404
-    ready = httpx2.post(f"{service.url}/agents/two/run", json={"prompt": "x"}, trust_env=False)
+    assert httpx2.post(f"{service.url}/v1/chat/completions", json=chat, trust_env=False, timeout=90).status_code == 404
+    ready = httpx2.post(f"{service.url}/agents/two/run", json={"prompt": "x"}, trust_env=False, timeout=90)
     assert ready.json()["error"]["code"] == "MODEL_UNAVAILABLE"  # it is asked: only the local model is not there
 
 
@@ -128,19 +130,19 @@ def test_reloading_again_and_again_leaks_nothing(service: Service) -> None:
         # every other file has another server, so that one is connected to and closed each time
         service.write({"agents": agents, "mcp_servers": {"s": {**server, "call_seconds": 10 + number % 2}}})
         service.hang_up("file of agents is in force")
-        httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, trust_env=False, timeout=30)
+        httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, trust_env=False, timeout=90)
 
     for number in range(3):
         reload_and_ask(number)
-    assert until(lambda: len(children(service)) == 1, 10)
+    assert until(lambda: len(children(service)) == 1)
     before = len(list(handles.iterdir()))
     for number in range(3, 11):
         reload_and_ask(number)
-    assert until(lambda: len(children(service)) == 1, 10)
-    assert until(lambda: len(list(handles.iterdir())) <= before + 2, 5)
+    assert until(lambda: len(children(service)) == 1)
+    assert until(lambda: len(list(handles.iterdir())) <= before + 2)
     service.write(ONE)
     service.hang_up("1 agents, 0 MCP servers")
-    assert until(lambda: not children(service), 10)
+    assert until(lambda: not children(service))
     assert "sk-do-not-tell-anybody" not in service.log.read_text()
 
 

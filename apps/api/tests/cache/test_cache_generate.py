@@ -9,7 +9,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.tests.v1.test_gateway_calls import until
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.ports import Readiness
@@ -17,6 +16,7 @@ from apps.models.scripted import ScriptedModel
 from apps.tests.support.caching import CHAT, Cached, caching
 from apps.tests.support.reading import read_events
 from apps.tests.support.serving import serving_models
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 STEPS = [Delta("one", model="m"), Delta(" two\n"), Delta("\rthree"), Delta(finish_reason="stop", usage=Usage(3, 2, 1))]
@@ -43,7 +43,7 @@ def test_the_second_answer_comes_from_the_cache_in_the_same_bytes(
     assert (first.content, len(model.requests)) == (second.content, 1)
     assert [first.headers["X-Cache"], second.headers["X-Cache"]] == ["miss", "hit"]
     assert (second.headers["Age"], second.headers["X-Model"]) == ("0", "m")
-    assert until(lambda: cached.uses() == ["miss", "hit"], 1)
+    assert until(lambda: cached.uses() == ["miss", "hit"])
 
 
 def test_a_stream_is_answered_from_a_whole_answer_and_back(cached: Cached, model: ScriptedModel) -> None:
@@ -81,7 +81,9 @@ def test_wishes_are_heard_and_a_wrong_one_is_refused(cached: Cached, model: Scri
 
 def test_without_a_cache_the_routes_say_nothing_of_one() -> None:
     with serving_models() as url:
-        answer = httpx2.post(f"{url}/local/generate", json={"prompt": "hi"}, headers={"X-Cache-TTL": "never"})
+        answer = httpx2.post(
+            f"{url}/local/generate", json={"prompt": "hi"}, headers={"X-Cache-TTL": "never"}, timeout=90
+        )
         assert answer.status_code == 200
         assert "X-Cache" not in answer.headers
 
@@ -148,7 +150,7 @@ def test_another_wording_is_answered_with_its_score_for_a_key_that_asks_for_it(a
     assert near.headers["X-Cache"] == "semantic"
     assert 0.7 <= float(near.headers["X-Cache-Score"]) < 1
     assert near.headers["Age"] == "0"
-    assert until(lambda: alike.uses() == ["miss", "semantic"], 1)
+    assert until(lambda: alike.uses() == ["miss", "semantic"])
     assert say(alike, "explain the python language", least="").headers["X-Cache"] == "miss"
     exact = say(alike, "please explain the python language")
     assert exact.headers["X-Cache"] == "hit"
@@ -186,7 +188,7 @@ def test_on_v1_only_the_last_user_message_may_differ(stream: bool, alike: Cached
 
 @pytest.mark.parametrize("path", ["/generate", "/local/generate", "/v1/chat/completions", "/v1/embeddings"])
 def test_the_page_documents_the_headers_in_both_directions(path: str, cached: Cached) -> None:
-    page = httpx2.get(f"{cached.url}/openapi.json").json()
+    page = httpx2.get(f"{cached.url}/openapi.json", timeout=90).json()
     operation = page["paths"][path]["post"]
     asked = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"}
     assert {"Cache-Control", "X-Cache-TTL"} <= asked

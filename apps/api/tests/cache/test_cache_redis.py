@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 
-from apps.api.tests.v1.test_gateway_calls import until
 from apps.cache.store import PREFIX
 from apps.tests.support.caching import Cached, caching
 from apps.tests.support.redis_server import RedisServer, needs_redis, redis_server, start_redis
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 pytestmark = needs_redis
@@ -53,7 +53,7 @@ def again(server: RedisServer, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def recovers(cached: Cached, number: int, seconds: float = 10) -> bool:
-    return until(lambda: use(cached, number) == "hit", seconds)
+    return until(lambda: use(cached, number) == "hit")
 
 
 def test_two_apps_share_what_one_has_answered(cached: Cached, redis: RedisServer, mock: MockUpstream) -> None:
@@ -87,7 +87,7 @@ def test_a_poisoned_pickle_is_a_miss_and_not_executed(cached: Cached, redis: Red
         for poison in (pickle.dumps(Bomb(tmp_path / "executed")), b"bytes:" + kept, b"123", b"", kept[:-1]):
             client.set(key, poison)
             assert use(cached) == "miss"
-            assert until(lambda: client.get(key).startswith(b"answer1"), 1)
+            assert until(lambda: client.get(key).startswith(b"answer1"))
     assert not (tmp_path / "executed").exists()
     assert cached.cache.counts.corrupt >= 4
 
@@ -95,10 +95,10 @@ def test_a_poisoned_pickle_is_a_miss_and_not_executed(cached: Cached, redis: Red
 def test_an_answer_under_another_ones_key_is_not_given(cached: Cached, redis: RedisServer) -> None:
     use(cached, tenant="a")
     with Redis.from_url(redis.url) as client:
-        assert until(lambda: len(client.keys()) == 1, 1)
+        assert until(lambda: len(client.keys()) == 1)
         (mine,) = client.keys()
         use(cached, tenant="b")
-        assert until(lambda: len(client.keys()) == 2, 1)
+        assert until(lambda: len(client.keys()) == 2)
         (theirs,) = set(client.keys()) - {mine}
         # as if a connection had mixed two replies up
         client.set(theirs, client.get(mine))

@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.tests.v1.test_gateway_calls import receipt_in, until
 from apps.tests.support.caching import CHAT, ZERO, Cached, caching
-from apps.tests.support.reading import connect, post
+from apps.tests.support.reading import connect, post, receipt_in
 from apps.tests.support.routing import ASK, HEALTHY, name, provider, routing_file
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -60,7 +60,7 @@ def test_the_second_answer_is_the_first_one_byte_by_byte_but_for_its_receipt(
     else:
         assert first.content == second.content
         assert first.headers["X-Prompt-Tokens"] == second.headers["X-Prompt-Tokens"]
-    assert until(lambda: cached.uses() == ["miss", "hit"], 1)
+    assert until(lambda: cached.uses() == ["miss", "hit"])
     paid, free = cached.books.closed
     assert (free.cost, free.outcome, free.attempts, free.estimated_tokens) == (0.0, "ok", 0, 0)
     assert (free.model, free.provider) == (paid.model, paid.provider)
@@ -76,7 +76,7 @@ def test_what_the_answer_had_cost_is_saved(mock: MockUpstream, tmp_path: Path) -
     with caching(gateway_config=routing_file(tmp_path, content)) as cached:
         paid, free = cached.ask(), cached.ask()
         assert float(paid.headers["X-Cost-USD"]) > 0 == float(free.headers["X-Cost-USD"])
-        assert until(lambda: cached.uses() == ["miss", "hit"], 1)
+        assert until(lambda: cached.uses() == ["miss", "hit"])
         assert cached.books.closed[1].saved == cached.books.closed[0].cost
         assert cached.books.closed[0].saved == 0
 
@@ -97,15 +97,15 @@ def test_what_the_answer_had_cost_is_saved(mock: MockUpstream, tmp_path: Path) -
     ],
 )
 def test_only_deterministic_calls_are_cached(path: str, body: dict[str, Any], hit: bool, cached: Cached) -> None:
-    answers = [httpx2.post(cached.url + path, json=body, timeout=30) for _ in range(2)]
+    answers = [httpx2.post(cached.url + path, json=body, timeout=90) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert [answer.headers["X-Cache"] for answer in answers] == ["miss", "hit" if hit else "miss"]
-    assert until(lambda: cached.uses() == (["miss", "hit"] if hit else ["off", "off"]), 1)
+    assert until(lambda: cached.uses() == (["miss", "hit"] if hit else ["off", "off"]))
 
 
 def test_a_response_streams_from_the_cache_too(cached: Cached, mock: MockUpstream) -> None:
     body = {"model": HEALTHY, "input": "x", "temperature": 0, "stream": True}
-    first, second = (httpx2.post(f"{cached.url}/v1/responses", json=body, timeout=30) for _ in range(2))
+    first, second = (httpx2.post(f"{cached.url}/v1/responses", json=body, timeout=90) for _ in range(2))
     assert (second.headers["X-Cache"], requests(mock)) == ("hit", 1)
     assert without_receipt(first.content) == without_receipt(second.content)
 
@@ -118,7 +118,10 @@ def test_other_spellings_of_a_body_are_the_same_question(cached: Cached, mock: M
         b'"max_tokens":5.0,"stream":false}',
     ]
     headers = {"Content-Type": "application/json"}
-    uses = [httpx2.post(cached.url + CHAT, content=body, headers=headers).headers["X-Cache"] for body in spellings]
+    uses = [
+        httpx2.post(cached.url + CHAT, content=body, headers=headers, timeout=90).headers["X-Cache"]
+        for body in spellings
+    ]
     assert (uses, requests(mock)) == (["miss", "hit", "hit"], 1)
 
 
@@ -143,7 +146,7 @@ def test_no_cache_and_no_store(cached: Cached, mock: MockUpstream) -> None:
     assert [ask("no-cache"), ask("")] == ["miss", "hit"]
     assert [ask("No-Store, max-age=0"), ask("")] == ["miss", "hit"]
     assert requests(mock) == 4
-    assert until(lambda: cached.uses() == ["off", "miss", "miss", "hit", "off", "hit"], 1)
+    assert until(lambda: cached.uses() == ["off", "miss", "miss", "hit", "off", "hit"])
 
 
 def test_a_caller_may_ask_for_what_is_not_deterministic_for_so_many_seconds(cached: Cached, mock: MockUpstream) -> None:
@@ -198,7 +201,7 @@ def test_fifty_callers_at_the_same_time_are_one_call_of_the_upstream(
     assert sorted(answer.headers["X-Cache"] for answer in answers) == ["hit"] * 49 + ["miss"]
     bodies = {without_receipt(answer.content) if stream else answer.content for answer in answers}
     assert len(bodies) == 1
-    assert until(lambda: sorted(cached.uses()) == ["hit"] * 49 + ["miss"], 1)
+    assert until(lambda: sorted(cached.uses()) == ["hit"] * 49 + ["miss"])
 
 
 def test_other_tenants_are_not_joined(cached: Cached, mock: MockUpstream) -> None:
@@ -219,11 +222,11 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
 ) -> None:
     first = connect(cached.url)
     first.sendall(post(CHAT, json.dumps({"model": "slow-300", **ZERO, "stream": stream}).encode()))
-    assert until(lambda: mock.stats()["open"] == 1, 2)
+    assert until(lambda: mock.stats()["open"] == 1)
     answers: list[httpx2.Response] = []
     second = threading.Thread(target=lambda: answers.append(cached.ask(model="slow-300", stream=stream)))
     second.start()
-    assert until(lambda: cached.cache.counts.joined == 1, 2)
+    assert until(lambda: cached.cache.counts.joined == 1)
     first.close()
     second.join()
     assert (answers[0].status_code, requests(mock)) == (200, 1)
@@ -237,9 +240,9 @@ def test_when_everyone_has_left_the_call_is_given_up_and_not_kept(
 ) -> None:
     with connect(cached.url) as alone:
         alone.sendall(post(CHAT, json.dumps({"model": "slow-300", **ZERO, "stream": stream}).encode()))
-        assert until(lambda: mock.stats()["open"] == 1, 2)
-    assert until(lambda: mock.stats()["open"] == 0, 1)
-    assert until(lambda: [record.outcome for record in cached.books.closed] == ["CLIENT_GONE"], 1)
+        assert until(lambda: mock.stats()["open"] == 1)
+    assert until(lambda: mock.stats()["open"] == 0)
+    assert until(lambda: [record.outcome for record in cached.books.closed] == ["CLIENT_GONE"])
     assert cached.ask(model="slow-300", stream=stream).headers["X-Cache"] == "miss"
 
 
@@ -257,7 +260,7 @@ def test_a_joined_callers_deadline_is_its_own(cached: Cached, mock: MockUpstream
     patient: list[httpx2.Response] = []
     thread = threading.Thread(target=lambda: patient.append(cached.ask(model="slow-500")))
     thread.start()
-    assert until(lambda: mock.stats()["open"] == 1, 2)
+    assert until(lambda: mock.stats()["open"] == 1)
     hasty = cached.ask(model="slow-500", headers={"X-Deadline-Ms": "50"})
     thread.join()
     assert (hasty.status_code, patient[0].status_code, requests(mock)) == (504, 200, 1)
@@ -318,15 +321,15 @@ def test_a_reload_invalidates_what_the_old_file_answered(mock: MockUpstream, tmp
         await asyncio.sleep(0)
 
     def ask() -> tuple[str, str]:
-        answer = httpx2.post(url + CHAT, json={"model": "chat", **ZERO}, timeout=30)
+        answer = httpx2.post(url + CHAT, json={"model": "chat", **ZERO}, timeout=90)
         return answer.headers["X-Cache"], answer.headers["X-Model"]
 
     with serving(app) as url:
         assert [ask(), ask()] == [("miss", "echo"), ("hit", "echo")]
-        httpx2.post(f"{url}/reload")
+        httpx2.post(f"{url}/reload", timeout=90)
         assert ask() == ("hit", "echo")
         routing_file(tmp_path, content(HEALTHY))
-        httpx2.post(f"{url}/reload")
+        httpx2.post(f"{url}/reload", timeout=90)
         assert [ask(), ask()] == [("miss", HEALTHY), ("hit", HEALTHY)]
 
 

@@ -1,4 +1,4 @@
-"""Clients that leave: what worked for them stops within a second, and nothing of them is left behind."""
+"""Clients that leave: what worked for them stops, and nothing of them is left behind."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -18,6 +18,7 @@ from apps.models.scripted import ScriptedModel, Step
 from apps.operations.engines import POOL_SIZE
 from apps.tests.support.reading import ask, connect, read_events
 from apps.tests.support.serving import serving_models, upstream_at
+from apps.tests.support.waiting import HANG_SECONDS, until
 from eval.mock_upstream import MockUpstream
 
 CLIENTS = 100
@@ -34,12 +35,12 @@ class WatchedModel(ScriptedModel):
 
 
 def dripping(request: ChatRequest) -> list[Step]:
-    """An answer of four seconds; a prompt of "quiet" says nothing before its end."""
+    """An answer of an hour; a prompt of "quiet" says nothing before its end."""
     prompt = request.messages[0].content
     if prompt == "warm":
         return [Delta(finish_reason="stop")]
     words: list[Step] = [Delta("word "), 0.02]
-    return [10.0] if prompt == "quiet" else [*words * 200, Delta(finish_reason="stop")]
+    return [3600.0] if prompt == "quiet" else [*words * 180_000, Delta(finish_reason="stop")]
 
 
 @pytest.fixture
@@ -49,17 +50,8 @@ def model() -> WatchedModel:
 
 @pytest.fixture
 def url(mock: MockUpstream, model: WatchedModel) -> Iterator[str]:
-    with serving_models(local=model, **upstream_at(mock.base_url, read_timeout=20)) as base:
+    with serving_models(local=model, **upstream_at(mock.base_url, read_timeout=3600)) as base:
         yield base
-
-
-def until(reached: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if reached():
-            return True
-        time.sleep(0.01)
-    return reached()
 
 
 def descriptors() -> int:
@@ -73,18 +65,22 @@ def leave(connection: socket.socket) -> None:
     connection.close()
 
 
-def call_and_leave(url: str, request: bytes) -> None:
+def call_and_leave(url: str, request: bytes, begun: threading.Event | None) -> None:
+    """Leave when ``begun`` is set, or at a random time."""
     connection = connect(url)
     connection.sendall(request)
-    time.sleep(random.random() * LONGEST_WAIT)
+    if begun:
+        assert begun.wait(HANG_SECONDS)
+    else:
+        time.sleep(random.random() * LONGEST_WAIT)
     leave(connection)
 
 
 def calls() -> list[bytes]:
     """Every kind of call, a quarter each: both models, streamed and not."""
     kinds = [
-        ask("/generate?stream=true", model="slow-200"),
-        ask("/generate", model="slow-200"),
+        ask("/generate?stream=true", model="slow-3600000"),
+        ask("/generate", model="slow-3600000"),
         ask("/generate?stream=true", model="fault-hang"),
         ask("/generate", model="fault-hang"),
         ask("/local/generate?stream=true"),
@@ -107,35 +103,38 @@ def resting(loop: asyncio.AbstractEventLoop) -> int:
 def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
     url: str, mock: MockUpstream, model: WatchedModel
 ) -> None:
-    with httpx2.Client(trust_env=False) as warm:
+    with httpx2.Client(trust_env=False, timeout=90) as warm:
         warm.post(f"{url}/generate", json={"prompt": "hi"})
-        warm.post(f"{url}/local/generate?stream=true", json={"prompt": "warm"}, timeout=30)
+        warm.post(f"{url}/local/generate?stream=true", json={"prompt": "warm"}, timeout=90)
     tasks = resting(model.loop)
     mock.reset()
     before = descriptors(), threading.active_count()
-    clients = [threading.Thread(target=call_and_leave, args=(url, request)) for request in calls()]
+    begun = threading.Event()
+    clients = [
+        threading.Thread(target=call_and_leave, args=(url, request, begun if number % 3 else None))
+        for number, request in enumerate(calls())
+    ]
     for client in clients:
         client.start()
+    assert until(lambda: len(model.requests) > CLIENTS // 4 and mock.stats()["open"] > CLIENTS // 4)
+    begun.set()
     for client in clients:
         client.join()
-    assert until(lambda: model.open == 0 and mock.stats()["open"] == 0, 1)
-    assert until(lambda: len(asyncio.all_tasks(model.loop)) <= tasks, 1)
+    assert until(lambda: model.open == 0 and mock.stats()["open"] == 0)
+    assert until(lambda: len(asyncio.all_tasks(model.loop)) <= tasks)
     # connections of the database's pool stay open: each has a thread, and three files
     most = before[0] + 3 * POOL_SIZE, before[1] + POOL_SIZE
-    assert until(lambda: descriptors() <= most[0] and threading.active_count() <= most[1], 1)
-    assert len(model.requests) > CLIENTS // 4
+    assert until(lambda: descriptors() <= most[0] and threading.active_count() <= most[1])
     assert mock.stats()["aborted"] > CLIENTS // 4
 
 
 @pytest.mark.parametrize("path", ["/local/generate", "/local/generate?stream=true"])
 @pytest.mark.parametrize("prompt", ["hi", "quiet"])
-def test_one_client_that_leaves_ends_its_work_within_a_second(
-    path: str, prompt: str, url: str, model: WatchedModel
-) -> None:
+def test_one_client_that_leaves_ends_its_work(path: str, prompt: str, url: str, model: WatchedModel) -> None:
     with connect(url) as connection:
         connection.sendall(ask(path, prompt))
-        assert until(lambda: model.open == 1, 2)
-    assert until(lambda: model.open == 0, 1)
+        assert until(lambda: model.open == 1)
+    assert until(lambda: model.open == 0)
 
 
 def test_a_client_that_leaves_with_half_a_body_sent_is_no_crash(
@@ -145,7 +144,7 @@ def test_a_client_that_leaves_with_half_a_body_sent_is_no_crash(
     with connect(url) as connection:
         connection.sendall(ask("/local/generate")[:-5])
         time.sleep(0.1)
-    assert until(lambda: any("/local/generate" in record.getMessage() for record in caplog.records), 2)
+    assert until(lambda: any("/local/generate" in record.getMessage() for record in caplog.records))
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
     assert model.requests == []
 
@@ -173,11 +172,11 @@ def test_slow_readers_are_bounded_in_memory() -> None:
             client = connect(url)
             client.sendall(ask("/local/generate?stream=true", str(number)))
             clients.append(client)
-        assert until(lambda: len(model.requests) == len(scripts), 5)
-        assert until(lambda: stopped(scripts), 10)
+        assert until(lambda: len(model.requests) == len(scripts))
+        assert until(lambda: stopped(scripts))
         for client in clients:
             client.close()
-        assert until(lambda: model.open == 0, 1)
+        assert until(lambda: model.open == 0)
     # what one connection holds: the kernel's buffers of both sides, and uvicorn's 64 KiB
     assert max(script.taken for script in scripts) * 8192 < 32 * 1024 * 1024
 
@@ -190,7 +189,7 @@ def stopped(scripts: list[Endless]) -> bool:
 
 def test_calls_at_the_same_time_get_their_own_answers(url: str) -> None:
     async def at_once() -> list[str]:
-        async with httpx2.AsyncClient(timeout=30, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=90, trust_env=False) as client:
 
             async def one(number: int) -> str:
                 body = {"prompt": f"number {number}", "model": "echo"}

@@ -6,18 +6,16 @@ Never a 200 that hides a cut, and exactly as many calls of the upstream as the c
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import pytest
 
 from apps.models.upstream_key import OPENAI_URL
+from apps.tests.support.faults import FAULTS, READ_TIMEOUT, Fault
 from apps.tests.support.reading import JSON, checked, envelope, read_events
 from apps.tests.support.serving import serving_models, upstream_at
 from eval.mock_upstream import MockUpstream
-
-READ_TIMEOUT = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -26,48 +24,6 @@ def url(mock: MockUpstream) -> Iterator[str]:
         yield base
 
 
-@dataclass(frozen=True)
-class Fault:
-    """How a fault ends: the status and the code of what the caller sees, and the calls of the upstream.
-
-    ``begun``: it strikes after the first delta, so that a streamed answer is a 200 with an error event.
-    """
-
-    model: str
-    status: int
-    code: str
-    calls: int
-    begun: bool = False
-    details: tuple[tuple[str, Any], ...] = ()
-
-
-ATTEMPTS = ("attempts", 3)
-FAULTS = [
-    *[
-        Fault(f"fault-{status}", 502, "UPSTREAM_ERROR", 1, details=(("upstream_status", status),))
-        for status in (400, 401, 403, 404, 408, 409, 422)
-    ],
-    *[
-        Fault(
-            f"fault-{status}",
-            500,
-            "INTERNAL_ERROR",
-            3,
-            details=(ATTEMPTS, ("upstream_status", status), ("cause", f"the upstream answered {status}")),
-        )
-        for status in (500, 502, 503, 504, 529)
-    ],
-    Fault("fault-429", 429, "RATE_LIMIT_EXCEEDED", 1, details=(("source", "upstream"),)),
-    Fault("fault-hang", 504, "TIMEOUT", 3, details=(ATTEMPTS, ("cause", "timeout"))),
-    Fault("fault-rst", 500, "INTERNAL_ERROR", 3, details=(ATTEMPTS, ("cause", "network error"))),
-    Fault("fault-200error", 502, "UPSTREAM_ERROR", 1, details=(("upstream_status", 200),)),
-    Fault("flaky-5", 500, "INTERNAL_ERROR", 3, details=(ATTEMPTS,)),
-    Fault("fault-cut", 502, "UPSTREAM_ERROR", 1, begun=True, details=(("upstream_status", 200),)),
-    Fault("fault-stall", 504, "TIMEOUT", 1, begun=True, details=(("cause", "timeout"),)),
-    Fault("fault-badjson", 502, "UPSTREAM_ERROR", 1, begun=True, details=(("upstream_status", 200),)),
-    Fault("fault-error", 502, "UPSTREAM_ERROR", 1, begun=True, details=(("upstream_status", 200),)),
-    Fault("fault-nofinish", 502, "UPSTREAM_ERROR", 1, begun=True, details=(("upstream_status", 200),)),
-]
 DEADLINE = 3 * READ_TIMEOUT + 5
 
 

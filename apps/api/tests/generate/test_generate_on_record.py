@@ -6,13 +6,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from apps.api.tests.v1.test_gateway_calls import until
 from apps.core.calls import CallRecord
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.caching import Cached, caching
 from apps.tests.support.routing import HEALTHY, provider, routing_file
 from apps.tests.support.scraping import scrape
 from apps.tests.support.serving import serving_models
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 both_ways = pytest.mark.parametrize("query", ["", "?stream=true"], ids=["whole", "streamed"])
@@ -46,7 +46,7 @@ def routed(mock: MockUpstream, tmp_path: Path) -> Iterator[Cached]:
 
 def closed(cached: Cached, number: int = 1) -> CallRecord:
     """The record of the call of this number, which has ended."""
-    assert until(lambda: len(cached.books.closed) >= number, 5)
+    assert until(lambda: len(cached.books.closed) >= number)
     return cached.books.closed[number - 1]
 
 
@@ -108,6 +108,6 @@ def test_the_local_model_is_a_provider_too(query: str, plain: Cached) -> None:
 def test_metrics_know_the_local_model_also_where_the_routing_file_does_not(mock: MockUpstream, tmp_path: Path) -> None:
     file = routing_file(tmp_path, {"providers": {"first": provider(mock.base_url)}, "default_provider": "first"})
     with serving_models(local=ScriptedModel(saying("hi"), name="tiny"), gateway_config=file) as url:
-        assert httpx2.post(f"{url}/local/generate", json={"prompt": "hi"}).status_code == 200
-        assert until(lambda: scrape(url).sum("genai_calls_total", route="/local/generate", provider="local") == 1, 2)
+        assert httpx2.post(f"{url}/local/generate", json={"prompt": "hi"}, timeout=90).status_code == 200
+        assert until(lambda: scrape(url).sum("genai_calls_total", route="/local/generate", provider="local") == 1)
         assert scrape(url).sum("genai_call_attempts_total", provider="local") == 1

@@ -6,14 +6,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from apps.api.tests.generate.test_disconnects import until
-from apps.api.tests.generate.test_faults import FAULTS
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, error_classes
 from apps.models.scripted import ScriptedModel
+from apps.tests.support.faults import FAULTS
 from apps.tests.support.processes import COMMANDS, running
 from apps.tests.support.reading import checked, envelope, exchange, read_events
 from apps.tests.support.serving import serving_models
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 BODY = {"prompt": "hi"}
@@ -68,7 +68,7 @@ def test_no_fault_tells_a_secret_in_an_answer_or_in_the_log(
                 said += f"{answer.headers}{answer.text}"
         said += http.get(f"{service.url}/ready").text
         calls = 2 * (len(FAULTS) + 1)
-        assert until(lambda: service.log.read_text().count("POST /generate") == calls, 2)
+        assert until(lambda: service.log.read_text().count("POST /generate") == calls)
     log = service.log.read_text()
     for secret in (KEY, PASSWORD, f"127.0.0.1:{mock.port}"):
         assert secret not in said

@@ -11,11 +11,11 @@ from apps.api.src.application import create_app
 from apps.api.src.auth.caller import SCOPE_KEY
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
-from apps.api.tests.generate.test_disconnects import until
 from apps.core.callers import Caller
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.reading import exchange, post
 from apps.tests.support.serving import serving, serving_models, settings
+from apps.tests.support.waiting import until
 
 BODY = {"prompt": "hi"}
 
@@ -54,7 +54,7 @@ def test_each_request_is_one_line_with_its_id(url: str, http: httpx2.Client, cap
     caplog.set_level("INFO", logger="apps.access")
     http.post(f"{url}/generate?x=secret", json=BODY)
     http.get(f"{url}/no/such%0d%0aroute")
-    assert until(lambda: len(caplog.records) == 2, 2)  # a line is written when its answer is out
+    assert until(lambda: len(caplog.records) == 2)  # a line is written when its answer is out
     lines = [record.getMessage() for record in caplog.records]
     assert [re.sub(r"[\d.]+ms", "", line) for line in lines] == ["POST /generate 200 ", "GET /no/such%0d%0aroute 404 "]
 
@@ -80,7 +80,7 @@ def test_a_line_says_whose_key_it_was_and_what_the_model_did(
     with serving(app) as base:
         http.post(f"{base}/generate", json=BODY)
         http.get(f"{base}/v1/models/secret")
-        assert until(lambda: len(caplog.records) == 2, 2)
+        assert until(lambda: len(caplog.records) == 2)
         lines: list[Any] = [record.msg for record in caplog.records]
     assert [line.key_id for line in lines] == ["key-7", "key-7"]
     assert dict(lines[0].told_by_calls())["model"] == "scripted"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.api.tests.generate.test_disconnects import until
 from apps.tests.support.processes import COMMANDS, Running, running
 from apps.tests.support.reading import ask, checked, connect, read_events, read_to_end
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 GRACE = 1.5
@@ -69,10 +69,10 @@ def test_everything_at_once(service: Running, upstream: MockUpstream) -> None:
         idle = connect(service.url)
         stalled = connect(service.url)
         stalled.sendall(ask("/generate?stream=true", model="slow-100"))
-        assert until(lambda: upstream.stats()["requests"] == 7, 10)
+        assert until(lambda: upstream.stats()["requests"] == 7)
         time.sleep(0.3)
         since = service.terminate()
-        assert until(lambda: refused(service.url), 1)
+        assert until(lambda: refused(service.url))
         took = service.gone_after(since, AT_MOST)
         assert GRACE <= took <= AT_MOST
         assert idle.recv(1) == b""
@@ -86,7 +86,7 @@ def test_everything_at_once(service: Running, upstream: MockUpstream) -> None:
             assert_says_goodbye(answer.result())
     idle.close()
     stalled.close()
-    assert until(lambda: upstream.stats()["open"] == 0, 1)
+    assert until(lambda: upstream.stats()["open"] == 0)
     assert "Traceback" not in service.log.read_text()
 
 

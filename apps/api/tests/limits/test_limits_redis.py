@@ -28,7 +28,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 def load(url: str, seconds: float, most: int = 1_000_000) -> Seen:
     """Statuses and times of calls one after the other."""
     seen: Seen = []
-    with hearing_client(timeout=30) as client:
+    with hearing_client(timeout=90) as client:
         end = time.monotonic() + seconds
         while time.monotonic() < end and len(seen) < most:
             began = time.monotonic()

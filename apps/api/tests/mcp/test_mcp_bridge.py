@@ -47,7 +47,7 @@ def test_a_service_that_is_not_there_is_told_in_one_line() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             stdin=subprocess.DEVNULL,
         )
     )

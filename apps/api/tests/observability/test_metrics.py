@@ -22,7 +22,6 @@ from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.metrics.loop_lag import LoopLag
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
-from apps.api.tests.generate.test_disconnects import until
 from apps.core.callers import ANONYMOUS
 from apps.core.calls import CallRecord, Usage
 from apps.core.deltas import Delta
@@ -34,6 +33,7 @@ from apps.tests.support.reading import ask, connect, read_to_end
 from apps.tests.support.routing import ASK, name, provider, routing_file
 from apps.tests.support.scraping import Scrape, scrape
 from apps.tests.support.serving import serving_models, settings
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 CALLS = 200
@@ -80,7 +80,7 @@ def test_counters_are_exact_under_concurrent_calls_of_which_some_fail_and_some_l
     random.shuffle(work)
     with ThreadPoolExecutor(CALLS) as pool:
         list(pool.map(lambda call: call(), work))
-    assert until(lambda: scrape(url).sum("genai_http_requests_total", route="/local/generate") == CALLS, 10)
+    assert until(lambda: scrape(url).sum("genai_http_requests_total", route="/local/generate") == CALLS)
     seen = scrape(url)
     calls = {
         outcome: seen.sum("genai_calls_total", route="/local/generate", model="scripted", outcome=outcome)
@@ -266,7 +266,10 @@ def test_the_gateway_tells_its_breakers_budgets_and_places(mock: MockUpstream, t
             "models": {"sick": name("fault-500"), "well": name("gpt-4o-mini")},
         },
     )
-    with serving_models(gateway_config=file, retry_backoff=0) as base, httpx2.Client(trust_env=False) as http:
+    with (
+        serving_models(gateway_config=file, retry_backoff=0) as base,
+        httpx2.Client(trust_env=False, timeout=90) as http,
+    ):
         for _ in range(12):
             assert http.post(f"{base}/v1/chat/completions", json={"model": "sick", **ASK}).status_code >= 500
         assert http.post(f"{base}/v1/chat/completions", json={"model": "well", **ASK}).status_code == 200

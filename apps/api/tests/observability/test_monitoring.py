@@ -61,7 +61,10 @@ def seen(mock: MockUpstream) -> Iterator[Scrape]:
         # the numbers of shared limits are there, and nobody shares them
         rate_limit_storage="redis://127.0.0.1:1",
     )
-    with serving(create_app(configured, build_services(configured))) as url, httpx2.Client(trust_env=False) as http:
+    with (
+        serving(create_app(configured, build_services(configured))) as url,
+        httpx2.Client(trust_env=False, timeout=90) as http,
+    ):
         for stream in (True, False):
             body = {"model": "gpt-4o-mini", "stream": stream, "stream_options": {"include_usage": True}, **ASK}
             assert http.post(f"{url}/v1/chat/completions", json=body).status_code == 200

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from apps.api.src.observability.tracing import open_tracing
-from apps.api.tests.generate.test_disconnects import until
 from apps.tests.support.collector import Collector, Upstream, collector, upstream
 from apps.tests.support.processes import Running, running
 from apps.tests.support.serving import settings
+from apps.tests.support.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -55,7 +55,7 @@ def test_a_call_is_a_span_in_its_callers_trace(
 ) -> None:
     taken, asked = ends
     assert ask(http, service.url, "gpt-4o-mini").status_code == 200
-    assert until(lambda: bool(taken.named("chat gpt-4o-mini")), 5)
+    assert until(lambda: bool(taken.named("chat gpt-4o-mini")))
     (call,) = taken.named("chat gpt-4o-mini")
     (request,) = [span for span in taken.named("POST /v1/chat/completions") if span.id == call.parent]
     assert (request.trace, request.parent, request.kind) == (TRACE, PARENT, SERVER)
@@ -82,7 +82,7 @@ def test_a_stream_by_way_of_the_sdk_is_traced_to_its_upstream_too(
     body = {"prompt": "hi", "model": "by-the-sdk"}
     answer = http.post(f"{service.url}/generate?stream=true", json=body, headers={"traceparent": TRACEPARENT})
     assert "event: done" in answer.text
-    assert until(lambda: bool(taken.named("chat by-the-sdk")), 5)
+    assert until(lambda: bool(taken.named("chat by-the-sdk")))
     (call,) = taken.named("chat by-the-sdk")
     assert asked.headers[-1]["traceparent"] == f"00-{TRACE}-{call.id}-01"
     assert call.attributes["gen_ai.response.time_to_first_chunk"] > 0
@@ -93,7 +93,7 @@ def test_a_call_that_fails_is_a_span_that_failed(
 ) -> None:
     taken, _ = ends
     assert ask(http, service.url, "fault").status_code == 502
-    assert until(lambda: bool(taken.named("chat fault")), 5)
+    assert until(lambda: bool(taken.named("chat fault")))
     (call,) = taken.named("chat fault")
     assert call.failed
     assert call.attributes["error.type"] == "UPSTREAM_ERROR"
@@ -105,8 +105,8 @@ def test_metrics_have_the_names_of_the_conventions_and_labels_of_a_bounded_set(
     taken, _ = ends
     assert ask(http, service.url, "made-up-by-a-caller").status_code == 200
     wanted = {"gen_ai.client.operation.duration", "gen_ai.client.token.usage", "http.server.request.duration"}
-    assert until(lambda: wanted <= set(taken.points), 5)
-    assert until(lambda: any(p.get("gen_ai.request.model") == "other" for p in points_of(taken)), 5)
+    assert until(lambda: wanted <= set(taken.points))
+    assert until(lambda: any(p.get("gen_ai.request.model") == "other" for p in points_of(taken)))
     assert not [point for point in points_of(taken) if "made-up-by-a-caller" in str(point)]
     kinds = {point["gen_ai.token.type"] for point in taken.points["gen_ai.client.token.usage"]}
     assert kinds == {"input", "output"}
@@ -118,7 +118,7 @@ def points_of(taken: Collector) -> list[dict[str, object]]:
 
 def test_a_line_of_the_access_log_names_its_trace(service: Running, http: httpx2.Client) -> None:
     ask(http, service.url, "gpt-4o-mini")
-    assert until(lambda: f"trace_id={TRACE}" in service.log.read_text(), 2)
+    assert until(lambda: f"trace_id={TRACE}" in service.log.read_text())
 
 
 def test_health_checks_and_scrapes_are_no_traces(
@@ -128,7 +128,7 @@ def test_health_checks_and_scrapes_are_no_traces(
     for path in ("/metrics", "/health", "/ready"):
         http.get(service.url + path)
     ask(http, service.url, "last")
-    assert until(lambda: bool(taken.named("chat last")), 5)
+    assert until(lambda: bool(taken.named("chat last")))
     assert not [span for span in taken.spans if span.attributes.get("url.path") in ("/metrics", "/health", "/ready")]
 
 
@@ -137,7 +137,7 @@ def test_prompts_and_queries_stay_out_of_traces(
 ) -> None:
     taken, _ = ends
     ask(http, service.url, "quiet", stream=True)
-    assert until(lambda: bool(taken.named("chat quiet")), 5)
+    assert until(lambda: bool(taken.named("chat quiet")))
     assert not [body for body in taken.raw if b"marked prompt" in body or b"marked-query" in body]
 
 
@@ -149,7 +149,7 @@ def test_log_prompts_puts_them_into_log_and_span(tmp_path: Path, http: httpx2.Cl
     ):
         ask(http, service.url, "told")
         http.post(f"{service.url}/generate", json={"prompt": "another prompt sk-0123456789abcdef"})
-        assert until(lambda: bool(taken.named("chat told")), 5)
+        assert until(lambda: bool(taken.named("chat told")))
         (call,) = taken.named("chat told")
         log = service.log.read_text()
     assert "marked prompt" in call.attributes["gen_ai.input.messages"]

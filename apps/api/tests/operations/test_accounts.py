@@ -45,7 +45,7 @@ async def test_old_rows_become_sums_where_the_settings_say_so(tmp_path: Path) ->
         assert await database.ready(10)
         await accounts.start()
         await asyncio.sleep(0.3)  # the first turn comes at once
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(90):
             while numbers(accounts)["genai_ledger_folded_total"] != folded:  # noqa: ASYNC110 - another task's work
                 await asyncio.sleep(0.05)
         if not days:

@@ -57,7 +57,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "both the same": {**bearer(keys["good"]), "X-API-Key": keys["good"]},
         "lower case": {"authorization": f"bearer {keys['good']}"},
     }
-    with serving_models(auth="on", data_dir=configured.data_dir) as url, httpx2.Client(trust_env=False) as client:
+    with (
+        serving_models(auth="on", data_dir=configured.data_dir) as url,
+        httpx2.Client(trust_env=False, timeout=90) as client,
+    ):
         yield Guarded(url, callers, client.get(f"{url}/openapi.json").json())
 
 

@@ -42,7 +42,7 @@ class Load:
         finally:
             over.set()
             for thread in threads:
-                thread.join(30)
+                thread.join(90)
         assert not self.failures, self.failures
 
     def since(self, mark: int) -> list[tuple[str, int, float]]:
@@ -50,7 +50,7 @@ class Load:
 
     def _call(self, name: str, over: threading.Event) -> None:
         try:
-            with hearing_client(timeout=20) as client:
+            with hearing_client(timeout=90) as client:
                 while not over.is_set():
                     began = time.monotonic()
                     status = client.get(f"{self.url}/v1/models", headers=bearer(self.callers[name])).status_code
@@ -110,7 +110,7 @@ def test_keys_without_their_database_are_refused_and_soon_good_again(
     with load.going():
         recovered(load, 10)
         outage(load, begin, end)
-        health = httpx2.get(f"{service.url}/health", trust_env=False)
+        health = httpx2.get(f"{service.url}/health", trust_env=False, timeout=90)
     assert health.status_code == 200
     check(load)
     log = service.log.read_text()

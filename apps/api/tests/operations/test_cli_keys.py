@@ -3,47 +3,21 @@
 import re
 import secrets
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from apps.tests.marks import learn_keys, marked
+from apps.tests.marks import marked
+from apps.tests.support.cli import cli, created
 from apps.tests.support.keys import bearer
 from apps.tests.support.postgres_server import PostgresServer
-from apps.tests.support.processes import environment, heard, run_to_end, running
-from apps.tests.watch import WATCH
+from apps.tests.support.processes import run_to_end, running
 
 CI = "keys create --name ci --models local --rpm 60 --budget-usd 5/month --expires 90d"
 KEY = re.compile(r"ga_[\w-]{43}")
 SECRET = marked("SECRET_KEY")
-MAKING = ("keys create", "keys rotate")
-
-
-def cli(folder: Path, line: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "apps.cli.main", *line.split()],
-        cwd=folder,
-        env=environment(0, changes),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if not line.startswith(MAKING):
-        return heard(done)
-    learn_keys(done.stdout)
-    WATCH.took("standard error of a command", done.stderr)
-    return done
-
-
-def created(folder: Path, line: str, **changes: str) -> str:
-    done = cli(folder, line, **changes)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

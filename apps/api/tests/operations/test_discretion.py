@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from apps.api.tests.generate.test_disconnects import until
 from apps.tests.overheard import hearing_client
 from apps.tests.support.collector import Collector, collector
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import environment
 from apps.tests.support.reading import connect, post
+from apps.tests.support.waiting import until
 from eval.mock_upstream import mock_upstream
 
 UPSTREAM_KEY = "sk-7Kq2vXw9Rt4LmZp8Yb3N"
@@ -52,11 +52,11 @@ class Driven:
         self.metrics = ""
 
     def drive(self) -> None:
-        with hearing_client(base_url=self.url, headers=HEADERS, timeout=30) as http:
+        with hearing_client(base_url=self.url, headers=HEADERS, timeout=90) as http:
             self._models(http)
             self._mistakes(http)
             self._leave()
-            assert until(lambda: "CLIENT_GONE" in http.get("/metrics").text, 5)
+            assert until(lambda: "CLIENT_GONE" in http.get("/metrics").text)
             self.metrics = http.get("/metrics").text
 
     def _models(self, http: httpx2.Client) -> None:
@@ -133,11 +133,11 @@ def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             )
         try:
             service = Driven(f"http://127.0.0.1:{port}", log, taken)
-            assert until(lambda: "Uvicorn running on" in log.read_text(), 30), log.read_text()
+            assert until(lambda: "Uvicorn running on" in log.read_text()), log.read_text()
             service.drive()
             time.sleep(0.5)
             process.terminate()
-            process.wait(10)
+            process.wait(90)
             yield service
         finally:
             process.kill()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.api.tests.operations.test_cli_keys import created
+from apps.tests.support.cli import created
 from apps.tests.support.load import loading
 from apps.tests.support.postgres_server import PostgresServer, needs_postgres
 from apps.tests.support.processes import running
@@ -63,7 +63,7 @@ def site(folder: Path, mock: MockUpstream, ask: Ask, **settings: str) -> Site:
 @pytest.fixture
 def on_sqlite(tmp_path: Path, mock: MockUpstream) -> Site:
     def ask(statement: str) -> int:
-        with closing(sqlite3.connect(tmp_path / "data" / "genai.db", timeout=10)) as connection:
+        with closing(sqlite3.connect(tmp_path / "data" / "genai.db", timeout=90)) as connection:
             found: int = connection.execute(statement).fetchone()[0]
             connection.commit()
             return found

@@ -11,8 +11,8 @@ import httpx2
 import jsonschema
 import pytest
 
-from apps.api.tests.http.test_openapi import HOOKS
 from apps.core.errors import error_classes
+from apps.tests.support.fuzzing import HOOKS
 from apps.tests.support.rag_serving import LEAVE, ingested, serving_documents
 
 EXAMPLES = 15
@@ -36,7 +36,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(url: str) -> dict[str, Any]:
-    with httpx2.Client(trust_env=False) as client:
+    with httpx2.Client(trust_env=False, timeout=90) as client:
         return dict(client.get(f"{url}/openapi.json").json())
 
 

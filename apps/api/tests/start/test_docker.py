@@ -129,7 +129,7 @@ def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) ->
         assert until(lambda: process.poll() is not None or is_healthy(environment))
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=90)
     WATCH.took("output of the image's command", output)
     assert process.returncode in (0, -signal.SIGTERM), output  # uvicorn ends by the signal that it was sent
     assert "Application shutdown complete" in output
@@ -140,7 +140,7 @@ def test_the_images_command_writes_nothing_beside_its_code(tmp_path: Path) -> No
         before = sorted((tmp_path / "app").rglob("*"))
         assert until(lambda: is_healthy(environment))
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
+        process.communicate(timeout=90)
     assert sorted((tmp_path / "app").rglob("*")) == before
 
 

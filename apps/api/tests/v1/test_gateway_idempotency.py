@@ -12,7 +12,6 @@ import httpx2
 import pytest
 
 from apps.api.src.v1.idempotency import KEPT_SECONDS, Identity, Recordings
-from apps.api.tests.v1.test_gateway_calls import until
 from apps.core.callers import ANONYMOUS
 from apps.core.calls import CallRecord
 from apps.core.errors import AppError, Conflict, UpstreamError
@@ -20,6 +19,7 @@ from apps.tests.support.caching import caching
 from apps.tests.support.reading import connect, post
 from apps.tests.support.routing import ASK, HEALTHY, provider, routing_file
 from apps.tests.support.serving import serving_models
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 CHAT = "/v1/chat/completions"
@@ -35,7 +35,7 @@ def url(mock: MockUpstream) -> Iterator[str]:
 
 def ask(url: str, key: str, model: str = HEALTHY, stream: bool = False, **more: Any) -> httpx2.Response:
     headers = {"Idempotency-Key": key, **more.pop("headers", {})}
-    return httpx2.post(url + CHAT, json={"model": model, "stream": stream, **ASK, **more}, headers=headers, timeout=30)
+    return httpx2.post(url + CHAT, json={"model": model, "stream": stream, **ASK, **more}, headers=headers, timeout=90)
 
 
 @both_ways
@@ -72,7 +72,7 @@ def test_a_replays_record_says_what_the_first_call_was_and_cost(
     with caching(gateway_config=file) as keyed:
         for _ in range(3):
             assert keyed.ask(stream=stream, headers={"Idempotency-Key": "k"}).status_code == 200
-        assert until(lambda: len(keyed.books.closed) == 3, 2)
+        assert until(lambda: len(keyed.books.closed) == 3)
     paid, *replays = keyed.books.closed
     assert paid.cost
     for replay in replays:
@@ -86,7 +86,7 @@ def test_a_replay_of_what_has_no_price_saves_nothing(mock: MockUpstream) -> None
     with caching(openai_base_url=mock.base_url) as keyed:
         for _ in range(2):
             keyed.ask(headers={"Idempotency-Key": "k"})
-        assert until(lambda: len(keyed.books.closed) == 2, 2)
+        assert until(lambda: len(keyed.books.closed) == 2)
     assert [(record.cost, record.saved) for record in keyed.books.closed] == [(None, 0.0), (0.0, 0.0)]
 
 
@@ -126,13 +126,13 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
     first = connect(url)
     body = {"model": "slow-100" if stream else "slow-1000", "stream": stream, **ASK}
     first.sendall(post(CHAT, json.dumps(body).encode(), "Idempotency-Key: k"))
-    assert until(lambda: mock.stats()["open"] == 1, 2)
+    assert until(lambda: mock.stats()["open"] == 1)
     answers: list[httpx2.Response] = []
 
     def join() -> None:
         content = json.dumps(body).encode()
         headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
-        answers.append(httpx2.post(url + CHAT, content=content, headers=headers, timeout=30))
+        answers.append(httpx2.post(url + CHAT, content=content, headers=headers, timeout=90))
 
     second = threading.Thread(target=join)
     second.start()
@@ -151,8 +151,8 @@ def test_when_everyone_has_left_the_call_is_given_up_and_can_be_made_again(
     with connect(url) as alone:
         body = {"model": "slow-300", "stream": stream, **ASK}
         alone.sendall(post(CHAT, json.dumps(body).encode(), "Idempotency-Key: k"))
-        assert until(lambda: mock.stats()["open"] == 1, 2)
-    assert until(lambda: mock.stats()["open"] == 0, 1)
+        assert until(lambda: mock.stats()["open"] == 1)
+    assert until(lambda: mock.stats()["open"] == 0)
     answer = ask(url, "k", "slow-300", stream)
     assert (answer.status_code, answer.headers["X-Cache"]) == (200, "miss")
 
@@ -161,7 +161,7 @@ def test_a_callers_deadline_is_its_own(url: str, mock: MockUpstream) -> None:
     patient: list[httpx2.Response] = []
     thread = threading.Thread(target=lambda: patient.append(ask(url, "k", "slow-500")))
     thread.start()
-    assert until(lambda: mock.stats()["open"] == 1, 2)
+    assert until(lambda: mock.stats()["open"] == 1)
     hasty = ask(url, "k", "slow-500", headers={"X-Deadline-Ms": "50"})
     thread.join()
     assert (hasty.status_code, patient[0].status_code) == (504, 200)

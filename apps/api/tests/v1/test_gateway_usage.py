@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.tests.v1.test_gateway_calls import receipt_in
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel
+from apps.tests.support.reading import receipt_in
 from apps.tests.support.routing import ASK, HEALTHY, events, name, provider, routing_file
 from apps.tests.support.serving import serving_models
 from eval.mock_upstream import MockUpstream

@@ -24,7 +24,7 @@ def base(mock: MockUpstream) -> Iterator[str]:
 
 @pytest.fixture
 def client(base: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=base, api_key="unused", timeout=20) as client:
+    with openai.OpenAI(base_url=base, api_key="unused", timeout=90) as client:
         yield client
 
 

@@ -15,7 +15,7 @@ GETS = ["/v1/models", "/v1/models/{id}", "/v1/route", "/v1/usage"]
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[dict[str, Any]]:
-    with serving_models() as url, httpx2.Client(trust_env=False) as client:
+    with serving_models() as url, httpx2.Client(trust_env=False, timeout=90) as client:
         yield client.get(f"{url}/openapi.json").json()
 
 

@@ -12,8 +12,8 @@ PARALLEL = -n auto --dist worksteal
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
-.PHONY: help setup run dev-api dev-services test test-long smoke bench-gateway bench-local eval-local eval-rag \
-	compose-up compose-down lint lock coverage clean
+.PHONY: help setup run dev-api dev-services test test-long test-clients smoke bench-gateway bench-local \
+	eval-local eval-rag compose-up compose-down lint lock coverage clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -30,7 +30,11 @@ dev-services: ## Start Redis in Docker, for several API processes that share the
 	$(COMPOSE) --profile services up -d redis
 
 test: $(VENV)/.dev lint ## Linters, types, import floors and the tests, on every core
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not long' --durations=10
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10
+
+test-clients: $(VENV)/.dev requirements-clients.txt ## Real clients against the service: OpenAI's, Anthropic's and Ollama's
+	$(BIN)/python -m pip install -r requirements-clients.txt
+	$(BIN)/python -m pytest $(PARALLEL) -m clients --durations=10
 
 test-long: $(VENV)/.dev ## Soaks, storms, kills, fuzzing and bombs with their full budgets
 	$(BIN)/python -m pytest $(PARALLEL) -m long --durations=10

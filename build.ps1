@@ -14,6 +14,7 @@ $Help = [ordered]@{
     'dev-api'       = 'The same as run'
     'dev-services'  = 'Start Redis in Docker, for several API processes that share their limits'
     'test'          = 'Linters, types, import floors and the tests, on every core'
+    'test-clients'  = 'Real clients against the service: OpenAI''s, Anthropic''s and Ollama''s'
     'test-long'     = 'Soaks, storms, kills, fuzzing and bombs with their full budgets'
     'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
@@ -85,6 +86,10 @@ function Invoke-Dev {
     Set-Content -Path "$Venv/.dev" -Value ''
 }
 
+function Invoke-Clients {
+    Invoke-Python @('-m', 'pip', 'install', '-r', 'requirements-clients.txt')
+}
+
 function Invoke-Lint {
     Invoke-Dev
     Invoke-Python @('-m', 'ruff', 'check')
@@ -130,7 +135,8 @@ switch ($Command) {
     'run' { Invoke-Setup; Invoke-Python @('-m', 'apps.api.src.main') }
     'dev-api' { Invoke-Setup; Invoke-Python @('-m', 'apps.api.src.main') }
     'dev-services' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'up', '-d', 'redis')) }
-    'test' { Invoke-Lint; Invoke-Tests 'not long' }
+    'test' { Invoke-Lint; Invoke-Tests 'not long and not clients' }
+    'test-clients' { Invoke-Dev; Invoke-Clients; Invoke-Tests 'clients' }
     'test-long' { Invoke-Dev; Invoke-Tests 'long' }
     'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }

@@ -19,7 +19,12 @@ FIELDS: dict[str, Any] = {
     "field": {"type": ["string", "null"]},
     "details": {"type": "object"},
 }
-OPENAI_FIELDS: dict[str, Any] = {"type": {"type": "string"}, "param": {"type": ["string", "null"]}}
+OPENAI_FIELDS: dict[str, Any] = {
+    "code": {"type": "string", "minLength": 1},
+    "type": {"type": "string"},
+    "param": {"type": ["string", "null"]},
+    "error_code": FIELDS["code"],
+}
 
 
 def envelope_schema(fields: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +97,10 @@ def _error(expected: ErrorCheck, data: Any, status: int | None) -> Iterator[str]
     error = data["error"]
     if status is not None and error["status"] != status:
         yield f"error.status is {error['status']}, not {status}"
-    for name, value in (("code", expected.code), ("field", expected.field)):
+    expected_values = {"code": expected.code, "field": expected.field}
+    if expected.openai:
+        expected_values |= {"code": expected.openai, "error_code": expected.code}
+    for name, value in expected_values.items():
         if error[name] != value:
             yield f"error.{name} is {error[name]!r}, not {value!r} ({error['message']})"
     yield from _check("error.message", expected.message, error["message"])

@@ -100,7 +100,7 @@ class Check(Strict):
 class ErrorCheck(Strict):
     """The envelope. Of ``details`` these must be there with these values; ``beside`` may stand next to the error.
 
-    ``openai``: the routes of /v1 have OpenAI's ``type`` and ``param`` in the error, too.
+    ``openai``: OpenAI's code, on the routes of /v1, which have its ``type`` and ``param`` in the error, too.
     """
 
     code: str
@@ -108,7 +108,7 @@ class ErrorCheck(Strict):
     message: Check = Check()
     details: dict[str, Any] = {}
     beside: list[str] = []
-    openai: bool = False
+    openai: str | None = None
 
 
 class StreamCheck(Strict):

@@ -8,6 +8,7 @@ A name that a caller sent, as an error may repeat it: short, and without what lo
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 Source = Literal["key", "budget", "upstream"]
@@ -114,6 +115,19 @@ class MalformedRequest(AppError):
     code, status, summary = "BAD_REQUEST", 400, "What came is not HTTP"
 
 
+class ContextLengthExceeded(InvalidValue):
+    """The prompt and the answer's limit together are longer than the model's context."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_length: int, field: str = "max_tokens") -> None:
+        # these words are how clients that look at messages know it
+        super().__init__(
+            f"This model's maximum context length is {context_length} tokens, and the prompt's {prompt_tokens} tokens "
+            f"and max_tokens {max_tokens} exceed it",
+            field=field,
+            details={"prompt_tokens": prompt_tokens, "max_tokens": max_tokens, "context_length": context_length},
+        )
+
+
 class Unauthorized(AppError):
     code, status, summary = "UNAUTHORIZED", 401, "No key, or not a valid one"
 
@@ -162,6 +176,30 @@ class UpstreamError(AppError):
     code, status, summary = "UPSTREAM_ERROR", 502, "The upstream refused the call, or answered nonsense"
 
 
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """What an upstream said of a call that it refused for the caller's fault; no address or key stands in it."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream refused the call for its caller's fault: routes of a provider's API pass that on as it is."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__("The upstream refused the call", field=rejection.param, upstream_status=rejection.status)
+        self.rejection = rejection
+
+    def as_kind(self, kind: type[AppError]) -> AppError:
+        copy = super().as_kind(kind)
+        if isinstance(copy, UpstreamRejected):
+            copy.rejection = self.rejection
+        return copy
+
+
 class ModelUnavailable(AppError):
     code, status, summary = "MODEL_UNAVAILABLE", 503, "The model is not configured, loading, or failed to load"
 
@@ -206,4 +244,9 @@ KEY = re.compile(r"\b(?:" + "|".join(map(re.escape, KEY_PREFIXES)) + r")[\w-]{8,
 
 def quoted(name: str) -> str:
     """The key goes before the name is cut, or a piece of one would be left at its end."""
-    return KEY.sub(REDACTED, name)[:LONGEST]
+    return quoted_text(name)[:LONGEST]
+
+
+def quoted_text(text: str) -> str:
+    """A text of any length without what looks like a key."""
+    return KEY.sub(REDACTED, text)

@@ -75,7 +75,7 @@ class ContextWindow(Protocol):
     tokens: int
     control: Collection[str]
 
-    async def count(self, messages: Sequence[Message]) -> int:
+    async def count(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> int:
         """Tokens of the whole prompt that these make: never fewer than the model will count, and maybe more."""
 
 

@@ -1,5 +1,6 @@
 """The gateway as a ChatModel: /generate, answers from documents and agents ask it, by the same names as /v1."""
 
+import json
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,7 +16,7 @@ from apps.core.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from apps.core.messages import ChatRequest, Message
+from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.core.ports import ChatModel, ContextWindow, Readiness, Writer
 from apps.gateway.gateway import Gateway
 from apps.gateway.routing.router import Needs
@@ -131,8 +132,9 @@ class EstimatedWindow:
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
-    async def count(self, messages: Sequence[Message]) -> int:
-        return sum(TOKENS_PER_MESSAGE + _bytes(message) for message in messages)
+    async def count(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> int:
+        described = sum(len(json.dumps(tool, ensure_ascii=False).encode()) for tool in tools)
+        return described + sum(TOKENS_PER_MESSAGE + _bytes(message) for message in messages)
 
 
 def _the_one(targets: Sequence[Target]) -> ChatModel | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from apps.core.calls import Usage
 from apps.core.deltas import Delta, ToolCallDelta
-from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
+from apps.core.errors import AppError, ContextLengthExceeded, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest, JsonObject
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
@@ -307,12 +307,7 @@ async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonOb
 
 def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
     if prompt_tokens + max_tokens > context_length:
-        raise InvalidValue(
-            f"The prompt's {prompt_tokens} tokens and max_tokens {max_tokens} exceed the model's context of "
-            f"{context_length} tokens",
-            field="max_tokens",
-            details={"prompt_tokens": prompt_tokens, "max_tokens": max_tokens, "context_length": context_length},
-        )
+        raise ContextLengthExceeded(prompt_tokens, max_tokens, context_length)
 
 
 def _delta(output: EngineOutput, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:

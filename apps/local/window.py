@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from apps.core.messages import Message
+from apps.core.messages import JsonObject, Message
 from apps.local.tokenizer import ChatTokenizer
 
 
@@ -15,5 +15,5 @@ class LocalWindow:
         self.control = tokenizer.control_texts()
         self._tokenizer = tokenizer
 
-    async def count(self, messages: Sequence[Message]) -> int:
-        return len(await asyncio.to_thread(self._tokenizer.encode_chat, messages))
+    async def count(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> int:
+        return len(await asyncio.to_thread(self._tokenizer.encode_chat, messages, tools))

@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from apps.core.errors import AppError, RateLimitExceeded, Timeout, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from apps.core.errors import (
+    AppError,
+    RateLimitExceeded,
+    Rejection,
+    Timeout,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from apps.transport.errors import BadRequest, ConnectionFailed, Cut, HttpFailure, ProtocolError
 
 # an upstream that asks for more means something else
@@ -45,8 +54,11 @@ def _until(http_date: str) -> float | None:
         return None
 
 
-def status_error(status: int, headers: Mapping[str, str]) -> AppError:
-    """What an answer other than 200 means: RFC 9110's classes, and 429 as what it is."""
+def status_error(status: int, headers: Mapping[str, str], rejection: Rejection | None = None) -> AppError:
+    """What an answer other than 200 means: RFC 9110's classes, and 429 as what it is.
+
+    ``rejection``: it is the caller's fault, and this is what the upstream says of it.
+    """
     retry_after = parse_retry_after(headers)
     if status == 429:
         return RateLimitExceeded("Rate limit exceeded at the upstream", source="upstream", retry_after=retry_after or 1)
@@ -55,6 +67,8 @@ def status_error(status: int, headers: Mapping[str, str]) -> AppError:
         return UpstreamUnavailable(
             "The upstream failed", details=cause, retry_after=retry_after, upstream_status=status
         )
+    if rejection is not None:
+        return UpstreamRejected(rejection)
     return UpstreamError("The upstream refused the call", upstream_status=status)
 
 

@@ -34,8 +34,8 @@ def timed_out(**expected: Any) -> dict[str, Any]:
 def test_a_right_answer_has_no_problem() -> None:
     assert judge(timed_out(details={"attempts": 3}), answer(envelope(), 504)) == ""
     assert judge(timed_out(beside=["status"]), answer(envelope({"status": "no"}), 504)) == ""
-    openai: dict[str, Any] = {"type": "timeout", "param": None}
-    assert judge(timed_out(openai=True), answer(envelope(**openai), 504)) == ""
+    openai: dict[str, Any] = {"type": "timeout", "param": None, "code": "late", "error_code": "TIMEOUT"}
+    assert judge(timed_out(openai="late"), answer(envelope(**openai), 504)) == ""
     streamed = {"stream": {"terminal": "done", "min_deltas": 2, "text": {"equals": "a\rb"}}}
     assert judge(streamed, answer(STREAM, kind="text/event-stream")) == ""
     assert judge({"json": {"/a/0": 1}, "upstream_calls": 2}, answer(b'{"a": [1]}'), 2) == ""
@@ -61,7 +61,7 @@ def test_a_right_answer_has_no_problem() -> None:
         (timed_out(), answer(envelope(code="timeout"), 504), "the envelope"),
         (timed_out(), answer(b'{"error": "flat"}', 504), "the envelope"),
         (timed_out(), answer(envelope(type="timeout"), 504), "the envelope"),
-        (timed_out(openai=True), answer(envelope(), 504), "'type' is a required property"),
+        (timed_out(openai="late"), answer(envelope(), 504), "'type' is a required property"),
         (timed_out(), answer(envelope({"more": 1}), 504), "beside the error stands ['more']"),
         (timed_out(), answer(envelope(status=500), 504), "error.status is 500"),
         (timed_out(field="prompt"), answer(envelope(), 504), "error.field is None"),

@@ -15,6 +15,7 @@ from apps.api.src import exceptions
 from apps.api.src.admin.key_routes import admin_key_router
 from apps.api.src.admin.usage_routes import admin_usage_router, usage_router
 from apps.api.src.agents.routes import agent_router
+from apps.api.src.anthropic.routes import anthropic_router
 from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
 from apps.api.src.auth.caller import caller_in
 from apps.api.src.auth.middleware import Authentication
@@ -133,10 +134,12 @@ def _complete_page(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            from apps.api.src.anthropic.documentation import document_anthropic
             from apps.api.src.http.security_documentation import document_security
             from apps.api.src.v1.documentation import document_v1
 
-            app.openapi_schema = whole_examples(document_security(document_rag(document_v1(generate()))))
+            page = document_anthropic(document_v1(generate()))
+            app.openapi_schema = whole_examples(document_security(document_rag(page)))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -146,6 +149,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
     routers = (
         v1_router(services, settings, limits),
+        anthropic_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),

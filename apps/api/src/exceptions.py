@@ -1,8 +1,8 @@
 """The one global handler: whatever was raised before the first byte leaves as the same envelope."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,8 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from apps.api.src.anthropic.errors import HEADERS as ANTHROPIC_HEADERS
+from apps.api.src.anthropic.errors import anthropic_error, anthropic_status
 from apps.api.src.http.guard import ClientGone
 from apps.api.src.http.validation_errors import as_app_error
+from apps.api.src.v1.errors import HEADERS as OPENAI_HEADERS
+from apps.api.src.v1.errors import openai_error, openai_status
 from apps.core.errors import (
     AppError,
     Forbidden,
@@ -33,13 +37,27 @@ BY_STATUS: dict[int, tuple[type[AppError], str]] = {
     415: (UnsupportedMediaType, "Content-Type must be application/json"),
 }
 
-OPENAI_PATHS = "/v1/"
-OPENAI_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-    **dict.fromkeys((400, 404, 405, 409, 413, 415, 422), "invalid_request_error"),
-}
+
+class ErrorShape(NamedTuple):
+    """How an audience's clients read an error: its status, its body, and headers of every error."""
+
+    status: Callable[[AppError], int]
+    body: Callable[[AppError], dict[str, Any]]
+    headers: Mapping[str, str] = {}
+
+
+ENVELOPE = ErrorShape(lambda error: error.status, lambda error: error.envelope())
+OPENAI = ErrorShape(openai_status, openai_error, OPENAI_HEADERS)
+ANTHROPIC = ErrorShape(anthropic_status, anthropic_error, ANTHROPIC_HEADERS)
+# where OpenAI's clients end up that were told the address without /v1
+BARE_PATHS = frozenset({"/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/moderations"})
+
+
+def shape_of(path: str) -> ErrorShape:
+    """The audience of a path."""
+    if path.startswith("/v1/messages"):
+        return ANTHROPIC
+    return OPENAI if path.startswith("/v1/") or path in BARE_PATHS else ENVELOPE
 
 
 def install(app: FastAPI) -> None:
@@ -54,21 +72,15 @@ def install(app: FastAPI) -> None:
 
 def render(error: AppError, path: str, beside: Mapping[str, Any] | None = None) -> JSONResponse:
     """The envelope, with Retry-After in whole seconds where the error knows a time; ``beside`` stands next to it."""
-    headers = dict(error.headers)
+    shape, headers = shape_of(path), dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if path.startswith(OPENAI_PATHS):
-        # OpenAI's clients retry 5xx by themselves; the retries have been made here
-        headers["x-should-retry"] = "false"
-    return JSONResponse({**(beside or {}), **envelope(error, path)}, error.status, headers)
+    return JSONResponse({**(beside or {}), **shape.body(error)}, shape.status(error), {**headers, **shape.headers})
 
 
 def envelope(error: AppError, path: str) -> dict[str, Any]:
-    """The contract's envelope; on OpenAI's paths with OpenAI's own fields beside ours."""
-    body = error.envelope()
-    if path.startswith(OPENAI_PATHS):
-        body["error"] |= {"type": OPENAI_TYPES.get(error.status, "server_error"), "param": error.field}
-    return body
+    """The body of an error as the path's audience reads it."""
+    return shape_of(path).body(error)
 
 
 async def _app_error(request: Request, error: Any) -> Response:
@@ -83,7 +95,18 @@ async def _http(request: Request, error: Any) -> Response:
     kind, message = BY_STATUS.get(error.status_code, (InvalidValue, "The request could not be read"))
     if error.status_code >= 500:
         kind, message = InternalError, "Internal server error"
+    if kind is NotFound:
+        message += _instead(request.url.path)
     return render(kind(message, headers=error.headers), request.url.path)
+
+
+def _instead(path: str) -> str:
+    """What a client was most likely to be told, where it was told the wrong address."""
+    if path in BARE_PATHS:
+        return f": OpenAI's API is under /v1, as /v1{path}; the client's base URL must end in /v1"
+    if path.startswith("/v1/v1/"):
+        return f": /v1 stands there twice, {path.removeprefix('/v1')} is the path; the client adds /v1 by itself"
+    return ""
 
 
 async def _client_gone(request: Request, error: Any) -> Response:

@@ -7,15 +7,19 @@ A chat completions body, read for the local model: what it cannot honour is refu
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.core.messages import ChatRequest, JsonObject, Message, Role, ToolCall
+from apps.core.strict_json import read_json_text
+from apps.gateway.openai_api.fields import asks_for_nothing, refuse_others
 
 ROLES: tuple[Role, ...] = get_args(Role)
 # parts of a message that would change the answer, and that a chat template has no place for
-REFUSED = ("name", "audio", "function_call", "refusal")
+REFUSED = ("audio", "function_call")
+REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 def read_messages(messages: Any) -> tuple[Message, ...]:
@@ -38,17 +42,41 @@ def _message(message: Any, where: str) -> Message:
     if role not in ROLES:
         raise InvalidValue(f"Role must be one of {', '.join(ROLES)}", field=f"{where}.role")
     for name in REFUSED:
-        # a result's name is the function's, which its call has told already
-        if message.get(name) and (role, name) != ("tool", "name"):
+        if message.get(name):
             raise InvalidValue(f"The local model cannot honour {name} in a message", field=f"{where}.{name}")
     calls = _tool_calls(message.get("tool_calls"), role, where)
-    if content is None and calls:
-        content = ""
+    if content is None and role == "assistant":
+        # what a model refused is what it said; a turn may hold calls or thoughts alone
+        content = _string(message, "refusal", where) or ("" if calls or _reasoning(message) else None)
     if not isinstance(content, str | list):
         raise InvalidType("Content must be a string or an array of parts", field=f"{where}.content")
     if isinstance(content, list) and not all(isinstance(part, Mapping) for part in content):
         raise InvalidType("A content part must be an object", field=f"{where}.content")
-    return Message(ROLES[ROLES.index(role)], content, calls, _call_id(message.get("tool_call_id"), role, where))
+    return Message(
+        ROLES[ROLES.index(role)],
+        _with_refusals(content) if isinstance(content, list) else content,
+        calls,
+        _call_id(message.get("tool_call_id"), role, where),
+        name=_string(message, "name", where) or None,
+        reasoning=_reasoning(message) if role == "assistant" else None,
+    )
+
+
+def _with_refusals(parts: list[Any]) -> list[Any]:
+    """A refusal in an assistant's turn is text that it said."""
+    return [{"type": "text", "text": part["refusal"]} if part.get("type") == "refusal" else part for part in parts]
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """What the assistant thought, by either of its names."""
+    return next((text for name in REASONING if isinstance(text := message.get(name), str) and text), None)
+
+
+def _string(message: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = message.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidType(f"{_label(name)} must be a string", field=f"{where}.{name}")
+    return value
 
 
 def _tool_calls(calls: Any, role: str, where: str) -> tuple[ToolCall, ...]:
@@ -91,7 +119,7 @@ def _check_results(messages: tuple[Message, ...]) -> None:
         made.update(call.id for call in message.tool_calls)
 
 
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 MOST_TOOLS = 128
 FORMATS = ("text", "json_object", "json_schema")
 
@@ -140,9 +168,16 @@ def read_response_format(form: Any) -> JsonObject | None:
     kind = form.get("type")
     if kind not in FORMATS:
         raise InvalidValue(f"Response format must be one of {', '.join(FORMATS)}", field="response_format.type")
+    if kind != "text" and isinstance(form.get("schema"), Mapping) and "json_schema" not in form:
+        # llama.cpp's way to write a schema, and Together's
+        return _schema_format(form["schema"])
     if kind == "json_schema":
         _check_schema(form.get("json_schema"))
     return None if kind == "text" else form
+
+
+def _schema_format(schema: JsonObject) -> JsonObject:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _check_schema(wrapped: Any) -> None:
@@ -173,46 +208,164 @@ def _function_name(tool: Any, where: str) -> str:
     return name
 
 
-# these change nothing about the answer's text, or are honoured elsewhere
-HARMLESS = frozenset({"model", "messages", "stream", "user", "metadata", "store", "service_tier"})
-HARMLESS |= {"safety_identifier", "prompt_cache_key"}
-# these may stand there with the value that means "nothing special"
-ONLY: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-}
-LIMITS = ("max_completion_tokens", "max_tokens")
-READ = frozenset({"temperature", "top_p", "stop", "seed", "n", "logprobs", "top_logprobs", "stream_options", *LIMITS})
-READ |= {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
-MOST_TOKENS = 2000
-MOST_STOPS = 4
+LIMITS = ("max_completion_tokens", "max_tokens", "n_predict", "max_new_tokens")
+READ = frozenset({"model", "messages", "stream", "stream_options", "temperature", "top_p", "stop", "seed", "n"})
+READ |= {"logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "response_format", *LIMITS}
+READ |= {"top_k", "min_p", "repetition_penalty", "repeat_penalty", "frequency_penalty", "presence_penalty"}
+READ |= {"logit_bias", "min_tokens", "ignore_eos", "continue_final_message", "add_generation_prompt"}
+READ |= {"documents", "chat_template_kwargs"}
+FORMS = frozenset(
+    {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema"}
+)
+FORMS |= {"grammar"}
+STREAM_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
+MOST_STOPS = 64
 MOST_CHOICES = 4
 MOST_TOP_LOGPROBS = 20
+MOST_BIASES = 1024
+LARGEST = 2**31 - 1
 
 
 def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS) -> ChatRequest:
     """One choice's request. Raises an error of the contract's table that names the field."""
-    for name, value in body.items():
-        if value is not None and name not in HARMLESS and name not in READ and value not in ONLY.get(name, ()):
-            raise InvalidValue(f"The local model cannot honour {name[:100]}", field=name[:100])
-    limits = [_integer(body, name, 1, MOST_TOKENS) for name in LIMITS]
+    refuse_others(body, READ | FORMS)
     tools = read_tools(body.get("tools"))
+    messages = read_messages(body.get("messages"))
+    return replace(
+        sampled(body),
+        messages=messages,
+        tools=tools,
+        tool_choice=read_tool_choice(body.get("tool_choice"), tools),
+        parallel_tool_calls=_boolean(body, "parallel_tool_calls"),
+        top_logprobs=_top_logprobs(body),
+        continue_final_message=_continues(body, messages),
+        documents=_objects(body, "documents"),
+        template_arguments=_object(body, "chat_template_kwargs") or None,
+        caller=caller,
+        **read_form(body),
+    )
+
+
+def sampled(body: Mapping[str, Any]) -> ChatRequest:
+    """A request without messages, with what chat and text completions have in common: limits and samplers."""
+    limits = [_limit(body, name) for name in LIMITS]
+    top_k = _integer(body, "top_k", -1, LARGEST)
+    penalties = [_number(body, name, 0.01, 10) for name in ("repetition_penalty", "repeat_penalty")]
     return ChatRequest(
-        messages=read_messages(body.get("messages")),
+        messages=(),
         temperature=_number(body, "temperature", 0, 2),
         top_p=_number(body, "top_p", 0, 1),
         max_tokens=next((limit for limit in limits if limit is not None), None),
         stop=_stop(body.get("stop")),
         seed=_integer(body, "seed", -(2**63), 2**63 - 1),
-        tools=tools,
-        tool_choice=read_tool_choice(body.get("tool_choice"), tools),
-        parallel_tool_calls=_boolean(body, "parallel_tool_calls"),
-        response_format=read_response_format(body.get("response_format")),
-        top_logprobs=_top_logprobs(body),
-        caller=caller,
+        top_k=None if top_k is None or top_k <= 0 else top_k,
+        min_p=_number(body, "min_p", 0, 1) or None,
+        repetition_penalty=next((p for p in penalties if p not in (None, 1)), None),
+        frequency_penalty=_number(body, "frequency_penalty", -2, 2) or None,
+        presence_penalty=_number(body, "presence_penalty", -2, 2) or None,
+        logit_bias=_logit_bias(body.get("logit_bias")),
+        min_tokens=_integer(body, "min_tokens", 0, LARGEST) or None,
+        ignore_eos=bool(_boolean(body, "ignore_eos")),
     )
+
+
+def read_form(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answer must look like, in the words of OpenAI, vLLM or llama.cpp; at most one of them counts."""
+    said = body.get("structured_outputs")
+    if said is not None and not isinstance(said, Mapping):
+        raise InvalidType("Structured outputs must be an object", field="structured_outputs")
+    forms: list[tuple[str, dict[str, Any]]] = []
+    for name, value in (said or {}).items():
+        if value is not None and value is not False:
+            forms.append(_form(name, value, f"structured_outputs.{name[:100]}"))
+    named = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
+    for field, name in {**named, "json_schema": "json", "grammar": "grammar"}.items():
+        if body.get(field) not in (None, "", {}, []):
+            forms.append(_form(name, body[field], field))
+    response_format = read_response_format(body.get("response_format"))
+    if response_format is not None:
+        forms.append(("response_format", {"response_format": response_format}))
+    if len(forms) > 1:
+        raise InvalidValue(f"An answer has one form: {forms[0][0]} excludes {forms[1][0]}", field=forms[1][0])
+    return forms[0][1] if forms else {}
+
+
+def _form(name: str, value: Any, field: str) -> tuple[str, dict[str, Any]]:
+    if name == "json":
+        schema = _parsed(value, field) if isinstance(value, str) else value
+        if not isinstance(schema, Mapping):
+            raise InvalidType(f"{_label(name)} must be a JSON schema", field=field)
+        return field, {"response_format": _schema_format(schema)}
+    if name == "json_object" and value is True:
+        return field, {"response_format": {"type": "json_object"}}
+    if name in ("regex", "grammar"):
+        if not isinstance(value, str) or not value:
+            raise InvalidType(f"{_label(name)} must be a string", field=field)
+        return field, {f"answer_{name}": value}
+    if name == "choice":
+        choices = value if isinstance(value, list) else None
+        if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+            raise InvalidType("Choice must be an array of strings, none empty", field=field)
+        return field, {"answer_choices": tuple(choices)}
+    raise InvalidValue(f"The local model cannot honour {field}", field=field)
+
+
+def _parsed(text: str, field: str) -> Any:
+    try:
+        return read_json_text(text)
+    except ValueError:
+        raise InvalidValue(f"{_label(field)} must be JSON", field=field) from None
+
+
+def _continues(body: Mapping[str, Any], messages: Sequence[Message]) -> bool:
+    """Whether the last message is the beginning of the answer."""
+    if not _boolean(body, "continue_final_message"):
+        if _boolean(body, "add_generation_prompt") is False:
+            raise InvalidValue("Without a turn of the assistant nothing can be answered", field="add_generation_prompt")
+        return False
+    if messages[-1].role != "assistant":
+        raise InvalidValue("The last message is not the assistant's", field="continue_final_message")
+    return True
+
+
+def _limit(body: Mapping[str, Any], name: str) -> int | None:
+    """A limit of the answer; -1 is how some clients say that there is none."""
+    return None if body.get(name) == -1 else _integer(body, name, 1, LARGEST)
+
+
+def _logit_bias(bias: Any) -> dict[int, float] | None:
+    if bias is None or bias in ({}, []):
+        return None
+    if not isinstance(bias, Mapping):
+        raise InvalidType("Logit bias must be an object of tokens and numbers", field="logit_bias")
+    if len(bias) > MOST_BIASES:
+        details = {"max": MOST_BIASES, "received": len(bias)}
+        raise InvalidValue(f"Logit bias must have at most {MOST_BIASES} tokens", field="logit_bias", details=details)
+    read: dict[int, float] = {}
+    for token, value in bias.items():
+        if not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise InvalidValue("Logit bias takes the numbers of tokens", field="logit_bias")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100:
+            details = {"min": -100, "max": 100}
+            raise InvalidValue("A logit bias must be between -100 and 100", field="logit_bias", details=details)
+        read[int(token)] = value
+    return read
+
+
+def _object(body: Mapping[str, Any], name: str) -> JsonObject:
+    value = body.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidType(f"{_label(name)} must be an object", field=name)
+    return value or {}
+
+
+def _objects(body: Mapping[str, Any], name: str) -> tuple[JsonObject, ...]:
+    value = body.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise InvalidType(f"{_label(name)} must be an array of objects", field=name)
+    return tuple(value)
 
 
 def choice_count(body: Mapping[str, Any]) -> int:
@@ -228,9 +381,14 @@ def wants_usage(body: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(options, Mapping):
         raise InvalidType("Stream options must be an object", field="stream_options")
-    if not body.get("stream"):
+    for name, value in options.items():
+        if name != "include_usage" and not asks_for_nothing(value, STREAM_NEUTRAL.get(name, ())):
+            field = f"stream_options.{name[:100]}"
+            raise InvalidValue(f"The local model cannot honour {field}", field=field)
+    wanted = bool(_boolean(options, "include_usage"))
+    if wanted and not body.get("stream"):
         raise InvalidValue("Stream options need stream", field="stream_options")
-    return bool(_boolean(options, "include_usage"))
+    return wanted
 
 
 def _top_logprobs(body: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,7 @@ from apps.core.pricing import ASSUMED_ANSWER
 from apps.gateway.protocol import WireCall
 
 # what these name lives outside the request, and changes
-ELSEWHERE = ("web_search_options", "conversation", "previous_response_id", "prompt")
+ELSEWHERE = ("web_search_options", "conversation", "previous_response_id", "prompt", "container", "mcp_servers")
 OWN_TOOLS = frozenset({"function", "custom"})
 
 
@@ -45,7 +45,9 @@ def _looks_elsewhere(call: WireCall) -> bool:
     names = [name for name in ELSEWHERE if name != "prompt" or call.path == "/responses"]
     if any(body.get(name) is not None for name in names):
         return True
-    return isinstance(tools, list) and any(isinstance(t, Mapping) and t.get("type") not in OWN_TOOLS for t in tools)
+    return isinstance(tools, list) and any(
+        isinstance(t, Mapping) and t.get("type", "custom") not in OWN_TOOLS for t in tools
+    )
 
 
 BYTES_PER_TOKEN = 4
@@ -100,7 +102,7 @@ def _images(call: WireCall) -> int | None:
 
 
 def is_image(part: Mapping[str, Any]) -> bool:
-    return part.get("type") in ("image_url", "input_image")
+    return part.get("type") in ("image_url", "input_image", "image")
 
 
 def _parts(message: Any) -> list[Mapping[str, Any]]:

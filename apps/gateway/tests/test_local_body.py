@@ -32,7 +32,79 @@ def test_what_says_nothing_special_changes_nothing() -> None:
     assert plain == read(
         n=1, logprobs=False, presence_penalty=0, frequency_penalty=0.0, logit_bias={}, tools=[], tool_choice="auto",
         response_format={"type": "text"}, modalities=["text"], user="me", metadata={}, stop=None, seed=None,
+        min_p=0, repetition_penalty=1.0, min_tokens=0, ignore_eos=False, echo=False, best_of=1, functions=[],
+        reasoning_effort="none", session_id="s", chat_id="c", client_metadata={"a": 1}, store=True, top_k=-1,
+        top_p=None, max_tokens=-1, mirostat=0, mirostat_eta=0.1, num_ctx=4096, skip_special_tokens=True,
+        add_generation_prompt=True, continue_final_message=False, chat_template_kwargs={}, structured_outputs={},
+        verbosity="medium", stream_options=None, use_beam_search=False, length_penalty=1.0, stop_token_ids=[],
     )  # fmt: skip
+
+
+def test_samplers_that_people_set_arrive() -> None:
+    request = read(
+        top_k=40, min_p=0.05, repetition_penalty=1.1, frequency_penalty=0.5, presence_penalty=-0.5,
+        logit_bias={"7": -100, "9": 5.5}, min_tokens=3, ignore_eos=True,
+    )  # fmt: skip
+    assert (request.top_k, request.min_p, request.repetition_penalty) == (40, 0.05, 1.1)
+    assert (request.frequency_penalty, request.presence_penalty) == (0.5, -0.5)
+    assert (request.logit_bias, request.min_tokens, request.ignore_eos) == ({7: -100, 9: 5.5}, 3, True)
+    assert read(repeat_penalty=1.2).repetition_penalty == 1.2
+    assert read(n_predict=9).max_tokens == 9
+
+
+SCHEMA_ALONE = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"structured_outputs": {"regex": "a+"}}, ("answer_regex", "a+")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, ("answer_choices", ("a", "b"))),
+        ({"structured_outputs": {"grammar": "start: /a/"}}, ("answer_grammar", "start: /a/")),
+        ({"structured_outputs": {"json": {"type": "object"}}}, ("response_format", SCHEMA_ALONE)),
+        ({"structured_outputs": {"json": '{"type": "object"}'}}, ("response_format", SCHEMA_ALONE)),
+        ({"structured_outputs": {"json_object": True}}, ("response_format", {"type": "json_object"})),
+        ({"guided_regex": "a+"}, ("answer_regex", "a+")),
+        ({"guided_choice": ["a"]}, ("answer_choices", ("a",))),
+        ({"guided_json": {"type": "object"}}, ("response_format", SCHEMA_ALONE)),
+        ({"guided_grammar": "start: /a/"}, ("answer_grammar", "start: /a/")),
+        ({"json_schema": {"type": "object"}}, ("response_format", SCHEMA_ALONE)),
+        ({"grammar": "start: /a/"}, ("answer_grammar", "start: /a/")),
+        ({"response_format": {"type": "json_object", "schema": {"type": "object"}}}, ("response_format", SCHEMA_ALONE)),
+    ],
+)
+def test_the_form_of_an_answer_is_read_in_every_dialect(fields: dict[str, Any], expected: tuple[str, Any]) -> None:
+    name, value = expected
+    assert getattr(read(**fields), name) == value
+
+
+def test_the_last_message_may_be_the_beginning_of_the_answer() -> None:
+    begun = [*USER, {"role": "assistant", "content": "The"}]
+    request = chat_request(
+        {
+            "messages": begun,
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+            "documents": [{"text": "x"}],
+        }
+    )
+    assert request.continue_final_message
+    assert request.documents == ({"text": "x"},)
+
+
+def test_participants_have_names_and_thoughts() -> None:
+    messages = [
+        {"role": "user", "content": "hi", "name": "Ann"},
+        {"role": "assistant", "content": "ho", "reasoning_content": "She greets.", "name": "bot", "refusal": None},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "Never."}]},
+    ]
+    assert chat_request({"messages": messages}).messages == (
+        Message("user", "hi", name="Ann"),
+        Message("assistant", "ho", name="bot", reasoning="She greets."),
+        Message("assistant", "No."),
+        Message("assistant", [{"type": "text", "text": "Never."}]),
+    )
 
 
 def test_log_probabilities_are_none_zero_or_the_number_of_rivals() -> None:
@@ -44,14 +116,38 @@ def test_choices_and_usage() -> None:
     assert [choice_count(body) for body in ({}, {"n": None}, {"n": 4})] == [1, 1, 4]
     assert wants_usage({"stream": True, "stream_options": {"include_usage": True}})
     assert not wants_usage({"stream": True, "stream_options": {}}) and not wants_usage({})
+    assert not wants_usage({"stream_options": {"include_usage": False, "continuous_usage_stats": False}})
 
 
 @pytest.mark.parametrize(
     ("fields", "field", "error"),
     [
-        ({"presence_penalty": 1}, "presence_penalty", InvalidValue),
-        ({"frequency_penalty": -1}, "frequency_penalty", InvalidValue),
-        ({"logit_bias": {"1": 2}}, "logit_bias", InvalidValue),
+        ({"presence_penalty": 3}, "presence_penalty", InvalidValue),
+        ({"frequency_penalty": "a"}, "frequency_penalty", InvalidType),
+        ({"logit_bias": {"a": 2}}, "logit_bias", InvalidValue),
+        ({"logit_bias": {"1": 101}}, "logit_bias", InvalidValue),
+        ({"logit_bias": {"1": True}}, "logit_bias", InvalidValue),
+        ({"logit_bias": [1]}, "logit_bias", InvalidType),
+        ({"top_k": 1.5}, "top_k", InvalidType),
+        ({"min_p": 2}, "min_p", InvalidValue),
+        ({"repetition_penalty": 0}, "repetition_penalty", InvalidValue),
+        ({"ignore_eos": 1}, "ignore_eos", InvalidType),
+        ({"best_of": 2}, "best_of", InvalidValue),
+        ({"best_of": True}, "best_of", InvalidValue),
+        ({"echo": True}, "echo", InvalidValue),
+        ({"mirostat": 2}, "mirostat", InvalidValue),
+        ({"cache_salt": "x"}, "cache_salt", InvalidValue),
+        ({"thinking": {"type": "enabled"}}, "thinking", InvalidValue),
+        ({"add_generation_prompt": False}, "add_generation_prompt", InvalidValue),
+        ({"continue_final_message": True}, "continue_final_message", InvalidValue),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice", InvalidValue),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", InvalidValue),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", InvalidValue),
+        ({"structured_outputs": "x"}, "structured_outputs", InvalidType),
+        ({"guided_choice": [1]}, "guided_choice", InvalidType),
+        ({"guided_regex": "a", "response_format": SCHEMA}, "response_format", InvalidValue),
+        ({"chat_template_kwargs": 1}, "chat_template_kwargs", InvalidType),
+        ({"documents": ["x"]}, "documents", InvalidType),
         ({"functions": [{"name": "f"}]}, "functions", InvalidValue),
         ({"audio": {}}, "audio", InvalidValue),
         ({"reasoning_effort": "low"}, "reasoning_effort", InvalidValue),
@@ -60,8 +156,8 @@ def test_choices_and_usage() -> None:
         ({"top_logprobs": 2}, "top_logprobs", InvalidValue),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", InvalidValue),
         ({"max_tokens": 0}, "max_tokens", InvalidValue),
-        ({"max_completion_tokens": 2001}, "max_completion_tokens", InvalidValue),
-        ({"stop": ["a"] * 5}, "stop", InvalidValue),
+        ({"max_completion_tokens": 2**31}, "max_completion_tokens", InvalidValue),
+        ({"stop": ["a"] * 65}, "stop", InvalidValue),
         ({"stop": 0}, "stop", InvalidType),
         ({"seed": 1.5}, "seed", InvalidType),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls", InvalidType),
@@ -122,6 +218,8 @@ def test_the_number_of_choices_is_bounded(n: object, error: type[AppError]) -> N
         ({"stream": True, "stream_options": "usage"}, InvalidType),
         ({"stream": True, "stream_options": {"include_usage": 1}}, InvalidType),
         ({"stream_options": {"include_usage": True}}, InvalidValue),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, InvalidValue),
+        ({"stream": True, "stream_options": {"nobody_knows": 1}}, InvalidValue),
     ],
 )
 def test_stream_options_are_checked(body: dict[str, Any], error: type[AppError]) -> None:
@@ -137,7 +235,7 @@ def test_a_conversation_with_calls_and_results_is_read() -> None:
     ]
     assert chat_request({"messages": messages}).messages[1:] == (
         Message("assistant", "", (ToolCall("1", "add", "{}"),)),
-        Message("tool", "42", tool_call_id="1"),
+        Message("tool", "42", tool_call_id="1", name="add"),
     )
 
 
@@ -148,7 +246,8 @@ def test_a_conversation_with_calls_and_results_is_read() -> None:
         ({"role": "robot", "content": "x"}, "messages.0.role", InvalidValue),
         ({"role": "user", "content": None}, "messages.0.content", InvalidType),
         ({"role": "user", "content": ["x"]}, "messages.0.content", InvalidType),
-        ({"role": "user", "content": "x", "name": "Ann"}, "messages.0.name", InvalidValue),
+        ({"role": "user", "content": "x", "name": 3}, "messages.0.name", InvalidType),
+        ({"role": "assistant", "content": None}, "messages.0.content", InvalidType),
         (
             {"role": "assistant", "content": "", "function_call": {"name": "f"}},
             "messages.0.function_call",

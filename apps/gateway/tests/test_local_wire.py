@@ -168,7 +168,7 @@ async def test_a_reader_that_leaves_ends_every_choice() -> None:
 
 @pytest.mark.parametrize(
     ("path", "fields", "error"),
-    [("/embeddings", {}, NotFound), ("/chat/completions", {"presence_penalty": 1}, InvalidValue)],
+    [("/embeddings", {}, NotFound), ("/chat/completions", {"presence_penalty": 3}, InvalidValue)],
 )
 async def test_what_is_refused_is_refused_before_the_model_is_asked(
     path: str, fields: dict[str, Any], error: type[AppError]

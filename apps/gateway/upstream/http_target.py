@@ -12,9 +12,9 @@ import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from apps.core.errors import NotFound
+from apps.core.errors import AppError, NotFound
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.chat_normalizer import ChatNormalizer, normalized
@@ -32,6 +32,7 @@ from apps.gateway.upstream.usage import (
 from apps.gateway.upstream.whole_as_stream import AtOnce, as_events
 from apps.models.upstream_errors import FAILURES, status_error, translate
 from apps.models.upstream_key import missing_key, not_configured
+from apps.models.upstream_rejections import CALLERS_FAULT, read_rejection
 
 if TYPE_CHECKING:
     from apps.transport.client import Client
@@ -59,6 +60,7 @@ class ByPath:
 
 MANY = 1024
 ERROR_BYTES = 65_536
+NOTHING_SAID = b" "
 # what an upstream answers to a field that it does not know
 UNKNOWN_FIELD = (400, 422)
 JSON, EVENTS = "application/json", "text/event-stream"
@@ -96,6 +98,8 @@ class HttpTarget:
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
         }
+        # what no caller may read in an upstream's own words
+        self._hidden = tuple(filter(None, (urlsplit(provider.base_url).hostname, self._base, api_key)))
         if api_key and provider.kind == "azure":
             self._headers["api-key"] = api_key
         elif api_key:
@@ -132,15 +136,31 @@ class HttpTarget:
         try:
             if response.status == 200:
                 return await self._reply(call, response, begins, ends, hidden=asking)
-            refused = asking and response.status in UNKNOWN_FIELD
-            if not (refused and names_stream_options(await _beginning(response, begins))):
-                raise status_error(response.status, response.headers)
+            said = await self._said(response, call, model, begins)
+            if not (asking and response.status in UNKNOWN_FIELD and names_stream_options(said)):
+                raise self._refusal(response, said)
         except BaseException:
             response.close()
             raise
         response.close()
         self._note_refusal(call.path, model)
         return await self._send(call, model, begins, ends)
+
+    async def _said(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
+        """What the upstream says of a call that it refused for the caller's fault; nothing of any other failure."""
+        status = response.status
+        # a name that is not found is the caller's fault where he chose it, and the routing file's where that did
+        if status not in CALLERS_FAULT and not (status == 404 and call.body.get("model") == model):
+            return b""
+        silence = self._provider.timeouts.between_tokens
+        try:
+            return await _beginning(response, min(until, asyncio.get_running_loop().time() + silence)) or NOTHING_SAID
+        except FAILURES:
+            return NOTHING_SAID
+
+    def _refusal(self, response: "Response", said: bytes) -> AppError:
+        rejection = read_rejection(response.status, said, self._hidden) if said else None
+        return status_error(response.status, response.headers, rejection)
 
     def _note_refusal(self, path: str, model: str) -> None:
         if len(self._mute_on_usage) >= MANY:

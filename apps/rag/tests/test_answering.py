@@ -10,7 +10,7 @@ from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.deltas import Answer, Delta, collect
 from apps.core.errors import AppError, InvalidValue, ModelUnavailable, NotFound
-from apps.core.messages import ChatRequest, Message, user_message
+from apps.core.messages import ChatRequest, JsonObject, Message, user_message
 from apps.core.ports import ChatModel, Readiness
 from apps.rag.answering import NO_ANSWER, Asking, Place, RagModel, RagModels, own_tenant, place_of
 from apps.rag.records import Passage
@@ -47,7 +47,7 @@ class Window:
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
-    async def count(self, messages: Sequence[Message]) -> int:
+    async def count(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> int:
         return sum(len(str(message.content)) for message in messages)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -103,6 +103,30 @@ def parse_json(body: bytes) -> Any:
     except ValueError:
         raise InvalidJson("Malformed JSON: a number has too many digits") from None
     return parsed
+
+
+# what allow-lists, budgets and limits are decided by, and what goes on to a target as the bytes that came
+DECIDING = (
+    "model", "stream", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "messages", "input", "prompt", "tools", "background",
+)  # fmt: skip
+ESCAPED_LETTER = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
+
+
+def refuse_duplicates(raw: bytes, body: Mapping[str, Any], names: Sequence[str] = DECIDING) -> None:
+    """Raise InvalidJson where one of ``names`` stands twice at the top of ``raw``, of which ``body`` was parsed.
+
+    Parsers differ on which of the two counts: a call must not be judged by one and made by the other. The parse
+    that sees both is made only where a name may stand there twice.
+    """
+    suspects = [name for name in names if name in body and raw.count(b'"%s"' % name.encode()) != 1]
+    if not suspects and not ESCAPED_LETTER.search(raw):
+        return
+    top = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=lambda pairs: pairs)
+    written = [name for name, _ in top]
+    for name in names:
+        if written.count(name) > 1:
+            raise InvalidJson(f"Request body has {name} twice", details={"duplicate": name})
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,6 +1,6 @@
 """What the OpenAPI page says of errors: made from the error tree, with an example of each."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -91,18 +91,34 @@ EVERYWHERE = (
 )
 
 
-def error_responses(*kinds: type[AppError]) -> Responses:
-    """The ``responses`` of a route that can end in these errors, or crash: one entry a status, one example a code."""
+def error_responses(
+    *kinds: type[AppError],
+    status: Callable[[AppError], int] = lambda error: error.status,
+    body: Callable[[AppError], dict[str, Any]] = AppError.envelope,
+    schema: dict[str, str] = ENVELOPE,
+    more: Iterable[AppError] = (),
+) -> Responses:
+    """The ``responses`` of a route that can end in these errors, or crash: one entry a status, one example a code.
+
+    ``status`` and ``body`` are the audience's own, ``schema`` is its body's; ``more`` are examples of its own.
+    """
     responses: Responses = {}
-    for example in _examples((*kinds, *EVERYWHERE)):
-        entry = responses.setdefault(example.status, {"description": example.summary})
-        if example.summary not in entry["description"]:
+    for example in (*_examples((*kinds, *EVERYWHERE)), *more):
+        shown = body(example)
+        entry = responses.setdefault(status(example), {"description": example.summary})
+        if example.summary.lower() not in entry["description"].lower():
             entry["description"] += f"; {example.summary[0].lower()}{example.summary[1:]}"
-        content = entry.setdefault("content", {"application/json": {"schema": ENVELOPE, "examples": {}}})
-        content["application/json"]["examples"][example.code] = {"value": example.envelope()}
-    # one model a route puts the schema onto the page; FastAPI builds each anew, which costs at import
-    responses[errors.InternalError.status]["model"] = ErrorEnvelope
+        content = entry.setdefault("content", {"application/json": {"schema": schema, "examples": {}}})
+        content["application/json"]["examples"][_name(shown) or example.code] = {"value": shown}
+    if schema is ENVELOPE:
+        # one model a route puts the schema onto the page; FastAPI builds each anew, which costs at import
+        responses[errors.InternalError.status]["model"] = ErrorEnvelope
     return responses
+
+
+def _name(shown: dict[str, Any]) -> str | None:
+    error = shown.get("error")
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
@@ -118,9 +134,9 @@ def whole_examples(page: dict[str, Any]) -> dict[str, Any]:
 def _keep_nulls(examples: dict[str, Any]) -> None:
     for example in examples.values():
         error = example["value"].get("error") if isinstance(example["value"], dict) else None
-        if error:
+        if isinstance(error, dict) and "status" in error:
             error.setdefault("field", None)
-            if "type" in error:
+            if "type" in error and "error_code" in error:
                 error.setdefault("param", None)
 
 

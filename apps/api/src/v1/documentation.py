@@ -3,12 +3,11 @@
 Imported when the page is first asked for: making all this takes a tenth of a start.
 """
 
-from copy import deepcopy
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
-from apps.api.src.exceptions import OPENAI_TYPES
 from apps.api.src.http.openapi import (
     BODY_ERRORS,
     CACHE_HEADERS,
@@ -17,6 +16,7 @@ from apps.api.src.http.openapi import (
     Responses,
     error_responses,
 )
+from apps.api.src.v1.errors import openai_error, openai_status
 from apps.api.src.v1.schemas import ChatCompletionsBody, CompletionsBody, EmbeddingsBody, ResponsesBody
 from apps.core import errors
 
@@ -67,10 +67,11 @@ ERRORS = (
 
 
 class OpenAIErrorBody(ErrorBody):
-    """The envelope's five keys, and OpenAI's own beside them."""
+    """The envelope's five keys, and OpenAI's own beside them: ``code`` is OpenAI's, ``error_code`` the envelope's."""
 
     type: str
     param: str | None
+    error_code: str
 
 
 class OpenAIErrorEnvelope(BaseModel):
@@ -79,17 +80,18 @@ class OpenAIErrorEnvelope(BaseModel):
     error: OpenAIErrorBody
 
 
-def v1_errors(*kinds: type[errors.AppError]) -> Responses:
-    """`error_responses` with OpenAI's fields."""
-    responses = deepcopy(error_responses(*kinds))
-    del responses[errors.InternalError.status]["model"]
-    for entry in responses.values():
-        content = entry["content"]["application/json"]
-        content["schema"] = {"$ref": "#/components/schemas/OpenAIErrorEnvelope"}
-        for example in content["examples"].values():
-            error = example["value"]["error"]
-            error |= {"type": OPENAI_TYPES.get(error["status"], "server_error"), "param": error["field"]}
-    return responses
+OPENAI_ENVELOPE = {"$ref": "#/components/schemas/OpenAIErrorEnvelope"}
+MORE = (
+    errors.ContextLengthExceeded(2000, 500, 2048),
+    errors.UpstreamRejected(errors.Rejection(400, "Invalid image", "invalid_image", "messages")),
+    errors.NotFound("No model is named gpt-9", field="model"),
+    errors.RateLimitExceeded("The budget of the day is spent", source="budget"),
+)
+
+
+def v1_errors(*kinds: type[errors.AppError], more: Iterable[errors.AppError] = ()) -> Responses:
+    """`error_responses` in OpenAI's shape."""
+    return error_responses(*kinds, status=openai_status, body=openai_error, schema=OPENAI_ENVELOPE, more=more)
 
 
 def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None = None) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None
         "parameters": PARAMETERS,
         "responses": {
             200: {"description": "OpenAI's own shape, as the target wrote it", "headers": headers, "content": content},
-            **v1_errors(*ERRORS),
+            **v1_errors(*ERRORS, more=MORE),
         },
     }
 

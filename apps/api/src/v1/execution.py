@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
@@ -114,7 +115,7 @@ class Execution:
     def _accounted(self, block: bytes, metered: MeteredCall) -> bytes:
         """The block; the one that ends the stream has the receipt before its last event, and closes the record."""
         self._pieces += block.count(b"data:")
-        end = _end_of_responses(block) if self.call.path == "/responses" else find_done(block)
+        end = END_OF.get(self.call.path, find_done)(block)
         if end < 0:
             return block
         self._settle()
@@ -174,6 +175,16 @@ def receipt_comment(record: CallRecord) -> bytes:
     return b": receipt " + json.dumps(receipt).encode() + b"\n\n"
 
 
-def _end_of_responses(block: bytes) -> int:
-    end = RESPONSE_END.search(block)
-    return end.start() if end else -1
+def _end_by(pattern: re.Pattern[bytes]) -> Callable[[bytes], int]:
+    def find(block: bytes) -> int:
+        end = pattern.search(block)
+        return end.start() if end else -1
+
+    return find
+
+
+# where the last event of a stream begins; -1 where it has not come yet
+END_OF = {
+    "/responses": _end_by(RESPONSE_END),
+    "/messages": _end_by(re.compile(rb"(?:^|(?<=[\r\n]))event: ?message_stop\b")),
+}

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.http.guard import guarded
 from apps.api.src.http.headers import cache_control, header
-from apps.api.src.http.json_body import read_json
+from apps.api.src.http.json_body import read_json, refuse_duplicates
 from apps.api.src.observability.request_line import note_body
 from apps.api.src.v1.cached import cached, key_of
 from apps.api.src.v1.execution import Execution, new_record
@@ -25,14 +25,14 @@ from apps.gateway.protocol import WireCall
 from apps.models.metering import Meter
 
 # answered whole, whatever a field of this name may mean to an upstream
-NEVER_STREAMED = frozenset({"/embeddings"})
+NEVER_STREAMED = frozenset({"/embeddings", "/messages/count_tokens"})
 
 
 async def relay(request: Request, path: str) -> Response:
     """POST ``path`` of OpenAI's API, by the target that the gateway finds."""
     services: Services = request.app.state.services
     gateway = services.gateway
-    call = await _read_call(request, path, gateway.router.is_local)
+    call = await read_call(request, path, gateway.router.is_local)
     deadline = _deadline(request)
     record = new_record(call, gateway)
     call = call._replace(record=record)
@@ -83,10 +83,12 @@ async def _reply(
     return await whole_reply(request, frames, record, cache)
 
 
-async def _read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
+async def read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
+    """The call of a request whose body is JSON, once it is known that its caller may make it."""
     raw, body = await read_json(request)
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
+    refuse_duplicates(raw, body)
     model, stream = body.get("model"), body.get("stream")
     if model is None:
         raise MissingRequiredField("Model is required", field="model")

@@ -65,7 +65,7 @@ def streamed_reply(
 ) -> StreamedResponse:
     """A stream of frames, with what the record says when the first one is there among the headers."""
     path: str = request.scope["path"]
-    error_frame = _response_error_frame if path.endswith("/responses") else _error_frame
+    error_frame = ERROR_FRAMES.get(path.removeprefix("/v1"), _error_frame)
     return StreamedResponse(
         frames,
         media_type="text/event-stream",
@@ -104,3 +104,10 @@ def _response_error_frame(error: AppError, path: str) -> bytes:
     return (
         b"event: error\ndata: " + json.dumps({"type": "error", **fields, **body}, ensure_ascii=False).encode() + b"\n\n"
     )
+
+
+def _message_error_frame(error: AppError, path: str) -> bytes:
+    return b"event: error\ndata: " + json.dumps(envelope(error, path), ensure_ascii=False).encode() + b"\n\n"
+
+
+ERROR_FRAMES = {"/responses": _response_error_frame, "/messages": _message_error_frame}

@@ -7,6 +7,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from apps.api.src.anthropic.target import MessagesOverChat
 from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
 from apps.api.src.wiring.stores import Documents
@@ -160,9 +161,16 @@ def _provider(
     admission = _admission(name, config, settings)
     if config.in_process:
         writer = settings.rag_model if config.kind == "rag" else ""
-        return Provider(name, config, *own[config.kind], admission, writer)
+        wire, chat = own[config.kind]
+        return Provider(name, config, _with_messages(wire, config), chat, admission, writer)
     upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace, connections)
-    return Provider(name, config, _with_responses(name, config, upstream), WireModel(name, upstream), admission)
+    wire = _with_messages(_with_responses(name, config, upstream), config)
+    return Provider(name, config, wire, WireModel(name, upstream), admission)
+
+
+def _with_messages(wire: WireTarget, config: ProviderConfig) -> WireTarget:
+    """The wire with Anthropic's messages too, made from its chat completions."""
+    return ByPath({"/messages": MessagesOverChat(wire, in_process=config.kind == "local")}, wire)
 
 
 def _admission(name: str, config: ProviderConfig, settings: Settings) -> Admission:

@@ -47,7 +47,7 @@ def test_unknown_agents_tools_of_ones_own_and_approvals_are_refused() -> None:
     with serving_agents(agents, model) as url, client(url) as asking:
         with pytest.raises(openai.NotFoundError):
             asking.chat.completions.create(model="agent/nobody", messages=MESSAGES)
-        with pytest.raises(openai.UnprocessableEntityError):
+        with pytest.raises(openai.BadRequestError):
             asking.chat.completions.create(
                 model="agent/calc",
                 messages=MESSAGES,

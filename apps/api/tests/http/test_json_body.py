@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apps.api.src.http.json_body import parse_json
+from apps.api.src.http.json_body import parse_json, refuse_duplicates
 from apps.core.errors import InvalidJson
 from apps.tests.support.reading import envelope, exchange, post
 from apps.tests.support.serving import serving_models
@@ -129,3 +129,38 @@ def test_no_bytes_raise_anything_else(body: bytes) -> None:
         json.dumps(parse_json(body))
     except InvalidJson as error:
         json.dumps(error.envelope())
+
+
+TWICE = {
+    "side by side": b'{"model": "a", "model": "b"}',
+    "spelled with an escape": b'{"model": "a", "mod\\u0065l": "b"}',
+    "both escaped": b'{"\\u006dodel": "a", "mod\\u0065l": "b"}',
+    "far apart": b'{"model": "a", "messages": [{"model": 1}], "x": {"model": 2}, "model": "a"}',
+    "with a mark": b'\xef\xbb\xbf{"max_tokens": 1, "max_tokens": 9999, "model": "a"}',
+    "streams": b'{"model": "a", "stream": false, "stream": true}',
+}
+ONCE = {
+    "deeper down": b'{"model": "a", "messages": [{"model": 1, "model": 2}]}',
+    "in a text": b'{"model": "a", "x": "\\"model\\": 1", "y": "\\u003cmodel\\u003e"}',
+    "what decides nothing": b'{"model": "a", "user": "x", "user": "y"}',
+    "one escape": b'{"mod\\u0065l": "b"}',
+}
+
+
+@pytest.mark.parametrize("raw", TWICE.values(), ids=TWICE.keys())
+def test_what_decides_may_not_stand_there_twice(raw: bytes) -> None:
+    with pytest.raises(InvalidJson, match="twice"):
+        refuse_duplicates(raw, parse_json(raw))
+
+
+@pytest.mark.parametrize("raw", ONCE.values(), ids=ONCE.keys())
+def test_what_stands_there_once_is_taken(raw: bytes) -> None:
+    refuse_duplicates(raw, parse_json(raw))
+
+
+def test_a_body_that_two_parsers_read_differently_is_refused_on_v1(url: str, http: httpx2.Client) -> None:
+    answer = http.post(
+        f"{url}/v1/chat/completions", content=TWICE["side by side"], headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["error_code"]) == (400, "INVALID_JSON")
+    assert answer.json()["error"]["details"] == {"duplicate": "model"}

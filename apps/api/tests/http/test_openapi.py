@@ -110,6 +110,7 @@ def test_the_envelopes_schema_wants_all_five_keys(page: dict[str, Any]) -> None:
 
 
 def test_the_page_is_valid_json_that_names_no_secret(page: dict[str, Any]) -> None:
-    text = json.dumps(page)
-    assert "api_key" not in text.lower()
+    # OpenAI's code of a wrong key is no secret
+    text = json.dumps(page).lower().replace("invalid_api_key", "")
+    assert "api_key" not in text
     assert "api.openai.com" not in text

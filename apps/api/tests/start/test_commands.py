@@ -19,6 +19,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "run",
     "test",
     "test-long",
+    "test-clients",
     "bench-gateway",
     "bench-local",
     "eval-local",
@@ -28,6 +29,8 @@ COMMANDS = SEEDS_COMMANDS | {
     "coverage",
     "clean",
 }
+
+TESTED = {"test", "test-long", "test-clients"}
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,9 +75,7 @@ def test_both_have_the_same_commands_and_the_same_help() -> None:
     assert powershell_commands().keys() == COMMANDS
 
 
-@pytest.mark.parametrize(
-    "name", sorted(COMMANDS - {"help", "setup", "test", "test-long", "lint", "lock", "coverage", "clean"})
-)
+@pytest.mark.parametrize("name", sorted(COMMANDS - TESTED - {"help", "setup", "lint", "lock", "coverage", "clean"}))
 def test_a_command_runs_the_same_in_both(name: str, tmp_path: Path) -> None:
     for stamp in (".setup", ".dev"):
         (tmp_path / stamp).touch()
@@ -110,7 +111,7 @@ def test_a_missing_python_is_said(tmp_path: Path) -> None:
     assert "install Python 3.11 or newer" in done.stderr
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "requirements-local.txt"])
+@pytest.mark.parametrize("file", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_requirements_are_pinned_to_exact_versions(file: str) -> None:
     lines = [line.split(";")[0] for line in (ROOT / file).read_text().splitlines() if line and line[0] != "#"]
     assert lines
@@ -185,7 +186,7 @@ def test_the_ci_scripts_are_valid_and_can_be_run() -> None:
         assert os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("name", ["test", "test-long"])
+@pytest.mark.parametrize("name", sorted(TESTED))
 def test_the_tests_run_with_the_same_options_in_both(name: str, tmp_path: Path) -> None:
     for stamp in (".setup", ".dev"):
         (tmp_path / stamp).touch()
@@ -201,4 +202,4 @@ def test_the_ci_script_is_valid_and_runs_every_test() -> None:
     script = ROOT / ".ci/run"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-2:] == ["make test", "exec make test-long"]
+    assert script.read_text().splitlines()[-2:] == ["make test-long", "exec make test-clients"]

@@ -115,7 +115,7 @@ def test_a_target_that_lacks_what_is_asked_for_is_not_asked(
     mock.reset()
     for body in ({"tools": [{"type": "function"}]}, {"max_tokens": 5000}):
         answer = http.post(url + CHAT, json={"model": "able", "stream": stream, **ASK, **body})
-        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "model")
+        assert (answer.status_code, answer.json()["error"]["field"]) == (400, "model")
     assert mock.stats()["requests"] == 0
 
 
@@ -123,7 +123,7 @@ def test_a_target_that_lacks_what_is_asked_for_is_not_asked(
 @pytest.mark.parametrize("value", ["-1", "1.5", "soon", "", "1e3", "9999999999"])
 def test_a_deadline_that_is_none_is_refused(value: str, stream: bool, url: str, http: httpx2.Client) -> None:
     answer = http.post(url + CHAT, json={"model": HEALTHY, "stream": stream, **ASK}, headers={"X-Deadline-Ms": value})
-    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "X-Deadline-Ms")
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "X-Deadline-Ms")
 
 
 @both_ways
@@ -191,7 +191,7 @@ def test_a_route_is_explained_without_spending(url: str, mock: MockUpstream, htt
     assert [entry["target"] for entry in explained["order"]] == ["main/gpt-4o-mini"]
     assert explained["strategy"] == "ordered"
     refused = http.get(f"{url}/v1/route", params={"model": "able", "tools": True})
-    assert (refused.status_code, refused.json()["error"]["details"]["lacking"]) == (422, ["tools"])
+    assert (refused.status_code, refused.json()["error"]["details"]["lacking"]) == (400, ["tools"])
     assert mock.stats()["requests"] == 0
 
 

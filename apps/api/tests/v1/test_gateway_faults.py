@@ -33,8 +33,10 @@ class Fault:
 
 
 FAULTS = [
-    *[Fault(f"fault-{status}", 502, "UPSTREAM_ERROR", fallback=False) for status in (400, 413, 422)],
-    *[Fault(f"fault-{status}", 502, "UPSTREAM_ERROR") for status in (401, 402, 403, 404, 408, 409)],
+    *[Fault(f"fault-{status}", status, "UPSTREAM_ERROR", fallback=False) for status in (400, 413, 422)],
+    *[Fault(f"fault-{status}", 502, "UPSTREAM_ERROR") for status in (401, 402, 403, 408, 409)],
+    # the caller named it by the upstream's own name
+    Fault("fault-404", 404, "UPSTREAM_ERROR"),
     *[Fault(f"fault-{status}", 500, "INTERNAL_ERROR", 3) for status in (500, 502, 503, 504, 529)],
     Fault("fault-429", 429, "RATE_LIMIT_EXCEEDED"),
     Fault("fault-503-0", 500, "INTERNAL_ERROR", 3),
@@ -83,7 +85,7 @@ def ask(http: httpx2.Client, url: str, model: str, stream: bool, **headers: str)
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:
     error: dict[str, Any] = response.json()["error"]
-    assert {"code", "message", "status", "field", "details", "type", "param"} <= set(error)
+    assert {"code", "message", "status", "field", "details", "type", "param", "error_code"} <= set(error)
     assert error["status"] == response.status_code
     return error
 
@@ -106,7 +108,7 @@ def test_alone_it_is_a_typed_error(
     else:
         error = error_of(response)
         assert response.status_code == fault.status
-    assert (error["code"], error["status"]) == (fault.code, fault.status)
+    assert (error["error_code"], error["status"]) == (fault.code, fault.status)
     assert mock.stats()["requests"] == (fault.calls if stream or not fault.whole_calls else fault.whole_calls)
 
 

@@ -67,10 +67,10 @@ def test_our_answers_are_the_upstreams_answers(folder: Path, ours: dict[str, Any
 @pytest.mark.parametrize(
     ("name", "kind", "status", "code"),
     [
-        ("limited", "RateLimitError", 429, "RATE_LIMIT_EXCEEDED"),
+        ("limited", "RateLimitError", 429, "rate_limit_exceeded"),
         ("broken", "InternalServerError", 500, "INTERNAL_ERROR"),
-        ("unnamed", "UnprocessableEntityError", 422, "MISSING_REQUIRED_FIELD"),
-        ("unlisted", "NotFoundError", 404, "NOT_FOUND"),
+        ("unnamed", "BadRequestError", 400, "missing_required_parameter"),
+        ("unlisted", "NotFoundError", 404, "model_not_found"),
         ("midway", "APIError", None, "UPSTREAM_ERROR"),
     ],
 )

@@ -12,6 +12,8 @@ from apps.tests.support.serving import serving_models
 POSTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
 GETS = ["/v1/models", "/v1/models/{id}", "/v1/route", "/v1/usage"]
 
+ANTHROPIC = ["/v1/messages", "/v1/messages/count_tokens"]
+
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[dict[str, Any]]:
@@ -20,7 +22,7 @@ def page() -> Iterator[dict[str, Any]]:
 
 
 def test_every_route_of_v1_is_there(page: dict[str, Any]) -> None:
-    assert {path for path in page["paths"] if path.startswith("/v1/")} == {*POSTS, *GETS}
+    assert {path for path in page["paths"] if path.startswith("/v1/")} == {*POSTS, *GETS, *ANTHROPIC}
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -51,8 +53,10 @@ def test_every_error_has_an_example_with_openais_fields(page: dict[str, Any], pa
         "405",
         "409",
         "413",
+        "408",
         "415",
-        "422",
+        "431",
+        "400",
         "429",
         "500",
         "502",

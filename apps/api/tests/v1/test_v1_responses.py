@@ -174,7 +174,7 @@ def test_what_cannot_be_honoured_is_refused_by_the_callers_own_word(
 ) -> None:
     answer = http.post(f"{url}/responses", json={"model": "tiny", "input": "hi", **fields})
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["field"]) == (422, code, field)
+    assert (answer.status_code, error["error_code"], error["field"]) == (400, code, field)
     assert not local.requests
 
 
@@ -265,5 +265,5 @@ def test_an_upstream_without_responses_is_asked_for_them_once(mock: MockUpstream
 
 def test_an_unknown_model_of_such_an_upstream_stays_the_upstreams_error(chat_only: str, http: httpx2.Client) -> None:
     answer = http.post(f"{chat_only}/responses", json={"model": "fault-404", "input": "hi"})
-    assert answer.status_code == 502
+    assert answer.status_code == 404
     assert answer.json()["error"]["details"]["upstream_status"] == 404

@@ -17,6 +17,8 @@ from apps.api.src.observability.metrics.labels import OTHER, route_label
 from apps.api.src.observability.request_line import RequestLine, current_line
 from apps.api.src.observability.tracing import trace_of
 
+# whose clients know a request by a header of their own
+ANTHROPIC = "/v1/messages"
 REQUEST_ID = re.compile(rb"[\w-]{1,128}")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -51,6 +53,7 @@ class RequestScope:
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", name.encode()),
+                    *([(b"request-id", name.encode())] if scope["path"].startswith(ANTHROPIC) else ()),
                     (b"server-timing", b"app;dur=%.1f" % _milliseconds(started)),
                 ]
             await send(message)

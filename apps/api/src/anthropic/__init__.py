@@ -1,0 +1,1 @@
+"""Anthropic's Messages API, over the same models as /v1: shapes in and out, and nothing else."""

@@ -105,6 +105,8 @@ class ChatRequest:
     template_arguments: JsonObject | None = None
     prompt_tokens: tuple[int, ...] | None = None
     echo: bool = False
+    # max_tokens gives way where the context has not so much room, and where it is None all the room is the answer's
+    fits: bool = False
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
     # how its caller wants the answer, which is nothing to the model

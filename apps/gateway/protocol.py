@@ -14,7 +14,8 @@ TraceHeaders = Callable[[], Mapping[str, str]]
 class WireCall(NamedTuple):
     """One POST. ``body`` is ``raw``, parsed; unknown fields travel along in both.
 
-    The target that answers notes the usage on ``record``, and the model where that is not its own.
+    The target that answers notes the usage on ``record``, and the model where that is not its own. ``fits``: the limit
+    of the answer is no promise, and gives way where the model's context has not so much room.
     """
 
     path: str
@@ -23,6 +24,7 @@ class WireCall(NamedTuple):
     stream: bool
     caller: Caller = ANONYMOUS
     record: CallRecord | None = None
+    fits: bool = False
 
     def for_model(self, model: str) -> bytes:
         """The bytes for a target: untouched where it has the caller's own name for the model."""

@@ -159,7 +159,8 @@ class LocalModel:
         tools = offered_tools(request)
         prompt = await _tokenize(loaded, request, tools)
         sampling = replace(_sampling(request), constraint=await self._constraint(serving, request))
-        _check_context(len(prompt), sampling.max_tokens, loaded.engine.context_length)
+        limit = _limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
+        sampling = replace(sampling, max_tokens=limit)
         reader = ToolCallReader() if tools else None
         waiting_since = time.perf_counter()
         async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as outputs:
@@ -305,9 +306,16 @@ async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonOb
     return encode() if soon else await asyncio.to_thread(encode)
 
 
-def _check_context(prompt_tokens: int, max_tokens: int, context_length: int) -> None:
-    if prompt_tokens + max_tokens > context_length:
+def _limit(request: ChatRequest, prompt_tokens: int, max_tokens: int, context_length: int) -> int:
+    """The answer's limit: what was asked for, or what there is room for where that may give way or was left open."""
+    room = context_length - prompt_tokens
+    if room >= 1 and request.fits:
+        return room if request.max_tokens is None else min(max_tokens, room)
+    if room >= 1 and request.max_tokens is None:
+        return min(max_tokens, room)
+    if max_tokens > room:
         raise ContextLengthExceeded(prompt_tokens, max_tokens, context_length)
+    return max_tokens
 
 
 def _delta(output: EngineOutput, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:

@@ -34,6 +34,7 @@ from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.mcp.routes import mcp_router
 from apps.api.src.mcp.tools import ServedTools
 from apps.api.src.observability.tracing import OFF
+from apps.api.src.ollama.routes import ollama_router
 from apps.api.src.rag.documentation import document_rag
 from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
 from apps.api.src.routes.local_routes import local_router
@@ -136,9 +137,10 @@ def _complete_page(app: FastAPI) -> None:
         if app.openapi_schema is None:
             from apps.api.src.anthropic.documentation import document_anthropic
             from apps.api.src.http.security_documentation import document_security
+            from apps.api.src.ollama.documentation import document_ollama
             from apps.api.src.v1.documentation import document_v1
 
-            page = document_anthropic(document_v1(generate()))
+            page = document_ollama(document_anthropic(document_v1(generate())))
             app.openapi_schema = whole_examples(document_security(document_rag(page)))
         return app.openapi_schema
 
@@ -150,6 +152,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
     routers = (
         v1_router(services, settings, limits),
         anthropic_router(services, settings, limits),
+        ollama_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),

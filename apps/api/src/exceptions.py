@@ -14,6 +14,7 @@ from apps.api.src.anthropic.errors import HEADERS as ANTHROPIC_HEADERS
 from apps.api.src.anthropic.errors import anthropic_error, anthropic_status
 from apps.api.src.http.guard import ClientGone
 from apps.api.src.http.validation_errors import as_app_error
+from apps.api.src.ollama.errors import ollama_error, ollama_status
 from apps.api.src.v1.errors import HEADERS as OPENAI_HEADERS
 from apps.api.src.v1.errors import openai_error, openai_status
 from apps.core.errors import (
@@ -48,6 +49,7 @@ class ErrorShape(NamedTuple):
 
 ENVELOPE = ErrorShape(lambda error: error.status, lambda error: error.envelope())
 OPENAI = ErrorShape(openai_status, openai_error, OPENAI_HEADERS)
+OLLAMA = ErrorShape(ollama_status, ollama_error)
 ANTHROPIC = ErrorShape(anthropic_status, anthropic_error, ANTHROPIC_HEADERS)
 # where OpenAI's clients end up that were told the address without /v1
 BARE_PATHS = frozenset({"/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/moderations"})
@@ -57,6 +59,8 @@ def shape_of(path: str) -> ErrorShape:
     """The audience of a path."""
     if path.startswith("/v1/messages"):
         return ANTHROPIC
+    if path.startswith("/api/"):
+        return OLLAMA
     return OPENAI if path.startswith("/v1/") or path in BARE_PATHS else ENVELOPE
 
 

@@ -33,7 +33,7 @@ class LocalWire:
         if call.path != "/chat/completions":
             raise NotFound(f"The local model does not serve {call.path}")
         with_usage = wants_usage(call.body)
-        asked = replace(chat_request(call.body, call.caller), model=model or None)
+        asked = replace(chat_request(call.body, call.caller), model=model or None, fits=call.fits)
         requests = seeded(asked, choice_count(call.body))
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         logprobs = requests[0].top_logprobs is not None

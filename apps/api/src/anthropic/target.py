@@ -27,7 +27,7 @@ class MessagesOverChat:
         if self._in_process and is_prefilled(call.body):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         raw = json.dumps(body, ensure_ascii=False).encode()
-        chat_call = WireCall("/chat/completions", raw, body, call.stream, call.caller, call.record)
+        chat_call = WireCall("/chat/completions", raw, body, call.stream, call.caller, call.record, fits=True)
         try:
             reply = await self._chat.open(chat_call, model)
         except AppError as error:

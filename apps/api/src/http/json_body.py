@@ -63,11 +63,11 @@ async def read_json(request: Request) -> tuple[bytes, Any]:
     content_type = header(request.scope, b"content-type") or ""
     if content_type != "application/json" and not JSON_TYPE.fullmatch(content_type.partition(";")[0].strip()):
         raise UnsupportedMediaType("Content-Type must be application/json")
-    body = await _body(request)
+    body = await read_body(request)
     return body, parse_json(body)
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """What `Request.body` gives, without its generator where the body is there at once. Raises ClientDisconnect."""
     parts = []
     while True:

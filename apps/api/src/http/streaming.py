@@ -63,6 +63,18 @@ class StreamedResponse(Response):
         self._active_at = 0.0
         self._stalled_after = 0.0
 
+    def become(
+        self,
+        media_type: str,
+        translate: Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]],
+        error_frame: Callable[[AppError], bytes],
+        ping: bytes = b"",
+    ) -> None:
+        """Send the frames as another API's, before any of them has been sent."""
+        self.media_type = media_type
+        self.raw_headers = [(b"content-type", media_type.encode()), *UNBUFFERED]
+        self._frames, self._error_frame, self._ping = translate(self._frames), error_frame, ping
+
     def when_refused(self, tell: Callable[[AppError], None]) -> None:
         """Have ``tell`` called with an error that comes before the first frame: it takes the place of this response."""
         self._refused = tell

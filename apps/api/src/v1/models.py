@@ -49,11 +49,11 @@ class ModelDirectory:
 
     def all(self, router: Router, more: Iterable[str] = ()) -> ModelList:
         """``more`` are names that the caller may use and others may not."""
-        return ModelList(data=[self._model(name, targets) for name, targets in self._names(router, more).items()])
+        return ModelList(data=[self._model(name, targets) for name, targets in self.names(router, more).items()])
 
     def one(self, router: Router, name: str, more: Iterable[str] = ()) -> Model:
         """Raises NotFound for a name that is not listed, also where a default provider would take it."""
-        names = self._names(router, more)
+        names = self.names(router, more)
         if name not in names:
             others = f"; calls with it are handed to {router.default.name}" if router.default else ""
             raise NotFound(
@@ -63,7 +63,8 @@ class ModelDirectory:
             )
         return self._model(name, names[name])
 
-    def _names(self, router: Router, more: Iterable[str]) -> dict[str, Sequence[Target]]:
+    def names(self, router: Router, more: Iterable[str]) -> dict[str, Sequence[Target]]:
+        """The targets of each name."""
         names: dict[str, Sequence[Target]] = {name: router.targets(name) for name in router.names()}
         for name, target in router.own().items():
             names.setdefault(name, [target])

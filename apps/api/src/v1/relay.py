@@ -1,8 +1,10 @@
 """Relays a call to the gateway and its answer to the caller, byte for byte, with a receipt."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
@@ -31,8 +33,13 @@ NEVER_STREAMED = frozenset({"/embeddings", "/messages/count_tokens"})
 async def relay(request: Request, path: str) -> Response:
     """POST ``path`` of OpenAI's API, by the target that the gateway finds."""
     services: Services = request.app.state.services
+    return await respond(request, await read_call(request, path, services.gateway.router.is_local))
+
+
+async def respond(request: Request, call: WireCall) -> Response:
+    """The answer to a call that has been read, as a WholeResponse or a StreamedResponse."""
+    services: Services = request.app.state.services
     gateway = services.gateway
-    call = await read_call(request, path, gateway.router.is_local)
     deadline = _deadline(request)
     record = new_record(call, gateway)
     call = call._replace(record=record)
@@ -89,6 +96,20 @@ async def read_call(request: Request, path: str, is_local: Callable[[str], bool]
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
     refuse_duplicates(raw, body)
+    return _checked(request, WireCall(path, raw, body, False), is_local)
+
+
+def call_of(
+    request: Request, path: str, body: dict[str, Any], is_local: Callable[[str], bool], *, fits: bool = False
+) -> WireCall:
+    """A call whose ``body`` was translated from that of another API; see WireCall for ``fits``."""
+    raw = json.dumps(body, ensure_ascii=False).encode()
+    return _checked(request, WireCall(path, raw, body, False, fits=fits), is_local)
+
+
+def _checked(request: Request, call: WireCall, is_local: Callable[[str], bool]) -> WireCall:
+    """The call as its caller may make it."""
+    body, path = call.body, call.path
     model, stream = body.get("model"), body.get("stream")
     if model is None:
         raise MissingRequiredField("Model is required", field="model")
@@ -101,7 +122,7 @@ async def read_call(request: Request, path: str, is_local: Callable[[str], bool]
     caller = caller_of(request)
     allow_model(caller, model, is_local)
     note_body(request, body)
-    return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED, caller)
+    return call._replace(stream=bool(stream) and path not in NEVER_STREAMED, caller=caller)
 
 
 def _deadline(request: Request) -> float | None:

@@ -55,7 +55,7 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     async def models(request: Request) -> ModelList:
         """The names that the caller's calls may use, and whether each can answer now."""
         caller, router = caller_of(request), services.gateway.router
-        listed = directory.all(router, await _more_names(services, caller)).data
+        listed = directory.all(router, await more_names(services, caller)).data
         return ModelList(data=[model for model in listed if may_use(caller, model.id, router.is_local)])
 
     @router.get("/models/{id:path}")
@@ -63,7 +63,7 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
         """One of the list. A default provider may take other names too; those are not listed."""
         caller, router = caller_of(request), services.gateway.router
         allow_model(caller, id, router.is_local)
-        return directory.one(router, id, await _more_names(services, caller))
+        return directory.one(router, id, await more_names(services, caller))
 
     @router.get("/route")
     async def route(
@@ -80,7 +80,7 @@ def v1_lookup_router(services: Services, settings: Settings, limits: RateLimits)
     return router
 
 
-async def _more_names(services: Services, caller: Caller) -> list[str]:
+async def more_names(services: Services, caller: Caller) -> list[str]:
     """The caller's collections and agents, by their names among the models."""
     router = services.gateway.router
     names = await collection_names(services, router, caller)

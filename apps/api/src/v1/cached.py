@@ -34,7 +34,7 @@ def key_of(call: WireCall, control: CacheControl, front: CacheFront, router: Rou
     if revision is None:
         return None
     # left out, null and false are the same
-    parameters = {**call.body, "stream": call.stream}
+    parameters = {**call.body, "stream": call.stream} | ({"fits": True} if call.fits else {})
     return cache_key("/v1" + call.path, parameters, revision, call.caller, control, front.cache.ttl)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from apps.local.embedding.minilm import MiniLM
 from apps.rag.ranking import Ranking
 from eval import rag_report
+from eval.rag import calibration
 from eval.rag_questions import QuestionSet, question_set
 from eval.rag_results import Results, Run
 from eval.rag_retrieval import ask, ingest, open_library, own_ranking
@@ -53,6 +54,7 @@ def quality() -> dict[str, Any]:
 def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "quality": quality,
+        "relevance": calibration.measure,
         "latency": lambda: [asdict(measure_latency(rows)) for rows in DEFAULT_ROWS],
         "ingestion": lambda: asdict(asyncio.run(measure_ingestion(DEFAULT_PAGES))),
     }

@@ -72,10 +72,11 @@ def _fusion(results: Part) -> str:
 def _threshold(results: Part) -> str:
     at, default = results["on_test"], results["default"]
     return (
-        "### I don't know\n\nA passage whose cosine to the question is under the threshold says nothing about it. The "
+        "### I don't know, by the cosine alone (the rule: rag_relevance.md)\n\n"
+        "A passage whose cosine to the question is under the threshold says nothing about it. The "
         f"tuning half chooses {results['threshold']:.2f}; on the other half it refuses {at['refused']:.1%} of the "
         f"questions that have an answer, and lets {at['let_through']:.1%} of those through that are about something "
-        f"else. RAG_MIN_SCORE is {default['threshold']:.2f}: {default['refused']:.1%} and "
+        f"else. At {default['threshold']:.2f} they are {default['refused']:.1%} and "
         f"{default['let_through']:.1%}."
     )
 

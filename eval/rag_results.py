@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apps.core.settings import Settings
 from apps.rag.ranking import Ranking
 from eval.rag_measures import RECALL_AT, Quality, quality
 from eval.rag_questions import Split
@@ -22,6 +21,8 @@ from eval.rag_tuning import (
 )
 
 USUAL = Fusion(60, 1.0)
+COSINE = 0.4
+"""The threshold before relevance was judged by a rule (eval/rag/calibration.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Results:
     threshold: float
     on_test: Refusals
     default: Refusals
-    """At the threshold that RAG_MIN_SCORE has by itself."""
+    """At COSINE."""
     curve: list[Refusals]
     agreeing: tuple[int, int]
     """Of how many questions the library's own search and the formula say the same within RECALL_AT, and of how many all
@@ -80,7 +81,7 @@ class Results:
             rows,
             threshold,
             refusals(*test, threshold),
-            refusals(*test, Settings.model_fields["rag_min_score"].default),
+            refusals(*test, COSINE),
             [refusals(*test, other) for other in THRESHOLDS],
             (agreeing, len(answerable)),
         )

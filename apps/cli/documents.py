@@ -1,6 +1,7 @@
 """Which files of the paths on a command line are taken in, by which label, and which are left out and why.
 
-The command line of collections of documents: ingest, list, search, delete. Needs no server, and may run beside one.
+The command line of collections of documents: ingest, sync, list, search, delete. Needs no server, and may run beside
+one.
 
 It works on the same folder, under the same locks: what it submits, a running server may ingest, and the other way
 round. Reading a file's name from a folder is the operator's business: its path becomes a label here.
@@ -9,6 +10,7 @@ round. Reading a file's name from a folder is the operator's business: its path 
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +19,10 @@ from apps.api.src.wiring.stores import chosen_embedder
 from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings
+from apps.rag.folder_sync import FolderSync, SyncProgress, SyncReport
 from apps.rag.library import Library
 from apps.rag.parsing.kinds import BY_SUFFIX
-from apps.rag.records import Job, Upload
+from apps.rag.records import Job, Upload, pace_of
 
 KNOWN = ", ".join(sorted(BY_SUFFIX))
 
@@ -65,6 +68,9 @@ BATCH = 100
 """Files submitted at once: their bytes are held in memory until they are on the disk."""
 BAR = 30
 QUEUE_SECONDS = 2.0
+WATCH_SECONDS = 2.0
+SKIPPED = 3
+"""The exit status of a sync that left something out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m apps.rag", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m apps.cli.documents", description=__doc__.splitlines()[0])
     tenant_help = "whose collections (default: shared, which all may read)"
     parser.add_argument("--tenant", default=SHARED, help=tenant_help)
     # it may stand behind the command too
@@ -93,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     ingest = commands.add_parser("ingest", parents=[whose], help="take in files, and folders with all that is in them")
     ingest.add_argument("paths", nargs="+", type=Path)
     ingest.add_argument("--collection", required=True)
+    sync = commands.add_parser(
+        "sync", parents=[whose], help="make a collection follow a folder; status 3 where a file was skipped"
+    )
+    sync.add_argument("folder", type=Path)
+    sync.add_argument("--collection", required=True)
+    sync.add_argument("--watch", action="store_true", help="go on until Ctrl-C, and follow every change")
+    sync.add_argument("--every", type=float, default=WATCH_SECONDS, help="seconds between two looks (default: 2)")
     listing = commands.add_parser("list", parents=[whose], help="the collections, or the documents of one")
     listing.add_argument("--collection")
     search = commands.add_parser("search", parents=[whose], help="the passages that fit best")
@@ -110,7 +123,7 @@ async def _run(options: argparse.Namespace) -> int:
     settings = load_settings()
     embedder, tokenizer = chosen_embedder(settings)
     library = Library.from_settings(settings, embedder, tokenizer=tokenizer)
-    commands = {"ingest": _ingest, "list": _list, "search": _search, "delete": _delete}
+    commands = {"ingest": _ingest, "sync": _sync, "list": _list, "search": _search, "delete": _delete}
     try:
         return await commands[options.command](library, options)
     finally:
@@ -143,6 +156,46 @@ async def _ingest(library: Library, options: argparse.Namespace) -> int:
     skipped = f"; {len(found.skipped)} skipped" if found.skipped else ""
     print(f"{len(files) - failed} of {len(files)} files are in {options.collection}, {passages} passages{skipped}")
     return 1 if failed else 0
+
+
+async def _sync(library: Library, options: argparse.Namespace) -> int:
+    if not options.folder.is_dir():
+        print(f"{options.folder} is no folder", file=sys.stderr)
+        return 1
+    await library.start()
+    sync = FolderSync(library, options.tenant, options.collection, options.folder)
+    if not options.watch:
+        return _told(options, await sync.run(_draw_sync))
+    async for report in sync.watch(max(options.every, 0.1), _draw_sync):
+        _told(options, report)
+        sys.stdout.flush()
+    return 0
+
+
+def _told(options: argparse.Namespace, report: SyncReport) -> int:
+    """The summary; 3 where something was skipped."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    for name, warnings in report.warnings.items():
+        for warning in warnings:
+            print(f"{name}: {warning}", file=sys.stderr)
+    for name, reason in report.skipped.items():
+        print(f"Skipped {name}: {reason}", file=sys.stderr)
+    counts = f"{len(report.added)} added, {len(report.replaced)} replaced, {len(report.deleted)} deleted"
+    print(f"{options.collection}: {counts}, {report.unchanged} unchanged, {len(report.skipped)} skipped")
+    return SKIPPED if report.skipped else 0
+
+
+def _draw_sync(progress: SyncProgress) -> None:
+    """A bar with the pace and what is left, where a terminal is."""
+    job = progress.job
+    pace = pace_of(job, time.time())
+    done = progress.done + len(job.files) * job.percent / 100
+    speeds = (
+        f"{pace.per_second(pace.files_done):.1f} files/s, {pace.per_second(job.pages):.1f} pages/s, "
+        f"{pace.per_second(job.passages):.1f} passages/s, {progress.of - int(done)} files left"
+    )
+    _draw(done, progress.of, job.passages, speeds)
 
 
 async def _submitted(library: Library, options: argparse.Namespace, batch: Sequence[tuple[Path, str]]) -> Job:
@@ -188,12 +241,13 @@ async def _delete(library: Library, options: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(done: float, of: int, passages: int) -> None:
+def _draw(done: float, of: int, passages: int, more: str = "") -> None:
     """A bar where somebody watches; nothing in a log file."""
     if sys.stderr.isatty():
         filled = int(BAR * done / of)
         bar = "#" * filled + "." * (BAR - filled)
-        print(f"\r[{bar}] {100 * done / of:5.1f} %  {passages} passages", end="", file=sys.stderr, flush=True)
+        shown = f"\r[{bar}] {100 * done / of:5.1f} %  {passages} passages  {more}"
+        print(f"{shown:<110}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

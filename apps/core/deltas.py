@@ -14,7 +14,8 @@ class Citation:
     """A passage that the model was given; ``number`` is how the answer's text may refer to it, as in [1].
 
     ``start`` and ``end`` are its span in the document's text, in Unicode code points, and ``quote`` is what stands
-    there. ``document`` is the document's id, ``name`` the name of its file. ``page`` counts from 1.
+    there. ``document`` is the document's id, ``name`` the name of its file. ``page`` counts from 1. ``support`` is the
+    span of the sentence that supports the answer: known when the answer is whole, None where no sentence does.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Citation:
     end: int
     score: float
     quote: str
+    support: tuple[int, int] | None = None
 
 
 def citations_json(citations: Sequence[Citation]) -> list[dict[str, Any]]:
@@ -40,6 +42,7 @@ def citations_json(citations: Sequence[Citation]) -> list[dict[str, Any]]:
             "span": [citation.start, citation.end],
             "score": citation.score,
             "quote": citation.quote,
+            "support": list(citation.support) if citation.support is not None else None,
         }
         for citation in citations
     ]

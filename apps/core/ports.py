@@ -108,6 +108,38 @@ class Embedder(Protocol):
     async def aclose(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """Relevance of texts to a query, in their order; ``tokens`` were read, None where that is not known."""
+
+    model: str
+    scores: Sequence[float]
+    tokens: int | None = None
+
+
+class Reranker(Protocol):
+    """A query and texts go in, a relevance each comes out: more is better, on a scale of the model's own.
+
+    Raises errors of ``apps.core.errors``.
+    """
+
+    name: str
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> Reranked: ...
+
+    def readiness(self) -> Readiness: ...
+
+    async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class KnowsWords(Protocol):
+    """An Embedder that can tell how much of a text its vectors are blind to."""
+
+    async def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """Of each text, the share of its tokens that stand for no word or letter that it knows, 0 to 1."""
+
+
 @runtime_checkable
 class AsksOthers(Protocol):
     """A ChatModel that asks others, and so costs what they cost."""

@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     rag_model: str = Field(
         "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
     )
-    rag_min_score: float = Field(
-        0.4, ge=-1, le=1, description="Cosine to the question under which a passage says nothing about it"
+    rag_min_score: float | None = Field(
+        None, ge=-1, le=1, description="Cosine under which a passage is not relevant; empty: by the calibrated rule"
     )
     rag_context_tokens: int = Field(
         8192, ge=256, description="Context length taken for models of which the routing file does not tell it"
@@ -193,6 +193,17 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(
         20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
     )
+
+    # --- Reranking
+    rerank_model: str = Field(
+        "",
+        max_length=200,
+        description="Cross-encoder: hub name or folder, or a name at RERANK_BASE_URL; empty: none",
+    )
+    rerank_base_url: str = Field(
+        "", description="Upstream with Cohere's or Jina's /rerank; empty: RERANK_MODEL runs on this CPU"
+    )
+    rerank_api_key: HeaderValue = Field(SecretStr(""), description="Key of RERANK_BASE_URL")
 
     # --- RAG
     rag_uri: str = Field(

@@ -39,6 +39,13 @@ class OpenAIClient:
             response = await create(**body, extra_headers=self._headers)
             return parsed_object(response.content)
 
+    async def rerank(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST /rerank, which is not OpenAI's; the answer, parsed. Raises only errors of apps.core.errors."""
+        options: Any = {"headers": self._headers}
+        with translated_errors():
+            response = await self._client.post("/rerank", cast_to=httpx.Response, body=dict(body), options=options)
+            return parsed_object(response.content)
+
     async def aclose(self) -> None:
         await self._client.close()
 

@@ -1,10 +1,12 @@
-"""`python -m apps.rag`: the command line of collections of documents.
+"""`python -m apps.rag`, for one release more: the command is `python -m apps.cli.documents`.
 
-It needs a concrete embedder, which this floor may not know; so the command itself stands on the floor above, and is
-run by its name, as the interpreter's -m would do.
+The one import from below to above, which pyproject.toml names; it goes with the next release.
 """
 
-import runpy
+import sys
+
+from apps.cli.documents import main
 
 if __name__ == "__main__":
-    runpy.run_module("apps.cli.documents", run_name="__main__", alter_sys=True)
+    print("python -m apps.rag will go: use python -m apps.cli.documents, or genai", file=sys.stderr)
+    sys.exit(main())

@@ -4,21 +4,25 @@ It searches in the caller's tenant for the last user message, puts what it finds
 and asks the wrapped model. It offers no tools: so nothing that a document says can call one.
 """
 
+import logging
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from apps.core.callers import SHARED, Caller
 from apps.core.calls import Usage
 from apps.core.deltas import Citation, Delta, begin
-from apps.core.errors import InvalidValue, NotFound, quoted
+from apps.core.errors import AppError, InvalidValue, NotFound, quoted
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, Writer
 from apps.rag.library import Filter
 from apps.rag.prompting import fitted, question_of
 from apps.rag.records import Passage
+from apps.rag.relevance import RELEVANT
+
+log = logging.getLogger(__name__)
 
 PREFIX = "rag/"
 NAME = re.compile(r"(?:(shared)/)?([a-z0-9][a-z0-9_-]{0,62})")
@@ -37,6 +41,13 @@ class Searchable(Protocol):
     ) -> list[Passage]: ...
 
     def readiness(self) -> Readiness: ...
+
+
+@runtime_checkable
+class Supporting(Protocol):
+    """A library that finds what in its passages supports an answer."""
+
+    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[tuple[int, int] | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +96,12 @@ class Asking:
 class RagModel:
     """Implements ChatModel for one collection.
 
-    Passages whose cosine to the question is under ``least_score`` say nothing about it; where there is no other, the
-    answer is NO_ANSWER and no model is asked.
+    Passages that say nothing about the question are left out; where there is no other, the answer is NO_ANSWER and no
+    model is asked. ``least_score`` decides by the cosine alone; None leaves it to the calibrated rule (relevance.py).
     """
 
     def __init__(
-        self, library: Searchable, writer: Writer, place: Place, least_score: float, asking: Asking = Asking()
+        self, library: Searchable, writer: Writer, place: Place, least_score: float | None, asking: Asking = Asking()
     ) -> None:
         self._library = library
         self._writer = writer
@@ -109,10 +120,26 @@ class RagModel:
             return
         prompt = await fitted(asked, passages, await self._writer.window(asked))
         begun = await begin(self._writer.stream(prompt.request))
+        said = [begun.first.text]
         async with aclosing(begun.rest):
-            yield replace(begun.first, citations=cited(prompt.passages))
+            first = await self._ended(begun.first, said, prompt.passages)
+            yield first if first.citations is not None else replace(first, citations=cited(prompt.passages))
             async for delta in begun.rest:
-                yield delta
+                said.append(delta.text)
+                yield await self._ended(delta, said, prompt.passages)
+
+    async def _ended(self, delta: Delta, said: Sequence[str], passages: Sequence[Passage]) -> Delta:
+        """The last delta has the citations again, with what supports the answer."""
+        answer = "".join(said)
+        if delta.finish_reason is None or not answer.strip() or not isinstance(self._library, Supporting):
+            return delta
+        try:
+            spans = await self._library.supports(answer, passages)
+        except AppError:
+            # the answer is whole without it
+            log.warning("no supporting sentences were found", exc_info=True)
+            return delta
+        return replace(delta, citations=cited(passages, spans))
 
     def readiness(self) -> Readiness:
         return _readiness(self._place.model, self._library, self._writer)
@@ -125,7 +152,12 @@ class RagModel:
 
     async def _relevant(self, request: ChatRequest) -> list[Passage]:
         found = await self._found(self._place.tenant(request.caller), question_of(request))
-        return [passage for passage in found if (passage.vector_score or 0.0) >= self._least_score]
+        return [passage for passage in found if self._is_relevant(passage)]
+
+    def _is_relevant(self, passage: Passage) -> bool:
+        if self._least_score is None:
+            return passage.relevance is None or passage.relevance >= RELEVANT
+        return (passage.vector_score or 0.0) >= self._least_score
 
     async def _found(self, tenant: str, question: str) -> list[Passage]:
         """What is found for the question, or for the end of one that is longer than the embedding model takes."""
@@ -144,7 +176,7 @@ class RagModel:
 class RagModels:
     """Implements ChatModel for all collections: the request's ``model`` says which, as ``rag/<collection>``."""
 
-    def __init__(self, library: Searchable, writer: Writer, least_score: float) -> None:
+    def __init__(self, library: Searchable, writer: Writer, least_score: float | None) -> None:
         self._library = library
         self._writer = writer
         self._least_score = least_score
@@ -179,8 +211,11 @@ def _readiness(name: str, library: Searchable, writer: Writer) -> Readiness:
     return Readiness(name, writes.state, f"{writes.name} writes: {writes.reason}")
 
 
-def cited(passages: Sequence[Passage]) -> tuple[Citation, ...]:
+def cited(
+    passages: Sequence[Passage], supports: Sequence[tuple[int, int] | None] | None = None
+) -> tuple[Citation, ...]:
     """Passages as citations, numbered as the model sees them."""
+    spans = supports or [None] * len(passages)
     return tuple(
         Citation(
             number,
@@ -192,6 +227,7 @@ def cited(passages: Sequence[Passage]) -> tuple[Citation, ...]:
             passage.end,
             passage.score,
             passage.text,
+            span,
         )
-        for number, passage in enumerate(passages, 1)
+        for number, (passage, span) in enumerate(zip(passages, spans, strict=True), 1)
     )

@@ -1,17 +1,19 @@
 """What is there: collections, documents, their passages; and taking them away."""
 
 import asyncio
+import re
 
 from apps.core.errors import Conflict, InvalidValue, NotFound
 from apps.rag.index.clauses import literal
 from apps.rag.index.database import model_of, refuse_mix
 from apps.rag.index.rows import DOCUMENT, PASSAGE, document_of, passage_of
-from apps.rag.index.writing import heads, no_document, remove
+from apps.rag.index.writing import heads, no_document, remove, remove_name
 from apps.rag.names import DOCUMENT as DOCUMENT_ID
 from apps.rag.parts import Parts
-from apps.rag.records import Collection, Document, Passage
+from apps.rag.records import Collection, Document, DocumentText, Passage
 
 MOST = 1000
+PASSAGE_ID = re.compile(r"[0-9a-f]{64}:\d{1,9}")
 
 
 class CollectionStore:
@@ -77,6 +79,37 @@ class CollectionStore:
             raise no_document()
         return [passage_of(row) for row in rows]
 
+    async def passage(self, tenant: str, collection: str, passage_id: str) -> Passage:
+        table = await self._parts.database.reading(tenant, collection)
+        if not isinstance(passage_id, str) or not PASSAGE_ID.fullmatch(passage_id):
+            raise no_passage()
+        found = await table.query().where(f"id = {literal(passage_id)}").select(PASSAGE).to_list()
+        if not found:
+            raise no_passage()
+        return passage_of(found[0])
+
+    async def text(self, tenant: str, collection: str, document_id: str) -> DocumentText:
+        """Put together from the passages: between two of them there was white space alone."""
+        document = await self.document(tenant, collection, document_id)
+        table = await self._parts.database.reading(tenant, collection)
+        query = table.query().where(f"document = {literal(document.id)}").select(["ordinal", "start", "text"])
+        parts, length = list[str](), 0
+        for row in sorted(await query.to_list(), key=lambda row: int(row["ordinal"])):
+            gap = max(int(row["start"]) - length, 0)
+            new = row["text"][max(length - int(row["start"]), 0) :]
+            parts += ["\n" * gap, new]
+            length += gap + len(new)
+        return DocumentText(document, "".join(parts))
+
+    async def remove_name(self, tenant: str, collection: str, document_id: str, name: str) -> None:
+        """The document goes with its last name."""
+        _document_id(document_id)
+
+        async def work() -> None:
+            await remove_name(await self._parts.database.writing(tenant, collection), document_id, name)
+
+        await self._parts.committing(tenant, collection, work)
+
     async def delete_document(self, tenant: str, collection: str, document_id: str) -> None:
         _document_id(document_id)
         why = Conflict("The document was deleted", field="document")
@@ -100,6 +133,10 @@ def _document_id(given: str) -> str:
     if not isinstance(given, str) or not DOCUMENT_ID.fullmatch(given):
         raise no_document()
     return given
+
+
+def no_passage() -> NotFound:
+    return NotFound("No such passage", field="passage")
 
 
 def _limited(limit: int) -> int:

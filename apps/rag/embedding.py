@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.core.ports import Embedder
+from apps.rag.normalization import normalized
 from apps.rag.parsing.chunks import Chunk
 
 if TYPE_CHECKING:
@@ -21,14 +22,16 @@ async def fitting(embedder: Embedder, chunks: Sequence[Chunk]) -> list[tuple[Chu
     while waiting:
         told = [_with_headings(chunk) for chunk in waiting]
         counts = await embedder.count_tokens(told)
-        bare = [chunk.text for chunk, count in zip(waiting, counts, strict=True) if count > embedder.longest]
+        bare = [
+            normalized(chunk.text) for chunk, count in zip(waiting, counts, strict=True) if count > embedder.longest
+        ]
         shorter = iter(await embedder.count_tokens(bare) if bare else [])
         following: list[Chunk] = []
         for chunk, text, count in zip(waiting, told, counts, strict=True):
             if count <= embedder.longest:
                 found.append((chunk, text))
             elif next(shorter) <= embedder.longest:
-                found.append((chunk, chunk.text))
+                found.append((chunk, normalized(chunk.text)))
             else:
                 following += _halves(chunk)
         waiting = following
@@ -45,7 +48,8 @@ async def vectors_of(embedder: Embedder, texts: Sequence[str]) -> "NDArray[float
 def _with_headings(chunk: Chunk) -> str:
     path = " > ".join(chunk.headings)[-LONGEST_HEADINGS:]
     # a section often begins with its own heading
-    return f"{path}\n{chunk.text}" if path and not chunk.text.lstrip("# ").startswith(path) else chunk.text
+    shown = f"{path}\n{chunk.text}" if path and not chunk.text.lstrip("# ").startswith(path) else chunk.text
+    return normalized(shown)
 
 
 def _halves(chunk: Chunk) -> list[Chunk]:

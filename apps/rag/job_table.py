@@ -237,6 +237,11 @@ class JobTable:
             rows = db.execute(statement, (_written(error), time.time(), *values)).fetchall()
         return [row["spooled"] for row in rows]
 
+    def open_files(self, tenant: str, collection: str) -> int:
+        """How many files wait or are ingested now."""
+        where = "tenant = ? AND collection = ? AND status IN ('queued', 'running')"
+        return int(self._db.execute(f"SELECT count(*) FROM files WHERE {where}", (tenant, collection)).fetchone()[0])  # noqa: S608
+
     def open_spooled(self) -> set[str]:
         rows = self._db.execute("SELECT spooled FROM files WHERE status IN ('queued', 'running')").fetchall()
         return {row["spooled"] for row in rows}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.core.errors import InvalidValue, ModelUnavailable
-from apps.core.ports import Embedder, Readiness
+from apps.core.ports import Embedder, Readiness, Reranker
 from apps.core.settings import Settings
 from apps.rag.collection_store import CollectionStore
 from apps.rag.index.database import install_words, missing_requirements
@@ -24,11 +24,11 @@ from apps.rag.job_table import NewFile
 from apps.rag.limits import Limits
 from apps.rag.names import collection_name, file_name, metadata
 from apps.rag.parts import put_together
-from apps.rag.ports import Reranker
 from apps.rag.ranking import Ranking
-from apps.rag.records import Collection, Document, Job, Metadata, Passage, SearchMode, Upload
+from apps.rag.records import Collection, Document, DocumentText, Job, Metadata, Passage, SearchMode, Upload
 from apps.rag.search import Search, checked
 from apps.rag.spool import Spool
+from apps.rag.support import supports
 
 Filter = Mapping[str, Any]
 """See apps/rag/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
@@ -187,6 +187,27 @@ class Library:
     ) -> list[Passage]:
         """A document's passages in reading order, with a score of 0; ``after`` is the number of the last one seen."""
         return await self._store.passages(tenant, collection_name(collection), document_id, limit, after)
+
+    async def passage(self, tenant: str, collection: str, passage_id: str) -> Passage:
+        """One passage by its id, with a score of 0."""
+        return await self._store.passage(tenant, collection_name(collection), passage_id)
+
+    async def text(self, tenant: str, collection: str, document_id: str) -> DocumentText:
+        """What was read of a document."""
+        return await self._store.text(tenant, collection_name(collection), document_id)
+
+    async def remove_name(self, tenant: str, collection: str, document_id: str, name: str) -> None:
+        """A document's name; the document goes with its last one."""
+        await self._store.remove_name(tenant, collection_name(collection), document_id, name)
+
+    async def settled(self, tenant: str, collection: str) -> None:
+        """Returns when nothing waits to be ingested into the collection, here or in another process."""
+        while await self._jobs(lambda table: table.open_files(tenant, collection)):  # noqa: ASYNC110 - other processes set no event
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[tuple[int, int] | None]:
+        """Of each passage, the span of the sentence that supports the answer; None where none does."""
+        return await supports(self._embedder, answer, passages)
 
     async def delete_document(self, tenant: str, collection: str, document_id: str) -> None:
         """Also where its bytes still wait to be ingested: those files fail."""

@@ -89,6 +89,29 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a job goes, and what is left of it. ``seconds_left`` is an estimate, None before anything is known."""
+
+    files_done: int
+    files_left: int
+    seconds: float
+    seconds_left: float | None
+
+    def per_second(self, count: int) -> float:
+        return round(count / self.seconds, 2) if self.seconds > 0 else 0.0
+
+
+def pace_of(job: Job, now: float) -> Pace:
+    """``now`` is a Unix time."""
+    done = sum(file.finished is not None for file in job.files)
+    began = min((file.started for file in job.files if file.started is not None), default=None)
+    ended = max((file.finished for file in job.files if file.finished is not None), default=now)
+    seconds = max((ended if job.finished else now) - began, 0.0) if began is not None else 0.0
+    left = seconds * (100 - job.percent) / job.percent if job.percent > 0 else None
+    return Pace(done, len(job.files) - done, seconds, 0.0 if job.finished else left)
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     name: str
     embedding_model: str
@@ -114,6 +137,14 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentText:
+    """A document and what was read of it: the text that its passages' spans point into."""
+
+    document: Document
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A part of a document, as a search found it.
 
@@ -121,7 +152,8 @@ class Passage:
     ``page`` counts from 1 and is None where the format has no pages. ``score`` orders the result: the fused rank
     score (hybrid), the cosine (vector) or BM25 (text), or the reranker's. ``vector_score`` is the cosine of query
     and passage, known for every passage unless the mode is text; ``text_score`` (BM25) and ``text_rank`` (from 1)
-    are None where the text search did not find it.
+    are None where the text search did not find it. ``relevance`` (0 to 1) is how likely it says anything about the
+    query, and is None where nothing was asked.
     """
 
     id: str
@@ -137,3 +169,4 @@ class Passage:
     vector_score: float | None
     text_score: float | None
     text_rank: int | None
+    relevance: float | None = None

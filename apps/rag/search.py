@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.errors import InternalError, InvalidType, InvalidValue
-from apps.core.ports import Embedder
+from apps.core.ports import Embedder, KnowsWords, Reranker
 from apps.rag.filters import compile_filter
 from apps.rag.index.columns import Columns, columns_of
 from apps.rag.index.database import Database, refuse_mix
 from apps.rag.index.rows import passage_of
 from apps.rag.index.searching import Candidate, candidates, rows_of
-from apps.rag.ports import Reranker
+from apps.rag.normalization import normalized
 from apps.rag.ranking import Ranking, cosines, diverse
 from apps.rag.records import Passage, SearchMode
+from apps.rag.relevance import CALIBRATED, QuestionTerms
 
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
@@ -89,10 +90,25 @@ class Search:
         ranked = self._ranked(found, query, vector)
         if self._reranker is not None and ranked:
             passages = await self._read(tenant, collection, _passages(table, ranked))
-            scores = await self._reranker.rerank(query.text, passages)
+            told = ["\n".join((*passage.headings, passage.text)) for passage in passages]
+            scores = (await self._reranker.rerank(query.text, told)).scores
             again = [replace(one, score=score) for one, score in zip(ranked, scores, strict=True)]
             ranked = sorted(again, key=_best_first)
-        return await self._read(tenant, collection, _passages(table, self._chosen(ranked, query)))
+        passages = await self._read(tenant, collection, _passages(table, self._chosen(ranked, query)))
+        return await self._judged(passages, query.text)
+
+    async def _judged(self, passages: list[Passage], question: str) -> list[Passage]:
+        """With their relevance."""
+        embedder, unknown = self._embedder, 0.0
+        if passages and isinstance(embedder, KnowsWords):
+            [unknown] = await embedder.unknown_shares([normalized(question)])
+        terms = QuestionTerms(question)
+
+        def relevance(passage: Passage) -> float:
+            told = "\n".join((passage.name, *passage.headings, passage.text))
+            return CALIBRATED(terms.evidence(told, passage.vector_score, unknown))
+
+        return [replace(passage, relevance=round(relevance(passage), 4)) for passage in passages]
 
     async def _read(self, tenant: str, collection: str, reading: Awaitable[list[T]]) -> list[T]:
         try:
@@ -106,7 +122,7 @@ class Search:
 
     async def _vector(self, text: str) -> Sequence[float]:
         try:
-            [vector] = await self._embedder.embed([text])
+            [vector] = await self._embedder.embed([normalized(text)])
         except InvalidValue as error:
             raise InvalidValue(error.message, field="query", details=error.details) from error
         return vector

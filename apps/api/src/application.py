@@ -37,6 +37,7 @@ from apps.api.src.observability.tracing import OFF
 from apps.api.src.ollama.routes import ollama_router
 from apps.api.src.rag.documentation import document_rag
 from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
+from apps.api.src.rerank.routes import rerank_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.v1.idempotency import Recordings
@@ -154,6 +155,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
         anthropic_router(services, settings, limits),
         ollama_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
+        rerank_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),
         rag_answer_router(services, settings, limits),

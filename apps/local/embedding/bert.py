@@ -38,6 +38,12 @@ class Bert:
         """Of each text, the two special tokens included."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
+    def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """Of each text, the share of its tokens that are the unknown one; special tokens are not counted."""
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        counted = [ids[1:-1] for ids in self.tokens(texts)]
+        return [sum(id == unknown for id in ids) / len(ids) if ids else 0.0 for ids in counted]
+
     def embed(self, tokens: Sequence[list[int]], cancelled: Callable[[], bool] = lambda: False) -> list[list[float]]:
         """Vectors in the order of the texts; none at all where it was cancelled between two batches.
 

@@ -78,6 +78,10 @@ class MiniLM:
         short = len(texts) <= SHORT_TEXTS
         return await self._in_thread(lambda: list(map(len, self._loaded().tokens(texts))), short=short)
 
+    async def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """Implements KnowsWords. Raises ModelUnavailable."""
+        return await self._in_thread(lambda: self._loaded().unknown_shares(texts), short=len(texts) <= SHORT_TEXTS)
+
     def readiness(self) -> Readiness:
         details = {"dimensions": self.dimensions, "longest_input": self.longest}
         missing = missing_requirements()

@@ -32,6 +32,8 @@ class Columns:
     names: tuple[str, ...] = ()
     marked: bool = False
     """As many fields as may be are here. False in a table of before."""
+    words: bool = True
+    """The text as it is searched for has a column. False in a table of before."""
 
     @property
     def complete(self) -> bool:
@@ -59,7 +61,7 @@ def columns_of(schema: "pa.Schema") -> Columns:
     # the table's own fields have no underscore
     names = tuple(name for name in schema.names if "_" in name)
     told = schema.field(MARKED).metadata or {}
-    return Columns(names, marked=MARK.encode() in told)
+    return Columns(names, marked=MARK.encode() in told, words="words" in schema.names)
 
 
 def fields(names: Iterable[str]) -> "list[pa.Field]":

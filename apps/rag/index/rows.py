@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apps.rag.index.columns import MARKED, cells, columns_of, fields, marked, type_letter
+from apps.rag.normalization import indexed
 from apps.rag.parsing.chunks import Chunk
 from apps.rag.records import Document, MetadataValue, Passage
 
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 
 MODEL = b"embedding_model"
 DIMENSIONS = b"dimensions"
+WORDS = "words"
 PASSAGE = ["id", "document", "ordinal", "names", "page", "headings", "start", "end", "text", "metadata"]
 DOCUMENT = ["document", "names", "kind", "bytes", "pages", "passages", "metadata", "ingested"]
 
 
-def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = ()) -> "pa.Schema":
+def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = (), *, words: bool = True) -> "pa.Schema":
+    """``words`` is the text as it is searched for; tables of before have none until upkeep gives it to them."""
     import pyarrow as pa
 
     text = pa.utf8()
@@ -43,6 +46,8 @@ def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = ()) ->
         "ingested": pa.float64(),
         "vector": pa.list_(pa.float32(), dimensions),
     }
+    if words:
+        own[WORDS] = text
     told = {MODEL: model.encode(), DIMENSIONS: str(dimensions).encode()}
     made = [pa.field(name, kind, metadata=marked() if name == MARKED else None) for name, kind in own.items()]
     return pa.schema([*made, *fields(metadata_columns)], metadata=told)
@@ -72,6 +77,8 @@ def table_of(document: Document, chunks: Sequence[Chunk], vectors: "Vectors", of
         "passages": [count] * count,
         "ingested": [document.ingested] * count,
     }
+    if WORDS in of.names:
+        columns[WORDS] = [indexed(chunk.text) for chunk in chunks]
     columns.update(_metadata_columns(of, document.metadata, count))
     arrays = {name: pa.array(values, of.field(name).type) for name, values in columns.items()}
     arrays["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), dimensions)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from apps.rag.index.rows import PASSAGE
-from apps.rag.index.upkeep import TEXT_INDEX
+from apps.rag.index.rows import PASSAGE, WORDS
+from apps.rag.index.upkeep import TEXT_INDEX, WORDS_INDEX
+from apps.rag.normalization import indexed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,11 +80,13 @@ async def _near(table: "AsyncTable", vector: Sequence[float] | None, where: str 
 async def _said(table: "AsyncTable", text: str | None, where: str | None, wanted: int) -> dict[str, _Hit]:
     from lancedb.query import MatchQuery
 
-    if text is None or TEXT_INDEX not in {index.name for index in await table.list_indices()}:
+    built = {index.name for index in await table.list_indices()}
+    if text is None or not built & {TEXT_INDEX, WORDS_INDEX}:
         # the index comes before the first row: without it, the table is empty
         return {}
+    column = WORDS if WORDS_INDEX in built else "text"
     # words to match and nothing else: no syntax in it
-    query = table.query().nearest_to_text(MatchQuery(text, "text")).limit(wanted)
+    query = table.query().nearest_to_text(MatchQuery(indexed(text), column)).limit(wanted)
     query = query.select(["id", "vector", "_score"]).with_row_id()
     return _read(await (query if where is None else query.where(where)).to_arrow(), "_score")
 

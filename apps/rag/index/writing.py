@@ -39,7 +39,7 @@ async def put(table: "AsyncTable", document: Document, chunks: Sequence[Chunk], 
     columns = await widened(table, document.metadata)
     if before is None:
         # not the table's own: it shows JSON as the bytes that it is stored in
-        rows = table_of(document, chunks, vectors, schema(*await model_of(table), columns.names))
+        rows = table_of(document, chunks, vectors, schema(*await model_of(table), columns.names, words=columns.words))
         if not others:
             await table.add(rows)
             return
@@ -71,6 +71,17 @@ async def remove(table: "AsyncTable", document: str) -> None:
     removed: Any = await table.delete(f"document = {literal(document)}")
     if removed.num_deleted_rows == 0:
         raise no_document()
+
+
+async def remove_name(table: "AsyncTable", document: str, name: str) -> None:
+    """The document goes with its last name. Nothing changes where it does not have the name."""
+    for known in await heads(table, f"document = {literal(document)} AND array_has(names, {literal(name)})"):
+        kept = [other for other in known.names if other != name]
+        if kept:
+            rows = renamed(await _rows(table, document), kept)
+            await table.merge_insert("id").when_matched_update_all().execute(rows)
+        else:
+            await remove(table, document)
 
 
 async def _rows(table: "AsyncTable", document: str) -> "pa.Table":

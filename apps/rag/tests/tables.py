@@ -9,7 +9,7 @@ from lancedb.table import AsyncTable
 
 from apps.rag.index.columns import columns_of, widened
 from apps.rag.index.database import Database
-from apps.rag.index.rows import schema, table_of
+from apps.rag.index.rows import WORDS, schema, table_of
 from apps.rag.index.upkeep import ensure_text_index
 from apps.rag.parsing.chunks import Chunk
 from apps.rag.records import Document
@@ -56,4 +56,4 @@ async def old_table(database: Database, tenant: str, collection: str) -> AsyncTa
 
 
 def before(of: pa.Schema) -> pa.Schema:
-    return pa.schema([field.remove_metadata() for field in of], metadata=of.metadata)
+    return pa.schema([field.remove_metadata() for field in of if field.name != WORDS], metadata=of.metadata)

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apps.core.errors import InvalidType, InvalidValue
+from apps.core.ports import Readiness, Reranked
 from apps.rag.library import Library
 from apps.rag.ranking import Ranking
-from apps.rag.records import Passage, Upload
+from apps.rag.records import Upload
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, finished, ingested, texts
 
@@ -162,8 +163,16 @@ async def test_diversity_passes_over_what_says_the_same(library: Library) -> Non
 
 async def test_a_reranker_has_the_last_word(tmp_path: Path) -> None:
     class Shortest:
-        async def rerank(self, query: str, passages: Sequence[Passage]) -> list[float]:
-            return [-float(len(passage.text)) for passage in passages]
+        name = "shortest"
+
+        async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
+            return Reranked(self.name, [-float(len(text)) for text in texts])
+
+        def readiness(self) -> Readiness:
+            return Readiness(self.name, "ready", "always")
+
+        async def aclose(self) -> None:
+            """Nothing to end."""
 
     library = Library(tmp_path, HashingEmbedder(), limits=LIMITS, reranker=Shortest())
     await library.start()

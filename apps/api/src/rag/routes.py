@@ -25,7 +25,9 @@ from apps.api.src.rag.schemas import (
     Collections,
     DocumentAnswer,
     Documents,
+    DocumentTextAnswer,
     JobAnswer,
+    PassageAnswer,
     Passages,
     QueryBody,
     RagAnswer,
@@ -196,6 +198,19 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         tenant = Place(name, shared).tenant(caller_of(request))
         found = await library_of(services).passages(tenant, name, id, limit=limit, after=after)
         return Passages(passages=shown_passages(found), next=after + limit if len(found) == limit else None)
+
+    @router.get(base + "/{id}/text", responses=error_responses(*READ))
+    async def text(request: Request, name: str, id: str) -> DocumentTextAnswer:
+        """What was read of a document: the text that the spans of passages and citations point into."""
+        tenant = Place(name, shared).tenant(caller_of(request))
+        found = await library_of(services).text(tenant, name, id)
+        return DocumentTextAnswer(document=found.document.id, name=found.document.name, text=found.text)
+
+    @router.get(base.removesuffix("documents") + "passages/{id}", responses=error_responses(*READ))
+    async def passage(request: Request, name: str, id: str) -> PassageAnswer:
+        """One passage by its id."""
+        tenant = Place(name, shared).tenant(caller_of(request))
+        return shown_passages([await library_of(services).passage(tenant, name, id)])[0]
 
     @router.delete(base + "/{id}", status_code=204, responses=error_responses(*READ))
     async def delete_document(request: Request, name: str, id: str) -> Response:

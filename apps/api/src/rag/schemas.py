@@ -79,6 +79,7 @@ class CitationAnswer(BaseModel):
     span: tuple[int, int] = Field(description="From and to, in Unicode code points of the document's text")
     score: float
     quote: str = Field(description="The document's own words there")
+    support: tuple[int, int] | None = Field(None, description="Span of the sentence that supports the answer")
 
 
 class RagAnswer(GenerateAnswer):
@@ -101,11 +102,20 @@ class PassageAnswer(BaseModel):
     score: float = Field(description="Orders the result: the fused ranks of both halves")
     vector_score: float | None = Field(description="Cosine of query and passage")
     text_score: float | None = Field(description="BM25; null where the words were not found")
+    relevance: float | None = Field(description="0 to 1: how likely it says anything about the question; null in lists")
 
 
 class Passages(BaseModel):
     passages: list[PassageAnswer]
     next: int | None = Field(None, description="The `after` of the next page; null on the last one")
+
+
+class DocumentTextAnswer(BaseModel):
+    """What was read of a document: the text that spans point into."""
+
+    document: str = Field(description="The document's id")
+    name: str
+    text: str
 
 
 class CollectionAnswer(BaseModel):
@@ -164,5 +174,12 @@ class JobAnswer(BaseModel):
     percent: float
     pages: int
     passages: int
+    files_done: int = Field(description="Done or failed")
+    files_left: int
+    seconds: float = Field(description="Since the first file was begun")
+    seconds_left: float | None = Field(description="An estimate; null where nothing is known yet")
+    files_per_second: float
+    pages_per_second: float
+    passages_per_second: float
     files: list[FileAnswer]
     created: float = Field(description="Unix time")

@@ -3,6 +3,7 @@
 The progress of a job as server-sent events: ``progress`` whenever it has changed, then ``done`` or ``error``.
 """
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -13,7 +14,7 @@ from apps.api.src.http.streaming import StreamedResponse
 from apps.api.src.rag.schemas import CollectionAnswer, DocumentAnswer, FileAnswer, JobAnswer, PassageAnswer
 from apps.core.errors import AppError, InternalError, error_classes
 from apps.rag.answering import Place
-from apps.rag.records import Collection, Document, Job, Passage
+from apps.rag.records import Collection, Document, Job, Passage, pace_of
 
 
 def shown_collection(place: Place, collection: Collection) -> CollectionAnswer:
@@ -56,12 +57,14 @@ def shown_passages(passages: Sequence[Passage]) -> list[PassageAnswer]:
             score=passage.score,
             vector_score=passage.vector_score,
             text_score=passage.text_score,
+            relevance=passage.relevance,
         )
         for passage in passages
     ]
 
 
 def shown_job(job: Job) -> JobAnswer:
+    pace = pace_of(job, time.time())
     return JobAnswer(
         id=job.id,
         collection=job.collection,
@@ -69,6 +72,13 @@ def shown_job(job: Job) -> JobAnswer:
         percent=round(job.percent, 1),
         pages=job.pages,
         passages=job.passages,
+        files_done=pace.files_done,
+        files_left=pace.files_left,
+        seconds=round(pace.seconds, 1),
+        seconds_left=None if pace.seconds_left is None else round(pace.seconds_left, 1),
+        files_per_second=pace.per_second(pace.files_done),
+        pages_per_second=pace.per_second(job.pages),
+        passages_per_second=pace.per_second(job.passages),
         files=[
             FileAnswer(
                 name=file.name,

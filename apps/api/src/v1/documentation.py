@@ -209,6 +209,8 @@ def document_v1(page: dict[str, Any]) -> dict[str, Any]:
     for path, responses in GETS.items():
         operation = page["paths"][path]["get"]
         operation["responses"] = {"200": operation["responses"]["200"], **_by_status(responses)}
+    reranking = page["paths"]["/v1/rerank"]["post"]
+    reranking["responses"] = {"200": reranking["responses"]["200"], **_by_status(v1_errors(*ERRORS))}
     return page
 
 

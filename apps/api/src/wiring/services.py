@@ -1,7 +1,7 @@
 """The only place that names concrete classes: settings in, the services of the app out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
@@ -19,11 +19,12 @@ from apps.api.src.wiring.stores import (
     build_database,
     build_key_store,
     build_tokens,
+    chosen_reranker,
     open_documents,
 )
 from apps.cache.front import CachedModel, CacheFront
 from apps.core.calls import Bookkeeper
-from apps.core.ports import ChatModel, Embedder, Observed
+from apps.core.ports import ChatModel, Embedder, Observed, Reranker
 from apps.core.settings import Settings
 from apps.core.version import VERSION
 from apps.gateway.as_model import LOCAL
@@ -59,6 +60,7 @@ class Services:
     documents: Documents | None = None
     agents: Agents | None = None
     connections: Connections | None = None
+    reranker: Reranker | None = None
 
     @property
     def generate(self) -> MeteredModel | CachedModel:
@@ -108,6 +110,8 @@ class Services:
             await self.front.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        if self.reranker is not None:
+            await self.reranker.aclose()
         if self.documents is not None and self.documents.embedder is not self.embedder:
             await self.documents.embedder.aclose()
         if self.tracing is not None:
@@ -130,13 +134,15 @@ def build_services(settings: Settings) -> Services:
     local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
     connections = Connections()
     gateway = new_gateway(settings)
-    documents, embedder = open_documents(settings, gateway, local, connections)
+    reranker = chosen_reranker(settings, connections)
+    documents, embedder = open_documents(settings, gateway, local, connections, reranker)
     parts = open_agents(settings, gateway, local, documents.library, database, lambda name: setting_of(name, settings))
     load_gateway(gateway, settings, local, embedder, tracing, documents, parts, connections)
     cloud = build_cloud(settings, gateway)
-    return on_record(
+    services = on_record(
         settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents, connections=connections
     )
+    return replace(services, reranker=reranker)
 
 
 def on_record(

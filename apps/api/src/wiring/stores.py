@@ -11,7 +11,7 @@ from apps.cache.redis_store import RedisStore
 from apps.cache.response_cache import LARGEST, ResponseCache
 from apps.cache.semantic import SemanticIndex
 from apps.cache.store import GuardedStore, MemoryStore, Store
-from apps.core.ports import ChatModel, Embedder
+from apps.core.ports import ChatModel, Embedder, Reranker
 from apps.core.settings import Settings
 from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
@@ -19,7 +19,9 @@ from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
 from apps.local.embedding.minilm import MiniLM
+from apps.local.rerank.reranker import LocalReranker
 from apps.models.openai_embedder import OpenAIEmbedder
+from apps.models.upstream_reranker import UpstreamReranker
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
 from apps.operations.jwks import Jwks
@@ -51,12 +53,25 @@ class Documents:
         return ByPath({"/chat/completions": LocalWire(self.answers, asks_others=True)})
 
 
+def chosen_reranker(settings: Settings, connections: Connections | None = None) -> Reranker | None:
+    """None where RERANK_MODEL is empty."""
+    if not settings.rerank_model:
+        return None
+    if settings.rerank_base_url:
+        return UpstreamReranker(settings, connections)
+    return LocalReranker(settings.rerank_model)
+
+
 def open_documents(
-    settings: Settings, gateway: Gateway, local: ChatModel, connections: Connections | None = None
+    settings: Settings,
+    gateway: Gateway,
+    local: ChatModel,
+    connections: Connections | None = None,
+    reranker: Reranker | None = None,
 ) -> tuple[Documents, Embedder]:
     """The documents, and the embedder of /v1/embeddings: where both are MiniLM, it is one and is loaded once."""
     embeds, tokenizer = chosen_embedder(settings, connections)
-    library = Library.from_settings(settings, embeds, tokenizer=tokenizer)
+    library = Library.from_settings(settings, embeds, tokenizer=tokenizer, reranker=reranker)
     documents = build_documents(settings, gateway, local, embeds, library)
     return documents, embeds if isinstance(embeds, MiniLM) else MiniLM()
 

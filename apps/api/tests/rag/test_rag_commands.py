@@ -1,4 +1,4 @@
-"""`python -m apps.rag`: a folder in, answers out, without a server; what goes wrong is told and counts."""
+"""`python -m apps.cli.documents`: a folder in, answers out, without a server; what goes wrong is told and counts."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def installed() -> None:
 
 def rag(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DATA_DIR": str(data)}
-    command = [sys.executable, "-W", "error", "-m", "apps.rag", *arguments]
+    command = [sys.executable, "-W", "error", "-m", "apps.cli.documents", *arguments]
     return heard(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120))
 
 
@@ -33,14 +33,14 @@ def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> Non
     (docs / "birds" / "owls.md").write_text("# Owls\n\nOwls hunt mice at night.\n")
     (docs / "bread.txt").write_text("Bread is baked from flour.")
     (docs / "broken.pdf").write_text("no PDF")
-    (docs / "photo.png").write_bytes(b"\x89PNG")
+    (docs / "song.mp3").write_bytes(b"ID3")
     (docs / ".git" / "notes.md").write_text("hidden")
     done = rag(data, "ingest", str(docs), "--collection", "zoo")
     assert done.returncode == 1
     assert "broken.pdf: The file cannot be read. Its name ends with .pdf, but it is text" in done.stderr
     assert done.stdout == "2 of 3 files are in zoo, 2 passages; 2 skipped\n"
     assert f"Skipped {docs / '.git'}: hidden\n" in done.stderr
-    assert f"Skipped {docs / 'photo.png'}: .png is no suffix that is known here (.csv, .docx, " in done.stderr
+    assert f"Skipped {docs / 'song.mp3'}: .mp3 is no suffix that is known here (.bmp, .csv, " in done.stderr
     listed = rag(data, "list", "--collection", "zoo").stdout
     assert sorted(line.split("  ")[-1] for line in listed.splitlines()) == ["birds - owls.md", "bread.txt"]
     found = rag(data, "search", "what do owls eat?", "--collection", "zoo", "--top-k", "1")
@@ -59,14 +59,34 @@ def test_nothing_to_ingest_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "empty"), "--collection", "zoo")
     assert (done.returncode, done.stderr) == (1, "No files to ingest there\n")
-    (tmp_path / "empty" / "photo.png").write_bytes(b"\x89PNG")
+    (tmp_path / "empty" / "song.mp3").write_bytes(b"ID3")
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "empty"), "--collection", "zoo")
     first, last = done.stderr.splitlines()
     assert (done.returncode, last) == (1, "No files to ingest there")
-    assert first.startswith(f"Skipped {tmp_path / 'empty' / 'photo.png'}: .png is no suffix")
+    assert first.startswith(f"Skipped {tmp_path / 'empty' / 'song.mp3'}: .mp3 is no suffix")
     missing = tmp_path / "missing.txt"
     done = rag(tmp_path / "data", "ingest", str(missing), "--collection", "zoo")
     assert (done.returncode, done.stderr) == (1, f"{missing} cannot be read: No such file or directory\n")
     (tmp_path / "a.txt").write_text("x")
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "a.txt"), "--collection", "Zoo!")
     assert done.returncode == 1 and done.stderr.startswith("A collection's name is")
+
+
+def test_a_folder_is_kept_in_step_and_what_is_skipped_is_the_status(tmp_path: Path) -> None:
+    docs, data = tmp_path / "docs", tmp_path / "data"
+    docs.mkdir()
+    (docs / "owls.md").write_text("# Owls\n\nOwls hunt mice at night.\n")
+    done = rag(data, "sync", str(docs), "--collection", "zoo")
+    assert (done.returncode, done.stdout) == (0, "zoo: 1 added, 0 replaced, 0 deleted, 0 unchanged, 0 skipped\n")
+    (docs / "empty.txt").write_bytes(b"")
+    done = rag(data, "sync", str(docs), "--collection", "zoo")
+    assert (done.returncode, done.stdout) == (3, "zoo: 0 added, 0 replaced, 0 deleted, 1 unchanged, 1 skipped\n")
+    assert done.stderr == "Skipped empty.txt: it is empty\n"
+    assert rag(data, "sync", str(docs / "none"), "--collection", "zoo").returncode == 1
+
+
+def test_the_address_of_before_goes_on_with_a_note(tmp_path: Path) -> None:
+    environment = {**os.environ, "DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "apps.rag", "list"]
+    done = heard(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120))
+    assert done.returncode == 0 and "use python -m apps.cli.documents" in done.stderr

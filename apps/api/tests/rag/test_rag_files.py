@@ -8,7 +8,7 @@ from apps.cli.documents import KNOWN, find_files
 def test_what_is_left_out_of_a_folder_is_told_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "docs" / "deep").mkdir(parents=True)
     (tmp_path / "docs" / ".git").mkdir()
-    for name in ("a.md", "B.TXT", "photo.png", "LICENSE", "deep/c.pdf", ".git/notes.md", ".hidden.md"):
+    for name in ("a.md", "B.TXT", "song.mp3", "LICENSE", "deep/c.pdf", ".git/notes.md", ".hidden.md"):
         (tmp_path / "docs" / name).write_text("x")
     (tmp_path / "docs" / "loop").symlink_to(tmp_path / "docs")
     found = find_files([tmp_path / "docs"])
@@ -18,7 +18,7 @@ def test_what_is_left_out_of_a_folder_is_told_with_the_reason(tmp_path: Path) ->
         ".hidden.md": "hidden",
         "LICENSE": f"its name has no suffix that is known here ({KNOWN})",
         "loop": "a link to a folder",
-        "photo.png": f".png is no suffix that is known here ({KNOWN})",
+        "song.mp3": f".mp3 is no suffix that is known here ({KNOWN})",
     }
 
 

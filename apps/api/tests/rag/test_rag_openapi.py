@@ -23,6 +23,8 @@ METHODS = {
     f"{COLLECTION}/documents": {"get", "post"},
     f"{COLLECTION}/documents/{{id}}": {"get", "delete"},
     f"{COLLECTION}/documents/{{id}}/passages": {"get"},
+    f"{COLLECTION}/documents/{{id}}/text": {"get"},
+    f"{COLLECTION}/passages/{{id}}": {"get"},
     f"{COLLECTION}/query": {"post"},
     f"{COLLECTION}/generate": {"post"},
 }

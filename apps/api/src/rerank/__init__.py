@@ -1,0 +1,1 @@
+"""Reranking over HTTP, in the shape that Cohere and Jina share."""

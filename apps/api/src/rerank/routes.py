@@ -1,0 +1,52 @@
+"""POST /v1/rerank: documents by their relevance to a query, from the reranker of RERANK_MODEL."""
+
+from fastapi import APIRouter, Request, Response
+
+from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.limits.limiter import RateLimits
+from apps.api.src.rerank.schemas import DocumentText, RerankAnswer, RerankBody, RerankResult, RerankUsage
+from apps.api.src.wiring.services import Services
+from apps.core.errors import ModelUnavailable, NotFound, quoted
+from apps.core.ports import Reranker
+from apps.core.settings import Settings
+
+NOT_CONFIGURED = "There is no reranker here: RERANK_MODEL names one"
+
+
+def rerank_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
+    router = APIRouter(prefix="/v1", route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["v1"])
+    is_local = not settings.rerank_base_url
+
+    @router.post("/rerank", response_model_exclude_none=True)
+    async def rerank(request: Request, response: Response, body: RerankBody) -> RerankAnswer:
+        """Documents by relevance to the query, best first (Cohere's and Jina's shape)."""
+        reranker = _reranker(services, body.model)
+        allow_model(caller_of(request), reranker.name, lambda _: is_local)
+        texts = [one if isinstance(one, str) else one.text for one in body.documents]
+        ranked = await reranker.rerank(body.query, texts)
+        order = sorted(range(len(texts)), key=lambda index: (-ranked.scores[index], index))[: body.top_n]
+        response.headers["X-Model"] = ranked.model
+        return RerankAnswer(
+            id=f"rerank-{request.state.request_id}" if hasattr(request.state, "request_id") else "rerank",
+            model=ranked.model,
+            results=[
+                RerankResult(
+                    index=index,
+                    relevance_score=ranked.scores[index],
+                    document=DocumentText(text=texts[index]) if body.return_documents else None,
+                )
+                for index in order
+            ],
+            usage=RerankUsage(total_tokens=ranked.tokens) if ranked.tokens is not None else None,
+        )
+
+    return router
+
+
+def _reranker(services: Services, model: str | None) -> Reranker:
+    """Raises ModelUnavailable where there is none, and NotFound for another name."""
+    if services.reranker is None:
+        raise ModelUnavailable(NOT_CONFIGURED, details={"state": "not_configured"}, retry_after=60)
+    if model is not None and model != services.reranker.name:
+        raise NotFound(f"No reranker is named {quoted(model)}", field="model")
+    return services.reranker

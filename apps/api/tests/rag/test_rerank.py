@@ -1,0 +1,80 @@
+"""POST /v1/rerank: order, shapes and errors; and what a reranker does to a search."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from apps.api.src.application import create_app
+from apps.core.ports import Readiness, Reranked
+from apps.models.upstream_reranker import UpstreamReranker
+from apps.tests.support.rag_serving import rag_app
+from apps.tests.support.serving import serving, settings
+
+
+class Longest:
+    """Implements Reranker: the longest text is the most relevant."""
+
+    name = "longest"
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
+        return Reranked(self.name, [len(text) / 100 for text in texts], 7)
+
+    def readiness(self) -> Readiness:
+        return Readiness(self.name, "ready", "always")
+
+    async def aclose(self) -> None:
+        """Nothing to end."""
+
+
+def called(folder: Path, body: Any, reranker: Any = None) -> httpx2.Response:
+    _, services = rag_app(folder)
+    app = create_app(settings(data_dir=folder, auth="off"), replace(services, reranker=reranker))
+    with serving(app) as url, httpx2.Client(trust_env=False) as client:
+        return client.post(f"{url}/v1/rerank", json=body)
+
+
+BODY: dict[str, Any] = {"query": "q", "documents": ["aa", {"text": "aaaa"}, "a"]}
+
+
+def test_documents_come_back_by_relevance(tmp_path: Path) -> None:
+    answer = called(tmp_path, BODY | {"top_n": 2, "return_documents": True}, Longest())
+    assert answer.status_code == 200 and answer.headers["X-Model"] == "longest"
+    told = answer.json()
+    assert told["results"] == [
+        {"index": 1, "relevance_score": 0.04, "document": {"text": "aaaa"}},
+        {"index": 0, "relevance_score": 0.02, "document": {"text": "aa"}},
+    ]
+    assert (told["model"], told["usage"]) == ("longest", {"total_tokens": 7})
+    bare = called(tmp_path, BODY, Longest()).json()
+    assert [sorted(one) for one in bare["results"]] == [["index", "relevance_score"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "reranker", "code", "param"),
+    [
+        ({"query": "q", "documents": []}, Longest(), "INVALID_VALUE", "documents"),
+        ({"documents": ["a"]}, Longest(), "MISSING_REQUIRED_FIELD", "query"),
+        (BODY | {"top_n": 0}, Longest(), "INVALID_VALUE", "top_n"),
+        (BODY | {"model": "other"}, Longest(), "NOT_FOUND", "model"),
+        (BODY, None, "MODEL_UNAVAILABLE", None),
+    ],
+)
+def test_what_is_wrong_is_said_in_openais_shape(
+    tmp_path: Path, body: Any, reranker: Any, code: str, param: str | None
+) -> None:
+    answer = called(tmp_path, body, reranker)
+    told = answer.json()["error"]
+    assert (told["code"], told["param"]) == (code, param) and answer.status_code >= 400
+
+
+async def test_an_upstream_reranks_by_the_shared_shape(tmp_path: Path) -> None:
+    app = create_app(settings(data_dir=tmp_path, auth="off"), replace(rag_app(tmp_path)[1], reranker=Longest()))
+    with serving(app) as url:
+        reranker = UpstreamReranker(settings(rerank_model="longest", rerank_base_url=f"{url}/v1"))
+        ranked = await reranker.rerank("q", ["aa", "aaaa", "a"])
+        assert ranked == Reranked("longest", [0.02, 0.04, 0.01], 7)
+        await reranker.aclose()

@@ -1,0 +1,1 @@
+"""Queries and documents to relevance, on this machine's CPU."""

@@ -1,0 +1,91 @@
+"""RERANK_MODEL as a Reranker: loads at its first use, computes in a thread of its own."""
+
+import asyncio
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from apps.core.cpu import available_cpus
+from apps.core.errors import AppError, InternalError, ModelUnavailable
+from apps.core.ports import Readiness, Reranked
+
+if TYPE_CHECKING:
+    from apps.local.rerank.cross_encoder import CrossEncoder
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors")
+INSTALL = "make setup, or pip install -r requirements-local.txt"
+RETRY_AFTER = 60.0
+
+
+class LocalReranker:
+    """Implements Reranker. Calls are computed one after the other."""
+
+    def __init__(self, model: str) -> None:
+        self.name = model.rstrip("/").rpartition("/")[2] or model
+        self._source = model
+        self._pool = ThreadPoolExecutor(1, "rerank")
+        self._model: CrossEncoder | None = None
+        self._failure: str | None = None
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
+        """Raises InvalidValue for a query that is too long, and ModelUnavailable."""
+        scores, tokens = await self._in_thread(lambda: self._loaded().scores(query, texts))
+        return Reranked(self.name, scores, tokens)
+
+    def readiness(self) -> Readiness:
+        missing = missing_requirements()
+        if missing:
+            return Readiness(self.name, "not_configured", _install(missing))
+        if self._failure is not None:
+            return Readiness(self.name, "failed", self._failure)
+        if self._model is None:
+            return Readiness(self.name, "ready", "Loads at its first use")
+        details = {"precision": self._model.precision, "longest_input": self._model.longest}
+        return Readiness(self.name, "ready", "Loaded", details)
+
+    async def aclose(self) -> None:
+        """What is being computed is computed to its end."""
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if missing := missing_requirements():
+            raise ModelUnavailable(_install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except AppError:
+            raise
+        except Exception as error:
+            raise InternalError(f"{self.name} failed", details={"cause": type(error).__name__}) from error
+
+    def _loaded(self) -> "CrossEncoder":
+        if self._model is not None:
+            return self._model
+        import torch
+
+        from apps.local.rerank.cross_encoder import CrossEncoder
+
+        torch.set_num_threads(available_cpus())
+        try:
+            self._model = CrossEncoder(self._source)
+        except Exception as error:
+            self._failure = f"Loading RERANK_MODEL ended with {type(error).__name__}: it must be a BERT-like checkpoint"
+            log.warning("%s", self._failure, exc_info=True)
+            raise ModelUnavailable(self._failure, details={"state": "failed"}, retry_after=RETRY_AFTER) from error
+        self._failure = None
+        log.info("%s is loaded in %s", self.name, self._model.precision)
+        return self._model
+
+
+@functools.cache  # a process does not gain packages
+def missing_requirements() -> list[str]:
+    return [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+
+
+def _install(missing: list[str]) -> str:
+    return f"The reranker needs {', '.join(missing)}, not installed here: {INSTALL}"

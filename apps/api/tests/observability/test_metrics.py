@@ -5,7 +5,6 @@ import json
 import random
 import re
 import socket
-import statistics
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,7 +37,6 @@ from eval.mock_upstream import MockUpstream
 
 CALLS = 200
 HOSTILE_REQUESTS = 10_000
-FASTEST = 0.05
 
 
 def answering(request: ChatRequest) -> list[Step]:
@@ -169,26 +167,16 @@ def many_calls(metrics: Metrics, models: int) -> None:
                 metrics.calls.closing(call)
 
 
-def test_a_scrape_is_fast_also_with_dozens_of_models() -> None:
+def test_a_scrape_writes_each_series_once_and_a_call_more_adds_none() -> None:
+    """What a scrape costs is bounded by the names that are known, not by the calls that were."""
     metrics = Metrics(known(24))
     many_calls(metrics, 24)
-    times = []
-    for _ in range(9):
-        began = time.perf_counter()
-        _, text = metrics.render()
-        times.append(time.perf_counter() - began)
-    assert len(text.splitlines()) > 4000
-    assert statistics.median(times) < FASTEST
-
-
-def test_a_scrape_of_a_server_is_fast(url: str, http: httpx2.Client) -> None:
-    http.post(f"{url}/local/generate", json={"prompt": "fine"})
-    times = []
-    for _ in range(9):
-        began = time.perf_counter()
-        assert http.get(f"{url}/metrics").status_code == 200
-        times.append(time.perf_counter() - began)
-    assert statistics.median(times) < FASTEST
+    lines = metrics.render()[1].splitlines()
+    assert 4000 < len(lines) < 40_000
+    series = [line.rpartition(b" ")[0] for line in lines if not line.startswith(b"#")]
+    assert len(series) == len(set(series))
+    many_calls(metrics, 24)
+    assert len(metrics.render()[1].splitlines()) == len(lines)
 
 
 def test_names_follow_prometheus_rules(url: str, http: httpx2.Client) -> None:

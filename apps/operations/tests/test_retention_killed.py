@@ -42,6 +42,7 @@ async def started(url: str, folder: Path) -> Process:
     return process
 
 
+@pytest.mark.long
 async def test_killed_in_the_middle_again_and_again_every_row_is_counted_once(url: str, tmp_path: Path) -> None:
     """Two at a time, killed by SIGKILL at random points until nothing is left to fold."""
     seed = random.randrange(10**6)

@@ -22,7 +22,7 @@ from apps.rag.names import tenant_folder
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.ingesting_process import LIMITS, NAMES, document
 
-pytestmark = pytest.mark.local
+pytestmark = [pytest.mark.local, pytest.mark.long]
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("RAG_KILLS", "20"))

@@ -32,6 +32,7 @@ def page(url: str) -> dict[str, Any]:
         return dict(client.get(f"{url}/openapi.json").json())
 
 
+@pytest.mark.long
 def test_a_fuzzer_finds_no_answer_beside_the_page(url: str, tmp_path: Path) -> None:
     (tmp_path / "hooks.py").write_text(HOOKS % {"codes": sorted(kind.code for kind in error_classes())})
     checks = ["status_code_conformance", "content_type_conformance", "response_schema_conformance"]

@@ -77,6 +77,7 @@ def test_the_bodies_examples_are_what_the_routes_take(page: dict[str, Any], url:
         assert answer.status_code in (200, 202), answer.text
 
 
+@pytest.mark.long
 def test_a_fuzzer_finds_no_answer_beside_the_page(url: str, tmp_path: Path) -> None:
     (tmp_path / "hooks.py").write_text(HOOKS % {"codes": sorted(kind.code for kind in error_classes())})
     checks = "status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"

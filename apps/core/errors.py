@@ -1,7 +1,7 @@
 """The error tree: every error that a client can see is one of these classes.
 
-``code`` and ``status`` belong to the class; message, field and details to the case. The OpenAPI page and the
-README's table are made from this file.
+``code`` and ``status`` belong to the class; message, field and details to the case. The OpenAPI page is made from
+this file, and a test holds the table of docs/api.md to it.
 
 A name that a caller sent, as an error may repeat it: short, and without what looks like a key in the wrong place.
 """

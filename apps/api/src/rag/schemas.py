@@ -16,7 +16,7 @@ LONGEST_FILE_NAME = 255
 QUERY: JsonDict = {"query": "How many days of leave are there?", "top_k": 5}
 GENERATE: JsonDict = {"prompt": "How many days of leave are there?", "max_tokens": 100}
 DOCUMENT: JsonDict = {"name": "leave.md", "text": "# Leave\n\nEverybody has 30 days.", "metadata": {"year": 2026}}
-FILTER = 'Which passages count: {"year": 2026}, {"year": {"$gte": 2020}}, $and, $or, $not; see the README'
+FILTER = 'Which passages count: {"year": 2026}, {"year": {"$gte": 2020}}, $and, $or, $not; see docs/documents.md'
 
 # the library checks the values, which a form has too
 SCALARS = WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}})

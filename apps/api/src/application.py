@@ -57,6 +57,15 @@ UNLIMITED = (
     " before it, start it by `python -m apps.api.src.main`, or name the class that has them:"
     " --http apps.api.src.http.server:Protocol"
 )
+TAGS = [
+    {"name": "generate", "description": "The cloud model: one prompt in, an answer or a stream of it out."},
+    {"name": "local", "description": "The local model on this machine's CPU: no key, no network."},
+    {"name": "v1", "description": "OpenAI's API over every model, for any client of it."},
+    {"name": "documents", "description": "Collections of documents: taken in, searched, answered from with citations."},
+    {"name": "agents", "description": "Agents with tools and approvals, and the MCP server."},
+    {"name": "keys", "description": "Keys of callers; needs an admin key."},
+    {"name": "operations", "description": "Health, readiness, metrics, usage."},
+]
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
@@ -101,6 +110,7 @@ def create_app(
         title=NAME,
         version=VERSION,
         description=DESCRIPTION,
+        openapi_tags=TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry=OFF if services.tracing is None else services.tracing.config,

@@ -125,7 +125,7 @@ def admin_only(request: Request) -> None:
 
 
 def admin_key_router(services: Services) -> APIRouter:
-    router = APIRouter(prefix="/admin/keys", route_class=JsonRoute, tags=["admin"], dependencies=[Depends(admin_only)])
+    router = APIRouter(prefix="/admin/keys", route_class=JsonRoute, tags=["keys"], dependencies=[Depends(admin_only)])
 
     @router.post("", status_code=201, responses=_answers(201, NEW_KEY, *BODY_ERRORS))
     async def create_key(terms: KeyTerms, response: Response) -> NewKeyView:

@@ -91,7 +91,7 @@ class AllUsageQuery(UsageQuery):
 
 
 def usage_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["usage"])
+    router = APIRouter(route_class=limits.route_class("v1", settings.rate_limit_v1), tags=["operations"])
 
     @router.get("/v1/usage", responses=_answers(["day", "model"]))
     async def own_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> Response:
@@ -103,7 +103,7 @@ def usage_router(services: Services, settings: Settings, limits: RateLimits) -> 
 
 
 def admin_usage_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("admin", settings.rate_limit_v1), tags=["admin"])
+    router = APIRouter(route_class=limits.route_class("admin", settings.rate_limit_v1), tags=["operations"])
 
     @router.get("/admin/usage", responses=_answers(["day", "tenant"]))
     async def all_usage(request: Request, query: Annotated[AllUsageQuery, Query()]) -> Response:

@@ -12,7 +12,9 @@ from apps.api.src.auth.caller import SCOPE_KEY
 from apps.api.src.exceptions import render
 from apps.core.errors import AppError
 
-OPEN_PATHS = frozenset({"/", "/favicon.ico", "/health", "/healthz", "/ready", "/docs", "/redoc", "/openapi.json"})
+OPEN_PATHS = frozenset(
+    {"/", "/favicon.ico", "/health", "/health/", "/healthz", "/ready", "/docs", "/redoc", "/openapi.json"}
+)
 OPEN_FOLDERS = ("/console/", "/docs/", "/redoc/", "/static-offline-docs/")
 
 

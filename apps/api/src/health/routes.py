@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from apps.api.src.exceptions import render
 from apps.api.src.http.openapi import error_responses
@@ -38,8 +38,11 @@ class Ready(BaseModel):
 
 
 def health_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("health", settings.rate_limit_health), tags=["health"])
+    router = APIRouter(route_class=limits.route_class("health", settings.rate_limit_health), tags=["operations"])
 
+    @router.head("/health", include_in_schema=False)
+    @router.head("/healthz", include_in_schema=False)
+    @router.get("/health/", include_in_schema=False)
     @router.get("/health", responses=error_responses(RateLimitExceeded))
     @router.get("/healthz", responses=error_responses(RateLimitExceeded))
     async def health() -> Health:
@@ -50,8 +53,15 @@ def health_router(services: Services, settings: Settings, limits: RateLimits) ->
 
 
 def ready_router(services: Services) -> APIRouter:
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["operations"])
 
+    @router.get("/docs/", include_in_schema=False)
+    @router.get("/redoc/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        """Lead to the page without the slash."""
+        return RedirectResponse(request.url.path.rstrip("/"))
+
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready", response_model=Ready, responses=error_responses(ModelUnavailable))
     async def ready() -> Response:
         """200 where every configured model is ready, and one is; else 503, with the same list beside the error."""
@@ -83,7 +93,7 @@ class MetricsText(Response):
 
 
 def metrics_router(services: Services) -> APIRouter:
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["operations"])
 
     @router.get("/metrics", response_class=MetricsText)
     async def metrics(request: Request) -> Response:

@@ -8,6 +8,7 @@ under a body that is still being sent. Imported by whoever serves, never with th
 """
 
 import asyncio
+import errno
 import json
 import random
 import re
@@ -15,6 +16,7 @@ import socket
 import struct
 import sys
 import urllib.parse
+from contextlib import suppress
 from typing import Any
 
 import httptools
@@ -35,6 +37,7 @@ from apps.core.errors import (
     RequestTimeout,
 )
 from apps.core.settings import Settings
+from apps.core.version import NAME, VERSION
 
 # of a request: its head has not begun, is coming, is whole and its body is coming
 IDLE, HEAD, BODY = range(3)
@@ -46,15 +49,16 @@ NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 RESERVED_SECONDS = 2.0
 REFUSED_SECONDS = 1.0
 LAST_SECONDS = 3
+BACKLOG = 2048
 
 
 def serve(app: Any, settings: Settings) -> None:
     """Run the app at the settings' address, with a shutdown that is over a little after the grace period."""
+    # bound before the app starts, so that no model is loaded for a port that is taken
+    listener = listen(settings.api_host, settings.api_port)
     raise_descriptor_limit()
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=settings.api_host,
-        port=settings.api_port,
         http=Protocol,
         ws="none",
         log_config=None,
@@ -62,6 +66,34 @@ def serve(app: Any, settings: Settings) -> None:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace) + LAST_SECONDS,
+    )
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(banner(settings, listener.getsockname()[1]), file=sys.stderr)
+    with listener, suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind an address. Exits with one line where it is taken or not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        advice = ": stop what uses it, or choose another port with API_PORT" if error.errno == errno.EADDRINUSE else ""
+        sys.exit(f"{host}:{port} cannot be listened on ({str(error.strerror).lower()}){advice}")
+    listener.set_inheritable(True)
+    return listener
+
+
+def banner(settings: Settings, port: int) -> str:
+    """What a person at the terminal wants to know: addresses, models, whether keys are asked for."""
+    host = "localhost" if settings.api_host in ("0.0.0.0", "::") else settings.api_host  # noqa: S104 - compared
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    console = f"  console  {address}/\n" if settings.console == "on" else ""
+    keys = {"off": "off", "on": "on"}.get(settings.auth, "off until the first key is made")
+    return (
+        f"\n{NAME} {VERSION}\n{console}  docs     {address}/docs\n  OpenAI   {address}/v1\n"
+        f"  local    {settings.local_model}, loading (see {address}/ready)\n  keys     {keys}\n"
     )
 
 

@@ -33,7 +33,7 @@ ERRORS = (errors.Unauthorized, errors.Forbidden, errors.PayloadTooLarge, errors.
 
 
 def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("mcp", settings.rate_limit_mcp, RawRoute), tags=["mcp"])
+    router = APIRouter(route_class=limits.route_class("mcp", settings.rate_limit_mcp, RawRoute), tags=["agents"])
     described: dict[int | str, dict[str, Any]] = {
         200: {"description": "An answer of JSON-RPC", "content": {"application/json": {"example": ANSWER}}},
         202: {"description": "A notification was taken"},

@@ -56,7 +56,7 @@ from apps.rag.answering import Asking, Place
 
 
 def rag_answer_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("rag", settings.rate_limit_rag), tags=["rag"])
+    router = APIRouter(route_class=limits.route_class("rag", settings.rate_limit_rag), tags=["documents"])
     query, generate = query_body(settings), rag_generate_body(settings)
     for base, shared in BASES.items():
         _add_query(router, services, base + "/{name}/query", shared, query)
@@ -104,7 +104,7 @@ JobStream = Annotated[bool, Query(description="Tell the progress as server-sent 
 
 
 def rag_ingest_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("rag", settings.rate_limit_rag), tags=["rag"])
+    router = APIRouter(route_class=limits.route_class("rag", settings.rate_limit_rag), tags=["documents"])
 
     @router.get("/rag/jobs/{id}", response_model=JobAnswer, responses=job_responses())
     async def job(request: Request, id: str, stream: JobStream = False) -> Response:
@@ -143,7 +143,7 @@ Limit = Annotated[int, Between(1, 1000), Query(description="The most to list")]
 
 
 def rag_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("rag", settings.rate_limit_rag), tags=["rag"])
+    router = APIRouter(route_class=limits.route_class("rag", settings.rate_limit_rag), tags=["documents"])
     for base, shared in BASES.items():
         _add_collections(router, services, base, shared)
         _add_documents(router, services, base + "/{name}/documents", shared)

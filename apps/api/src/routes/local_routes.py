@@ -31,6 +31,7 @@ def local_router(services: Services, settings: Settings, limits: RateLimits) -> 
         "/local/generate",
         generate_locally,
         methods=["POST"],
+        summary="Ask the local model",
         openapi_extra={"parameters": CACHE_PARAMETERS},
         response_model=GenerateAnswer,
         responses=generate_responses(RateLimitExceeded, NotFound, InternalError, ModelUnavailable, Overloaded),

@@ -18,7 +18,7 @@ Stream = Annotated[bool, Query(description="Stream the answer as server-sent eve
 
 
 def openai_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
-    router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["cloud"])
+    router = APIRouter(route_class=limits.route_class("generate", settings.rate_limit_generate), tags=["generate"])
     model = services.generate
 
     def is_local(name: str) -> bool:
@@ -35,6 +35,7 @@ def openai_router(services: Services, settings: Settings, limits: RateLimits) ->
         "/generate",
         generate,
         methods=["POST"],
+        summary="Ask the cloud model",
         openapi_extra={"parameters": CACHE_PARAMETERS},
         response_model=GenerateAnswer,
         responses=generate_responses(RateLimitExceeded, InternalError, UpstreamError, ModelUnavailable, Timeout),

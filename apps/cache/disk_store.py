@@ -4,16 +4,14 @@ cashews keeps entries on disk by diskcache, which unpickles what a row of its fi
 """
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from apps.cache.store import OVERHEAD, StoreError
-
-if TYPE_CHECKING:
-    import sqlite3
 
 T = TypeVar("T")
 
@@ -65,8 +63,6 @@ class DiskStore:
             pool.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        import sqlite3
-
         if self._pool is None:
             raise StoreError("not open")
         try:
@@ -75,8 +71,6 @@ class DiskStore:
             raise StoreError(type(error).__name__) from error
 
     def _open(self) -> None:
-        import sqlite3
-
         self._close()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / FILE
@@ -86,7 +80,7 @@ class DiskStore:
         self._file.executescript(SCHEMA)
         self._make_room()
 
-    def _opened(self) -> "sqlite3.Connection":
+    def _opened(self) -> sqlite3.Connection:
         if self._file is None:
             raise OSError("the file is closed")
         return self._file

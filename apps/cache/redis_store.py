@@ -1,16 +1,21 @@
 """Entries in Redis, by cashews' backend. How many bytes they may take is Redis's own setting (maxmemory).
 
-Only the backend's raw commands are used: its others unpickle what they read, unless every caller sees to it.
+Only the backend's raw commands are used: its others unpickle what they read, unless every caller sees to it. Imported
+where CACHE_STORAGE names Redis, since it imports Redis's client.
 """
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from cashews.backends.redis import Redis
+from cashews.exceptions import CacheBackendInteractionError
+from cashews.serialize import NULL_SERIALIZER
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from apps.cache.store import PREFIX, StoreError
-
-if TYPE_CHECKING:
-    from cashews.backends.redis import Redis
-    from redis.asyncio import BlockingConnectionPool
 
 T = TypeVar("T")
 
@@ -47,7 +52,7 @@ class RedisStore:
         if pool is not None:
             await _asked(pool.aclose())
 
-    def _opened(self) -> "Redis":
+    def _opened(self) -> Redis:
         if self._backend is None:
             raise StoreError("not connected")
         return self._backend
@@ -64,20 +69,12 @@ class _Pools:
         self._seconds = seconds
         self.latest: BlockingConnectionPool | None = None
 
-    def from_url(self, url: str, **options: Any) -> "BlockingConnectionPool":
-        from redis.asyncio import BlockingConnectionPool
-
+    def from_url(self, url: str, **options: Any) -> BlockingConnectionPool:
         self.latest = BlockingConnectionPool.from_url(url, timeout=self._seconds, **options)
         return self.latest
 
 
-def _backend(url: str, seconds: float, pools: _Pools) -> "Redis":
-    # imports Redis's client, which a start without it does not need
-    from cashews.backends.redis import Redis
-    from cashews.serialize import NULL_SERIALIZER
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
+def _backend(url: str, seconds: float, pools: _Pools) -> Redis:
     options: dict[str, Any] = {
         "suppress": False,
         "serializer": NULL_SERIALIZER,
@@ -92,9 +89,6 @@ def _backend(url: str, seconds: float, pools: _Pools) -> "Redis":
 
 
 async def _asked(answer: Awaitable[T]) -> T:
-    from cashews.exceptions import CacheBackendInteractionError
-    from redis.exceptions import RedisError
-
     try:
         return await answer
     except (TimeoutError, CacheBackendInteractionError, RedisError, OSError) as error:

@@ -5,17 +5,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from apps.cache import semantic
 from apps.cache.entry import CorruptEntry, Entry, decode, encode
 from apps.cache.key import CacheKey
 from apps.cache.semantic import SemanticIndex
 from apps.cache.store import Store
 from apps.core.ports import Observation
-
-if TYPE_CHECKING:
-    from apps.cache.semantic import Vector
-
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ class Lookup:
     """The result of a lookup; with the ``vector`` of the question, so that it is computed once a call."""
 
     found: Stored | None = None
-    vector: "Vector | None" = None
+    vector: "semantic.Vector | None" = None
 
 
 class ResponseCache:
@@ -118,7 +115,7 @@ class ResponseCache:
         self.counts.hits += 1
         return Stored(entry, "hit", self._age(entry))
 
-    async def put(self, key: CacheKey, entry: Entry, vector: "Vector | None" = None) -> None:
+    async def put(self, key: CacheKey, entry: Entry, vector: "semantic.Vector | None" = None) -> None:
         """Store a whole answer, unless it is too large."""
         if not key.control.store:
             return
@@ -137,7 +134,7 @@ class ResponseCache:
         if self.semantic is not None and key.similar is not None and vector is not None:
             self.semantic.add(key.similar.scope, key.digest, vector, key.similar.text, key.ttl)
 
-    async def _nearest(self, key: CacheKey, vector: "Vector") -> Stored | None:
+    async def _nearest(self, key: CacheKey, vector: "semantic.Vector") -> Stored | None:
         if self.semantic is None or key.similar is None:
             return None
         alike = key.similar

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,9 +11,10 @@ from apps.core.agent_runs import AgentRun, RunStatus
 from apps.operations.database import Database, Work
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from apps.operations.agent_run_statements import RunStatements
 
 T = TypeVar("T")
+RunWork = Callable[["RunStatements"], Awaitable[T]]
 
 # a run takes seconds to minutes: it can wait a little, and must not keep the pool from those who cannot
 AT_ONCE = 3
@@ -30,26 +32,12 @@ class AgentRuns:
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def add(self, run: AgentRun) -> None:
-        from apps.operations.tables import agent_runs
-
         values = _row(run)
-
-        async def insert(connection: "AsyncConnection") -> None:
-            await connection.execute(agent_runs.insert().values(**values))
-
-        await self._write(insert)
+        await self._write(lambda runs: runs.insert(values))
 
     async def get(self, tenant: str, run_id: str) -> AgentRun | None:
-        from sqlalchemy import select
-
-        from apps.operations.tables import agent_runs
-
-        async def find(connection: "AsyncConnection") -> AgentRun | None:
-            asked = select(agent_runs).where(agent_runs.c.id == run_id, agent_runs.c.tenant == tenant)
-            row = (await connection.execute(asked)).mappings().first()
-            return None if row is None else _run(dict(row))
-
-        return await self._read(find)
+        row = await self._read(lambda runs: runs.find(tenant, run_id))
+        return None if row is None else _run(row)
 
     async def recent(self, tenant: str, limit: int, before: float | None = None) -> list[AgentRun]:
         from sqlalchemy import select
@@ -66,41 +54,12 @@ class AgentRuns:
         return await self._read(find)
 
     async def save(self, run: AgentRun) -> bool:
-        from sqlalchemy import update
-
-        from apps.operations.tables import agent_runs
-
         values = _row(run)
-        mine = (agent_runs.c.id == run.id, agent_runs.c.tenant == run.tenant)
-
-        async def write(connection: "AsyncConnection") -> bool:
-            running = update(agent_runs).where(*mine, agent_runs.c.status == "running").values(**values)
-            if (await connection.execute(running)).rowcount == 1:
-                return True
-            values["status"] = "cancelled"
-            await connection.execute(
-                update(agent_runs).where(*mine, agent_runs.c.status == "cancelled").values(**values)
-            )
-            return False
-
-        return await self._write(write)
+        return await self._write(lambda runs: runs.save(run.tenant, run.id, values))
 
     async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:
-        from sqlalchemy import update
-
-        from apps.operations.tables import agent_runs
-
-        ended_at = time.time() if after == "cancelled" else None
-
-        async def move(connection: "AsyncConnection") -> bool:
-            moved = await connection.execute(
-                update(agent_runs)
-                .where(agent_runs.c.id == run_id, agent_runs.c.tenant == tenant, agent_runs.c.status == before)
-                .values(status=after, ends_by=ends_by, ended_at=ended_at)
-            )
-            return moved.rowcount == 1
-
-        return await self._write(move)
+        values = {"status": after, "ends_by": ends_by, "ended_at": time.time() if after == "cancelled" else None}
+        return await self._write(lambda runs: runs.change(tenant, run_id, {"status": before}, values))
 
     async def decide(
         self,
@@ -110,53 +69,33 @@ class AgentRuns:
         after: list[dict[str, Any]],
         ends_by: float | None = None,
     ) -> bool:
-        from sqlalchemy import update
-
-        from apps.operations.tables import agent_runs
-
-        table = agent_runs.c
         values: dict[str, Any] = {"pending": json.dumps(after)}
         if ends_by is not None:
             values |= {"status": "running", "ends_by": ends_by}
         # what was written as text and read from it is the same text again, so that texts can be compared
-        same = (table.status == "paused", table.pending == json.dumps(before))
-
-        async def replace(connection: "AsyncConnection") -> bool:
-            replaced = await connection.execute(
-                update(agent_runs).where(table.id == run_id, table.tenant == tenant, *same).values(**values)
-            )
-            return replaced.rowcount == 1
-
-        return await self._write(replace)
+        same = {"status": "paused", "pending": json.dumps(before)}
+        return await self._write(lambda runs: runs.change(tenant, run_id, same, values))
 
     async def is_running(self, run_id: str) -> bool:
-        from sqlalchemy import select
-
-        from apps.operations.tables import agent_runs
-
-        async def look(connection: "AsyncConnection") -> bool:
-            asked = select(agent_runs.c.status).where(agent_runs.c.id == run_id)
-            return (await connection.execute(asked)).scalar() == "running"
-
-        return await self._read(look)
+        return await self._read(lambda runs: runs.status(run_id)) == "running"
 
     async def forget(self, begun_before: float) -> int:
-        from sqlalchemy import delete
+        return await self._write(lambda runs: runs.forget(begun_before))
 
-        from apps.operations.tables import agent_runs
-
-        async def remove(connection: "AsyncConnection") -> int:
-            return (await connection.execute(delete(agent_runs).where(agent_runs.c.begun_at < begun_before))).rowcount
-
-        return await self._write(remove)
-
-    async def _read(self, work: Work[T]) -> T:
+    async def _read(self, work: RunWork[T]) -> T:
         async with self._turn:
-            return await self._database.read(work, SECONDS)
+            return await self._database.read(_with_statements(work), SECONDS)
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _write(self, work: RunWork[T]) -> T:
         async with self._turn:
-            return await self._database.write(work, SECONDS)
+            return await self._database.write(_with_statements(work), SECONDS)
+
+
+def _with_statements(work: RunWork[T]) -> Work[T]:
+    # needs SQLAlchemy, which is there once a database is open
+    from apps.operations.agent_run_statements import RunStatements
+
+    return lambda connection: work(RunStatements(connection))
 
 
 def _row(run: AgentRun) -> dict[str, Any]:

@@ -9,7 +9,6 @@ spends beyond that is reserved as it goes, so that others see it.
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from apps.core.callers import Budget, Caller
 from apps.core.calls import ACCOUNT, DISCONNECTED, CallRecord
@@ -17,10 +16,6 @@ from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavai
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key, end_of, period_of
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
 
 HELD_SECONDS = 5.0
 
@@ -103,13 +98,11 @@ class Budgets:
         charge, limit = _charge(call, billionths(cost)), billionths(budget.usd)
         expires_at = self._ledger.hold(call.id)
 
-        async def work(connection: "AsyncConnection") -> tuple[int, int] | None:
-            from apps.operations.ledger_store import go_on
-
-            return await go_on(connection, call.id, charge, limit, expires_at)
+        # needs SQLAlchemy, which is there once a database is open
+        from apps.operations.ledger_store import go_on
 
         try:
-            over = await self._database.write(work)
+            over = await self._database.write(lambda c: go_on(c, call.id, charge, limit, expires_at))
         except StoreUnavailable:
             self._unavailable += 1
             raise
@@ -123,12 +116,10 @@ class Budgets:
     async def _reserve(self, call: CallRecord, amount: int, limit: int) -> tuple[int, int] | None:
         charge, expires_at = _charge(call, amount), self._ledger.hold(call.id)
 
-        async def work(connection: "AsyncConnection") -> tuple[int, int] | None:
-            from apps.operations.ledger_store import reserve
+        # needs SQLAlchemy, which is there once a database is open
+        from apps.operations.ledger_store import reserve
 
-            return await reserve(connection, call.id, charge, limit, expires_at)
-
-        return await self._database.write(work)
+        return await self._database.write(lambda c: reserve(c, call.id, charge, limit, expires_at))
 
 
 class CallAccount:

@@ -4,20 +4,22 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.callers import Budget, Caller
 from apps.core.errors import NotFound
-from apps.operations.database import Database
+from apps.operations.database import Database, Work
 from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:
-    from sqlalchemy import RowMapping
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from apps.operations.key_statements import KeyStatements
 
+T = TypeVar("T")
+Row = Mapping[str, Any]
+KeyWork = Callable[["KeyStatements"], Awaitable[T]]
 ID_BYTES = 8
 
 
@@ -58,16 +60,10 @@ class KeyStore:
         return digest_of(key, self._secret)
 
     async def create(self, terms: KeyTerms) -> tuple[StoredKey, str]:
-        """The new key as it is kept, and the key itself, which nobody can ask for again."""
+        """The new key as it is stored, and the key itself, which cannot be read again."""
         key, id = new_key(), secrets.token_hex(ID_BYTES)
         values = {**_columns(terms, id), **self._columns_of(key)}
-
-        async def insert(connection: "AsyncConnection") -> "RowMapping":
-            from apps.operations.tables import api_keys
-
-            return (await connection.execute(api_keys.insert().values(values).returning(*api_keys.c))).mappings().one()
-
-        return _stored(await self._change(insert)), key
+        return await self._changed(lambda keys: keys.insert(values)), key
 
     async def rotate(self, id: str) -> tuple[StoredKey, str]:
         """A new key on the old terms; the old one is void at once. Raises NotFound, also for a revoked one."""
@@ -75,76 +71,43 @@ class KeyStore:
         return await self._update(id, {**self._columns_of(key), "rotated_at": time.time()}), key
 
     async def revoke(self, id: str) -> StoredKey:
-        """Raises NotFound where there is none, or none any more."""
+        """Raises NotFound for an id of no live key."""
         return await self._update(id, {"revoked_at": time.time()})
 
     async def all(self) -> list[StoredKey]:
         """The oldest first, the revoked ones among them."""
-
-        async def select_all(connection: "AsyncConnection") -> list[StoredKey]:
-            from apps.operations.tables import api_keys
-
-            rows = await connection.execute(api_keys.select().order_by(api_keys.c.created_at, api_keys.c.id))
-            return [_stored(row) for row in rows.mappings()]
-
-        return await self._database.read(select_all)
+        rows = await self._database.read(_with_statements(lambda keys: keys.all()))
+        return [_stored(row) for row in rows]
 
     async def find(self, key: str) -> tuple[StoredKey | None, KeysState]:
         """The live key, if this is one; and the state of all of them at that moment."""
         digest = self.digest(key)
-
-        async def look(connection: "AsyncConnection") -> tuple[StoredKey | None, KeysState]:
-            from apps.operations.tables import api_keys
-
-            # revoked and expired ones are left out here, so that they cost what an unknown one does
-            expires, revoked = api_keys.c.expires_at, api_keys.c.revoked_at
-            live = revoked.is_(None) & (expires.is_(None) | (expires > time.time()))
-            rows = await connection.execute(api_keys.select().where(api_keys.c.digest == digest, live))
-            row = rows.mappings().one_or_none()
-            found = row is not None and hmac.compare_digest(row["digest"], digest)
-            return (_stored(row) if row is not None and found else None), await _state(connection)
-
-        return await self._database.read(look)
+        row, state = await self._database.read(_with_statements(lambda keys: keys.find(digest, time.time())))
+        found = row is not None and hmac.compare_digest(row["digest"], digest)
+        return (_stored(row) if row is not None and found else None), KeysState(*state)
 
     async def state(self) -> KeysState:
-        return await self._database.read(_state)
+        return KeysState(*await self._database.read(_with_statements(lambda keys: keys.state())))
 
     def _columns_of(self, key: str) -> dict[str, Any]:
         return {"digest": self.digest(key), "prefix": shown_prefix(key)}
 
     async def _update(self, id: str, values: dict[str, Any]) -> StoredKey:
-        async def update(connection: "AsyncConnection") -> "RowMapping":
-            from apps.operations.tables import api_keys
+        return await self._changed(lambda keys: keys.update(id, values))
 
-            live = (api_keys.c.id == id) & api_keys.c.revoked_at.is_(None)
-            rows = await connection.execute(api_keys.update().where(live).values(values).returning(*api_keys.c))
-            row = rows.mappings().one_or_none()
-            if row is None:
-                raise NotFound("No live key has this id", field="id")
-            return row
-
-        return _stored(await self._change(update))
-
-    async def _change(self, work: "Callable[[AsyncConnection], Any]") -> "RowMapping":
-        async def change(connection: "AsyncConnection") -> "tuple[RowMapping, int]":
-            from apps.operations.tables import key_changes
-
-            row = await work(connection)
-            raised = key_changes.update().values(number=key_changes.c.number + 1).returning(key_changes.c.number)
-            return row, (await connection.execute(raised)).scalar_one()
-
-        row, number = await self._database.write(change)
+    async def _changed(self, work: KeyWork[tuple[Row | None, int]]) -> StoredKey:
+        row, number = await self._database.write(_with_statements(work))
+        if row is None:
+            raise NotFound("No live key has this id", field="id")
         self.changed(number)
-        return row
+        return _stored(row)
 
 
-async def _state(connection: "AsyncConnection") -> KeysState:
-    from sqlalchemy import exists, select
+def _with_statements(work: KeyWork[T]) -> Work[T]:
+    # needs SQLAlchemy, which is there once a database is open
+    from apps.operations.key_statements import KeyStatements
 
-    from apps.operations.tables import api_keys, key_changes
-
-    number, exist = (await connection.execute(select(key_changes.c.number, exists(select(api_keys.c.id))))).one()
-    return KeysState(number, bool(exist))
+    return lambda connection: work(KeyStatements(connection))
 
 
 def _columns(terms: KeyTerms, id: str) -> dict[str, Any]:
@@ -168,7 +131,7 @@ def _columns(terms: KeyTerms, id: str) -> dict[str, Any]:
     }
 
 
-def _stored(row: "RowMapping") -> StoredKey:
+def _stored(row: Row) -> StoredKey:
     caller = Caller(
         tenant=row["tenant"],
         key_id=row["id"],

@@ -11,15 +11,11 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.ledger_rows import Entry, UsageQuestion, UsageReport, entry_of
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 MOST_WAITING = 20_000
 BATCH = 1_000
@@ -138,12 +134,10 @@ class Ledger:
         return True
 
     async def _put(self, batch: list[Entry]) -> None:
-        async def work(connection: "AsyncConnection") -> None:
-            from apps.operations.ledger_store import put
+        # needs SQLAlchemy, which is there once a database is open
+        from apps.operations.ledger_store import put
 
-            await put(connection, batch)
-
-        await self._database.write(work, BATCH_SECONDS)
+        await self._database.write(lambda connection: put(connection, batch), BATCH_SECONDS)
 
     def _done(self, calls: list[CallRecord], without_row: int) -> None:
         for call in calls:
@@ -163,14 +157,10 @@ class Ledger:
                 log.error("Reservations could not be renewed: %s", type(error).__name__)
 
     async def _renew(self, held: list[str]) -> None:
-        async def work(connection: "AsyncConnection") -> int:
-            from apps.operations.ledger_store import forget_expired, renew
+        from apps.operations.ledger_store import renew_and_expire
 
-            for at in range(0, len(held), BATCH):
-                await renew(connection, held[at : at + BATCH], time.time() + self._lease)
-            return await forget_expired(connection)
-
-        forgotten = await self._database.write(work)
+        expires_at = time.time() + self._lease
+        forgotten = await self._database.write(lambda connection: renew_and_expire(connection, held, expires_at))
         if forgotten:
             log.warning("Gave back the reservations of %d calls whose process is gone", forgotten)
 

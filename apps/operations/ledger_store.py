@@ -195,6 +195,13 @@ async def go_on(
     return None
 
 
+async def renew_and_expire(connection: AsyncConnection, held: Sequence[str], expires_at: float) -> int:
+    """Renew the reservations that are held, and give back those that are expired; how many calls those were."""
+    for at in range(0, len(held), EXPIRED_AT_ONCE):
+        await renew(connection, held[at : at + EXPIRED_AT_ONCE], expires_at)
+    return await forget_expired(connection)
+
+
 async def renew(connection: AsyncConnection, ids: Sequence[str], expires_at: float) -> None:
     await connection.execute(update(reservations).where(reservations.c.id.in_(ids)).values(expires_at=expires_at))
 

@@ -12,14 +12,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.ledger_rows import DAY, day_of
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 BATCH = 500
 TURN_SECONDS = 2.0
@@ -70,12 +66,10 @@ class Retention:
         """One batch; whether there may be more. Raises StoreUnavailable."""
         before = day_of(self._clock() - self._days * DAY)
 
-        async def work(connection: "AsyncConnection") -> int:
-            from apps.operations.ledger_store import fold
+        # needs SQLAlchemy, which is there once a database is open
+        from apps.operations.ledger_store import fold
 
-            return await fold(connection, before, self._batch)
-
-        folded = await self._database.write(work, TURN_SECONDS)
+        folded = await self._database.write(lambda connection: fold(connection, before, self._batch), TURN_SECONDS)
         self.folded += folded
         return folded == self._batch
 

@@ -15,6 +15,7 @@ from apps.api.src import exceptions
 from apps.api.src.admin.key_routes import admin_key_router
 from apps.api.src.admin.usage_routes import admin_usage_router, usage_router
 from apps.api.src.agents.routes import agent_router
+from apps.api.src.anthropic.documentation import document_anthropic
 from apps.api.src.anthropic.routes import anthropic_router
 from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
 from apps.api.src.auth.caller import caller_in
@@ -29,17 +30,20 @@ from apps.api.src.http.middleware.crash import CrashGuard
 from apps.api.src.http.middleware.hot_paths import HotPaths
 from apps.api.src.http.middleware.request_scope import RequestScope
 from apps.api.src.http.openapi import whole_examples
+from apps.api.src.http.security_documentation import document_security
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.mcp.routes import mcp_router
 from apps.api.src.mcp.tools import ServedTools
 from apps.api.src.observability.tracing import OFF
+from apps.api.src.ollama.documentation import document_ollama
 from apps.api.src.ollama.routes import ollama_router
 from apps.api.src.rag.documentation import document_rag
 from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
 from apps.api.src.rerank.routes import rerank_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.v1.documentation import document_v1
 from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
 from apps.api.src.wiring.accounts import build_accounts
@@ -146,11 +150,6 @@ def _complete_page(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            from apps.api.src.anthropic.documentation import document_anthropic
-            from apps.api.src.http.security_documentation import document_security
-            from apps.api.src.ollama.documentation import document_ollama
-            from apps.api.src.v1.documentation import document_v1
-
             page = document_ollama(document_anthropic(document_v1(generate())))
             app.openapi_schema = whole_examples(document_security(document_rag(page)))
         return app.openapi_schema

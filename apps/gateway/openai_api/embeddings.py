@@ -20,7 +20,10 @@ MOST_TEXTS = 2048
 
 
 class EmbeddingsWire:
-    """Implements WireTarget. What the embedder cannot honour is refused by name, never dropped."""
+    """Implements WireTarget, and the ChatModel of an embedder, which refuses to chat.
+
+    What the embedder cannot honour is refused by name, never dropped.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -40,16 +43,6 @@ class EmbeddingsWire:
             call.record.usage = Usage(tokens, 0)
         return WireReply("application/json", body)
 
-    async def aclose(self) -> None:
-        """The embedder is closed by whoever made it."""
-
-
-class EmbedderOnly:
-    """Stands where a provider's ChatModel does: knows the embedder's readiness, and refuses to chat."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         raise _only_embeddings(self._embedder.name)
         yield Delta()
@@ -61,10 +54,10 @@ class EmbedderOnly:
         return self._embedder.readiness()
 
     async def start(self) -> None:
-        """It loads at its first use."""
+        """The embedder loads at its first use."""
 
     async def aclose(self) -> None:
-        """The embedder is closed by whoever made it."""
+        """The embedder is closed by its maker."""
 
 
 def _only_embeddings(name: str) -> InvalidValue:

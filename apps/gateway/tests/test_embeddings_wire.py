@@ -11,7 +11,7 @@ import pytest
 from apps.core.errors import AppError, InvalidValue
 from apps.core.messages import ChatRequest, user_message
 from apps.core.ports import Readiness
-from apps.gateway.openai_api.embeddings import EmbedderOnly, EmbeddingsWire
+from apps.gateway.openai_api.embeddings import EmbeddingsWire
 from apps.gateway.protocol import WireCall
 
 
@@ -89,7 +89,7 @@ async def test_an_embedder_does_not_chat() -> None:
     with pytest.raises(InvalidValue) as caught:
         await ask("/chat/completions", messages=[])
     assert caught.value.field == "model"
-    chat = EmbedderOnly(Lengths())
+    chat = EmbeddingsWire(Lengths())
     assert chat.readiness().name == "lengths"
     with pytest.raises(InvalidValue):
         await anext(chat.stream(ChatRequest(user_message("hi"))))

@@ -18,7 +18,7 @@ from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.openai_api.completions import LocalCompletions
-from apps.gateway.openai_api.embeddings import EmbedderOnly, EmbeddingsWire
+from apps.gateway.openai_api.embeddings import EmbeddingsWire
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
 from apps.gateway.protocol import TraceHeaders, WireTarget
 from apps.gateway.routing.attempts import Attempts
@@ -78,8 +78,8 @@ def load_gateway(
     ``connections`` are closed by their owner; without them each provider has its own.
     """
     own: dict[str, Own] = {"local": (local_wire(local), local)}
-    embeds = embedder or MiniLM()
-    own["embedder"] = (EmbeddingsWire(embeds), EmbedderOnly(embeds))
+    embeddings = EmbeddingsWire(embedder or MiniLM())
+    own["embedder"] = (embeddings, embeddings)
     if documents is not None:
         own["rag"] = (documents.wire(), documents.answers)
     if agents is not None:

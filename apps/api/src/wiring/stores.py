@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apps.cache.disk_store import DiskStore
-from apps.cache.redis_store import RedisStore
 from apps.cache.response_cache import LARGEST, ResponseCache
 from apps.cache.semantic import SemanticIndex
 from apps.cache.store import GuardedStore, MemoryStore, Store
@@ -97,6 +96,8 @@ def build_cache(settings: Settings, embedder: Embedder | None = None) -> Respons
         # a file that another process writes to, or a disk that sleeps, may take a moment
         store = GuardedStore(DiskStore(Path(place), most), "the folder of CACHE_STORAGE", longest=1.0)
     elif kind != "mem":
+        from apps.cache.redis_store import RedisStore  # Redis's client, which a start without it does not need
+
         store = GuardedStore(RedisStore(settings.cache_storage, REDIS_SECONDS), "Redis", longest=REDIS_SECONDS)
     largest = LARGEST if kind.startswith("redis") else min(LARGEST, most // 4)
     return ResponseCache(store, settings.cache_ttl, SemanticIndex(embedder) if embedder else None, largest)

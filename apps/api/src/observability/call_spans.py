@@ -1,15 +1,22 @@
-"""A span a call for a model, and the two client metrics of OpenTelemetry's GenAI conventions. Imported with the SDK.
+"""OpenTelemetry's SDK: its providers, a span a call for a model, and the two client metrics of the GenAI conventions.
 
-The names are those of opentelemetry.semconv's incubating package (1.45), written out: it marks all of them as moved.
+Imported where an endpoint is set. The names are those of opentelemetry.semconv's incubating package (1.45), written
+out: it marks all of them as moved.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context as otel_context
-from opentelemetry import metrics, trace
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from apps.api.src.observability.metrics.labels import KnownNames
@@ -17,11 +24,52 @@ from apps.api.src.observability.redaction import Redactor
 from apps.api.src.observability.request_line import current_line
 from apps.core.calls import CallRecord
 from apps.core.errors import REDACTED
+from apps.core.version import NAME, VERSION
 
 OPERATIONS = {"/v1/embeddings": "embeddings", "/v1/completions": "text_completion"}
 LONGEST_NAME = 200
 DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+
+
+class Telemetry:
+    """The SDK's providers of one app, for the signals that have an endpoint."""
+
+    def __init__(self, traces: str | None, meters: str | None, redact: Redactor, *, prompts: bool) -> None:
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over our own names
+        own = Resource.create({"service.name": NAME, "service.version": VERSION})
+        resource = own.merge(OTELResourceDetector().detect())
+        self._redact = redact
+        self._prompts = prompts
+        self.tracers = _tracer_provider(resource, traces, redact) if traces else None
+        self.meters = _meter_provider(resource, meters) if meters else None
+
+    def call_spans(self, models: KnownNames, providers: KnownNames) -> "CallSpans":
+        return CallSpans(self.tracers, self.meters, models, providers, self._redact, prompts=self._prompts)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of the current trace."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return carrier
+
+    def shut_down(self) -> None:
+        """Send what is left; blocks."""
+        for provider in (self.tracers, self.meters):
+            if provider is not None:
+                provider.shutdown()
+
+
+def _tracer_provider(resource: Resource, endpoint: str, redact: Redactor) -> TracerProvider:
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(Discretion(redact))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    return provider
+
+
+def _meter_provider(resource: Resource, endpoint: str) -> MeterProvider:
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint=endpoint))
+    return MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
 
 
 @dataclass(slots=True)

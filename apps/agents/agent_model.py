@@ -33,7 +33,7 @@ class AgentModel:
                     yield Delta(event.text, model=session.run.model or AGENT_PREFIX + name)
                 elif isinstance(event, RunEnded):
                     if event.finish_reason == "approval_required":
-                        # nobody on this path could decide, so the run does not stay behind
+                        # no caller on this path can decide, so the run is cancelled
                         await self._agents.cancel(session.run.id, request.caller)
                         raise Conflict(
                             "A tool of this agent needs an approval: use POST /agents/{name}/run",
@@ -56,10 +56,10 @@ class AgentModel:
         return Readiness("agents", "ready", f"{len(names)} agents")
 
     async def start(self) -> None:
-        """The agents are started by whoever made them."""
+        """The agents are started by their makers."""
 
     async def aclose(self) -> None:
-        """The agents are closed by whoever made them."""
+        """The agents are closed by their makers."""
 
 
 def _refuse_what_agents_decide(request: ChatRequest) -> None:

@@ -1,6 +1,6 @@
 """The agents of this service: who they are, and their runs, from the call to the end. What the API asks.
 
-Everything belongs to a tenant: of another's runs nobody can tell whether they exist. Errors are those of
+Everything belongs to a tenant: whether another tenant's runs exist cannot be seen. Errors are those of
 ``apps.core.errors`` and nothing else.
 """
 
@@ -257,7 +257,7 @@ class Agents:
         try:
             return await self._store.is_running(run_id)
         except AppError as error:
-            log.warning("Nobody knows whether the run %s is still wanted: %s", run_id, error.message)
+            log.warning("It is not known whether the run %s was cancelled: %s", run_id, error.message)
             return True
 
     def _ends_by(self, agent: AgentConfig) -> float:

@@ -43,7 +43,7 @@ PASSAGES = 5
 
 
 class Documents(Protocol):
-    """What the tool needs of whoever keeps documents: the caller's collections, and the best passages of one.
+    """What the tool needs of a store of documents: the caller's collections, and the best passages of one.
 
     A passage is JSON; its ``score`` (higher is better) orders those of several collections.
     """
@@ -217,7 +217,7 @@ def _bounded(value: Number) -> Number:
 
 
 def _written(value: Number) -> str:
-    """Without the noise of binary fractions: 0.1 + 0.2 is 0.3 to whoever asked."""
+    """Without the noise of binary fractions: 0.1 + 0.2 is 0.3."""
     if isinstance(value, int):
         return str(value)
     rounded = Decimal(f"{value:.{DIGITS}g}")

@@ -163,7 +163,7 @@ def load_agents_config(path: Path, tools: Iterable[str]) -> AgentsConfig:
 
 
 def dangling_tools(config: AgentsConfig, tools: Iterable[str]) -> list[str]:
-    """Tools of agents that nobody offers, and ones that are named twice."""
+    """Tools of agents that no server offers, and ones that are named twice."""
     known = set(tools)
     for server, declared in config.mcp_servers.items():
         known.update(f"{server}/{tool}" for tool in (*declared.tools, "*"))

@@ -23,11 +23,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Somebody's, by the calls' ids. ``whoever_is_left``: where others have decided on some meanwhile, on the rest."""
+    """Verdicts by the calls' ids. ``on_the_rest``: they count for the calls that are still undecided, if only some."""
 
     by_call: Mapping[str, Verdict]
     key_id: str | None
-    whoever_is_left: bool = False
+    on_the_rest: bool = False
 
 
 def undecided(calls: Iterable[dict[str, Any]]) -> Calls:
@@ -36,7 +36,7 @@ def undecided(calls: Iterable[dict[str, Any]]) -> Calls:
 
 def all_of(run: AgentRun, verdict: Verdict, key_id: str | None) -> Verdicts:
     """The same for every call that still waits."""
-    return Verdicts({str(call["id"]): verdict for call in undecided(run.pending)}, key_id, whoever_is_left=True)
+    return Verdicts({str(call["id"]): verdict for call in undecided(run.pending)}, key_id, on_the_rest=True)
 
 
 def decided(run: AgentRun, verdicts: Verdicts) -> Calls:
@@ -49,10 +49,10 @@ def decided(run: AgentRun, verdicts: Verdicts) -> Calls:
         raise Conflict("The run does not wait for an approval", details={"run": run.id, "status": run.status})
     waiting = {str(call["id"]) for call in undecided(run.pending)}
     wanted = dict(verdicts.by_call)
-    if verdicts.whoever_is_left:
+    if verdicts.on_the_rest:
         wanted = {id: verdict for id, verdict in wanted.items() if id in waiting}
         if not wanted:
-            raise Conflict("Every call was decided by somebody else", details={"run": run.id})
+            raise Conflict("Every call has been decided already", details={"run": run.id})
     for place, id in enumerate(wanted):
         if id not in waiting:
             raise _not_waiting(run, id, place)

@@ -3,7 +3,7 @@
 From a URL that a model wrote to an address that may be connected to: the only way there.
 
 The name is resolved once, every address of it is checked, and the connection goes to one that was checked: whatever
-the name means a moment later, nobody asks it again.
+the name means a moment later, it is not asked again.
 """
 
 import asyncio

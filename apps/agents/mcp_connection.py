@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Connection:
-    """A session that a task of its own holds open: whoever opens one of these must close it in the same task."""
+    """A session that one task holds open and closes: the mcp package wants both in the same task."""
 
     client: "Client"
     tools: dict[str, AgentTool]
@@ -111,7 +111,7 @@ class McpServer:
                 task.cancel()
 
     async def _connected(self) -> _Connection:
-        """Raises ModelUnavailable within the bound, at once where it has just failed for somebody else."""
+        """Raises ModelUnavailable within the bound, at once where it has just failed."""
         async with self._turn:
             if self._failure is not None and time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise self._failure
@@ -141,7 +141,7 @@ class McpServer:
         return error
 
     async def _hold(self, ready: "asyncio.Future[_Connection]") -> None:
-        """Open the session, and close it when it is asked to; what goes wrong is told to whoever waits for it."""
+        """Open the session, and close it when it is asked to; a failure is raised to the waiting callers."""
         closing = asyncio.Event()
         try:
             async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The MCP servers of one file: those that the operator has configured, and nobody else's.
+"""The MCP servers of one file: those that the operator has configured.
 
 A reload makes a new set, which takes over the servers that stay as they are.
 """
@@ -22,7 +22,7 @@ class McpServers:
     """All of one file. ``lookup`` reads the variables that the configuration names.
 
     Those of ``before`` that are declared in the same way, with the same values of their variables, are taken over with
-    their connections. A server that nobody holds any more is closed.
+    their connections. A server that no file holds any more is closed.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequired:
-    """The run pauses until somebody has decided on these calls."""
+    """The run pauses until these calls are decided."""
 
     calls: tuple[ToolCalled, ...]
 
@@ -109,7 +109,7 @@ class Progress:
             raise self._reached("cost", limits.cost, f"{limits.cost:g} US dollars")
 
     async def check_wanted(self) -> None:
-        """Raise Conflict where somebody has cancelled the run; looks once a second at most."""
+        """Raise Conflict where the run was cancelled; looks once a second at most."""
         now = time.monotonic()
         if self.still_wanted is None or now - self._looked_at < LOOK_EVERY:
             return

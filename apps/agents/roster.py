@@ -34,8 +34,8 @@ class AgentCard:
 class Roster:
     """``tools`` are those that need no server; ``redact`` knows the secrets that the file's variables hold.
 
-    Whoever uses it calls `enter` and, when it is done, `leave`: the roster in force, and each run until its end. A
-    server of tools that nobody uses any more is closed.
+    A user calls `enter` and, when it is done, `leave`: the roster in force, and each run until its end. A
+    server of tools without users is closed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A run under way: its work in a task of its own, its events as a stream. Whoever stops reading ends the work."""
+"""A run under way: its work in a task of its own, its events as a stream. A reader that stops ends the work."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class CancelledByRequest(Conflict):
-    """Somebody asked for the end of the run."""
+    """The run was cancelled by a request."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__("The run was cancelled", details={"run": run_id})
@@ -27,7 +27,7 @@ class CancelledByRequest(Conflict):
 class RunSession:
     """``work`` does it all and tells its events; `events` may be read once, and the run begins with the reading.
 
-    ``claim`` makes a run that waited one that goes on, or raises where it is somebody else's by now; without it the run
+    ``claim`` makes a run that waited one that goes on, or raises where another process has it; without it the run
     is new. ``sessions`` are those under way, by run.
     """
 
@@ -66,7 +66,7 @@ class RunSession:
             while (event := await self._events.get()) is not None:
                 self._room.release()
                 if isinstance(event, ApprovalRequired):
-                    waits = event  # told when the record is there: somebody may decide at once
+                    waits = event  # sent when the record is there: a decision may come at once
                 else:
                     yield event
             ended = await self._task
@@ -178,7 +178,7 @@ class RunSession:
 
 
 def _seen(task: asyncio.Task[RunEnded]) -> None:
-    """Take the error of a task that nobody waits for any more, which asyncio would complain about."""
+    """Take the error of a task without waiters, which asyncio would complain about."""
     if not task.cancelled():
         task.exception()
 

@@ -1,6 +1,6 @@
 """Entries in a SQLite file, bounded in bytes, asked in a thread of its own; several processes may share it.
 
-cashews keeps entries on disk by diskcache, which unpickles what a row of its file says is a pickle, whoever wrote it.
+cashews keeps entries on disk by diskcache, which unpickles what a row of its file says is a pickle.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class DiskStore:
         self._close()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / FILE
-        # what callers asked and were answered is nobody else's on this machine
+        # other users of this machine must not read what callers ask and get
         path.touch(mode=0o600)
         self._file = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._file.executescript(SCHEMA)

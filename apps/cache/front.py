@@ -1,7 +1,7 @@
 """The cache in front of a call: items that are stored, items of an execution under way, or items made now.
 
 An item is a delta, or a frame of bytes on /v1. Identical calls at the same time are one execution, which all of them
-read (single flight). An execution is on one record however many read it, and whoever leaves; each of the others is a
+read (single flight). An execution is on one record however many read it or leave; each of the others is a
 call of its own on record that costs nothing.
 """
 

@@ -177,7 +177,7 @@ class GuardedStore:
             await asyncio.sleep(PROBE_EVERY)
             try:
                 async with asyncio.timeout(self._longest):
-                    # connections from before the failure may hold answers to what nobody waits for any more
+                    # connections from before the failure may hold answers to calls that are over
                     await self._inner.start()
                     await self._inner.ping()
             except (StoreError, TimeoutError):

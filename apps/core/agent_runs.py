@@ -1,4 +1,4 @@
-"""What a run of an agent is on record for, and who keeps such records. Knows no loop and no database."""
+"""The record of an agent's run, and the port of the store that keeps it."""
 
 import secrets
 import time
@@ -47,7 +47,7 @@ class RunStore(Protocol):
         """Keep a new run."""
 
     async def get(self, tenant: str, run_id: str) -> AgentRun | None:
-        """None where there is none, or it is another tenant's: nobody can tell the difference."""
+        """None where there is none, or it is another tenant's: the two look alike."""
 
     async def recent(self, tenant: str, limit: int, before: float | None = None) -> list[AgentRun]:
         """The tenant's runs that began before then, the newest first, at most ``limit``."""
@@ -55,7 +55,7 @@ class RunStore(Protocol):
     async def save(self, run: AgentRun) -> bool:
         """Write the run where it is ``running`` in the store.
 
-        False where somebody has cancelled it meanwhile: it stays ``cancelled`` then, and all the rest is written.
+        False where it was cancelled meanwhile: it stays ``cancelled`` then, and all the rest is written.
         """
 
     async def change(self, tenant: str, run_id: str, before: RunStatus, after: RunStatus, ends_by: float) -> bool:

@@ -1,4 +1,4 @@
-"""Who calls: what a key may do, and whose data it sees. Knows neither how keys are kept nor how they arrive."""
+"""Callers: what a key may do, and which tenant's data it sees."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,7 +23,7 @@ class Budget:
 class Caller:
     """The holder of a key, or of none.
 
-    ``tenant`` owns what the caller stores and caches: callers of one tenant see each other's, nobody else's.
+    ``tenant`` owns what the caller stores and caches: callers of one tenant see each other's and no others.
     ``models`` and ``routes`` are patterns (``*`` and ``?``) of model names and of paths, and LOCAL may stand among the
     models; ``admin`` opens `/admin`.
     ``requests_per_minute`` and ``tokens_per_minute`` None mean no limit of the key's own. ``semantic_cache`` is the

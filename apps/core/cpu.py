@@ -1,6 +1,6 @@
 """How many CPUs this process may really use: the affinity mask and the cgroup's quota, not the host's core count.
 
-Knows nothing of torch; whoever runs threads asks here.
+For all that runs threads. Knows nothing of torch.
 
 Which number format the plain engine computes in, and why: LOCAL_PRECISION, the CPU and the model's size.
 """

@@ -1,4 +1,4 @@
-"""The words of a conversation: messages, the tool calls in them, and the request that carries both."""
+"""A conversation: messages, the tool calls in them, and the request that carries both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +109,7 @@ class ChatRequest:
     fits: bool = False
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that
     raw: bool = False
-    # how its caller wants the answer, which is nothing to the model
+    # whether the caller gets a stream; the model does not read it
     streamed: bool = False
     caller: Caller = ANONYMOUS
     cache: CacheControl = DEFAULT_CACHE_CONTROL

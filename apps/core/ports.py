@@ -1,7 +1,4 @@
-"""Numbers that are read when somebody asks for them: what a part of the service tells of itself at a scrape.
-
-The ports: what the floors above may ask of whatever answers.
-"""
+"""The ports: what floors above ask of models, embedders and windows, and the numbers that parts give for metrics."""
 
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,7 +81,7 @@ class Writer(ChatModel, Protocol):
     """A ChatModel whose window is known before it is asked, so that a prompt can be made to fit."""
 
     async def window(self, request: ChatRequest) -> ContextWindow:
-        """Of whoever would answer this request. Raises ModelUnavailable where that is not known yet."""
+        """The window of the model that this request goes to. Raises ModelUnavailable where that is not known yet."""
 
 
 class Embedder(Protocol):
@@ -142,7 +139,7 @@ class KnowsWords(Protocol):
 
 @runtime_checkable
 class AsksOthers(Protocol):
-    """A ChatModel that asks others, and so costs what they cost."""
+    """A ChatModel that asks other models, and costs what they cost."""
 
     def dearest(self, model: str) -> tuple[float, float] | None:
         """US dollars for a million tokens of the prompt and of the answer, however often it asks; None: not known."""

@@ -1,6 +1,6 @@
-"""Files of YAML that an operator writes: read strictly, checked whole, every fault told at once and without values.
+"""Files of YAML that an operator writes: read strictly, checked whole, all faults reported at once and without values.
 
-The one place that imports YAML, and so imported late: by whoever reads such a file, where one is named at all.
+The one place that imports YAML; imported by the readers of such a file, where a setting names one.
 """
 
 from collections.abc import Sequence

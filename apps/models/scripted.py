@@ -106,7 +106,7 @@ ORDER = re.compile(r"\bSAY ([A-Z0-9-]+)")
 
 
 def obedient(request: ChatRequest) -> Sequence[Step]:
-    """Says what it was ordered to say; where nobody ordered anything, that it has read."""
+    """Answers by a script; without one, that it has read the prompt."""
     orders = orders_in(request)
     text = " ".join(orders) if orders else "I have read it."
     return [Delta(text, model="obedient"), Delta(finish_reason="stop", usage=Usage(1, 1), model="obedient")]

@@ -3,13 +3,10 @@
 The models that can tell have a ``revision``; of the others nothing is known, so their answers are never cached.
 
 The base of everything that adds behaviour to a ChatModel by wrapping it.
-
-A model under the name that records know its provider by: each call of it is an attempt.
 """
 
 import hashlib
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Protocol, runtime_checkable
 
 from apps.core.deltas import Delta
@@ -53,21 +50,3 @@ class WrapperModel:
 
     async def aclose(self) -> None:
         await self.inner.aclose()
-
-
-class AskedModel(WrapperModel):
-    """Stands inside of what tries again, and tells the request's record how often it was asked, and that it answers."""
-
-    def __init__(self, inner: ChatModel, provider: str) -> None:
-        super().__init__(inner)
-        self._provider = provider
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        record = request.record
-        if record is not None:
-            record.attempts += 1
-        async with aclosing(self.inner.stream(request)) as deltas:
-            async for delta in deltas:
-                if record is not None:
-                    record.provider = self._provider
-                yield delta

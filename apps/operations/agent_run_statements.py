@@ -23,6 +23,14 @@ class RunStatements:
         row = (await self._connection.execute(statement)).mappings().first()
         return None if row is None else dict(row)
 
+    async def recent(self, tenant: str, limit: int, before: float | None) -> list[dict[str, Any]]:
+        """The latest first; only those that began ``before`` then, where it is given."""
+        mine = select(agent_runs).where(agent_runs.c.tenant == tenant)
+        if before is not None:
+            mine = mine.where(agent_runs.c.begun_at < before)
+        rows = await self._connection.execute(mine.order_by(agent_runs.c.begun_at.desc()).limit(limit))
+        return [dict(row) for row in rows.mappings()]
+
     async def save(self, tenant: str, run_id: str, values: Mapping[str, Any]) -> bool:
         """Write a run that is running. One that was cancelled stays so and gets all the rest: False."""
         if await self.change(tenant, run_id, {"status": "running"}, values):

@@ -40,18 +40,8 @@ class AgentRuns:
         return None if row is None else _run(row)
 
     async def recent(self, tenant: str, limit: int, before: float | None = None) -> list[AgentRun]:
-        from sqlalchemy import select
-
-        from apps.operations.tables import agent_runs
-
-        async def find(connection: "AsyncConnection") -> list[AgentRun]:
-            mine = select(agent_runs).where(agent_runs.c.tenant == tenant)
-            if before is not None:
-                mine = mine.where(agent_runs.c.begun_at < before)
-            rows = await connection.execute(mine.order_by(agent_runs.c.begun_at.desc()).limit(limit))
-            return [_run(dict(row)) for row in rows.mappings()]
-
-        return await self._read(find)
+        rows = await self._read(lambda runs: runs.recent(tenant, limit, before))
+        return [_run(row) for row in rows]
 
     async def save(self, run: AgentRun) -> bool:
         values = _row(run)

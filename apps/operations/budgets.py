@@ -22,7 +22,7 @@ HELD_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """For whoever watches the service: calls refused for want of money, and for want of a database."""
+    """For metrics: calls refused for want of money, and for want of a database."""
 
     exhausted: int
     unavailable: int
@@ -48,17 +48,13 @@ class Budgets:
 
     async def standing(self, caller: Caller) -> tuple[float, float]:
         """US dollars spent and reserved by a key in its budget's current period. Raises StoreUnavailable."""
-        # the statements import sqlalchemy, which takes as long as FastAPI
-        from apps.operations import ledger_store
+        # needs SQLAlchemy, which is there once a database is open
+        from apps.operations.ledger_store import standing
 
         if caller.budget is None or caller.key_id is None:
             return 0.0, 0.0
         charge = Charge(caller.key_id, period_of(caller.budget.period, time.time()), 0)
-
-        async def read(connection: "AsyncConnection") -> tuple[int, int]:
-            return await ledger_store.standing(connection, charge)
-
-        spent, reserved = await self._database.read(read)
+        spent, reserved = await self._database.read(lambda connection: standing(connection, charge))
         return spent / BILLION, reserved / BILLION
 
     async def _admit(self, call: CallRecord, budget: Budget) -> None:

@@ -133,7 +133,7 @@ class Database:
     def _forget(self, task: "asyncio.Task[T]") -> None:
         self._abandoned.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("A transaction that nobody waited for failed: %s", type(error).__name__)
+            log.debug("An abandoned transaction failed: %s", type(error).__name__)
 
     def _note_failure(self, reason: str) -> None:
         """Once until it is back; a driver's own words may hold the address."""

@@ -1,7 +1,7 @@
 """The keys that this process has seen to be good, so that a request costs no query; for two seconds at most on trust.
 
 Every half second it asks whether any key has changed, anywhere. While it cannot ask, what it knows runs out, and then
-nobody is let in or turned away: the answer is that the database is not there.
+no caller is admitted or refused: the answer is that the database is not there.
 """
 
 import asyncio

@@ -107,7 +107,7 @@ class KeyTerms(KnownFields):
 
 
 def parse_budget(text: str) -> Budget:
-    """Raises ValueError with words for whoever wrote it, and out of range with both ends."""
+    """Raises ValueError with words for the operator; one out of range names both ends."""
     found = BUDGET.fullmatch(text)
     if not found:
         raise ValueError("must look like 5/month or 0.50/day")

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """For whoever watches the service: rows; ``written`` and ``lost`` only ever grow."""
+    """For metrics: rows; ``written`` and ``lost`` only ever grow."""
 
     waiting: int
     written: int

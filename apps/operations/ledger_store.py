@@ -45,7 +45,7 @@ GROUPED: dict[str, Any] = {
     "day": C.day,
     "tenant": C.tenant,
     "key": C.key_id,
-    # a call that failed early was answered by nobody: it stands under the name that was asked for
+    # a call that failed early has no model that answered: it counts under the requested name
     "model": func.coalesce(func.nullif(C.model, NOTHING), C.asked),
     "route": C.route,
 }
@@ -176,7 +176,7 @@ async def go_on(
 
     Else the billionths that are spent, its own cost among them, and what others have reserved.
     """
-    # the reservation before the budget, as everywhere; its row is this call's, and whoever expires it waits
+    # the reservation before the budget, as everywhere; its row is this call's, and the process that expires it waits
     asked = select(reservations.c.amount).where(reservations.c.id == id).with_for_update()
     own = (await connection.execute(asked)).scalar()
     held = int(own or 0)
@@ -333,7 +333,7 @@ async def fold(connection: AsyncConnection, before: str, most: int) -> int:
     """Replace at most so many rows of days ``before`` this one by their sums; how many those were.
 
     The work of one transaction. What is summed is what the deletion gave back, so that no row can be counted twice or
-    be lost, whoever else does the same.
+    be lost, whatever other processes do.
     """
     old = select(calls.c.id).where(calls.c.day < before).order_by(calls.c.day).limit(most)
     # rows that another process has in hand are left to it

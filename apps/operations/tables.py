@@ -113,7 +113,7 @@ budgets = Table(
     Column("reserved", BigInteger, nullable=False),
 )
 
-# One row a running call of a key with a budget. Where nobody renews it any more, its process has died.
+# One row a running call of a key with a budget. One that is not renewed any more belongs to a dead process.
 reservations = Table(
     "reservations",
     metadata,

@@ -114,7 +114,7 @@ def _instead(path: str) -> str:
 
 
 async def _client_gone(request: Request, error: Any) -> Response:
-    """Nobody will read it; 499 is what the access log says of a client that left, after nginx."""
+    """No client reads it; 499 is what the access log says of a client that left, after nginx."""
     return Response(status_code=499)
 
 

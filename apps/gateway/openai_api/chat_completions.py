@@ -46,7 +46,7 @@ class LocalWire:
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
-        """The model is closed by whoever made it."""
+        """The model is closed by its maker."""
 
     def _whole(
         self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool, record: CallRecord | None

@@ -63,7 +63,7 @@ class LocalCompletions:
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
-        """The model is closed by whoever made it."""
+        """The model is closed by its maker."""
 
 
 def _read(call: WireCall) -> tuple[ChatRequest, str]:

@@ -43,7 +43,7 @@ class ResponsesOverChat:
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
-        """The chat target is closed by whoever made it."""
+        """The chat target is closed by its maker."""
 
 
 class ResponsesEitherWay:
@@ -73,7 +73,7 @@ class ResponsesEitherWay:
         return reply
 
     async def aclose(self) -> None:
-        """Both are closed by whoever made them."""
+        """Both are closed by their makers."""
 
 
 def _whole(events: ResponseEvents, body: bytes) -> bytes:

@@ -34,7 +34,7 @@ class WireModel:
         """The client connects when it is first asked."""
 
     async def aclose(self) -> None:
-        """The wire is closed by whoever made it."""
+        """The wire is closed by its maker."""
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         call = WireCall("/chat/completions", json.dumps(body).encode(), body, stream=True)

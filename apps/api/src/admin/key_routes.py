@@ -118,7 +118,7 @@ class KeyList(BaseModel):
 
 
 def admin_only(request: Request) -> None:
-    """The second door: the layer in front of the routes has let through admins only. Nobody makes keys without one."""
+    """The second door: the layer in front of the routes lets through admins only, and without one no keys are made."""
     caller = caller_of(request)
     if caller is ANONYMOUS or not caller.admin:
         raise Forbidden("This needs an admin key; the first one is made with the keys command of apps.cli.main")

@@ -143,7 +143,7 @@ async def run_answer(
     stream: bool,
     asked: int = 0,
 ) -> Response:
-    """Run it; ``asked`` are the characters of the question. Whoever stops waiting for the answer ends the run."""
+    """Run it; ``asked`` are the characters of the question. A client that leaves ends the run."""
     events = metered_events(session, meter, new_record(agents, session, caller, route, asked, streamed=stream))
     if not stream:
         async with aclosing(events):

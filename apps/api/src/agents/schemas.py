@@ -97,7 +97,7 @@ class DecisionsBody(BaseModel):
 class ToolAnswer(BaseModel):
     name: str
     description: str
-    approval: bool = Field(description="Each call waits until somebody approves or denies it")
+    approval: bool = Field(description="Each call waits until it is approved or denied")
 
 
 class AgentAnswer(BaseModel):

@@ -70,7 +70,7 @@ LONGEST = 16_384
 
 
 def presented(scope: Scope) -> str | None:
-    """The credential; None where there is none. An empty text, which is nobody's, where there are several."""
+    """The credential; None where there is none. Where there are several, an empty text, which no key matches."""
     found: bytes | None = None
     for name, value in scope["headers"]:
         if name == b"authorization" and value[:7].lower() == BEARER:

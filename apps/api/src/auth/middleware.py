@@ -1,7 +1,7 @@
-"""In front of every route: nobody comes in without a key, but to the few paths that are listed here.
+"""Authentication in front of every route, but for the few open paths that are listed here.
 
-What is not listed is closed, so that a new route is closed until someone opens it. Unknown paths are closed too: who
-has no key does not learn which there are.
+What is not listed is closed, so that a new route is closed until someone opens it. Unknown paths are closed too: a
+client without a key does not learn which exist.
 """
 
 from starlette._utils import get_route_path
@@ -19,7 +19,7 @@ OPEN_FOLDERS = ("/console/", "/docs/", "/redoc/", "/static-offline-docs/")
 
 
 class Authentication:
-    """Puts the caller into the scope, where `caller_of` finds him; or ends the request with 401, 403, 429 or 503."""
+    """Puts the caller into the scope, where `caller_of` finds it; or ends the request with 401, 403, 429 or 503."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app

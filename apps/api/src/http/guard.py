@@ -16,7 +16,7 @@ WATCH_AFTER = 0.1
 
 
 class ClientGone(Exception):
-    """The client went away before its answer was complete; there is nobody to tell."""
+    """The client went away before its answer was complete."""
 
 
 async def guarded(

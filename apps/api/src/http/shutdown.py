@@ -51,7 +51,7 @@ class Shutdown:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen for the signals, and hand each on to whoever listened before."""
+        """Listen for the signals, and hand each on to the handler before."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -97,7 +97,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CountingState:
-    """For whoever watches the service: ``local_hits`` and ``outages`` only ever grow."""
+    """For metrics: ``local_hits`` and ``outages`` only ever grow."""
 
     shared: bool
     degraded: bool
@@ -113,7 +113,7 @@ class Counts(Protocol):
         """Count ``amount`` (0: only look) in the key's window of so many seconds."""
 
     def add(self, key: str, seconds: int, amount: int) -> None:
-        """`hit`, soon, for whoever cannot wait."""
+        """`hit`, soon, for callers that cannot wait."""
 
     def state(self) -> CountingState: ...
 

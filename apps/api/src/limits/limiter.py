@@ -23,7 +23,7 @@ BY_KEY = "key"
 
 
 class RateLimits:
-    """One a service. ``counts`` is where they are kept, for whoever limits something else than requests.
+    """One a service. ``counts`` is where they are kept, for limits of other things than requests.
 
     slowapi inspects and wraps each call anew, and its way to Redis blocks the event loop; so its Limiter keeps the
     engine and the counts of this process, and is not put around the calls.

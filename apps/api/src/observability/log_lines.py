@@ -74,7 +74,7 @@ class LineFormatter(logging.Formatter):
         if line.key_id is not None:
             yield "key_id", line.key_id
         if line.calls:
-            for name, value in line.told_by_calls():
+            for name, value in line.call_fields():
                 yield name, self._plain(value) if isinstance(value, str) else value
         if line.trace is not None:
             yield "trace_id", line.trace
@@ -127,7 +127,7 @@ class LineFormatter(logging.Formatter):
     def _exception(self, logger: Any, method: str, event: Any) -> Any:
         exc_info = event.pop("exc_info", None)
         if exc_info and exc_info[1] is not None:
-            # what nobody awaited is reported by asyncio at any time, so it may be of any request
+            # a task that was never awaited is reported by asyncio at any time, so it may be of any request
             outside = request_id.get() == "-" and event["_record"].name != "asyncio"
             text = "".join(_chain(exc_info[1], messages=self._messages or outside)).rstrip()
             event["exception"] = text if self._as_json else indent(text, "    ")
@@ -136,7 +136,7 @@ class LineFormatter(logging.Formatter):
 
 def _flat(record: logging.LogRecord, line: RequestLine) -> logging.LogRecord:
     """An access line as an ordinary record, for a terminal, where colours matter more than microseconds."""
-    details = line.told_by_calls() if line.calls else ()
+    details = line.call_fields() if line.calls else ()
     text = " ".join([str(line), *(f"{name}={value}" for name, value in details)])
     flat = logging.LogRecord(record.name, record.levelno, "", 0, text, None, None)
     flat.request_id, flat.created, flat.msecs = line.request_id, record.created, record.msecs

@@ -1,6 +1,6 @@
 """The second line of defence of the log: what looks like a key, or is one that we hold, is not written.
 
-The first one is that nobody logs them. It knows texts, not their meaning: a key of an unknown kind passes.
+The first one is that they are not logged. It knows texts, not their meaning: a key of an unknown kind passes.
 """
 
 import json

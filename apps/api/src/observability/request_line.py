@@ -1,4 +1,4 @@
-"""What the access log says of a request: filled in while it runs, by whoever learns something of it.
+"""What the access log says of a request: filled in while it runs.
 
 Prompts, for an operator who asked for them with LOG_PROMPTS: in the log, and on the span of their call.
 """
@@ -39,7 +39,7 @@ class RequestLine:
 
     __repr__ = __str__
 
-    def told_by_calls(self) -> Iterator[tuple[str, str | int]]:
+    def call_fields(self) -> Iterator[tuple[str, str | int]]:
         """Of the request's calls for models: who answered last, all tokens, what the cache did, what went wrong."""
         last = self.calls[-1]
         yield "model", last.model or last.asked

@@ -24,7 +24,7 @@ def unwritable(settings: Settings) -> str | None:
 
 
 def no_key_exists(settings: Settings) -> bool:
-    """Where the database does not answer, that is not known, and False: the service then lets nobody in."""
+    """Where the database does not answer, that is not known, and False: the service then admits no request."""
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(asyncio.run(_is_empty(settings))))
     thread.start()

@@ -83,5 +83,5 @@ def test_a_line_says_whose_key_it_was_and_what_the_model_did(
         assert until(lambda: len(caplog.records) == 2)
         lines: list[Any] = [record.msg for record in caplog.records]
     assert [line.key_id for line in lines] == ["key-7", "key-7"]
-    assert dict(lines[0].told_by_calls())["model"] == "scripted"
+    assert dict(lines[0].call_fields())["model"] == "scripted"
     assert [line.path for line in lines] == ["/generate", "/v1/models/{id:path}"]

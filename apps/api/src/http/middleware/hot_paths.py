@@ -1,6 +1,6 @@
 """The gateway's own paths, found by a dictionary: what FastAPI's router would do for them costs more than they do.
 
-They are routes of the app all the same, so that the OpenAPI page, 405 and everything else knows them.
+They stay routes of the app, so that the OpenAPI page, 405 and all else include them.
 """
 
 from collections.abc import Iterable

@@ -86,7 +86,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return f"{random.getrandbits(128):032x}"  # told to everybody, and a secret to nobody
+    return f"{random.getrandbits(128):032x}"  # not a secret
 
 
 def _milliseconds(since: float) -> float:

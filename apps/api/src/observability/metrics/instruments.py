@@ -17,7 +17,7 @@ class Instruments:
     """``route`` is a template, ``status`` a number; ``model`` and ``provider`` are known names, `other` or `none`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        # a second series for each, with the time when it was made, would tell nobody anything
+        # a second series for each, with the time when it was made, is of no use
         disable_created_metrics()  # type: ignore[no-untyped-call]
 
         def counter(name: str, text: str, *labels: str) -> Counter:

@@ -116,7 +116,8 @@ def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
     ]
     for client in clients:
         client.start()
-    assert until(lambda: len(model.requests) > CLIENTS // 4 and mock.stats()["open"] > CLIENTS // 4)
+    # of the calls of the local model most wait for a slot
+    assert until(lambda: model.open > 0 and mock.stats()["open"] > CLIENTS // 4)
     begun.set()
     for client in clients:
         client.join()

@@ -103,7 +103,11 @@ def _body(page: dict[str, Any], operation: dict[str, Any]) -> Any:
 
 def error_of(answer: httpx2.Response) -> dict[str, Any]:
     """The envelope, on /v1 with OpenAI's fields beside ours."""
-    error: dict[str, Any] = answer.json()["error"]
+    body = answer.json()
+    error: dict[str, Any] = body["error"]
+    if isinstance(error, str):  # Ollama has the message alone there, and the rest beside it
+        error = {**body, "message": error}
+        del error["error"]
     assert set(error) - {"type", "param", "error_code"} == set(WORDS)
     return {**error, "code": error.get("error_code", error["code"])}
 
@@ -144,6 +148,7 @@ def _names_a_model(template: str) -> bool:
         template in named
         or asks_documents
         or (template.startswith("/v1/") and template not in ("/v1/models", "/v1/usage"))
+        or (template.startswith("/api/") and template not in ("/api/tags", "/api/ps", "/api/version"))
     )
 
 

@@ -24,13 +24,20 @@ struct Linear {
   int64_t block_bytes() const { return k / 32 * (kind == INT4 ? 320 : kind == INT8 ? 576 : kind == BF16 ? 1024 : 2048); }
 };
 
+// Quantized rows lie k + PAD apart, and some more may be read behind the last one.
+#ifdef KERNEL_AMX
+constexpr int64_t PAD = 64, SPARE_ROWS = 32;  // a tile's 16 rows must not meet in one set of the cache
+#else
+constexpr int64_t PAD = 0, SPARE_ROWS = 0;
+#endif
+
 // Rows ready to be multiplied: quantized for int4 and int8 (scale, and scale * sum of the group), else as floats.
 struct Input {
   Input(int64_t rows, int64_t k, int32_t kind)
-      : kind(kind), q(kind < BF16 ? rows * k : 0), scale(q.size() / 32), offset(scale), x(kind < BF16 ? 0 : rows * k) {}
+      : kind(kind), q(kind < BF16 ? (rows + SPARE_ROWS) * (k + PAD) : 0), scale(q.size() / 32), offset(scale), x(kind < BF16 ? 0 : rows * k) {}
   // The values [from, from + count) of a row of k, multiples of 32. A group with NaN or infinity makes the row NaN.
   void put(int64_t row, int64_t k, int64_t from, const float* values, int64_t count) {
-    for (int64_t i = 0, at = row * k + from; i < count; i += 32, at += 32) {
+    for (int64_t i = 0, at = row * (k + (kind < BF16 ? PAD : 0)) + from; i < count; i += 32, at += 32) {
       if (kind < BF16) quantize(values + i, at / 32);
 #ifdef KERNEL_BF16
       else if (kind == BF16)
@@ -59,14 +66,49 @@ struct Input {
 
 // Asks for weights so far ahead that memory has answered when they are needed; `first` where a block is not read yet.
 inline void prefetch(bool first, const void* w, int64_t bytes) {
-  for (int64_t i = 8192; first && i < 8192 + bytes; i += 64) _mm_prefetch((const char*)w + i, _MM_HINT_T0);
+  for (int64_t i = 8192; first && i < 8192 + bytes; i += 64) __builtin_prefetch((const char*)w + i);
 }
 inline int32_t four(const int8_t* p) { int32_t v; memcpy(&v, p, 4); return v; }
 
 // total[m] += a plane's nibbles times one group of 32 of row m
 template <int M>
 inline void add_plane(const uint8_t* w, const int8_t* x, int64_t k, VI (*total)[PARTS]) {
-#ifdef KERNEL_AVX512
+#ifdef KERNEL_NEON
+  const uint8x16_t low = vdupq_n_u8(15);
+#ifdef KERNEL_I8MM
+  // two outputs x 8 inputs times 8 inputs x two rows; where rows are odd in number, the last one stands in twice
+  int32x4_t sum[(M + 1) / 2][8] = {};
+  for (int j = 0; j < 4; j++)
+    for (int h = 0; h < 4; h++) {
+      const uint8x16_t v = vld1q_u8(w + 64 * j + 16 * h);
+      const uint32x4_t a = vreinterpretq_u32_u8(vandq_u8(v, low)), b = vreinterpretq_u32_u8(vshrq_n_u8(v, 4));
+      const int8x16_t first = vreinterpretq_s8_u32(vzip1q_u32(a, b)), second = vreinterpretq_s8_u32(vzip2q_u32(a, b));
+      for (int p = 0; p < (M + 1) / 2; p++) {
+        const int8_t *one = x + 2 * p * k + 8 * j, *other = 2 * p + 1 < M ? one + k : one;
+        const int8x16_t inputs = vcombine_s8(vld1_s8(one), vld1_s8(other));
+        sum[p][2 * h] = vmmlaq_s32(sum[p][2 * h], first, inputs);
+        sum[p][2 * h + 1] = vmmlaq_s32(sum[p][2 * h + 1], second, inputs);
+      }
+    }
+  for (int m = 0; m < M; m++)
+    for (int h = 0; h < 4; h++) {
+      const int32x4_t a = sum[m / 2][2 * h], b = sum[m / 2][2 * h + 1];
+      total[m][h] += (VI)(m % 2 ? vuzp2q_s32(a, b) : vuzp1q_s32(a, b));
+    }
+#else
+  for (int j = 0; j < 4; j++)
+    for (int h = 0; h < 4; h++) {
+      const uint8x16_t v = vld1q_u8(w + 64 * j + 16 * h);
+      const int8x16_t a = vreinterpretq_s8_u8(vandq_u8(v, low)), b = vreinterpretq_s8_u8(vshrq_n_u8(v, 4));
+      for (int m = 0; m < M; m++) {
+        const int8_t* inputs = x + m * k + 8 * j;
+        const int8x16_t even = vreinterpretq_s8_s32(vdupq_n_s32(four(inputs)));
+        const int8x16_t odd = vreinterpretq_s8_s32(vdupq_n_s32(four(inputs + 4)));
+        total[m][h] = (VI)vdotq_s32(vdotq_s32((int32x4_t)total[m][h], a, even), b, odd);
+      }
+    }
+#endif
+#elif defined(KERNEL_AVX512)
   typedef decltype(I(setzero_si512)()) Bytes;
 #pragma GCC unroll 4
   for (int j = 0; j < 4; j++) {
@@ -97,17 +139,17 @@ inline void add_plane(const uint8_t* w, const int8_t* x, int64_t k, VI (*total)[
 
 template <int PLANES, int M>
 void int_tile(const uint8_t* w, const Input& in, int64_t row, int64_t k, F* out) {
-  const int64_t groups = k / 32;
-  const int8_t* x = in.q.data() + row * k;
+  const int64_t ld = k + PAD, groups = ld / 32;
+  const int8_t* x = in.q.data() + row * ld;
   const float *scale = in.scale.data() + row * groups, *offset = in.offset.data() + row * groups;
   F acc[M] = {};
-  for (int64_t g = 0; g < groups; g++, x += 32, w += 64) {
+  for (int64_t g = 0; g < k / 32; g++, x += 32, w += 64) {
     prefetch(row == 0, w, 256 * PLANES + 64);
     VI total[M][PARTS] = {};
     for (int p = 0; p < PLANES; p++, w += 256) {
       for (int m = 0; m < M * p; m++)
         for (VI& part : total[m]) part <<= 4;
-      add_plane<M>(w, x, k, total);
+      add_plane<M>(w, x, ld, total);
     }
     const F step = load((const Half*)w), minimum = load((const Half*)w + 16);
     for (int m = 0; m < M; m++) {
@@ -152,17 +194,25 @@ void tile(int64_t rows, const Linear& lin, const uint8_t* w, const Input& in, in
   lin.kind == BF16 ? float_tile<1, M>(float_weights, in, row, lin.k, out) : float_tile<0, M>(float_weights, in, row, lin.k, out);
 }
 
+inline void put_out(const Linear& lin, int64_t block, F out, float* y, bool add) {
+  if (lin.bias) out = out + load(lin.bias + block * 16);
+  store(y, add ? load(y) + out : out);
+}
+
+#ifdef KERNEL_AMX
+#include "amx.h"
+#endif
+
 // All rows of the outputs [16 * block, 16 * block + 16): to[row * ld + 0..15]
 inline void linear_block(const Linear& lin, const Input& in, int64_t rows, int64_t block, float* to, int64_t ld, bool add) {
   const int64_t most = lin.kind >= BF16 ? FLOAT_ROWS : INT_ROWS;
+#ifdef KERNEL_AMX
+  if (lin.kind < BF16 && rows >= AMX_ROWS) return amx_block(lin, in, rows, block, to, ld, add);
+#endif
   for (int64_t row = 0; row < rows; row += most) {
     F out[FLOAT_ROWS];
     const int64_t count = std::min(most, rows - row);
     tile<FLOAT_ROWS>(count, lin, lin.data + block * lin.block_bytes(), in, row, out);
-    for (int64_t r = 0; r < count; r++) {
-      float* y = to + (row + r) * ld;
-      if (lin.bias) out[r] = out[r] + load(lin.bias + block * 16);
-      store(y, add ? load(y) + out[r] : out[r]);
-    }
+    for (int64_t r = 0; r < count; r++) put_out(lin, block, out[r], to + (row + r) * ld, add);
   }
 }

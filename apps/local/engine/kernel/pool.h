@@ -1,8 +1,7 @@
 // A team of threads that walks through the phases of one step together. Not OpenMP: whatever OpenMP runtime the
 // process has (torch brings one) stays the only one.
 #pragma once
-#include <immintrin.h>
-
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -61,9 +60,18 @@ class Pool {
   static void await(std::atomic<int>& value, int old, const uint8_t* next, int64_t bytes) {
     for (int64_t spin = 0; spin < 1000; spin++) {
       if (value.load(std::memory_order_acquire) != old) return;
-      spin * 64 < std::min<int64_t>(bytes, 128 << 10) ? _mm_prefetch((const char*)next + spin * 64, _MM_HINT_T0) : _mm_pause();
+      if (spin * 64 < std::min<int64_t>(bytes, 128 << 10)) __builtin_prefetch((const char*)next + spin * 64);
+      else relax();
     }
     while (value.load() == old) value.wait(old);
+  }
+
+  static void relax() {
+#ifdef __aarch64__
+    asm volatile("yield");
+#else
+    __builtin_ia32_pause();
+#endif
   }
 
   struct alignas(64) Share { std::atomic<int64_t> taken{0}; };

@@ -1,11 +1,18 @@
-// Sixteen floats at a time: one register of AVX-512 or two of AVX2. What is built on it is one source for both.
+// Sixteen floats at a time: one register of AVX-512, two of AVX2, four of NEON. What is built on it is one source for
+// all of them.
 #pragma once
+#ifdef KERNEL_NEON
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstring>
 // ROWS and QUERIES: how many a tile's registers hold
-#ifdef KERNEL_AVX512
+#ifdef KERNEL_NEON
+constexpr int PARTS = 4, INT_ROWS = 4, FLOAT_ROWS = 4, QUERIES = 4;
+#elif defined(KERNEL_AVX512)
 #ifndef I  // the tests give another one, which needs no such CPU
 #define I(name) _mm512_##name
 #endif
@@ -26,15 +33,25 @@ inline F each_part(auto op) {
   for (int i = 0; i < PARTS; i++) f.part[i] = op(i);
   return f;
 }
+#ifdef KERNEL_NEON
+inline V fma(V a, V b, V c) { return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+inline V same(float v) { return (V)vdupq_n_f32(v); }
+inline V load_part(const float* p) { return (V)vld1q_f32(p); }
+#else
 inline V fma(V a, V b, V c) { return (V)I(fmadd_ps)(a, b, c); }
+inline V same(float v) { return (V)I(set1_ps)(v); }
+inline V load_part(const float* p) { return (V)I(loadu_ps)(p); }
+#endif
 inline F fma(F a, F b, F c) { return each_part([&](int i) { return fma(a.part[i], b.part[i], c.part[i]); }); }
 inline F operator*(F a, F b) { return each_part([&](int i) { return a.part[i] * b.part[i]; }); }
 inline F operator+(F a, F b) { return each_part([&](int i) { return a.part[i] + b.part[i]; }); }
-inline F set(float v) { return each_part([&](int) { return (V)I(set1_ps)(v); }); }
-inline F load(const float* p) { return each_part([&](int i) { return (V)I(loadu_ps)(p + LANES * i); }); }
+inline F set(float v) { return each_part([&](int) { return same(v); }); }
+inline F load(const float* p) { return each_part([&](int i) { return load_part(p + LANES * i); }); }
 inline void store(float* p, F f) { memcpy(p, &f, sizeof f); }
 inline F load(const Half* p) {
-#ifdef __AVX512F__
+#ifdef KERNEL_NEON
+  return each_part([&](int i) { return (V)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p + 4 * i))); });
+#elif defined(__AVX512F__)
   return {(V)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))};
 #else
   F f;
@@ -44,7 +61,11 @@ inline F load(const Half* p) {
 }
 inline void store(Half* p, F f) {  // saturates: an outlier must not become infinity
   for (V& v : f.part) v = v > 65504.f ? V{} + 65504.f : v < -65504.f ? V{} - 65504.f : v;
+#ifdef KERNEL_NEON
+  for (int i = 0; i < 4; i++) vst1_u16((uint16_t*)p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)f.part[i])));
+#else
   for (int i = 0; i < 2; i++) _mm_storeu_si128((__m128i*)p + i, _mm256_cvtps_ph(((__m256*)&f)[i], 0));
+#endif
 }
 
 inline auto nearest(auto x) { return (x + 12582912.f) - 12582912.f; }  // integer, of -2^22..2^22

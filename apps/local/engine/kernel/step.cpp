@@ -3,6 +3,10 @@
 #include "attention.h"
 #include "linear.h"
 #include "pool.h"
+#if defined(KERNEL_AMX) && !defined(KERNEL_AMX_EMULATED)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 extern "C" {
 struct Layer {
@@ -146,6 +150,14 @@ struct Engine {
 }  // namespace
 
 extern "C" {
+// 0 where the process may use the kernels' registers; asked once, before anything is computed
+int kernel_permission() {
+#if defined(KERNEL_AMX) && !defined(KERNEL_AMX_EMULATED)
+  return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
+#else
+  return 0;
+#endif
+}
 // null where threads or memory cannot be had
 void* engine_new(const Model* model, int threads, int64_t max_rows) try {
   return new Engine(*model, threads, max_rows);

@@ -1,0 +1,73 @@
+// A tiny model with made-up weights, run over steps of many widths; prints every logit's bits. Built for each variant,
+// they must all print the same.
+#include "step.cpp"
+
+#include <cstdio>
+
+static uint32_t state = 1;
+static uint32_t next() { return state = state * 1664525u + 1013904223u; }
+static float number() { return (float)(int32_t)(next() >> 8) / (1 << 23) - 1.f; }
+
+struct Made {
+  std::vector<uint8_t> data;
+  std::vector<float> bias;
+  Linear linear(int64_t n, int64_t k, int32_t kind) {
+    Linear made{nullptr, nullptr, n, k, kind};
+    data.resize(made.bytes());
+    const int64_t size = kind == INT4 ? 320 : 576;
+    for (int64_t group = 0; group < made.bytes() / size; group++) {
+      for (int64_t i = 0; i < size - 64; i++) data[group * size + i] = (uint8_t)(next() >> 24);
+      Half edges[32];
+      float values[32];
+      for (int i = 0; i < 32; i++) values[i] = i < 16 ? (number() + 1.5f) * (kind == INT4 ? .02f : .0012f) : -.15f + number() * .02f;
+      for (int i = 0; i < 32; i += 16) store(edges + i, load(values + i));
+      memcpy(&data[group * size + size - 64], edges, 64);
+    }
+    for (int64_t i = 0; i < n; i++) bias.push_back(number() * .1f);
+    made.data = data.data(), made.bias = bias.data();
+    return made;
+  }
+};
+
+int main() {
+  const int64_t hidden = 96, heads = 4, kv_heads = 2, d = 32, inner = 160, context = 128, words = 112, layers = 2;
+  std::vector<Made> made(4 * layers + 1);
+  std::vector<float> norm(hidden), angles(2 * context * d / 2);
+  for (float& v : norm) v = 1 + number() * .1f;
+  for (float& v : angles) v = number();
+  std::vector<Layer> layer(layers);
+  for (int64_t l = 0; l < layers; l++) {
+    const int32_t kind = l ? INT8 : INT4;
+    // all of one kind in a model: rows are quantized once for all of them
+    layer[l] = {made[4 * l].linear((heads + 2 * kv_heads) * d, hidden, kind), made[4 * l + 1].linear(hidden, heads * d, kind),
+                made[4 * l + 2].linear(2 * inner, hidden, kind), made[4 * l + 3].linear(hidden, inner, kind),
+                norm.data(), norm.data(), nullptr, nullptr};
+  }
+  Model model{layers, hidden, heads, kv_heads, d, inner, context, layer.data(), made[4 * layers].linear(words, hidden, INT8),
+              norm.data(), angles.data(), angles.data() + context * d / 2, 1, 1e-5f};
+  void* engine = engine_new(&model, 2, 64);
+  std::vector<std::vector<uint16_t>> cache(5, std::vector<uint16_t>(layers * 2 * kv_heads * context * d));
+  std::vector<int64_t> seen(cache.size());
+  // each step: rows of the sequences, side by side
+  const std::vector<std::vector<int64_t>> steps = {{1}, {3}, {1, 1}, {5, 0, 7}, {1, 1, 1, 1, 1}, {0, 16}, {2, 19, 0, 20}, {40}, {1, 0, 31, 1, 1}, {1}};
+  for (const auto& counts : steps) {
+    std::vector<int64_t> position, want;
+    std::vector<void*> caches;
+    for (size_t s = 0; s < counts.size(); s++)
+      for (int64_t i = 0; i < counts[s]; i++) {
+        want.push_back((int64_t)position.size());
+        position.push_back(seen[s]++);
+        caches.push_back(cache[s].data());
+      }
+    std::vector<float> embedded(position.size() * hidden), logits(want.size() * words);
+    for (float& v : embedded) v = number();
+    Rows rows{(int64_t)position.size(), (int64_t)want.size(), position.data(), want.data(), embedded.data(), caches.data(), logits.data()};
+    engine_step(engine, &rows);
+    for (float v : logits) {
+      uint32_t bits;
+      memcpy(&bits, &v, 4);
+      printf("%08x\n", bits);
+    }
+  }
+  engine_free(engine);
+}

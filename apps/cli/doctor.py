@@ -20,7 +20,7 @@ from apps.cli.remote import Json, print_json, print_table
 from apps.core.settings import Settings, SettingsError, load_settings
 from apps.gateway.routing.config import GatewayConfigError, load_gateway_config
 from apps.local.checkpoint import looks_like_folder
-from apps.local.engine.kernel.build import best_variant, compiler, cpu_flags, library_path
+from apps.local.engine.kernel.build import compiler, cpu_flags, library_path, usable_variants
 from apps.local.engine.kernel.errors import NoKernel
 
 Status = Literal["ok", "note", "fault"]
@@ -104,14 +104,14 @@ def _packages(settings: Settings) -> tuple[Status, str]:
 
 def _kernels(settings: Settings) -> tuple[Status, str]:
     try:
-        variant = best_variant(cpu_flags())
+        variant = usable_variants(cpu_flags())[0]
     except NoKernel as error:
         return "note", f"torch's own kernels serve: {error}"
     built = library_path(variant, settings.model_cache_dir)
     if built.is_file():
         return "ok", f"{variant.name}, built"
     try:
-        return "note", f"{variant.name}, built at the first start by {compiler()}"
+        return "note", f"{variant.name}, built at the first start by {' '.join(compiler())}"
     except NoKernel as error:
         return "note", f"{variant.name} fits this CPU, torch's own kernels serve: {error}"
 

@@ -133,7 +133,8 @@ async def test_without_a_compiler_torch_s_kernels_serve_the_same_answers(
     engine = open_engine(packaged, tokenizer, "fp32", SLOTS, tmp_path)
     try:
         told = engine.describe()
-        assert (told["kernels"], told["kernels_missing"]) == ("torch", "there is no C++ compiler (g++ or clang++)")
+        assert told["kernels"] == "torch"
+        assert told["kernels_missing"] == "there is no C++ compiler (g++, clang++, or pip install ziglang)"
         alone = [await text(engine, prompt, greedy(12)) for prompt in prompts[:4]]
         assert await asyncio.gather(*[text(engine, prompt, greedy(12)) for prompt in prompts[:4]]) == alone
         assert generated(packaged, prompts[:1], tokenizer, 12) == alone[:1]

@@ -1,8 +1,10 @@
 """The kernels against float arithmetic: the library for this CPU, and the AVX-512 one over SIMDe's intrinsics."""
 
 import ctypes
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,23 @@ import numpy as np
 import pytest
 
 from apps.core.settings import Settings
+from apps.local.engine.batching.opening import own_library
 from apps.local.engine.kernel import build as building
 from apps.local.engine.kernel.build import (
+    AMX,
+    ARM,
     AVX2,
     AVX512,
     AVX512_BF16,
     FLAGS,
+    NEON,
+    NEON_I8MM,
     SOURCES,
+    X86,
     Variant,
-    best_variant,
     build,
     cpu_flags,
+    usable_variants,
 )
 from apps.local.engine.kernel.errors import NoKernel
 from apps.local.engine.kernel.library import linear_once, load_library
@@ -44,7 +52,15 @@ pytestmark = [
 
 
 VARIANTS = {variant.name: variant for variant in building.VARIANTS}
-OVER_SIMDE = ("-O1", "-w", "-DKERNEL_AVX512", "-DI(name)=simde_mm512_##name", "-include", "simde/x86/avx512.h")
+OVER_SIMDE = (
+    *AVX2.flags,
+    "-O1",
+    "-w",
+    "-DKERNEL_AVX512",
+    "-DI(name)=simde_mm512_##name",
+    "-include",
+    "simde/x86/avx512.h",
+)
 
 
 @pytest.fixture(scope="module", params=[*VARIANTS, "avx512-vnni over SIMDe"])
@@ -80,7 +96,7 @@ def functions(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> cty
 
 
 def compiled(variant: Variant, source: Path, target: Path) -> Path:
-    command = [building.compiler(), *FLAGS, *variant.flags, f"-I{SOURCES}", str(source), "-o", str(target)]
+    command = [*building.compiler(), *FLAGS, *variant.flags, f"-I{SOURCES}", str(source), "-o", str(target)]
     subprocess.run(command, check=True)
     return target
 
@@ -234,16 +250,77 @@ def test_a_kernel_that_computes_something_else_is_refused(tmp_path: Path) -> Non
         )
         (tmp_path / source.name).write_text(text)
     made = tmp_path / "wrong.so"
-    subprocess.run([building.compiler(), *FLAGS, "-O1", str(tmp_path / "step.cpp"), "-o", str(made)], check=True)
+    subprocess.run(
+        [*building.compiler(), *FLAGS, *AVX2.flags, "-O1", str(tmp_path / "step.cpp"), "-o", str(made)], check=True
+    )
     with pytest.raises(NoKernel, match="wrongly"):
         load_library(made)
 
 
 def test_a_cpu_without_the_instructions_is_told_apart() -> None:
-    assert best_variant(AVX512_BF16.needs) is AVX512_BF16
-    assert best_variant(AVX512.needs) is AVX512
-    assert best_variant(AVX2.needs) is AVX2
+    assert usable_variants(AMX.needs, X86) == [AMX, AVX512_BF16, AVX512, AVX2]
+    assert usable_variants(AVX512.needs, X86) == [AVX512, AVX2]
+    assert usable_variants(NEON_I8MM.needs, ARM) == [NEON_I8MM, NEON]
     with pytest.raises(NoKernel, match="lacks f16c"):
-        best_variant(AVX2.needs - {"f16c"})
-    with pytest.raises(NoKernel, match="x86-64"):
-        best_variant(frozenset())
+        usable_variants(AVX2.needs - {"f16c"}, X86)
+    with pytest.raises(NoKernel, match="lacks asimddp"):
+        usable_variants(frozenset(), ARM)
+    with pytest.raises(NoKernel, match="x86-64 and ARM"):
+        usable_variants(frozenset(), ())
+
+
+def test_kernels_that_do_not_serve_leave_the_place_to_the_next_ones(tmp_path: Path) -> None:
+    unknown = Variant("better", AVX2.needs, (*AVX2.flags, "-mno-such-registers"))
+    library = own_library(tmp_path, [unknown, AVX2])
+    assert library.name == "avx2"
+    assert "not better ones: the kernels do not compile" in library.reason
+    with pytest.raises(NoKernel, match="do not compile"):
+        own_library(tmp_path, [unknown])
+
+
+@pytest.mark.parametrize("flags", [AMX.flags, AVX512_BF16.flags], ids=["amx-int8", "avx512-bf16"])
+def test_every_variant_of_this_kind_of_machine_compiles(flags: tuple[str, ...], tmp_path: Path) -> None:
+    command = [*building.compiler(), *FLAGS, *flags, "-O1", str(SOURCES / "step.cpp"), "-o", str(tmp_path / "made.so")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
+
+
+# --- every variant's bits
+
+BITS = Path(__file__).with_name("kernel_bits.cpp")
+PROGRAM = tuple(flag for flag in FLAGS if flag not in ("-shared", "-O3"))
+CROSS, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+
+
+def bits(compiler: Sequence[str], flags: Sequence[str], program: Path, emulator: Sequence[str] = ()) -> str:
+    """What a build of the tiny model prints: all bits of its logits, over steps of many widths."""
+    subprocess.run([*compiler, *PROGRAM, "-O1", *flags, f"-I{SOURCES}", str(BITS), "-o", str(program)], check=True)
+    return subprocess.run([*emulator, str(program)], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def avx2_bits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    found = bits(building.compiler(), AVX2.flags, tmp_path_factory.mktemp("bits") / "avx2")
+    values = np.array([int(line, 16) for line in found.split()], np.uint32).view(np.float32)
+    assert len(values) > 10_000
+    assert np.isfinite(values).all() and values.std() > 0.1
+    return found
+
+
+def test_amx_has_the_bits_of_avx2(avx2_bits: str, tmp_path: Path) -> None:
+    flags = (*AVX2.flags, "-DKERNEL_AMX", "-DKERNEL_AMX_EMULATED")
+    assert bits(building.compiler(), flags, tmp_path / "amx") == avx2_bits
+
+
+@pytest.mark.parametrize("arm", [NEON, NEON_I8MM], ids=lambda variant: variant.name)
+def test_arm_has_the_bits_of_avx2(avx2_bits: str, arm: Variant, tmp_path: Path) -> None:
+    if not (shutil.which(CROSS) and shutil.which(EMULATOR)):
+        pytest.skip("needs Debian's g++-aarch64-linux-gnu and qemu-user")
+    emulator = (EMULATOR, "-cpu", "max")
+    assert bits([CROSS, "-static", "-Wno-psabi"], arm.flags, tmp_path / arm.name, emulator) == avx2_bits
+
+
+def test_this_cpu_s_kernels_have_the_bits_of_avx2(avx2_bits: str, tmp_path: Path) -> None:
+    for variant in usable_variants(cpu_flags(), X86):
+        if variant is not AMX:  # a program of its own would have to ask for the permission
+            assert bits(building.compiler(), variant.flags, tmp_path / variant.name) == avx2_bits

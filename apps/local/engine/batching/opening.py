@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 from apps.local.engine.batching.torch_step import TorchStep
-from apps.local.engine.kernel.build import best_variant, build, cpu_flags
+from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
 from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
 from apps.local.engine.kernel.library import load_library
 from apps.local.engine.kernel.native_step import NativeStep
@@ -29,11 +30,12 @@ LEAST_CONTEXT = 256
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The kernels for this CPU: which, their functions, and the name of their build."""
+    """The kernels for this CPU: which, their functions, the name of their build, and why they."""
 
     name: str
     functions: ctypes.CDLL
     build: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,14 @@ def open_engine(
     chosen: str = "int4" if precision == "auto" else precision
     reason = f"LOCAL_PRECISION={precision}"
     missing: str | None = None
+    kernels_reason = ""
     store: PrefixStore | None = None
     step: Step
     try:
         library = own_library(cache_dir)
     except NoKernel as error:
         missing = str(error)
+        kernels_reason = "the project's kernels cannot be had"
         log.warning("The project's own kernels cannot serve: %s. torch's kernels serve instead, slower", missing)
         chosen, reason = _without_kernels(precision, shape)
         memory = plan_memory(shape, chosen, slots, free_bytes())
@@ -79,6 +83,7 @@ def open_engine(
     else:
         memory = plan_memory(shape, chosen, slots, free_bytes())
         step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots)
+        kernels_reason = library.reason
         if prefix_bytes:
             identity = f"{weights_name(folder, shape, chosen)} {library.build}"
             store = PrefixStore(cache_dir / "prefixes", identity, prefix_bytes)
@@ -86,6 +91,7 @@ def open_engine(
         "precision": chosen,
         "precision_reason": reason,
         "kernels_missing": missing,
+        "kernels_reason": kernels_reason,
         "slots": slots,
         "cached_sequences": memory.caches,
         "cache_bytes_at_most": memory.most_bytes,
@@ -95,11 +101,20 @@ def open_engine(
     return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details, drafting, store)
 
 
-def own_library(cache_dir: Path) -> Library:
-    """Raises NoKernel."""
-    variant = best_variant(cpu_flags())
-    built = build(variant, cache_dir)
-    return Library(variant.name, load_library(built), built.stem)
+def own_library(cache_dir: Path, variants: Sequence[Variant] | None = None) -> Library:
+    """The best that works: built, loaded, permitted, and right in its self check. Raises NoKernel."""
+    refused: list[str] = []
+    for variant in usable_variants(cpu_flags()) if variants is None else variants:
+        try:
+            built = build(variant, cache_dir)
+            functions = load_library(built)
+        except NoKernel as error:
+            refused.append(str(error))
+            log.warning("The kernels %s cannot serve: %s", variant.name, error)
+            continue
+        reason = f"the best that this CPU runs{''.join(f'; not better ones: {why}' for why in dict.fromkeys(refused))}"
+        return Library(variant.name, functions, built.stem, reason)
+    raise NoKernel("; ".join(dict.fromkeys(refused)))
 
 
 def open_step(

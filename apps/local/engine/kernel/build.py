@@ -5,6 +5,7 @@ again and an old one never taken. Without a compiler nothing is built and nothin
 """
 
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,48 +22,78 @@ from apps.local.engine.kernel.errors import NoKernel
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
-FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-mavx2", "-mfma", "-mf16c"]
+FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
 TIMEOUT = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A kind of CPU: the flags that /proc/cpuinfo must show, and what the compiler is told."""
+    """A kind of CPU: the features that it must have, by Linux's names, and the compiler's flags for it."""
 
     name: str
     needs: frozenset[str]
     flags: tuple[str, ...] = ()
 
 
-AVX2 = Variant("avx2", frozenset({"avx2", "fma", "f16c"}))
+AVX2 = Variant("avx2", frozenset({"avx2", "fma", "f16c"}), ("-mavx2", "-mfma", "-mf16c"))
 AVX512 = Variant(
     "avx512-vnni",
     AVX2.needs | {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"},
-    ("-DKERNEL_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+    (*AVX2.flags, "-DKERNEL_AVX512", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
 )
 AVX512_BF16 = Variant("avx512-bf16", AVX512.needs | {"avx512_bf16"}, (*AVX512.flags, "-DKERNEL_BF16", "-mavx512bf16"))
-VARIANTS = (AVX512_BF16, AVX512, AVX2)
+AMX = Variant(
+    "amx-int8",
+    AVX512_BF16.needs | {"amx_tile", "amx_int8"},
+    (*AVX512_BF16.flags, "-DKERNEL_AMX", "-mamx-tile", "-mamx-int8"),
+)
+NEON = Variant("neon-dotprod", frozenset({"asimddp"}), ("-DKERNEL_NEON", "-march=armv8.2-a+dotprod"))
+NEON_I8MM = Variant(
+    "neon-i8mm", NEON.needs | {"i8mm"}, ("-DKERNEL_NEON", "-DKERNEL_I8MM", "-march=armv8.2-a+dotprod+i8mm")
+)
+X86 = (AMX, AVX512_BF16, AVX512, AVX2)
+ARM = (NEON_I8MM, NEON)
+# the best first
+VARIANTS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM, "ARM64": ARM}.get(platform.machine(), ())
+# numpy's names of what Linux calls otherwise
+RENAMED = {"fma3": "fma", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}
+SYSCTL = {"asimddp": "hw.optional.arm.FEAT_DotProd", "i8mm": "hw.optional.arm.FEAT_I8MM"}
 
 
 def cpu_flags() -> frozenset[str]:
-    """Empty where /proc/cpuinfo does not say (Windows, macOS, ARM)."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return frozenset()
+    """The CPU's features by Linux's names; elsewhere those that the system, or numpy, knows of."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+        return _apple_flags() if sys.platform == "darwin" and platform.machine() == "arm64" else _numpy_flags()
+    kind = ("flags", "Features")
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith(kind)), "").split())
 
 
-def best_variant(flags: frozenset[str]) -> Variant:
-    """Raises NoKernel where the CPU runs none of them."""
-    for variant in VARIANTS:
-        if variant.needs <= flags:
-            return variant
-    if not flags:
-        raise NoKernel(f"the kernels are for Linux on x86-64, this is {platform.system()} on {platform.machine()}")
-    raise NoKernel(f"the CPU lacks {', '.join(sorted(AVX2.needs - flags))}")
+def _apple_flags() -> frozenset[str]:
+    def has(name: str) -> bool:
+        asked = subprocess.run(  # noqa: S603 - our own arguments
+            ["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False, timeout=10
+        )
+        return asked.stdout.strip() == "1"
+
+    return frozenset(flag for flag, name in SYSCTL.items() if has(name))
+
+
+def _numpy_flags() -> frozenset[str]:
+    from numpy._core._multiarray_umath import __cpu_features__ as features
+
+    return frozenset(RENAMED.get(name.lower(), name.lower()) for name, found in features.items() if found)
+
+
+def usable_variants(flags: frozenset[str], variants: Sequence[Variant] = VARIANTS) -> list[Variant]:
+    """The best first. Raises NoKernel where the CPU runs none of them."""
+    if not variants:
+        raise NoKernel(f"there are kernels for x86-64 and ARM, this is {platform.machine()}")
+    usable = [variant for variant in variants if variant.needs <= flags]
+    if not usable:
+        raise NoKernel(f"the CPU lacks {', '.join(sorted(variants[-1].needs - flags))}")
+    return usable
 
 
 def source_files() -> list[Path]:
@@ -75,12 +107,14 @@ def library_path(variant: Variant, cache_dir: Path) -> Path:
     return cache_dir / "kernels" / f"{variant.name}-{digest.hexdigest()[:20]}.so"
 
 
-def compiler() -> str:
-    """Raises NoKernel where there is none."""
+def compiler() -> list[str]:
+    """The command; clang of the package ziglang where the system has none. Raises NoKernel where there is none."""
     for name in (os.environ.get("CXX"), "g++", "clang++"):
         if name and (found := shutil.which(name)):
-            return found
-    raise NoKernel("there is no C++ compiler (g++ or clang++)")
+            return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "c++"]
+    raise NoKernel("there is no C++ compiler (g++, clang++, or pip install ziglang)")
 
 
 def build(variant: Variant, cache_dir: Path) -> Path:
@@ -88,7 +122,7 @@ def build(variant: Variant, cache_dir: Path) -> Path:
     target = library_path(variant, cache_dir)
     if target.is_file():
         return target
-    command = [compiler(), *FLAGS, *variant.flags, str(SOURCES / "step.cpp")]
+    command = [*compiler(), *FLAGS, *variant.flags, str(SOURCES / "step.cpp")]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:

@@ -50,8 +50,11 @@ def load_library(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
         _declare(library)
+        refused = library.kernel_permission()
     except (OSError, AttributeError) as error:
         raise NoKernel(f"{path.name} cannot be loaded: {error}") from error
+    if refused:
+        raise NoKernel(f"{path.name} may not be used: the system does not permit its registers")
     _self_check(library, path.name)
     return library
 
@@ -69,6 +72,7 @@ def linear_once(library: ctypes.CDLL, packed: Any, kind: Kind, x: Any, bias: Any
 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
+        "kernel_permission": (ctypes.c_int, []),
         "engine_new": (POINTER, [ctypes.POINTER(CModel), ctypes.c_int, INT]),
         "engine_free": (None, [POINTER]),
         "engine_step": (None, [POINTER, ctypes.POINTER(CRows)]),

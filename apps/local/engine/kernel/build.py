@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
-TIMEOUT = 120
+# zig compiles its C++ library too, the first time
+TIMEOUT = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ again and an old one never taken. Without a compiler nothing is built and nothin
 """
 
 import hashlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -82,8 +83,8 @@ def _apple_flags() -> frozenset[str]:
 
 
 def _numpy_flags() -> frozenset[str]:
-    from numpy._core._multiarray_umath import __cpu_features__ as features
-
+    # numpy chooses its own kernels by these; it has no public name for them
+    features = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
     return frozenset(RENAMED.get(name.lower(), name.lower()) for name, found in features.items() if found)
 
 
@@ -124,6 +125,9 @@ def build(variant: Variant, cache_dir: Path) -> Path:
     if target.is_file():
         return target
     command = [*compiler(), *FLAGS, *variant.flags, str(SOURCES / "step.cpp")]
+    if "ziglang" in command:
+        # zig knows architectures by their CPUs only
+        command = [part.replace("-march=armv8.2-a+", "-mcpu=generic+") for part in command]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:

@@ -20,6 +20,7 @@ from apps.agents.session import RunSession, check_messages
 from apps.core.agent_runs import AgentRun, RunStore
 from apps.core.callers import Caller
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
+from apps.core.lazy import import_aside
 from apps.core.messages import Message
 from apps.core.ports import ChatModel
 
@@ -137,6 +138,7 @@ class Agents:
         progress = Progress(run, agent.limits, roster.redact)
 
         async def work(emit: Emit) -> RunEnded:
+            await import_aside(import_loop)
             from apps.agents.loop import Conversation, history_of
 
             conversation = Conversation(history_of(agent.instructions, messages), overrides or Overrides())
@@ -193,6 +195,7 @@ class Agents:
             raise Conflict("Too many decide at the same time; try again", details={"run": run.id})
 
         async def work(emit: Emit) -> RunEnded:
+            await import_aside(import_loop)
             from apps.agents.loop import Conversation
 
             return await self._work(roster, caller, progress, emit, Conversation.read(waited.state))
@@ -233,6 +236,7 @@ class Agents:
     async def _work(
         self, roster: Roster, caller: Caller, progress: Progress, emit: Emit, conversation: "Conversation"
     ) -> RunEnded:
+        await import_aside(import_loop)
         from apps.agents.loop import run_loop
 
         _inside.set(True)
@@ -264,7 +268,7 @@ class Agents:
         return time.time() + agent.limits.seconds + SLACK_SECONDS
 
     async def _keep_clean(self) -> None:
-        await asyncio.to_thread(_import_loop)
+        await import_aside(import_loop)
         while True:
             try:
                 await self._store.forget(time.time() - KEPT_SECONDS)
@@ -273,5 +277,6 @@ class Agents:
             await asyncio.sleep(SECONDS_BETWEEN_CLEANINGS)
 
 
-def _import_loop() -> None:
-    import apps.agents.loop  # noqa: F401 - half a second that the first run need not wait for
+def import_loop() -> None:
+    """With pydantic-ai half a second, which the first run need not wait for."""
+    import apps.agents.loop  # noqa: F401

@@ -5,7 +5,6 @@ The only place of the agents that knows an HTTP client; which address it may ask
 
 import asyncio
 import re
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urljoin
 
@@ -13,7 +12,9 @@ from pydantic import Field
 
 from apps.agents.config import FetchConfig
 from apps.agents.fetch_target import FetchTarget, Resolve, fetch_target, system_resolver
+from apps.agents.page_text import readable
 from apps.agents.tools import AgentTool, ToolError, function_tool
+from apps.core.lazy import import_aside
 
 if TYPE_CHECKING:
     import httpx2
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 MOST_REDIRECTS = 5
 READABLE = re.compile(r"(text/[\w.+-]+|application/(json|xml|javascript|[\w.-]+\+(json|xml)))$")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-UNSEEN = frozenset({"script", "style", "head", "template", "noscript"})
-BLOCKS = frozenset({"p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "pre"})
+HTML = frozenset({"text/html", "application/xhtml+xml"})
 
 
 class Fetcher:
@@ -66,6 +66,7 @@ class Fetcher:
 
     async def _ask(self, target: FetchTarget) -> tuple[str, str]:
         """The text; or, of a redirect, where it leads."""
+        await import_aside(import_httpx2)
         import httpx2
 
         headers = {"Host": target.host_header, "Accept-Encoding": "identity", "User-Agent": "genai-project"}
@@ -105,8 +106,15 @@ class Fetcher:
                 cut = True
                 break
         text = _decoded(bytes(body), response.charset_encoding)
-        text = readable(text) if kind in ("text/html", "application/xhtml+xml") else text
+        if kind in HTML:
+            # linear, and still a second's work for the largest page that may come
+            text = await asyncio.to_thread(readable, text)
         return f"{text}\n[cut: the page is longer than {self._config.bytes} bytes]" if cut else text
+
+
+def import_httpx2() -> None:
+    """A quarter of a second, the first time."""
+    import httpx2  # noqa: F401
 
 
 def _decoded(body: bytes, encoding: str | None) -> str:
@@ -114,34 +122,3 @@ def _decoded(body: bytes, encoding: str | None) -> str:
         return body.decode(encoding or "utf-8", errors="replace")
     except LookupError:
         return body.decode("utf-8", errors="replace")
-
-
-def readable(html: str) -> str:
-    """The text of a page, without its markup, its scripts and its styles."""
-    reader = _Reader()
-    reader.feed(html)
-    reader.close()
-    lines = (" ".join(line.split()) for line in "".join(reader.parts).splitlines())
-    return "\n".join(line for line in lines if line)
-
-
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._unseen = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._unseen += tag in UNSEEN
-        if tag in BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in UNSEEN and self._unseen:
-            self._unseen -= 1
-        if tag in BLOCKS:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._unseen:
-            self.parts.append(data)

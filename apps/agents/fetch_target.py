@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from apps.agents.tools import ToolError
@@ -39,6 +39,38 @@ REFUSED_V4 = [
         "240.0.0.0/4",
     )
 ]
+# what a cloud answers its own machines from: credentials, their configuration. Most lie where nothing public does
+# (link-local, shared and unique local addresses) and are refused as such; all are written down, so that a change of
+# those rules loses none, and those that look public are refused here alone
+METADATA = [
+    ip_network(network)
+    for network in (
+        "169.254.169.254",  # AWS, Google, Azure, Oracle, IBM, DigitalOcean, Hetzner, OpenStack, Linode, Vultr and more
+        "169.254.170.2",  # AWS: roles of ECS tasks
+        "169.254.170.23",  # AWS: roles of EKS pods
+        "fd00:ec2::254",  # AWS over IPv6
+        "fd00:ec2::23",  # AWS: roles of EKS pods over IPv6
+        "fd20:ce::254",  # Google over IPv6
+        "168.63.129.16",  # Azure: the wire server, whose address is a public one
+        "100.100.100.200",  # Alibaba
+        "100.96.0.96",  # Volcano Engine
+        "192.0.0.192",  # Oracle, the older form
+        "169.254.0.23",  # Tencent
+        "169.254.10.10",  # Tencent
+        "169.254.42.42",  # Scaleway
+        "fd00:42::42",  # Scaleway over IPv6
+        "fd00:a9fe:a9fe::1",  # Linode over IPv6
+        "fe80::a9fe:a9fe",  # OpenStack over IPv6
+        "161.26.0.0/16",  # IBM: its services' own network, public by its looks
+        "166.8.0.0/14",  # IBM: its services' own network, public by its looks
+        "192.80.8.124",  # Equinix Metal
+    )
+]
+# names that resolve to them inside of a cloud; a resolver that lies about the address meets the list above
+METADATA_NAMES = re.compile(
+    r"(.+\.)?(metadata|instance-data|metadata\.google|metadata\.goog|metadata\.azure|metadata\.platformequinix\.com"
+    r"|metadata\.packet\.net|metadata\.tencentyun\.com)(\.internal)?"
+)
 # only this part of IPv6 is routed; what lies outside of it are loopback, link-local, ULA, multicast, NAT64, mapped IPv4
 PUBLIC_V6 = IPv6Network("2000::/3")
 REFUSED_V6 = [
@@ -52,6 +84,8 @@ ISATAP = (0x00005EFE, 0x02005EFE)
 
 def is_public(address: Address) -> bool:
     """Whether a connection to this address leaves for the public internet, and goes nowhere else."""
+    if any(address in network for network in METADATA):
+        return False
     if isinstance(address, IPv4Address):
         return address.is_global and not any(address in network for network in REFUSED_V4)
     if address not in PUBLIC_V6 or any(address in network for network in REFUSED_V6):
@@ -133,6 +167,8 @@ async def fetch_target(url: str, allow: Iterable[str], resolve: Resolve) -> Fetc
         raise ToolError("The host of that URL is no proper name or address")
     if not _listed(host, port, scheme, allow):
         raise ToolError(f"{host} is not on the list of hosts that may be fetched")
+    if METADATA_NAMES.fullmatch(host):
+        raise ToolError(f"{host} does not lie on the public internet")
     addresses = [address] if address is not None else _read(await resolve(host, port))
     if not addresses:
         raise ToolError(f"{host} has no address")

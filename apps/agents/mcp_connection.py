@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from apps.agents.config import McpServerConfig
 from apps.agents.tools import AgentTool, Arguments, ToolContext, ToolError
 from apps.core.errors import ModelUnavailable
+from apps.core.lazy import import_aside
 from apps.core.messages import JsonObject
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class McpServer:
 
     async def call(self, tool: str, arguments: Arguments) -> str:
         """What the tool answers, as text. Raises ToolError."""
+        await import_aside(import_mcp_client)
         from mcp import MCPError
 
         try:
@@ -156,6 +158,7 @@ class McpServer:
                 ready.set_exception(self._unavailable(f"cannot be reached ({_named(error)})"))
 
     async def _open(self, stack: AsyncExitStack) -> "Client":
+        await import_aside(import_mcp_client)
         from mcp import Client, StdioServerParameters
         from mcp.client.streamable_http import streamable_http_client
 
@@ -215,6 +218,17 @@ class McpServer:
         return ModelUnavailable(
             f"The MCP server {self.name} {what}", details={"mcp_server": self.name}, retry_after=RETRY_SECONDS
         )
+
+
+def import_mcp_client() -> None:
+    """What asks MCP servers, and what checks the arguments of their tools."""
+    import httpx2
+    import jsonschema
+    import mcp.client.streamable_http
+    import mcp_types
+    import referencing
+
+    del httpx2, jsonschema, mcp, mcp_types, referencing
 
 
 def _text(result: "CallToolResult") -> str:

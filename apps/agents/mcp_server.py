@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from apps.agents.tools import Arguments
 from apps.core.callers import Caller
 from apps.core.errors import AppError, InternalError, NotFound, quoted
+from apps.core.lazy import import_aside
 from apps.core.messages import JsonObject
 from apps.core.version import NAME
 
@@ -81,6 +82,7 @@ class McpEndpoint:
 
     async def _hold(self, ready: "asyncio.Future[StreamableHTTPSessionManager]") -> None:
         """Keep the package's tasks in one of ours: they have to end where they began."""
+        await import_aside(import_mcp_server)
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
         manager = StreamableHTTPSessionManager(
@@ -122,6 +124,15 @@ class McpEndpoint:
             log.exception("The MCP tool %s failed", name if name in tools else "?")
             crash = InternalError("Internal server error")
             return _result(Told(f"{crash.code}: {crash.message}", crash.envelope()), failed=True)
+
+
+def import_mcp_server() -> None:
+    """What serves /mcp."""
+    import mcp.server.lowlevel
+    import mcp.server.streamable_http_manager
+    import mcp_types
+
+    del mcp, mcp_types
 
 
 def _scope(context: "ServerRequestContext[Any]") -> Scope:

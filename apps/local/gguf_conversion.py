@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apps.core.lazy import importing
+
 TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 TOP |= {"output.weight": "lm_head.weight"}
 LAYER = {
@@ -29,10 +31,11 @@ def convert(gguf: Path, folder: Path) -> None:
 
     OSError where ``folder`` cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-    from transformers.integrations.gguf import read_gguf_metadata
-    from transformers.tokenization_utils_tokenizers import TokenizersBackend
+    with importing():
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+        from transformers.integrations.gguf import read_gguf_metadata
+        from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
     metadata, names = read_gguf_metadata(str(gguf))
     if metadata["general.architecture"] != "llama":
@@ -83,7 +86,8 @@ def _rotary_order(rows: Any, heads: int) -> Any:
 
 
 def _config(metadata: Mapping[str, Any], *, tied: bool) -> Any:
-    from transformers import LlamaConfig
+    with importing():
+        from transformers import LlamaConfig
 
     config = LlamaConfig(
         architectures=["LlamaForCausalLM"],

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from apps.core.lazy import importing
 from apps.core.messages import JsonObject
 from apps.core.settings import Settings
 from apps.local.checkpoint import Checkpoint, CheckpointError, Report, find_checkpoint, identity_of, is_at_hand
@@ -135,7 +136,8 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
         refused = str(error)
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
     # imported here: transformers takes a second that the batching engine does without
-    from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
+    with importing():
+        from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
 
     try:
         return load_plain_engine(folder, tokenizer, precision, slots), refused

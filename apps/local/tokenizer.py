@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from apps.core.lazy import importing
 from apps.core.messages import JsonObject, Message
 from apps.local.prompt import ChatTemplate
 
@@ -138,11 +139,13 @@ def _backend(folder: Path) -> tuple[Any, dict[str, Any]]:
     file = folder / "tokenizer.json"
     config = _json(folder / "tokenizer_config.json")
     if file.is_file():
-        from tokenizers import Tokenizer
+        with importing():
+            from tokenizers import Tokenizer
 
         backend = Tokenizer.from_file(str(file))
     else:
-        from transformers import AutoTokenizer
+        with importing():
+            from transformers import AutoTokenizer
 
         whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         backend = whole.backend_tokenizer

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import InvalidValue, UpstreamError
+from apps.core.lazy import importing
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
 from apps.models.tool_call_reader import unknown_shape
@@ -78,9 +79,10 @@ class OpenAIEmbedder:
         return self._client
 
     def _open(self) -> "OpenAIClient":
-        import httpx2 as httpx
+        with importing():
+            import httpx2 as httpx
 
-        from apps.models.openai_client import OpenAIClient
+            from apps.models.openai_client import OpenAIClient
 
         s = self._settings
         timeout = httpx.Timeout(connect=s.connect_timeout, read=s.read_timeout, write=s.write_timeout, pool=None)

@@ -1,12 +1,12 @@
 """Bearer tokens of an OpenID Connect issuer: a signed JWT in, a caller out. The token chooses nothing about itself."""
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from apps.core.callers import Caller
+from apps.core.lazy import import_aside
 from apps.operations.jwks import Jwk, Jwks
 
 FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
@@ -40,7 +40,7 @@ class BearerTokens:
     async def caller(self, token: str) -> Caller | None:
         """None for a token that is not good, whatever the reason. Raises IssuerUnavailable where its key is unknown."""
         if not self._imported:
-            await asyncio.to_thread(_import_jwt)
+            await import_aside(import_jwt)
             self._imported = True
         import jwt
 
@@ -102,7 +102,7 @@ def _patterns(kind: str, scopes: Iterable[str]) -> tuple[str, ...]:
     return tuple(scope.removeprefix(kind) for scope in scopes if scope.startswith(kind)) or ("*",)
 
 
-def _import_jwt() -> None:
+def import_jwt() -> None:
     """With cryptography a twelfth of a second."""
     import jwt.algorithms
 

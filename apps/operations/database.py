@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.errors import AppError, StoreUnavailable
+from apps.core.lazy import import_aside
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -157,7 +158,7 @@ class Database:
 
     async def _migrated(self) -> "AsyncEngine":
         # the imports take a fifth of a second, which the event loop has better uses for
-        await asyncio.to_thread(_import_engines)
+        await import_aside(import_engines)
         from apps.operations.engines import is_up_to_date, open_engine
 
         engine = open_engine(self._url, self._data_dir)
@@ -172,7 +173,7 @@ class Database:
         return engine
 
     async def _migrate(self) -> None:
-        await asyncio.to_thread(_import_alembic)
+        await import_aside(import_alembic)
         from apps.operations.engines import migrate, open_engine
 
         patient = open_engine(self._url, self._data_dir, patient=True)
@@ -201,7 +202,8 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)
 
 
-def _import_engines() -> None:
+def import_engines() -> None:
+    """SQLAlchemy and the drivers."""
     import aiosqlite
     import asyncpg
     import sqlalchemy.ext.asyncio
@@ -211,7 +213,8 @@ def _import_engines() -> None:
     del aiosqlite, asyncpg, sqlalchemy, apps
 
 
-def _import_alembic() -> None:
+def import_alembic() -> None:
+    """What migrates."""
     import alembic.command
 
     del alembic

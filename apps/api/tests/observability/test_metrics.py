@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import random
 import re
 import socket
@@ -299,10 +300,10 @@ async def test_a_loop_that_is_held_up_is_late() -> None:
     lag = LoopLag()
     with lag.measured():
         await asyncio.sleep(0.3)
-        (calm,) = lag.observations()
+        calm, _ = lag.observations()
         time.sleep(0.6)  # noqa: ASYNC251 - that is what it is to notice
         await asyncio.sleep(0.05)
-        (held,) = lag.observations()
+        held, _ = lag.observations()
     assert calm.value < 0.3 < held.value < 2
 
 
@@ -315,3 +316,19 @@ def test_one_call_that_cannot_be_counted_costs_no_other_its_numbers() -> None:
     _, text = metrics.render()
     line = next(line for line in text.splitlines() if b"genai_tokens_total{" in line and b"completion" in line)
     assert line.endswith(b" 10.0")
+
+
+async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog: pytest.LogCaptureFixture) -> None:
+    lag = LoopLag(stall=0.1)
+
+    def hold_the_loop() -> None:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            sum(range(1000))
+
+    with lag.measured(), caplog.at_level(logging.WARNING, "apps.api.src.observability.metrics.loop_lag"):
+        hold_the_loop()
+        await asyncio.sleep(0.3)
+    stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
+    assert stalls >= 1
+    assert any("hold_the_loop (apps/api/tests/observability/test_metrics.py:" in line for line in caplog.messages)

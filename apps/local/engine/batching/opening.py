@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apps.core.cpu import Precision, available_cpus, choose_precision
+from apps.core.lazy import importing
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import load_weights, weights_name
 from apps.local.engine.batching.prefix_store import PrefixStore
@@ -127,7 +128,8 @@ def open_step(
 
 
 def _without_kernels(asked: Precision, shape: Shape) -> tuple[str, str]:
-    import torch
+    with importing():
+        import torch
 
     native_bf16 = torch.cpu._is_avx512_bf16_supported()
     if asked == "bf16" or asked == "fp32":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.core.lazy import importing
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.shape import Shape, rope_table
 from apps.local.engine.batching.tensors import checkpoint_files
@@ -23,7 +24,8 @@ class TorchStep:
     def __init__(
         self, folder: Path, shape: Shape, precision: str, context_length: int, threads: int, max_rows: int
     ) -> None:
-        import torch
+        with importing():
+            import torch
 
         self.max_rows = max_rows
         self._torch = torch

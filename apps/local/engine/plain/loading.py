@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from apps.core.cpu import Precision, choose_precision
+from apps.core.lazy import importing
 from apps.local.engine.plain.engine import PlainEngine
 from apps.local.tokenizer import HubTokenizer
 
@@ -20,9 +21,10 @@ class CheckpointBroken(Exception):
 def load_plain_engine(folder: Path, tokenizer: HubTokenizer, precision: Precision, slots: int) -> PlainEngine:
     """Raises CheckpointBroken; never runs code from the checkpoint and never reads pickled weights."""
     parameters = count_parameters(folder)
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging as transformers_logging
+    with importing():
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     choice = choose_precision(precision, parameters, native_bf16=torch.cpu._is_avx512_bf16_supported())

@@ -76,8 +76,10 @@ class LoopLag:
         if delay >= self._stall:
             self._stalls += 1
             used = time.thread_time() - self._cpu
-            where = self._where or "no call of Python's: the machine was busy, or an extension kept the interpreter"
-            log.warning("The event loop stalled for %.2f s (%.2f s of CPU) in %s", delay, used, where)
+            if self._where is not None:
+                log.warning("The event loop stalled for %.2f s (%.2f s of CPU) in %s", delay, used, self._where)
+            else:
+                log.info("The event loop stalled for %.2f s (%.2f s of CPU) in no call: a busy machine", delay, used)
         self._wait(loop)
 
     def _watch(self, loop_thread: int) -> None:
@@ -93,6 +95,10 @@ def _calls(frame: FrameType | None) -> str:
     shown: list[str] = []
     while frame is not None and len(shown) < SHOWN_FRAMES:
         code = frame.f_code
+        if code.co_filename.startswith("<frozen"):
+            # the machinery of imports, which would hide who imports
+            frame = frame.f_back
+            continue
         file = code.co_filename.removeprefix(ROOT).lstrip("/").rpartition("site-packages/")[2]
         shown.append(f"{code.co_name} ({file}:{frame.f_lineno})")
         frame = frame.f_back

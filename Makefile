@@ -12,7 +12,7 @@ PARALLEL = -n auto --dist worksteal
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
-.PHONY: help setup run dev-api dev-services test test-long test-clients smoke bench-gateway bench-local \
+.PHONY: help setup run dev-api dev-services test test-long test-clients smoke bench-gateway bench-local soak \
 	eval-local eval-rag compose-up compose-down lint lock coverage clean
 
 help: ## List the commands
@@ -47,6 +47,9 @@ bench-gateway: $(VENV)/.dev ## Measure the gateway against a bare one; reports/
 
 bench-local: $(VENV)/.dev ## Measure the local model's speed; reports/
 	$(BIN)/python -m eval.bench_local
+
+soak: $(VENV)/.dev ## Half an hour of traffic with faults: does the service grow? reports/soak.json
+	$(BIN)/python -m eval.soak
 
 eval-rag: $(VENV)/.dev ## Measure retrieval from documents: its quality and its speed; reports/
 	$(BIN)/python -m eval.rag_eval

@@ -19,6 +19,7 @@ $Help = [ordered]@{
     'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
     'bench-local'   = 'Measure the local model''s speed; reports/'
+    'soak'          = 'Half an hour of traffic with faults: does the service grow? reports/soak.json'
     'eval-local'    = 'Measure the local model''s quality at each precision; reports/'
     'eval-rag'      = 'Measure retrieval from documents: its quality and its speed; reports/'
     'compose-up'    = 'Build the image and start it in Docker'
@@ -141,6 +142,7 @@ switch ($Command) {
     'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }
     'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }
+    'soak' { Invoke-Dev; Invoke-Python @('-m', 'eval.soak') }
     'eval-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.local_quality') }
     'eval-rag' { Invoke-Dev; Invoke-Python @('-m', 'eval.rag_eval') }
     'compose-up' { Invoke-Checked 'docker' ($Compose + @('up', '-d', '--build')) }

@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[3]
 COMMANDS = ("uvicorn", "module")
 # of this machine's environment; the last is how make coverage reaches a process
 KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
+LIMITED = """
+import os, resource, sys
+most = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 START_SECONDS = 90
 
 
@@ -71,12 +77,21 @@ def _secrets(changes: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Running]:
-    """The service in ``folder`` (its `.env` counts), up and answering; killed at the end if it is still there."""
+    """The service in ``folder`` (its `.env` counts), up and answering; killed at the end if it is still there.
+
+    ``DESCRIPTORS`` among the changes is no setting: the system gives the process no more files and connections.
+    """
     port = free_port()
     log = folder / f"log-{port}"
+    most = changes.pop("DESCRIPTORS", None)
+    limited = [] if most is None else [sys.executable, "-c", LIMITED, most]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(kind, port), cwd=folder, env=environment(port, changes), stdout=output, stderr=output
+            [*limited, *command(kind, port)],
+            cwd=folder,
+            env=environment(port, changes),
+            stdout=output,
+            stderr=output,
         )
     try:
         _wait_for(process, port, log)

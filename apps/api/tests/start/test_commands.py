@@ -22,6 +22,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "test-clients",
     "bench-gateway",
     "bench-local",
+    "soak",
     "eval-local",
     "eval-rag",
     "lint",

@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     rag_model: str = Field(
         "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
     )
+    rag_quote_below: int = Field(
+        1_000_000_000,
+        ge=0,
+        description="A local model with fewer parameters answers from documents in their own sentences; 0: never",
+    )
     rag_min_score: float | None = Field(
         None, ge=-1, le=1, description="Cosine under which a passage is not relevant; empty: by the calibrated rule"
     )

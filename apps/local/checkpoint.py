@@ -6,7 +6,9 @@ Decides and fetches; reads no weights and imports neither torch nor transformers
 import errno
 import hashlib
 import importlib.util
+import json
 import logging
+import math
 import ssl
 import sys
 import threading
@@ -92,6 +94,17 @@ def identity_of(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     told = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def parameters_of(folder: Path) -> int:
+    """How many numbers the checkpoint's safetensors files hold, read from their headers alone."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
 
 
 def looks_like_folder(local_model: str) -> bool:

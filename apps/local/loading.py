@@ -12,7 +12,15 @@ from pathlib import Path
 from apps.core.lazy import importing
 from apps.core.messages import JsonObject
 from apps.core.settings import Settings
-from apps.local.checkpoint import Checkpoint, CheckpointError, Report, find_checkpoint, identity_of, is_at_hand
+from apps.local.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Report,
+    find_checkpoint,
+    identity_of,
+    is_at_hand,
+    parameters_of,
+)
 from apps.local.engine.port import Engine
 from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_checkpoint
 from apps.local.tokenizer import ChatTokenizer, HubTokenizer
@@ -107,6 +115,7 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> Loaded:
     details = {
         "requested_model": settings.local_model,
         "checkpoint": identity_of(checkpoint.folder),
+        "parameters": parameters_of(checkpoint.folder),
         "fallback_reason": checkpoint.fallback_reason,
         "batching_refused": refused,
     }

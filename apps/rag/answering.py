@@ -30,6 +30,7 @@ TOP_K = 5
 MAX_TOKENS = 500
 # characters: whatever is wrong with a question as short as this, it is not its length
 SHORT = 64
+MOST_QUOTES = 2
 NO_ANSWER = "I don't know: the documents say nothing about this."
 
 
@@ -98,11 +99,19 @@ class RagModel:
 
     Passages that say nothing about the question are left out; where there is no other, the answer is NO_ANSWER and no
     model is asked. ``least_score`` decides by the cosine alone; None leaves it to the calibrated rule (relevance.py).
+    Where the default writer has fewer parameters than ``quote_below``, the answer is the documents' own sentences.
     """
 
     def __init__(
-        self, library: Searchable, writer: Writer, place: Place, least_score: float | None, asking: Asking = Asking()
+        self,
+        library: Searchable,
+        writer: Writer,
+        place: Place,
+        least_score: float | None,
+        asking: Asking = Asking(),
+        quote_below: int = 0,
     ) -> None:
+        self._quote_below = quote_below
         self._library = library
         self._writer = writer
         self._place = place
@@ -118,6 +127,10 @@ class RagModel:
             yield Delta(NO_ANSWER, model=self._place.model, citations=())
             yield Delta(finish_reason="stop", usage=Usage(0, 0), model=self._place.model)
             return
+        if self._quotes():
+            async for delta in self._quoted(question_of(asked), passages):
+                yield delta
+            return
         prompt = await fitted(asked, passages, await self._writer.window(asked))
         begun = await begin(self._writer.stream(prompt.request))
         said = [begun.first.text]
@@ -127,6 +140,27 @@ class RagModel:
             async for delta in begun.rest:
                 said.append(delta.text)
                 yield await self._ended(delta, said, prompt.passages)
+
+    def _quotes(self) -> bool:
+        """Whether the writer is too small to write: known of a local model alone, and only where none is named."""
+        parameters = self._writer.readiness().details.get("parameters")
+        small = isinstance(parameters, int) and parameters < self._quote_below
+        return small and self._asking.writer is None and isinstance(self._library, Supporting)
+
+    async def _quoted(self, question: str, passages: Sequence[Passage]) -> AsyncGenerator[Delta, None]:
+        """Answer with the sentences that support the question most, each with its passage's number."""
+        spans: list[tuple[int, int] | None] = [None] * len(passages)
+        if isinstance(self._library, Supporting):
+            spans = await self._library.supports(question, passages)
+        said = [
+            f"{passage.text[span[0] - passage.start : span[1] - passage.start].strip()} [{number}]"
+            for number, (passage, span) in enumerate(zip(passages, spans, strict=True), 1)
+            if span is not None
+        ]
+        # no sentence stands out: the best passage says it as a whole
+        text = "\n".join(said[:MOST_QUOTES]) or f"{passages[0].text.strip()} [1]"
+        yield Delta(text, model=self._place.model, citations=cited(passages, spans))
+        yield Delta(finish_reason="stop", usage=Usage(0, 0), model=self._place.model)
 
     async def _ended(self, delta: Delta, said: Sequence[str], passages: Sequence[Passage]) -> Delta:
         """The last delta has the citations again, with what supports the answer."""
@@ -176,13 +210,14 @@ class RagModel:
 class RagModels:
     """Implements ChatModel for all collections: the request's ``model`` says which, as ``rag/<collection>``."""
 
-    def __init__(self, library: Searchable, writer: Writer, least_score: float | None) -> None:
+    def __init__(self, library: Searchable, writer: Writer, least_score: float | None, quote_below: int = 0) -> None:
+        self._quote_below = quote_below
         self._library = library
         self._writer = writer
         self._least_score = least_score
 
     def of(self, place: Place, asking: Asking = Asking()) -> RagModel:
-        return RagModel(self._library, self._writer, place, self._least_score, asking)
+        return RagModel(self._library, self._writer, place, self._least_score, asking, self._quote_below)
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         async with aclosing(self.of(place_of(request.model or "")).stream(request)) as deltas:

@@ -252,3 +252,51 @@ def test_a_collection_is_as_ready_as_the_library_and_the_writer() -> None:
 def test_nobodys_own_tenant_is_what_everybody_shares() -> None:
     with pytest.raises(NotFound):
         own_tenant(Caller("shared"))
+
+
+class SupportingShelf(Shelf):
+    """A library whose every passage is supported by the span that the test names."""
+
+    def __init__(self, spans: list[tuple[int, int] | None], *passages: Passage) -> None:
+        super().__init__(*passages)
+        self.spans = spans
+
+    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[tuple[int, int] | None]:
+        return self.spans[: len(passages)]
+
+
+class SmallWriting(Writing):
+    """A Writer of so many parameters."""
+
+    def __init__(self, parameters: int) -> None:
+        super().__init__()
+        self.parameters = parameters
+
+    def readiness(self) -> Readiness:
+        return Readiness("writer", "ready", "there", {"parameters": self.parameters})
+
+
+async def test_a_model_that_is_too_small_to_write_is_not_asked_and_the_sentence_is_the_answer() -> None:
+    one, two = passage(1), passage(2)
+    shelf = SupportingShelf([(one.start, one.start + 4), None], one, two)
+    writing = SmallWriting(135_000_000)
+    whole = await answer(RagModel(shelf, writing, PLACE, 0.3, quote_below=1_000_000_000), asking())
+    assert whole.text == f"{one.text[:4].strip()} [1]"
+    assert [citation.number for citation in whole.citations or ()] == [1, 2]
+    assert writing.requests == []
+
+
+async def test_where_no_sentence_stands_out_the_best_passage_is_the_answer() -> None:
+    one = passage(1)
+    whole = await answer(RagModel(SupportingShelf([None], one), SmallWriting(1), PLACE, 0.3, quote_below=2), asking())
+    assert whole.text == f"{one.text.strip()} [1]"
+
+
+@pytest.mark.parametrize(("parameters", "below", "writer"), [(2_000, 1_000, None), (10, 0, None), (10, 1_000, "named")])
+async def test_a_large_model_a_named_one_or_the_setting_zero_writes(
+    parameters: int, below: int, writer: str | None
+) -> None:
+    writing = SmallWriting(parameters)
+    rag = RagModel(SupportingShelf([None], passage(1)), writing, PLACE, 0.3, Asking(writer=writer), below)
+    assert (await answer(rag, asking())).text == "yes"
+    assert len(writing.requests) == 1

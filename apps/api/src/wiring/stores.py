@@ -79,7 +79,7 @@ def build_documents(
     settings: Settings, gateway: Gateway, local: ChatModel, embedder: Embedder, library: Library
 ) -> Documents:
     writer = GatewayModel(gateway, settings.rag_model, local, settings.rag_context_tokens)
-    return Documents(library, embedder, RagModels(library, writer, settings.rag_min_score))
+    return Documents(library, embedder, RagModels(library, writer, settings.rag_min_score, settings.rag_quote_below))
 
 
 REDIS_SECONDS = 0.2

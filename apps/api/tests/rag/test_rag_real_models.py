@@ -42,6 +42,8 @@ pytestmark = [
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("service")
     model = {"LOCAL_MODEL": f"no-such-org/{PACKAGED_NAME}-of-tests", "LOCAL_FALLBACK": "packaged"}
+    # the model writes here, however badly: what it is asked is what these tests are about
+    model["RAG_QUOTE_BELOW"] = "0"
     with running(folder, **model) as service, hearing_client(timeout=120) as http:
         for _ in range(600):
             models = http.get(f"{service.url}/ready").json()["models"]

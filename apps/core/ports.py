@@ -84,6 +84,17 @@ class Writer(ChatModel, Protocol):
         """The window of the model that this request goes to. Raises ModelUnavailable where that is not known yet."""
 
 
+@runtime_checkable
+class Tokenizing(Protocol):
+    """A model whose tokenizer is here."""
+
+    async def tokenize(self, request: ChatRequest) -> list[int]:
+        """The tokens of a request's prompt: its chat, its text where it is ``raw``, or its ``prompt_tokens``."""
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``, without special ones."""
+
+
 class Embedder(Protocol):
     """Texts go in, one vector of ``dimensions`` float32 values each comes out, L2-normalised.
 

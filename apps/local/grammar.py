@@ -1,40 +1,26 @@
-"""Grammars for answers, by llguidance: a JSON schema or a grammar text in, the constraint of one answer out.
+"""Grammars for answers, by llguidance: a grammar text in, the constraint of one answer out.
 
-The only place that knows llguidance.
-
-What an answer must look like, as a grammar text: from a request's response_format, tools and tool_choice.
+The only place that knows llguidance. What the text says is answer_grammar.py's.
 """
 
 import asyncio
 import importlib.util
-import json
 import re
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import InternalError, InvalidValue, ModelUnavailable, Overloaded
-from apps.core.messages import JsonObject
 from apps.local.tokenizer import ChatTokenizer, Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from numpy.typing import NDArray
 
-    from apps.local.json_completion import Landing
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from apps.core.messages import ChatRequest
-from apps.local.prompt import CALL_BEGINS, CALL_ENDS
+    from apps.local.json_completion import DocumentCloser
 
 PLACE = re.compile(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?")
-LARGEST_SCHEMA = 64 * 1024
-DEEPEST_SCHEMA = 64
 COMPILE_SECONDS = 2.0
 TURN_SECONDS = 10.0
-# one way to write each document: where blanks are free, a small model goes on with them for ever
-STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # a lexer state takes 1 to 2 kB of memory
 MOST_LEXER_STATES = 20_000
 LARGEST_GRAMMAR = 200_000
@@ -43,9 +29,9 @@ LARGEST_GRAMMAR = 200_000
 class GrammarConstraint:
     """Implements Constraint. ``field`` is the request's field that a grammar beyond its limits is blamed on."""
 
-    def __init__(self, matcher: "LLMatcher", landing: "Landing", field: str) -> None:
+    def __init__(self, matcher: "LLMatcher", closer: "DocumentCloser", field: str) -> None:
         self._matcher = matcher
-        self._landing = landing
+        self._closer = closer
         self._field = field
 
     @property
@@ -59,7 +45,7 @@ class GrammarConstraint:
         allowed = token_mask(self._matcher)
         if self._matcher.is_error():
             raise self._too_large()
-        return self._landing.narrow(allowed, self._matcher, remaining)
+        return self._closer.narrow(allowed, self._matcher, remaining)
 
     def forced(self) -> Sequence[int]:
         return list(self._matcher.compute_ff_tokens())
@@ -73,7 +59,7 @@ class GrammarConstraint:
             raise InternalError("The local model left its grammar", details={"reason": "a token that is not allowed"})
         if not fits or not self._matcher.consume_token(token):
             raise self._too_large()
-        self._landing.advance(token)
+        self._closer.advance(token)
 
     def _too_large(self) -> InvalidValue:
         """The library's limits on work a token were met."""
@@ -99,15 +85,18 @@ class GrammarCompiler:
         # compiling drops the interpreter's lock and ends by its own limits; a thread of its own keeps it off the loop
         self._pool = ThreadPoolExecutor(1, "local-grammar")
 
-    async def compile(self, grammar: str, field: str) -> GrammarConstraint:
-        """``grammar`` in llguidance's Lark syntax. Raises InvalidValue, with the reason, for ``field``;
-        Overloaded where others' grammars keep it waiting; ModelUnavailable once closed."""
+    async def compile(self, grammar: str, field: str, *, own: bool = False) -> GrammarConstraint:
+        """``grammar`` in llguidance's Lark syntax; with ``own`` a caller's text, in llama.cpp's syntax maybe.
+
+        Raises InvalidValue, with the reason, for ``field``; Overloaded where other calls' grammars keep it waiting;
+        ModelUnavailable once closed.
+        """
         loop = asyncio.get_running_loop()
         begun = asyncio.Event()
 
         def run() -> GrammarConstraint:
             loop.call_soon_threadsafe(begun.set)
-            return self._compile(grammar, field)
+            return self._compile(grammar, field, own)
 
         try:
             work = loop.run_in_executor(self._pool, run)
@@ -126,14 +115,20 @@ class GrammarCompiler:
     def close(self) -> None:
         self._pool.shutdown(wait=False)
 
-    def _compile(self, grammar: str, field: str) -> GrammarConstraint:
+    def _compile(self, grammar: str, field: str, own: bool) -> GrammarConstraint:
         from llguidance import LLMatcher, LLParserLimits
+        from llguidance.gbnf_to_lark import any_to_lark
 
-        from apps.local.json_completion import Landing
+        from apps.local.json_completion import DocumentCloser
 
         limits = LLParserLimits(
             max_lexer_states=MOST_LEXER_STATES, max_grammar_size=LARGEST_GRAMMAR, verbose_errors=False
         )
+        if own:
+            try:
+                grammar = any_to_lark(grammar)
+            except Exception as error:
+                raise InvalidValue(f"{_named(field)} cannot be read: {_reason(str(error))}", field=field) from error
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
         # the first mask finds what only shows at work, as a schema that no finite document meets
         if not matcher.is_error():
@@ -141,7 +136,7 @@ class GrammarCompiler:
         if matcher.is_error():
             reason = _reason(matcher.get_error())
             raise InvalidValue(f"{_named(field)} cannot be honoured: {reason}", field=field, details={"reason": reason})
-        return GrammarConstraint(matcher, Landing(self._closing), field)
+        return GrammarConstraint(matcher, DocumentCloser(self._closing), field)
 
 
 def open_compiler(tokenizer: ChatTokenizer) -> GrammarCompiler:
@@ -152,18 +147,6 @@ def open_compiler(tokenizer: ChatTokenizer) -> GrammarCompiler:
             details={"missing": "llguidance"},
         )
     return GrammarCompiler(tokenizer.vocabulary())
-
-
-def json_rule(schema: JsonObject, field: str) -> str:
-    """A schema as a term of a grammar text. Raises InvalidValue for one that is too large or too deep."""
-    if _deeper(schema, DEEPEST_SCHEMA):
-        raise InvalidValue(f"The schema is nested deeper than {DEEPEST_SCHEMA} levels", field=field)
-    # the caller's own options for the library must not count
-    text = json.dumps({**schema, "x-guidance": STYLE}, ensure_ascii=False)
-    if len(text) > LARGEST_SCHEMA:
-        details = {"max": LARGEST_SCHEMA, "received": len(text)}
-        raise InvalidValue(f"The schema is larger than {LARGEST_SCHEMA} characters", field=field, details=details)
-    return f"%json {text}"
 
 
 class _Spelled:
@@ -181,11 +164,6 @@ class _Spelled:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return levels < 0 or any(_deeper(child, levels - 1) for child in children)
-
-
 def _named(field: str) -> str:
     return field.replace("_", " ").capitalize()
 
@@ -193,76 +171,3 @@ def _named(field: str) -> str:
 def _reason(error: str) -> str:
     """On one line; where in the grammar text it was found says nothing to the caller."""
     return " ".join(PLACE.sub("", error).split())[:300] or "unknown"
-
-
-MOST_CALLS = 4
-NO_PARAMETERS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerGrammar:
-    """``lark`` is the grammar in llguidance's syntax; ``field`` the request's field that it was made of."""
-
-    lark: str
-    field: str
-
-
-def offered_tools(request: ChatRequest) -> tuple[JsonObject, ...]:
-    """The tools that the answer may call: none, all, or the one that tool_choice names."""
-    choice = request.tool_choice
-    if choice == "none":
-        return ()
-    if isinstance(choice, Mapping):
-        name = choice["function"]["name"]
-        named = tuple(tool for tool in request.tools if tool["function"]["name"] == name)
-        if not named:
-            raise InvalidValue(f"No tool is named {name}", field="tool_choice")
-        return named
-    return request.tools
-
-
-def answer_grammar(request: ChatRequest) -> AnswerGrammar | None:
-    """None where any text will do. Raises InvalidValue for a schema out of bounds, or a choice without tools."""
-    content = _content(request.response_format)
-    tools = offered_tools(request)
-    if not tools:
-        if request.tool_choice not in (None, "none", "auto"):
-            raise InvalidValue("Tool choice needs tools", field="tool_choice")
-        return AnswerGrammar(f"start: {content}", "response_format") if content else None
-    begin = _literal(CALL_BEGINS)
-    rules = [*_calls(tools, parallel=request.parallel_tool_calls is not False)]
-    if request.tool_choice not in (None, "auto"):
-        rules.append(f"start: {begin} calls")
-    elif content:
-        rules += [f"start: {begin} calls | content", f"content: {content}"]
-    else:
-        # a lazy rule ends at the first chance: text with the mark in it cannot go on as text
-        rules += ["start: TEXT | lead calls", f"lead[lazy]: TEXT {begin}", r"TEXT: /(.|\n)*/"]
-    return AnswerGrammar("\n".join(rules), "tools")
-
-
-def _content(response_format: JsonObject | None) -> str | None:
-    kind = (response_format or {}).get("type")
-    if kind == "json_object":
-        return json_rule({"type": "object"}, "response_format")
-    if response_format is not None and kind == "json_schema":
-        return json_rule(response_format["json_schema"].get("schema") or {"type": "object"}, "response_format")
-    return None
-
-
-def _calls(tools: Sequence[JsonObject], *, parallel: bool) -> list[str]:
-    """Rules for what stands behind the first mark of a call."""
-    more = f"({_literal(chr(10) + CALL_BEGINS)} call){{0,{MOST_CALLS - 1}}}" if parallel else ""
-    ends = _literal(f"}}\n{CALL_ENDS}")
-    rules = [f"calls: call {more}"]
-    rules += ["call: " + " | ".join(f"call_{i}" for i in range(len(tools)))]
-    for i, tool in enumerate(tools):
-        function: Mapping[str, Any] = tool["function"]
-        begins = _literal(f'\n{{"name": {json.dumps(function["name"])}, "arguments": ')
-        rules.append(f"call_{i}: {begins} arguments_{i} {ends}")
-        rules.append(f"arguments_{i}: {json_rule(function.get('parameters') or NO_PARAMETERS, 'tools')}")
-    return rules
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text)

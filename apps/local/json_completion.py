@@ -1,7 +1,7 @@
 """Ends a JSON document within its budget of tokens: a small model left alone goes on until the budget cuts it.
 
 While there is room, every token of the grammar is allowed. Near the end only tokens that open nothing are, beside the
-next one of a short way to a complete document; at the very end only that way.
+next one of a short path to a complete document; at the very end only that path.
 """
 
 import string
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
     from numpy.typing import NDArray
 
-# how long the way can become by one token, as by one that opens an object with required properties
+# how long the path can become by one token, as by one that opens an object with required properties
 LEAST_ZONE = 32
-# what a token that opens nothing can add to the way: the rest of a literal
+# what a token that opens nothing can add to the path: the rest of a literal
 SLACK = 4
-# far from the end the way is looked for only so often
+# far from the end the path is looked for only so often
 EVERY = 16
-LONGEST_WAY = 512
+LONGEST_PATH = 512
 LONG_TOKENS = 4
 
 
@@ -44,42 +44,42 @@ class ClosingTokens:
         }
 
 
-class Landing:
-    """One answer's. ``narrow`` is asked before each token and ``advance`` told of each."""
+class DocumentCloser:
+    """One answer's. ``narrow`` is called before each token and ``advance`` after each."""
 
     def __init__(self, closing: ClosingTokens) -> None:
         self._closing = closing
         self._zone: int | None = None
-        self._way: list[int] | None = None
+        self._path: list[int] | None = None
         self._in_string = False
         self._until_next_look = 0
 
     def narrow(self, allowed: "NDArray[Any]", matcher: "LLMatcher", remaining: int) -> "NDArray[Any]":
-        """Of the ``allowed`` tokens those that leave room for an end within ``remaining`` tokens; all, where no way
+        """Of the ``allowed`` tokens those that leave room for an end within ``remaining`` tokens; all, where no path
         to an end was found."""
         if self._until_next_look > 0:
             self._until_next_look -= 1
             return allowed
-        if not self._still_leads_to_an_end(matcher):
-            self._way = self._find_way(matcher, min(remaining, LONGEST_WAY))
-        if self._way is None:
+        if not self._path_still_ends(matcher):
+            self._path = self._find_path(matcher, min(remaining, LONGEST_PATH))
+        if self._path is None:
             self._until_next_look = EVERY
             return allowed
         if self._zone is None:
-            self._zone = max(LEAST_ZONE, len(self._way))
-        room = remaining - len(self._way)
-        if not self._way or room > self._zone + EVERY:
+            self._zone = max(LEAST_ZONE, len(self._path))
+        room = remaining - len(self._path)
+        if not self._path or room > self._zone + EVERY:
             # it takes at least as many tokens to use the room up
-            self._until_next_look = min(EVERY, room // 2) if self._way else EVERY
+            self._until_next_look = min(EVERY, room // 2) if self._path else EVERY
             return allowed
-        return self._narrowed(allowed, self._way[0], room)
+        return self._narrowed(allowed, self._path[0], room)
 
     def advance(self, token: int) -> None:
-        if self._way:
-            self._way = self._way[1:] if self._way[0] == token else self._way
+        if self._path:
+            self._path = self._path[1:] if self._path[0] == token else self._path
         self._in_string ^= self._closing.quotes[token]
 
-    def _narrowed(self, allowed: "NDArray[Any]", next_on_the_way: int, room: int) -> "NDArray[Any]":
+    def _narrowed(self, allowed: "NDArray[Any]", next_on_path: int, room: int) -> "NDArray[Any]":
         if room > SLACK:
             safe = self._closing.safe[self._in_string]
             if room > (self._zone or 0):
@@ -88,39 +88,39 @@ class Landing:
             np.logical_and(allowed[: len(safe)], safe, out=narrowed[: len(safe)])
         else:
             narrowed = np.zeros_like(allowed)
-        narrowed[next_on_the_way] = True
+        narrowed[next_on_path] = True
         return narrowed
 
-    def _still_leads_to_an_end(self, matcher: "LLMatcher") -> bool:
-        if self._way is None:
+    def _path_still_ends(self, matcher: "LLMatcher") -> bool:
+        if self._path is None:
             return False
         copy = matcher.deep_copy()
-        return copy.try_consume_tokens(self._way) == len(self._way) and bool(copy.is_accepting())
+        return copy.try_consume_tokens(self._path) == len(self._path) and bool(copy.is_accepting())
 
-    def _find_way(self, matcher: "LLMatcher", longest: int) -> list[int] | None:
+    def _find_path(self, matcher: "LLMatcher", longest: int) -> list[int] | None:
         """Inside a string or outside of one, the other characters close: text around a document may have misled the
         count of quotes, so both are tried."""
         for in_string in (self._in_string, not self._in_string):
-            way = self._walk(matcher.deep_copy(), in_string, longest)
-            if way is not None:
+            path = self._walk(matcher.deep_copy(), in_string, longest)
+            if path is not None:
                 self._in_string = in_string
-                return way
+                return path
         return None
 
     def _walk(self, matcher: "LLMatcher", in_string: bool, longest: int) -> list[int] | None:
-        way: list[int] = []
+        path: list[int] = []
         used: Counter[int] = Counter()
         while not matcher.is_accepting():
-            if len(way) >= longest:
+            if len(path) >= longest:
                 return None
             token = self._next(token_mask(matcher), in_string, used)
             if not matcher.consume_token(token):
                 return None
-            way.append(token)
+            path.append(token)
             used = used if in_string else Counter()
             used[token] += 1
             in_string ^= self._closing.quotes[token]
-        return way
+        return path
 
     def _next(self, allowed: "NDArray[Any]", in_string: bool, used: Counter[int]) -> int:
         """What closes, where it may. Else the longest token, which gets furthest through a fixed text or a least

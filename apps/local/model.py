@@ -19,11 +19,14 @@ from apps.core.errors import AppError, ContextLengthExceeded, InternalError, Mod
 from apps.core.messages import ChatRequest, JsonObject
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
+from apps.local.answer_grammar import answer_grammar, offered_tools
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.port import Constraint, EngineOutput, Sampling
-from apps.local.grammar import GrammarCompiler, answer_grammar, offered_tools, open_compiler
+from apps.local.grammar import GrammarCompiler, open_compiler
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
-from apps.local.prompt import text_of
+from apps.local.prompt import PromptOptions, text_of
+from apps.local.reasoning import BEGINS as REASONING_BEGINS
+from apps.local.reasoning import ReasoningReader
 from apps.local.tool_calls import ToolCallReader
 from apps.local.window import LocalWindow
 from apps.models.admission import Admission
@@ -161,18 +164,27 @@ class LocalModel:
         sampling = replace(_sampling(request), constraint=await self._constraint(serving, request))
         limit = _limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
         sampling = replace(sampling, max_tokens=limit)
-        reader = ToolCallReader() if tools else None
+        reading = _Reading(loaded, request, prompt, tools=bool(tools), constrained=sampling.constraint is not None)
         waiting_since = time.perf_counter()
         async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as outputs:
             if request.record is not None:
                 request.record.queued = time.perf_counter() - waiting_since
             try:
                 async for output in outputs:
-                    yield _delta(output, len(prompt), loaded.name, reader)
+                    yield reading.delta(output)
             except AppError:
                 raise
             except Exception as error:
                 raise InternalError("The local model failed", details={"cause": type(error).__name__}) from error
+
+    async def tokenize(self, request: ChatRequest) -> list[int]:
+        """The prompt's tokens, as a call with this request would have them. Raises as ``stream``."""
+        return await _tokenize(self._require_serving().loaded, request, offered_tools(request))
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``, without special ones. Raises ModelUnavailable, InvalidValue."""
+        tokenizer = self._require_serving().loaded.tokenizer
+        return await asyncio.to_thread(tokenizer.decode, _checked_tokens(tokens, tokenizer.vocabulary_size))
 
     async def window(self, request: ChatRequest) -> LocalWindow:
         """What fits into one call. Raises ModelUnavailable."""
@@ -200,7 +212,7 @@ class LocalModel:
             made = await asyncio.to_thread(open_compiler, serving.loaded.tokenizer)
             # another call may have been faster
             serving.grammars = serving.grammars or made
-        return await serving.grammars.compile(grammar.lark, grammar.field)
+        return await serving.grammars.compile(grammar.lark, grammar.field, own=grammar.own)
 
     def _standing(self) -> tuple[State, str]:
         """The state now, and why: a model that was loaded well may fail later."""
@@ -298,12 +310,27 @@ def _sampling(request: ChatRequest) -> Sampling:
 
 
 async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
+    if request.prompt_tokens is not None:
+        return _checked_tokens(request.prompt_tokens, loaded.tokenizer.vocabulary_size)
     texts = [text_of(message) for message in request.messages]
-    encode = partial(loaded.tokenizer.encode_chat, request.messages, tools)
+    options = PromptOptions(request.documents, request.template_arguments, request.continue_final_message)
+    encode = partial(loaded.tokenizer.encode_chat, request.messages, tools, options)
     if request.raw:
         encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
-    soon = sum(map(len, texts)) < LONG_CONVERSATION and not tools
-    return encode() if soon else await asyncio.to_thread(encode)
+    soon = sum(map(len, texts)) < LONG_CONVERSATION and not tools and not request.documents
+    tokens = encode() if soon else await asyncio.to_thread(encode)
+    if not tokens:
+        raise InvalidValue("The prompt has no tokens", field="prompt" if request.raw else "messages")
+    return tokens
+
+
+def _checked_tokens(tokens: Sequence[int], vocabulary: int) -> list[int]:
+    if not tokens:
+        raise InvalidValue("Prompt must not be empty", field="prompt")
+    if not all(0 <= token < vocabulary for token in tokens):
+        details = {"min": 0, "max": vocabulary - 1}
+        raise InvalidValue("Prompt has a token that the model does not have", field="prompt", details=details)
+    return list(tokens)
 
 
 def _limit(request: ChatRequest, prompt_tokens: int, max_tokens: int, context_length: int) -> int:
@@ -318,14 +345,47 @@ def _limit(request: ChatRequest, prompt_tokens: int, max_tokens: int, context_le
     return max_tokens
 
 
-def _delta(output: EngineOutput, prompt_tokens: int, model: str, reader: ToolCallReader | None) -> Delta:
-    reason = output.finish_reason
-    if reader is None:
+class _Reading:
+    """What one answer's outputs are read into: its prompt where that is echoed, thoughts, tool calls and text."""
+
+    def __init__(
+        self, loaded: Loaded, request: ChatRequest, prompt: Sequence[int], *, tools: bool, constrained: bool
+    ) -> None:
+        self._model = loaded.name
+        self._prompt_tokens = len(prompt)
+        self._echoed = _echo(loaded, request, prompt) if request.echo else ""
+        self._calls = ToolCallReader() if tools else None
+        # a schema leaves no room for thoughts; a raw prompt's answer is text and nothing else
+        thinks = not request.raw and (tools or not constrained)
+        tail = loaded.tokenizer.decode(prompt[-8:]).rstrip() if thinks else ""
+        self._thoughts = ReasoningReader(begun=tail.endswith(REASONING_BEGINS)) if thinks else None
+
+    def delta(self, output: EngineOutput) -> Delta:
+        thoughts, reason = "", output.finish_reason
+        if self._thoughts is not None:
+            thoughts, output = self._thoughts.read(output)
         text, calls, logprobs = output.text, tuple[ToolCallDelta, ...](), output.logprobs
-    else:
-        text, calls, logprobs = reader.read(output)
-        reason = "tool_calls" if reader.calls and reason == "stop" else reason
-    if reason is None:
-        return Delta(text, calls, model=model, logprobs=logprobs)
-    usage = Usage(prompt_tokens, output.completion_tokens, output.cached_tokens)
-    return Delta(text, calls, reason, usage, model, logprobs)
+        if self._calls is not None:
+            text, calls, logprobs = self._calls.read(output)
+            # arguments that are whole are a call, also where the limit fell behind them
+            ended = (reason == "stop" and self._calls.calls) or (reason == "length" and self._calls.whole)
+            reason = "tool_calls" if ended else reason
+        text, self._echoed = self._echoed + text, ""
+        logprobs = output.prompt_logprobs + logprobs
+        if reason is None:
+            return Delta(text, calls, model=self._model, logprobs=logprobs, reasoning=thoughts)
+        usage = Usage(
+            self._prompt_tokens,
+            output.completion_tokens,
+            output.cached_tokens,
+            reasoning_tokens=self._thoughts.tokens if self._thoughts else 0,
+        )
+        return Delta(text, calls, reason, usage, self._model, logprobs, reasoning=thoughts)
+
+
+def _echo(loaded: Loaded, request: ChatRequest, prompt: Sequence[int]) -> str:
+    if not request.raw:
+        raise InvalidValue("Only a prompt without a template can be echoed", field="echo")
+    if request.prompt_tokens is None:
+        return "".join(text_of(message) for message in request.messages)
+    return loaded.tokenizer.decode(prompt)

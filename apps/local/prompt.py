@@ -1,19 +1,21 @@
-"""Tools, calls and their results in the prompt: by the model's own chat template where it writes calls as we read
-them, else as text in the turns that every template knows.
+"""A conversation as the text that the model was trained on: its own chat template, or the Zephyr format.
 
-A conversation as the text that the model was trained on: its own chat template, or the Zephyr format.
-
-Knows no tokens: see tokenizer.py.
+Tools, calls and their results are written by the template where it writes calls as we read them, else as text in the
+turns that every template knows. Knows no tokens: see tokenizer.py.
 """
 
 import datetime
 import json
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from apps.core.errors import InvalidValue
 from apps.core.messages import JsonObject, Message, ToolCall
+from apps.local.control_tokens import Mark
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # the form of Hermes 2 Pro, which Qwen and SmolLM2-1.7B were trained on too
 CALL_BEGINS, CALL_ENDS = "<tool_call>", "</tool_call>"
@@ -76,16 +78,25 @@ def _plain_turn(message: Message) -> dict[str, Any]:
         return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
     if message.tool_calls:
         text = "\n".join(([text] if text else []) + [_written(call) for call in message.tool_calls])
-    return {"role": _role(message), "content": text}
+    return _turn(message, text)
 
 
 def _own_turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": _role(message), "content": text_of(message)}
+    turn = _turn(message, text_of(message))
     if message.tool_calls:
         turn["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
             for call in message.tool_calls
         ]
+    return turn
+
+
+def _turn(message: Message, text: str) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": _role(message), "content": text}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.reasoning is not None:
+        turn["reasoning_content"] = message.reasoning
     return turn
 
 
@@ -116,6 +127,26 @@ ZEPHYR = (
 )
 
 
+# stands behind the text of a turn that is to be continued; private use, so that no template knows it
+CONTINUES_HERE = "\U0010fffd"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """What a prompt is made of besides messages and tools.
+
+    ``arguments`` are variables for the chat template. With ``continue_final`` the prompt ends with the last message's
+    text, and no new turn begins.
+    """
+
+    documents: tuple[JsonObject, ...] = ()
+    arguments: JsonObject | None = None
+    continue_final: bool = False
+
+
+NO_OPTIONS = PromptOptions()
+
+
 class ChatTemplate:
     """Renders conversations. ``source`` is the tokenizer's Jinja template, None where it has none.
 
@@ -123,49 +154,106 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str | None, special_tokens: Mapping[str, str]) -> None:
-        # jinja2 comes with torch: the base installation has none
-        from jinja2 import ext
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        if source is not None:
-            # marks the model's own turns for training; says nothing to a prompt
-            source = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", _without_tag, source)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols])
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
         self.own = source is not None
+        self.source = ZEPHYR if source is None else source
         self._speaks_tools = speaks_tools(source)
-        self._template = environment.from_string(ZEPHYR if source is None else source)
+        self._template = _environment().from_string(self.source)
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> str:
-        """The text up to where the model's turn begins. Raises InvalidValue for what the template cannot say."""
-        from jinja2 import TemplateError
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[JsonObject] = (),
+        options: PromptOptions = NO_OPTIONS,
+        mark: Mark | None = None,
+    ) -> str:
+        """The text up to where the model's turn begins. Raises InvalidValue for what the template cannot say.
 
+        ``mark`` is applied to everything that comes from the caller.
+        """
+        made = turns(messages, tools, own=self._speaks_tools)
+        if options.continue_final:
+            _mark_end(messages, made)
+        given: dict[str, Any] = {
+            "messages": made,
+            "tools": list(tools) if tools and self._speaks_tools else None,
+            "documents": list(options.documents) or None,
+        }
+        arguments: Any = dict(options.arguments or {})
+        if mark is not None:
+            given, arguments = mark(given), mark(arguments)
+        fixed = {"add_generation_prompt": not options.continue_final, **self._special_tokens, MARK: mark}
         try:
-            return self._template.render(
-                messages=turns(messages, tools, own=self._speaks_tools),
-                add_generation_prompt=True,
-                tools=list(tools) if tools and self._speaks_tools else None,
-                documents=None,
-                **self._special_tokens,
-            )
-        except TemplateError as error:
+            text = self._template.render({**arguments, **given, **fixed})
+        except Exception as error:
+            # a template is a program, and these messages may be any: whatever it raises, it cannot say them
             raise InvalidValue(f"The local model cannot take these messages: {error}", field="messages") from error
+        return _until_continuation(text) if options.continue_final else text
 
 
-def _without_tag(tag: re.Match[str]) -> str:
-    """A comment in the tag's place: Jinja trims blanks around it in the same way."""
-    return "{#" + ("-" if tag[0].startswith("{%-") else "") + " " + ("-" if tag[0].endswith("-%}") else "") + "#}"
+# the name under which filters find ``mark`` in a template's context
+MARK = "mark_of_callers_text"
+
+
+def _mark_end(messages: Sequence[Message], made: list[dict[str, Any]]) -> None:
+    if not made or messages[-1].tool_calls:
+        raise InvalidValue("A turn with tool calls cannot be continued", field="continue_final_message")
+    made[-1] = {**made[-1], "content": made[-1]["content"] + CONTINUES_HERE}
+
+
+def _until_continuation(text: str) -> str:
+    at = text.rfind(CONTINUES_HERE)
+    if at < 0:
+        raise InvalidValue("The model's chat template cannot leave a turn open", field="continue_final_message")
+    return text[:at]
+
+
+def _environment() -> "Environment":
+    """What transformers gives to chat templates, of functions, filters and tags."""
+    # jinja2 comes with torch: the base installation has none
+    from jinja2 import ext, nodes, parser, pass_context
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(ext.Extension):
+        """``{% generation %}`` marks the model's own turns for training; it says nothing to a prompt."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+        def parse(self, parser: parser.Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    @pass_context
+    def to_json(
+        context: Mapping[str, Any],
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        """Jinja's own filter escapes HTML, which a prompt must not be."""
+        mark = context.get(MARK)
+        text = json.dumps(
+            # a mark would become an escape, and what it stood before would lose it
+            value if mark is None else mark.removed(value),
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
+        return text if mark is None else str(mark(text))
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
+    return environment
 
 
 def _refuse(reason: str) -> NoReturn:
     from jinja2 import TemplateError
 
     raise TemplateError(reason)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Jinja's own filter escapes HTML, which a prompt must not be."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,6 +1,4 @@
-"""The bytes that each token stands for, read from a `tokenizers` backend: what grammars and logprobs are made of.
-
-Conversation to tokens and tokens to text, by the `tokenizers` library itself.
+"""Conversation to tokens and tokens to text, by the `tokenizers` library itself.
 
 transformers' tokenizer classes wrap the same library but take most of a second to import, so they serve only where
 a checkpoint has no tokenizer.json.
@@ -17,7 +15,8 @@ from typing import Any, Protocol
 
 from apps.core.lazy import importing
 from apps.core.messages import JsonObject, Message
-from apps.local.prompt import ChatTemplate
+from apps.local.control_tokens import THINKING, ControlTokens
+from apps.local.prompt import NO_OPTIONS, ChatTemplate, PromptOptions
 
 HEX_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 SPACE = "\u2581"
@@ -73,13 +72,23 @@ SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ChatTokenizer(Protocol):
-    """What the local model needs of a tokenizer."""
+    """What the local model needs of a tokenizer. Tokens are 0 to ``vocabulary_size`` - 1."""
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
-        """Tokens of the whole prompt. Raises InvalidValue for messages that the template cannot take."""
+    vocabulary_size: int
+
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] = (), options: PromptOptions = NO_OPTIONS
+    ) -> list[int]:
+        """Tokens of the whole prompt; nothing in it that a caller wrote is a control token.
+
+        Raises InvalidValue for messages that the template cannot take.
+        """
 
     def encode_raw(self, text: str) -> list[int]:
-        """Tokens of a text that no template has touched, begun as the model was trained to see a text begin."""
+        """Tokens of a text that no template has touched, begun as the model was trained to see a text begin.
+
+        Its control tokens are control tokens: such a caller writes the whole prompt, turns included.
+        """
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a run of tokens, without special tokens."""
@@ -103,12 +112,18 @@ class HubTokenizer:
         self.template = ChatTemplate(_template(folder, config), special)
         self.pad_token: int | None = self._backend.token_to_id(special["pad_token"])
         self.end_tokens = _end_tokens(folder, self._backend.token_to_id(special["eos_token"]))
+        self._control = ControlTokens(self._backend, self.template.source, self.end_tokens)
+        self._silent = _silent_tokens(self._backend)
+        self.vocabulary_size = int(self._backend.get_vocab_size(with_added_tokens=True))
         self._vocabulary: Vocabulary | None = None
         self._reading = threading.Lock()
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
-        # the template has written the special tokens already
-        return list(self._backend.encode(self.template.render(messages, tools), add_special_tokens=False).ids)
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] = (), options: PromptOptions = NO_OPTIONS
+    ) -> list[int]:
+        mark = self._control.new_mark()
+        rendered = self.template.render(messages, tools, options, mark)
+        return self._control.encode(*mark.split(rendered))
 
     def encode_raw(self, text: str) -> list[int]:
         return list(self._backend.encode(text).ids)
@@ -117,7 +132,10 @@ class HubTokenizer:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._backend.decode(tokens, skip_special_tokens=True))
+        if self._silent is None:
+            return str(self._backend.decode(tokens, skip_special_tokens=True))
+        heard = [token for token in tokens if token not in self._silent]
+        return str(self._backend.decode(heard, skip_special_tokens=False))
 
     def vocabulary(self) -> Vocabulary:
         with self._reading:
@@ -133,6 +151,14 @@ class HubTokenizer:
         """What one token stands for; nothing where a row of logits is longer than the vocabulary."""
         tokens = self.vocabulary().tokens
         return tokens[token] if token < len(tokens) else b""
+
+
+def _silent_tokens(backend: Any) -> frozenset[int] | None:
+    """The special tokens without those that thoughts stand between; None where those are no special tokens."""
+    added = backend.get_added_tokens_decoder()
+    special = frozenset(token for token, entry in added.items() if entry.special)
+    silent = frozenset(token for token in special if added[token].content not in THINKING)
+    return None if silent == special else silent
 
 
 def _backend(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Tool calls in an answer that arrives as text: read as it comes, into text and pieces of calls.
+"""Tool calls in an answer that arrives as text: read as it comes, into text and parts of calls.
 
-The grammar of the answer has made sure of their form (answer_grammar.py); nothing is validated here.
+The grammar of the answer has made sure of their form (grammar.py); nothing is validated here.
 """
 
 import json
@@ -10,30 +10,32 @@ import secrets
 from apps.core.deltas import TokenLogprob, ToolCallDelta
 from apps.local.detokenizer import PendingLogprobs, StopStrings
 from apps.local.engine.port import EngineOutput
-from apps.local.prompt import CALL_BEGINS, CALL_ENDS
+from apps.local.prompt import CALL_BEGINS
 
 HEAD = re.compile(r'\n\{"name": ("[^"]*"), "arguments": ')
-# JSON writes a newline as an escape, so that this cannot stand inside of the arguments
-TAIL = f"}}\n{CALL_ENDS}"
 
 
 class ToolCallReader:
-    """One answer's. ``calls`` counts those that have begun."""
+    """One answer's. ``calls`` counts those that have begun; ``whole``: the last one's arguments are complete."""
 
     def __init__(self) -> None:
         self.calls = 0
         self._text = StopStrings([CALL_BEGINS])
         self._head = ""
-        self._arguments: StopStrings | None = None
+        self._arguments: _ArgumentsEnd | None = None
         self._logprobs = PendingLogprobs()
 
+    @property
+    def whole(self) -> bool:
+        return self.calls > 0 and self._arguments is None
+
     def read(self, output: EngineOutput) -> tuple[str, tuple[ToolCallDelta, ...], tuple[TokenLogprob, ...]]:
-        """The content and the pieces of calls that have become certain, and the log probabilities of the content's
-        tokens. At the last piece also what was held back, also of a call that was cut."""
+        """The content and the parts of calls that have become certain, and the log probabilities of the content's
+        tokens. At the last output also what was held back."""
         self._logprobs.add(output.logprobs)
         content, calls = self._feed(output.text)
         if output.finish_reason is not None:
-            content, calls = content + self._text.flush(), calls + self._held_arguments()
+            content += self._text.flush()
         logprobs = self._logprobs.take(content)
         if output.finish_reason is not None and not self._text.found:
             logprobs += self._logprobs.rest()
@@ -45,32 +47,59 @@ class ToolCallReader:
         content = self._text.feed(text)
         return content, self._feed_call(self._text.rest) if self._text.found else []
 
-    def _held_arguments(self) -> list[ToolCallDelta]:
-        held = self._arguments.flush() if self._arguments else ""
-        return [ToolCallDelta(self.calls - 1, arguments=held)] if held else []
-
     def _feed_call(self, text: str) -> list[ToolCallDelta]:
-        pieces: list[ToolCallDelta] = []
+        parts: list[ToolCallDelta] = []
         while text:
             if self._arguments is None:
-                text = self._read_head(text, pieces)
+                text = self._read_head(text, parts)
                 continue
-            arguments = self._arguments.feed(text)
+            length = self._arguments.feed(text)
+            arguments, text = text[:length], text[length:]
             if arguments:
-                pieces.append(ToolCallDelta(self.calls - 1, arguments=arguments))
-            if not self._arguments.found:
-                break
-            text, self._arguments = self._arguments.rest, None
-        return pieces
+                parts.append(ToolCallDelta(self.calls - 1, arguments=arguments))
+            if self._arguments.found:
+                self._arguments = None
+        return parts
 
-    def _read_head(self, text: str, pieces: list[ToolCallDelta]) -> str:
-        """Reads up to where the arguments begin, also past the mark of a further call; returns the text behind."""
+    def _read_head(self, text: str, parts: list[ToolCallDelta]) -> str:
+        """Reads past the end of a call and the mark of the next, up to where arguments begin; returns the rest."""
         self._head += text
         head = HEAD.search(self._head)
         if head is None:
             return ""
         rest = self._head[head.end() :]
-        pieces.append(ToolCallDelta(self.calls, f"call_{secrets.token_hex(12)}", json.loads(head[1])))
+        parts.append(ToolCallDelta(self.calls, f"call_{secrets.token_hex(12)}", json.loads(head[1])))
         self.calls += 1
-        self._head, self._arguments = "", StopStrings([TAIL])
+        self._head, self._arguments = "", _ArgumentsEnd()
         return rest
+
+
+class _ArgumentsEnd:
+    """Finds where a JSON object ends, as its text comes: what follows is the form of the call, not arguments."""
+
+    def __init__(self) -> None:
+        self.found = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> int:
+        """How many characters of ``text`` belong to the object."""
+        for index, character in enumerate(text):
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.found = True
+                    return index + 1
+        return len(text)

@@ -9,14 +9,18 @@ from apps.core.settings import Settings
 from apps.local.checkpoint import Report
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.loading import Loaded
-from apps.local.prompt import text_of
+from apps.local.prompt import NO_OPTIONS, PromptOptions, text_of
 from apps.local.tokenizer import Vocabulary
 
 
 class EchoTokenizer:
     """One token a character."""
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> list[int]:
+    vocabulary_size = 0x110000
+
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[JsonObject] = (), options: PromptOptions = NO_OPTIONS
+    ) -> list[int]:
         return [ord(character) for message in messages for character in text_of(message)]
 
     def encode_raw(self, text: str) -> list[int]:

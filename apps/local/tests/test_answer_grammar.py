@@ -2,7 +2,7 @@ import pytest
 
 from apps.core.errors import InvalidValue
 from apps.core.messages import ChatRequest, JsonObject, user_message
-from apps.local.grammar import answer_grammar, offered_tools
+from apps.local.answer_grammar import answer_grammar, offered_tools
 
 
 def tool(name: str) -> JsonObject:

@@ -7,7 +7,8 @@ from apps.core.messages import Message, user_message
 
 pytest.importorskip("jinja2", reason="jinja2 comes with requirements-local.txt")
 
-from apps.local.prompt import ChatTemplate, text_of
+from apps.core.messages import ToolCall
+from apps.local.prompt import ChatTemplate, PromptOptions, text_of
 
 SPECIAL = {"eos_token": "</s>", "bos_token": "<s>"}
 
@@ -78,3 +79,90 @@ def test_templates_have_the_functions_that_transformers_gives_them() -> None:
         "{{ strftime_now('%Y') | length }}{{ {'a': '<ü>'} | tojson }}{% for m in messages %}{% break %}{% endfor %}"
     )
     assert render(user_message("x"), source) == '4{"a": "<ü>"}'
+
+
+TOOLS = ({"type": "function", "function": {"name": "f", "description": "<ü>", "parameters": {"type": "object"}}},)
+CALL = Message("assistant", "", (ToolCall("c1", "f", '{"city": "Paris", "days": 2}'),))
+# what current models' templates do: GLM-4.5, MiniMax, Qwen3, Granite
+TEMPLATES = [
+    "{{ tools | tojson(ensure_ascii=False) }}<tool_call>",
+    "{{ tools | tojson(ensure_ascii=True, indent=2, sort_keys=True) }}<tool_call>",
+    "{{ tools | tojson(separators=(',', ':')) }}<tool_call>",
+    "{% if tools %}<tool_call>{% endif %}{% for m in messages %}{% for c in m.tool_calls or [] %}"
+    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }};{% endfor %}{% endfor %}{% endfor %}",
+    "{% set ns = namespace(last=0) %}{% for m in messages %}{%- generation %}{% set ns.last = loop.index %}"
+    "{{ m.content }}{% endgeneration -%}  {% endfor %}{{ ns.last }}",
+    "{% set a = 1 %}{% generation %}{% set a = 2 %}{% endgeneration %}{{ a }}",
+    "{% for d in documents or [] %}{{ d.title }}: {{ d.text }}\n{% endfor %}{{ messages[0].content }}",
+    "{% for m in messages %}{% if m.reasoning_content is defined %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m.name | default('') }}{% endfor %}",
+    "{{ enable_thinking }}{{ messages[0].content }}{{ bos_token }}",
+    "{% for m in messages %}\n    {%- if m.role == 'user' %}\n    U {{ m.content.strip() }}\n    {%- endif %}\n"
+    "{% endfor %}",
+]
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("source", TEMPLATES)
+def test_a_template_renders_as_transformers_renders_it(source: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    thought = Message("assistant", "yes", reasoning="hm")
+    messages = (Message("user", " hi ", name="ann"), CALL, Message("tool", "42", tool_call_id="c1"), thought)
+    documents = ({"title": "T", "text": "D"},)
+    options = PromptOptions(documents, {"enable_thinking": False})
+    turns = [
+        {"role": "user", "content": " hi ", "name": "ann"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"city": "Paris", "days": 2}}}
+            ],
+        },
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "yes", "reasoning_content": "hm"},
+    ]
+    own = "<tool_call>" in source
+    if not own:
+        del turns[1:3]
+        messages = (messages[0], thought)
+    expected, _ = render_jinja_template(
+        [turns],
+        tools=list(TOOLS) if own else None,
+        documents=list(documents),
+        chat_template=source,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        **SPECIAL,
+    )
+    assert ChatTemplate(source, SPECIAL).render(messages, TOOLS if own else (), options) == expected[0]
+
+
+def test_a_template_that_crashes_is_the_callers_error() -> None:
+    with pytest.raises(InvalidValue) as refused:
+        render(user_message("x"), "{{ messages[0].content | tojson(nonsense=1) }}")
+    assert refused.value.field == "messages"
+
+
+def test_a_final_message_is_continued_with_its_last_blank() -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<a>{% endif %}"
+    )
+    messages = (Message("user", "Write"), Message("assistant", "The sky is "))
+    template = ChatTemplate(source, SPECIAL)
+    assert template.render(messages, options=PromptOptions(continue_final=True)) == (
+        "<user>Write</s><assistant>The sky is "
+    )
+    with pytest.raises(InvalidValue) as refused:
+        template.render((*user_message("x"), CALL), options=PromptOptions(continue_final=True))
+    assert refused.value.field == "continue_final_message"
+    with pytest.raises(InvalidValue):
+        ChatTemplate("nothing", SPECIAL).render(messages, options=PromptOptions(continue_final=True))
+
+
+def test_a_callers_template_arguments_cannot_take_the_place_of_the_conversation() -> None:
+    arguments = {"messages": [], "eos_token": "no", "add_generation_prompt": False}
+    found = ChatTemplate(None, SPECIAL).render(user_message("Hi"), options=PromptOptions(arguments=arguments))
+    assert found == ChatTemplate(None, SPECIAL).render(user_message("Hi"))

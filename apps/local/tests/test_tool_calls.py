@@ -64,3 +64,18 @@ def test_log_probabilities_are_those_of_the_content_only() -> None:
     reader = ToolCallReader()
     kept = [e.token for t, f in (("a", None), (" <tool", None), ("", "stop")) for e in reader.read(piece(t, f))[2]]
     assert kept == ["a", " <tool", ""]
+
+
+@pytest.mark.parametrize("behind", range(len('}\n</tool_call>\n<tool_call>\n{"name": "f", "argu')))
+@pytest.mark.parametrize("width", [1, 7, 1000])
+def test_a_limit_behind_the_arguments_leaves_them_whole(behind: int, width: int) -> None:
+    arguments = '{"city": "Paris}\\"}", "days": [{"n": 1}]}'
+    whole = f'<tool_call>\n{{"name": "f", "arguments": {arguments}'
+    text = whole + '}\n</tool_call>\n<tool_call>\n{"name": "f", "argu'[:behind]
+    reader, found = ToolCallReader(), ""
+    for start in range(0, len(text), width):
+        part = text[start : start + width]
+        _, calls, _ = reader.read(EngineOutput(part, 1, "length" if start + width >= len(text) else None))
+        found += "".join(call.arguments for call in calls)
+    assert found == arguments
+    assert reader.whole

@@ -108,7 +108,12 @@ def test_a_template_renders_as_transformers_renders_it(source: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     thought = Message("assistant", "yes", reasoning="hm")
-    messages = (Message("user", " hi ", name="ann"), CALL, Message("tool", "42", tool_call_id="c1"), thought)
+    messages: tuple[Message, ...] = (
+        Message("user", " hi ", name="ann"),
+        CALL,
+        Message("tool", "42", tool_call_id="c1"),
+        thought,
+    )
     documents = ({"title": "T", "text": "D"},)
     options = PromptOptions(documents, {"enable_thinking": False})
     turns = [

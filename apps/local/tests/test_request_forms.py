@@ -12,7 +12,8 @@ from apps.core.deltas import Answer, collect
 from apps.core.errors import InvalidValue
 from apps.core.messages import ChatRequest, Message, user_message
 from apps.core.settings import Settings
-from apps.local.loading import Loaded, Report, load_local
+from apps.local.checkpoint import Report
+from apps.local.loading import Loaded, load_local
 from apps.local.model import LocalModel
 from apps.local.tokenizer import HubTokenizer
 
@@ -21,7 +22,7 @@ QUESTION = user_message("What is Python?")
 RAW = user_message("The capital of France is")
 
 
-@pytest.fixture(scope="module", params=["plain", "batching"])
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.long), "batching"])
 def model(request: pytest.FixtureRequest, packaged: Path) -> Iterator[LocalModel]:
     def load_plain(settings: Settings, report: Report) -> Loaded:
         from apps.local.engine.plain.loading import load_plain_engine

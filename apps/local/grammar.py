@@ -6,6 +6,7 @@ The only place that knows llguidance. What the text says is answer_grammar.py's.
 import asyncio
 import importlib.util
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 

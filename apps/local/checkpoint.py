@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import math
+import re
 import ssl
 import sys
 import threading
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
 WANTED += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja"]
 HUB_TIMEOUT = 4.0
+SHA256 = re.compile(r"[0-9a-f]{64}")
 GIGABYTE, MEGABYTE = 1e9, 1e6
 PROGRESS_SECONDS, LOG_SECONDS = 1.0, 5.0
 
@@ -105,6 +107,20 @@ def parameters_of(folder: Path) -> int:
             header = json.loads(file.read(length))
         total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     return total
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Names of weights whose SHA-256 is not the one that the hub's cache names them by. Reads every file once.
+
+    A file of the hub's cache is a link to one that is named by its hash; of any other file nothing is known.
+    """
+    known = [(file, file.resolve().name) for file in sorted(folder.glob("*.safetensors")) if file.is_symlink()]
+    return [file.name for file, name in known if SHA256.fullmatch(name) and _sha256(file) != name]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def looks_like_folder(local_model: str) -> bool:

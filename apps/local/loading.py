@@ -16,6 +16,7 @@ from apps.local.checkpoint import (
     Checkpoint,
     CheckpointError,
     Report,
+    damaged_files,
     find_checkpoint,
     identity_of,
     is_at_hand,
@@ -107,6 +108,7 @@ def load_local(settings: Settings, report: Report) -> Loaded:
 
 def _load(checkpoint: Checkpoint, settings: Settings) -> Loaded:
     started = time.monotonic()
+    _check_hashes(checkpoint, settings.model_cache_dir)
     with _without_garbage_collection():
         tokenizer = _load_tokenizer(checkpoint.folder)
         engine, refused = _load_engine(checkpoint.folder, tokenizer, settings)
@@ -120,6 +122,23 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> Loaded:
         "batching_refused": refused,
     }
     return Loaded(checkpoint.name, engine, tokenizer, details)
+
+
+def _check_hashes(checkpoint: Checkpoint, cache_dir: Path) -> None:
+    """Raises LoadFailed for weights that are not what the hub's cache says; files that passed are not read again."""
+    stamp = cache_dir / "verified" / identity_of(checkpoint.folder)
+    if stamp.is_file():
+        return
+    if damaged := damaged_files(checkpoint.folder):
+        raise LoadFailed(
+            f"{checkpoint.name} is damaged: {', '.join(damaged)} in {checkpoint.folder} has not the hash that the hub "
+            "names it by. Delete the file and start again"
+        )
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+    except OSError as error:
+        log.warning("%s cannot be written (%s): hashes are checked at each start", stamp.parent, error.strerror)
 
 
 def _load_tokenizer(folder: Path) -> HubTokenizer:

@@ -54,6 +54,18 @@ TAKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}),
     "qwen3": ("Qwen3", {"head_dim": 32}),
 }
+WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral, window": ("Mistral", {"sliding_window": 6}),
+    "qwen2, window in one layer": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "qwen2, window not used": ("Qwen2", {"use_sliding_window": False, "sliding_window": 6}),
+    "qwen3, window": (
+        "Qwen3",
+        {"head_dim": 32, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0},
+    ),
+}
 TOKENS = [3, 17, 44, 5, 70, 2, 9, 31, 30, 29, 28, 64, 11, 12, 13, 14, 15, 16, 1, 74, 33]
 
 
@@ -114,9 +126,9 @@ def test_the_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None
     step.close()
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", [*TAKEN, *WINDOWED])
 def test_torch_s_own_kernels_compute_the_same(name: str, tmp_path: Path) -> None:
-    expected = logits_of(checkpoint(tmp_path / "model", *TAKEN[name]))
+    expected = logits_of(checkpoint(tmp_path / "model", *(TAKEN | WINDOWED)[name]))
     shape = read_shape(tmp_path / "model")
     step = TorchStep(tmp_path / "model", shape, "fp32", shape.context_length, 2, 64)
     for sizes in ([len(TOKENS)], [7, 1, 1, 5, 1, 6]):
@@ -205,13 +217,16 @@ def test_tensors_that_nothing_uses_are_refused(tmp_path: Path) -> None:
         native(tmp_path / "model", tmp_path)
 
 
-def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+def test_a_sliding_window_does_not_bound_the_context(tmp_path: Path) -> None:
     transformers = importlib.import_module("transformers")
     config = transformers.MistralConfig(**SIZES, sliding_window=48).to_dict() | {
         "architectures": ["MistralForCausalLM"]
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert read_shape(tmp_path).context_length == 48
+    shape = read_shape(tmp_path)
+    assert (shape.context_length, shape.windows) == (128, (48, 48))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sliding_window": 128}))
+    assert read_shape(tmp_path).windows == (None, None)
 
 
 def test_memory_bounds_the_context_and_is_stated(tmp_path: Path) -> None:

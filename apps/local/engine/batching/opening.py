@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from apps.core.cpu import Precision, available_cpus, choose_precision
 from apps.core.lazy import importing
 from apps.local.engine.batching.engine import BatchingEngine
@@ -72,6 +74,8 @@ def open_engine(
     store: PrefixStore | None = None
     step: Step
     try:
+        if any(shape.windows):
+            raise NoKernel("its attention slides over a window")
         library = own_library(cache_dir)
     except NoKernel as error:
         missing = str(error)
@@ -98,8 +102,17 @@ def open_engine(
         "cache_bytes_at_most": memory.most_bytes,
         "prefix_bytes_on_disk_at_most": prefix_bytes if store is not None else 0,
     }
+    _check_first_pass(step)
     drafting = Speculation() if speculation else None
     return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details, drafting, store)
+
+
+def _check_first_pass(step: Step) -> None:
+    """Raises UnsupportedModel where the logits of one token are not finite: the weights are damaged."""
+    logits = step.run([0], [0], [step.new_cache()], [0])
+    if not np.isfinite(logits).all():
+        step.close()
+        raise UnsupportedModel("its first forward pass gives logits that are not finite")
 
 
 def own_library(cache_dir: Path, variants: Sequence[Variant] | None = None) -> Library:

@@ -24,7 +24,7 @@ import numpy as np
 
 from apps.local.engine.batching.shape import Shape
 from apps.local.engine.batching.tensors import Tensors, checkpoint_files, fingerprint
-from apps.local.engine.batching.weights import Part, Weights, parts_of, small_tensors, source_rows
+from apps.local.engine.batching.weights import EMBEDDING, Part, Weights, parts_of, small_tensors, source_rows
 from apps.local.engine.kernel.errors import UnsupportedModel
 from apps.local.engine.kernel.packing import pack, packed_shape
 
@@ -48,6 +48,7 @@ def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, th
     parts = parts_of(shape, precision)
     target = cache_dir / "packed" / f"{weights_name(folder, shape, precision)}.safetensors"
     if not target.is_file():
+        _check_embedding(tensors)
         packed = _pack_into_cache(target, parts, tensors, threads)
     else:
         log.info("Packed weights taken from %s", target)
@@ -66,6 +67,13 @@ def _key(folder: Path, files: list[Path], parts: Sequence[Part]) -> str:
     kinds = [[part.name, int(part.kind), part.outputs, part.inputs] for part in parts]
     depends_on = [LAYOUT_VERSION, str(folder.resolve()), fingerprint(files), kinds]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:20]
+
+
+def _check_embedding(tensors: Tensors) -> None:
+    """Raises UnsupportedModel for values that are not finite; packing looks at the linear layers itself."""
+    for begin in range(0, tensors.shape(EMBEDDING)[0], SLAB):
+        if not np.isfinite(tensors.floats(EMBEDDING, slice(begin, begin + SLAB))).all():
+            raise UnsupportedModel(f"{EMBEDDING} has values that are not finite")
 
 
 def _pack_into_cache(target: Path, parts: Sequence[Part], tensors: Tensors, threads: int) -> Mapping[str, Any]:

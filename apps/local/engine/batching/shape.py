@@ -61,6 +61,7 @@ class Shape:
     tied: bool
     head_norms: bool
     end_tokens: frozenset[int]
+    windows: tuple[int | None, ...] = ()
 
     @property
     def cache_values(self) -> int:
@@ -97,7 +98,8 @@ def _shape(config: Mapping[str, Any], architecture: str, end_tokens: frozenset[i
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         intermediate=config["intermediate_size"],
         vocabulary=config["vocab_size"],
-        context_length=_context_length(config),
+        context_length=int(config["max_position_embeddings"]),
+        windows=_windows(config, architecture),
         norm_eps=config.get("rms_norm_eps", 1e-6),
         rope=_rope(config),
         tied=bool(config.get("tie_word_embeddings", False)),
@@ -106,12 +108,18 @@ def _shape(config: Mapping[str, Any], architecture: str, end_tokens: frozenset[i
     )
 
 
-def _context_length(config: Mapping[str, Any]) -> int:
-    """Within a sliding window attention is whole: a context cut to the window needs none."""
-    context = int(config["max_position_embeddings"])
-    window = config.get("sliding_window")
-    windowed = config.get("use_sliding_window", config["architectures"][0] == "MistralForCausalLM")
-    return min(context, window) if window and windowed else context
+def _windows(config: Mapping[str, Any], architecture: str) -> tuple[int | None, ...]:
+    """How far back each layer's attention sees; None where it sees everything."""
+    layers, window = int(config["num_hidden_layers"]), int(config.get("sliding_window") or 0)
+    if not window or window >= config["max_position_embeddings"] or architecture == "LlamaForCausalLM":
+        return (None,) * layers
+    if architecture == "MistralForCausalLM":
+        return (window,) * layers
+    if not config.get("use_sliding_window", False):
+        return (None,) * layers
+    first = config.get("max_window_layers", 28)
+    kinds = config.get("layer_types") or ["full" if i < first else "sliding_attention" for i in range(layers)]
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:

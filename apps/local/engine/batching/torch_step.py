@@ -99,11 +99,16 @@ class TorchStep:
             last = position + end - begin
             cache[0, layer, :, position:last] = k[begin:end].transpose(0, 1)
             cache[1, layer, :, position:last] = v[begin:end].transpose(0, 1)
-            seen = torch.arange(last) <= torch.arange(position, last)[:, None]
+            window = shape.windows[layer]
+            first = 0 if window is None else max(0, position + 1 - window)
+            keys, queries = torch.arange(first, last), torch.arange(position, last)[:, None]
+            seen = keys <= queries
+            if window is not None:
+                seen &= keys > queries - window
             found = torch.nn.functional.scaled_dot_product_attention(
                 q[begin:end].transpose(0, 1)[None],
-                cache[0, layer, :, :last][None],
-                cache[1, layer, :, :last][None],
+                cache[0, layer, :, first:last][None],
+                cache[1, layer, :, first:last][None],
                 attn_mask=seen if end - begin > 1 else None,
                 enable_gqa=True,
             )

@@ -20,6 +20,9 @@ from apps.local.engine.sampler import Sampler
 from apps.local.logprobs import LogprobRecorder
 from apps.local.tokenizer import HubTokenizer
 
+# of a checkpoint that says nothing: what the models with ALiBi were trained on
+CONTEXT_WITHOUT_POSITIONS = 2048
+
 
 class PlainEngine:
     """Implements Engine. ``slots`` generations run at the same time; more wait for a thread."""
@@ -27,7 +30,7 @@ class PlainEngine:
     def __init__(self, model: Any, tokenizer: HubTokenizer, slots: int, choice: Choice) -> None:
         import torch
 
-        self.context_length = int(model.config.max_position_embeddings)
+        self.context_length = _context_length(model.config)
         self._model = model
         self._tokenizer = tokenizer
         self._choice = choice
@@ -191,6 +194,15 @@ class _Stop:
         import torch
 
         return torch.full((input_ids.shape[0],), self._streamer.stopped, dtype=torch.bool)
+
+
+def _context_length(config: Any) -> int:
+    """Tokens that the model was made for. ALiBi has no positions: such a checkpoint says how long its texts were."""
+    for name in ("max_position_embeddings", "seq_length", "max_seq_len", "n_positions", "n_ctx"):
+        length = getattr(config, name, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    return CONTEXT_WITHOUT_POSITIONS
 
 
 def _closing() -> ModelUnavailable:

@@ -5,6 +5,7 @@ import logging
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 from apps.core.cpu import Precision, choose_precision
 from apps.core.lazy import importing
@@ -46,9 +47,23 @@ def load_plain_engine(folder: Path, tokenizer: HubTokenizer, precision: Precisio
         # transformers fills these with random numbers and goes on
         raise CheckpointBroken(f"{folder} lacks weights: {', '.join(missing[:3])} and {len(missing)} in all")
     model.eval()
+    _check_finite(folder, model)
     # a checkpoint's own sampling defaults must not mix with what a caller asks for
     model.generation_config = GenerationConfig()
     return PlainEngine(model, tokenizer, slots, choice)
+
+
+def _check_finite(folder: Path, model: Any) -> None:
+    """Raises CheckpointBroken for weights, or logits of a first forward pass, that are not finite."""
+    import torch
+
+    for name, values in model.named_parameters():
+        if not torch.isfinite(values).all():
+            raise CheckpointBroken(f"{folder} is damaged: {name} has values that are not finite")
+    with torch.inference_mode():
+        logits = model(torch.zeros((1, 1), dtype=torch.long)).logits
+    if not torch.isfinite(logits).all():
+        raise CheckpointBroken(f"{folder} is damaged: a first forward pass gives logits that are not finite")
 
 
 def count_parameters(folder: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from apps.core.calls import Usage
 from apps.core.deltas import Delta, ToolCallDelta
-from apps.core.errors import AppError, ContextLengthExceeded, InternalError, ModelUnavailable
+from apps.core.errors import AppError, ContextLengthExceeded, InternalError, InvalidValue, ModelUnavailable
 from apps.core.messages import ChatRequest, JsonObject
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings

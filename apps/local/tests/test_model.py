@@ -115,7 +115,11 @@ async def test_fields_left_out_take_the_contracts_defaults(settings: Settings) -
     model = await ready(settings, engine)
     await collect(model.stream(ChatRequest(user_message("x"))))
     await collect(model.stream(ChatRequest(user_message("x"), None, 0.5, 0.1, 7, ("a",), 3)))
-    assert engine.samplings == [Sampling(0.0, 0.9, 500), Sampling(0.5, 0.1, 7, 3, ("a",))]
+    tenant = ANONYMOUS.tenant
+    assert engine.samplings == [
+        Sampling(0.0, 0.9, 500, tenant=tenant),
+        Sampling(0.5, 0.1, 7, 3, ("a",), tenant=tenant),
+    ]
     await model.aclose()
 
 

@@ -1,12 +1,14 @@
 """Budgets: a Bookkeeper that reserves what a call may cost before it is made. The ledger settles it afterwards.
 
 A call is let in while anything is left, so a budget is overspent by the last call at most. What running calls have
-reserved counts as spent until their rows are written. Without an answer from the database nothing is let in.
+reserved counts as spent until their rows are written; the rows of calls that have ended are waited for before a call is
+refused. Without an answer from the database nothing is let in.
 
 What spends bit by bit (an agent's run) looks at its budget between: what was reserved for it is its own, and what it
 spends beyond that is reserved as it goes, so that others see it.
 """
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -18,6 +20,10 @@ from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key, end_of, period_of
 
 HELD_SECONDS = 5.0
+# how long a refusal waits at most for the rows of calls that have ended: here in steps, and in other processes
+SETTLE_STEPS = 150
+ELSEWHERE_SECONDS = 0.3
+SETTLE_STEP = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Budgets:
             self._unavailable += 1
             raise StoreUnavailable
         try:
-            over = await self._reserve(call, billionths(call.estimated_cost), billionths(budget.usd))
+            over = await self._reserve_once_settled(call, billionths(call.estimated_cost), billionths(budget.usd))
         except BaseException as error:
             self._ledger.release(call.id)
             self._unavailable += isinstance(error, StoreUnavailable)
@@ -108,6 +114,23 @@ class Budgets:
 
     def state(self) -> BudgetState:
         return BudgetState(self._exhausted, self._unavailable)
+
+    async def _reserve_once_settled(self, call: CallRecord, amount: int, limit: int) -> tuple[int, int] | None:
+        """Reserve, once what calls that have ended had reserved is given back: that takes their rows a moment.
+
+        The rows of other processes, of which nothing is known here, are given the time that they mostly take.
+        """
+        over = await self._reserve(call, amount, limit)
+        if over is None or over[0] >= limit:
+            return over
+        wait = ELSEWHERE_SECONDS
+        for _ in range(SETTLE_STEPS):
+            if not self._ledger.settles(call.caller.key_id):
+                break
+            wait = 0.0
+            await asyncio.sleep(SETTLE_STEP)
+        await asyncio.sleep(wait)
+        return await self._reserve(call, amount, limit)
 
     async def _reserve(self, call: CallRecord, amount: int, limit: int) -> tuple[int, int] | None:
         charge, expires_at = _charge(call, amount), self._ledger.hold(call.id)

@@ -74,6 +74,10 @@ class Ledger:
         """Whether rows are about to be lost."""
         return len(self._waiting) >= self._most_waiting
 
+    def settles(self, key_id: str | None) -> bool:
+        """Whether calls of this key have ended whose rows, and so their reservations, are not settled yet."""
+        return any(call.caller.key_id == key_id and call.id in self._held for call in self._waiting)
+
     def hold(self, id: str) -> float:
         """A call has a reservation, which is to be renewed until its row is written; when it would expire."""
         self._held.add(id)

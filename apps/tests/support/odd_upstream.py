@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ class OddUpstream:
     streams: Mapping[str, Reply]
     wholes: Mapping[str, Reply]
     base_url: str = ""
+    port: int = 0
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,20 +107,26 @@ class OddUpstream:
     def _reply(self, head: bytes, body: dict[str, Any]) -> Reply:
         if b"/responses " in head:
             return answered(b'{"error": {"message": "no such path"}}', status="404 Not Found")
+        if b"/embeddings " in head:
+            data = [{"index": i, "embedding": [1.0] * 8} for i in range(len(body["input"]))]
+            return answered(json.dumps({"data": data, "usage": {"prompt_tokens": 1}}).encode())
         replies = self.streams if body.get("stream") else self.wholes
         return replies[body["model"]]
 
 
 @contextmanager
-def odd_upstream(streams: Mapping[str, Reply], wholes: Mapping[str, Reply] | None = None) -> Iterator[OddUpstream]:
+def odd_upstream(
+    streams: Mapping[str, Reply], wholes: Mapping[str, Reply] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[OddUpstream]:
     """The upstream on a loop of its own, for the length of the block."""
     running = OddUpstream(streams, wholes or {})
     started, ended = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def main() -> None:
-        server = await asyncio.start_server(running.serve, "127.0.0.1", 0)
-        running.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        server = await asyncio.start_server(running.serve, "127.0.0.1", 0, ssl=tls)
+        running.port = server.sockets[0].getsockname()[1]
+        running.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{running.port}/v1"
         loops.append(asyncio.get_running_loop())
         started.set()
         await ended.wait()

@@ -1,8 +1,7 @@
 """Fields of a request that the models of this process do not read: which are ignored and why, which must say nothing.
 
 Every documented field of OpenAI's API, and of the dialects of it that clients of vLLM, llama.cpp, OpenRouter and Open
-WebUI speak, is read, or ignored by the first list, or refused by its name unless its value asks for nothing. The
-OpenAPI page prints both lists.
+WebUI speak, is read, or ignored by the first list, or refused by its name unless its value asks for nothing.
 """
 
 from collections.abc import Collection, Mapping

@@ -59,7 +59,7 @@ class ProviderConfig(_Strict):
     ``rag``, to the name of every collection of documents (``rag/<collection>``), and ``agent`` (``agent/<name>``).
     """
 
-    kind: Literal["openai", "azure", "anthropic", "local", "embedder", "rag", "agent"] = "openai"
+    kind: Literal["openai", "azure", "local", "embedder", "rag", "agent"] = "openai"
     responses: Literal["auto", "native", "chat"] = Field(
         "auto",
         description="/responses: passed on (native), made from chat completions (chat), or the second where the "

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from apps.api.src.anthropic.request import chat_body
 from apps.api.src.wiring.services import Services
-from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import Writer
 from apps.gateway.openai_api.chat_request import chat_request
@@ -25,9 +24,6 @@ async def count_tokens(services: Services, call: WireCall) -> Counted:
     """Raises what reading the body and asking the target raise."""
     target = services.gateway.router.candidates(str(call.body["model"]), Needs())[0]
     kind = target.provider.config.kind
-    if kind == "anthropic":
-        reply = await target.provider.wire.open(call, target.config.model)
-        return Counted(_told(reply.body), estimated=False)
     chat = chat_body({**call.body, "max_tokens": 1, "stream": False})
     if kind == "local" and isinstance(target.provider.chat, Writer):
         return Counted(await count_chat(target.provider.chat, chat_request(chat, call.caller)), estimated=False)
@@ -39,10 +35,3 @@ async def count_chat(model: Writer, request: ChatRequest) -> int:
     """Tokens of a conversation as the model's own template writes it, tools and all."""
     window = await model.window(request)
     return await window.count(request.messages, request.tools)
-
-
-def _told(body: bytes) -> int:
-    try:
-        return int(json.loads(body)["input_tokens"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UpstreamError("The upstream's answer could not be understood") from error

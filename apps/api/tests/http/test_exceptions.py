@@ -123,9 +123,8 @@ def test_a_method_that_a_route_has_not_is_405_with_allow(method: str, path: str,
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/nowhere",
-        "/health/",
+        "/healthz/",
         "/generate/",
         "/GENERATE",
         "/local",

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 PROBE_SECONDS = 4
 KERNELS = "apps.local.engine.kernel.build"
+PACKAGED = "apps.local.packaged"
 
 
 def main() -> None:
@@ -41,11 +42,12 @@ def install_lock(name: str) -> None:
 
 
 def install_local(torch_index: str) -> None:
-    """Torch, what else the local model needs, and the compiled kernels."""
+    """Torch, what else the local model needs, the compiled kernels and the converted packaged model."""
     lines = (ROOT / "requirements-local.txt").read_text(encoding="utf-8").splitlines()
     install_torch(next(line for line in lines if line.startswith("torch==")), torch_index)
     install_lock("requirements-local.lock")
     build_kernels()
+    convert_packaged_model()
 
 
 def install_torch(requirement: str, index: str) -> None:
@@ -90,6 +92,15 @@ def build_kernels() -> None:
         return say("no kernels to build")
     if subprocess.run([sys.executable, "-m", KERNELS], cwd=ROOT, check=False).returncode:  # noqa: S603
         say("the kernels could not be built: the local model will run on torch's own, slower")
+    return None
+
+
+def convert_packaged_model() -> None:
+    """Convert the packaged model now, so that the first start takes it as it is. A failure is left to that start."""
+    if not ROOT.joinpath(*PACKAGED.split(".")).with_suffix(".py").is_file():
+        return say("no packaged model to convert")
+    if subprocess.run([sys.executable, "-m", PACKAGED], cwd=ROOT, check=False).returncode:  # noqa: S603
+        say("the packaged model could not be converted: the first start tries again and says why")
     return None
 
 

@@ -7,9 +7,12 @@ import importlib.metadata
 import importlib.util
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+from apps.core.settings import SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -106,3 +109,18 @@ def _remove_abandoned(cache_dir: Path) -> None:
     for folder in cache_dir.glob(f".{PACKAGED_NAME}*.partial"):
         if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> int:
+    """Convert the packaged model into MODEL_CACHE_DIR; 1 and one line where that cannot be done."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        packaged_checkpoint(load_settings().model_cache_dir)
+    except (PackagedModelError, SettingsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

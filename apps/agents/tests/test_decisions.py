@@ -176,7 +176,7 @@ async def test_a_decision_for_all_is_none_on_calls_of_a_later_pause() -> None:
     late = await till.process().decide(run_id, CALLER, approved=True)
     await till.decide(run_id, call_0_0=YES)
     assert [call["arguments"] for call in (await till.kept(run_id)).pending] == [{"amount": 500}]
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(Conflict, match="decided already"):
         await read(late)
     assert till.paid == [1]
 

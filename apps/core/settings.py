@@ -160,6 +160,9 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field(
         SecretStr(""), description="postgresql://user:password@host/name; empty: SQLite in DATA_DIR"
     )
+    database_timeout: Seconds = Field(
+        0.9, description="Seconds that a call waits for the database before it is refused with 503"
+    )
     ledger_retention_days: int = Field(
         0, ge=0, le=36_500, description="Days that the ledger keeps its rows, and their sums for ever; 0: rows too"
     )

@@ -34,8 +34,9 @@ class Database:
     reached or is not migrated yet; what violates a constraint is raised as SQLAlchemy's IntegrityError.
     """
 
-    def __init__(self, url: str, data_dir: Path) -> None:
+    def __init__(self, url: str, data_dir: Path, seconds: float = MOST_SECONDS) -> None:
         self._url = url
+        self._seconds = seconds
         self._data_dir = data_dir
         self._engine: AsyncEngine | None = None
         self._opened = asyncio.Event()
@@ -69,11 +70,11 @@ class Database:
             return False
         return True
 
-    async def read(self, work: Work[T], within: float = MOST_SECONDS) -> T:
+    async def read(self, work: Work[T], within: float | None = None) -> T:
         """Run ``work`` in a transaction that sees one state of everything."""
         return await self._bounded(self._transact(work, write=False), within)
 
-    async def write(self, work: Work[T], within: float = MOST_SECONDS) -> T:
+    async def write(self, work: Work[T], within: float | None = None) -> T:
         """Run ``work`` in a transaction, committed where it returns. On SQLite one at a time, from its beginning."""
         return await self._bounded(self._serialized(work), within)
 
@@ -94,8 +95,10 @@ class Database:
             async with connection.begin():
                 return await work(connection)
 
-    async def _bounded(self, work: Awaitable[T], within: float) -> T:
+    async def _bounded(self, work: Awaitable[T], given: float | None) -> T:
         """The result in time. What a driver does with a silent server can take longer, and is left to itself."""
+        # what needs longer than most asks for it; nothing waits less than the setting says
+        within = self._seconds if given is None else max(given, self._seconds)
         task: asyncio.Task[T] = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
         ends = loop.time() + within
@@ -161,7 +164,7 @@ class Database:
         await import_aside(import_engines)
         from apps.operations.engines import is_up_to_date, open_engine
 
-        engine = open_engine(self._url, self._data_dir)
+        engine = open_engine(self._url, self._data_dir, self._seconds)
         try:
             async with engine.connect() as connection:
                 current = await is_up_to_date(connection)
@@ -176,7 +179,7 @@ class Database:
         await import_aside(import_alembic)
         from apps.operations.engines import migrate, open_engine
 
-        patient = open_engine(self._url, self._data_dir, patient=True)
+        patient = open_engine(self._url, self._data_dir, self._seconds, patient=True)
         try:
             await migrate(patient)
         finally:

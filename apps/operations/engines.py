@@ -12,8 +12,8 @@ from sqlalchemy import URL, Connection, event, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 FILE = "genai.db"
-CONNECT_SECONDS = 0.8
-STATEMENT_SECONDS = 0.8
+# of the time that a caller waits: a driver gives up a little before the database does
+SHARE = 0.9
 MIGRATION_SECONDS = 60.0
 POOL_SIZE = 8
 # statements that a connection to SQLite keeps prepared: those that write many rows take much memory
@@ -33,22 +33,26 @@ class ReleasingConnection(sqlite3.Connection):
         super().close()
 
 
-def open_engine(url: str, data_dir: Path, *, patient: bool = False) -> AsyncEngine:
-    """The engine of ``url``, or of a file in ``data_dir``, which is made. ``patient`` is for migrations."""
-    statement = MIGRATION_SECONDS if patient else STATEMENT_SECONDS
+def open_engine(url: str, data_dir: Path, seconds: float, *, patient: bool = False) -> AsyncEngine:
+    """The engine of ``url``, or of a file in ``data_dir``, which is made.
+
+    ``seconds`` bounds connecting and each statement; ``patient`` is for migrations, whose statements may take a minute.
+    """
+    connect = seconds * SHARE
+    statement = MIGRATION_SECONDS if patient else connect
     if not url:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         # for its owner alone; what SQLite writes beside it has the same mode
         (data_dir / FILE).touch(mode=0o600)
-        return _sqlite(data_dir / FILE, statement)
-    return _postgresql(make_url(url), statement)
+        return _sqlite(data_dir / FILE, statement, connect)
+    return _postgresql(make_url(url), statement, connect)
 
 
-def _postgresql(url: URL, statement: float) -> AsyncEngine:
+def _postgresql(url: URL, statement: float, connect: float) -> AsyncEngine:
     query = dict(url.query)
     tls = query.pop("sslmode", None)
     arguments: dict[str, Any] = {
-        "timeout": CONNECT_SECONDS,
+        "timeout": connect,
         "command_timeout": statement,
         "server_settings": {"statement_timeout": str(int(statement * 1000)), "application_name": "genai-project"},
     }
@@ -59,13 +63,13 @@ def _postgresql(url: URL, statement: float) -> AsyncEngine:
         connect_args=arguments,
         pool_size=POOL_SIZE,
         max_overflow=0,
-        pool_timeout=CONNECT_SECONDS,
+        pool_timeout=connect,
         pool_pre_ping=True,
         hide_parameters=True,
     )
 
 
-def _sqlite(file: Path, statement: float) -> AsyncEngine:
+def _sqlite(file: Path, statement: float, connect: float) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(file)),
         # transactions are begun below, since the driver begins them too late
@@ -77,7 +81,7 @@ def _sqlite(file: Path, statement: float) -> AsyncEngine:
         },
         pool_size=POOL_SIZE,
         max_overflow=0,
-        pool_timeout=CONNECT_SECONDS,
+        pool_timeout=connect,
         hide_parameters=True,
     )
 

@@ -27,8 +27,15 @@ log = logging.getLogger(__name__)
 class KeyRing:
     """``state`` and ``known`` cost microseconds; `find` asks the database."""
 
-    def __init__(self, store: KeyStore, most: int = MOST_KEYS, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        most: int = MOST_KEYS,
+        clock: Callable[[], float] = time.monotonic,
+        first_seconds: float = FIRST_SECONDS,
+    ) -> None:
         self.store = store
+        self._first_seconds = first_seconds
         self._most = most
         self._clock = clock
         # by a digest that lives and dies with this process, since the store's takes six times as long
@@ -93,7 +100,7 @@ class KeyRing:
         if self.is_trusted:
             return
         if not self._first.is_set():
-            await self.ready(FIRST_SECONDS)
+            await self.ready(self._first_seconds)
         for _ in range(LOOKS):
             if self.is_trusted or self._failing:
                 break

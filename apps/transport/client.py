@@ -49,7 +49,7 @@ class Client:
 
         Raises HttpFailure or TimeoutError; then nothing is left open. ``url`` lies beneath the base address.
         """
-        pool = self._pool = self._pool or self._connections.pool(self._origin)
+        pool = self._pool = self._pool or self._connections.lease(self._origin)
         head = self._heads.get(url) or self._make_head(url, pool)
         ending = b"%d\r\n\r\n" % len(body) if not more else b"%d\r\n%b\r\n" % (len(body), lines(more))
         connection = pool.take() or await pool.connect(min(until, self._loop.time() + self._connect_seconds))
@@ -60,7 +60,10 @@ class Client:
         return response
 
     async def aclose(self) -> None:
-        """Close its own connections, those in use too: their answers are cut."""
+        """Close its own connections, those in use too: their answers are cut. Of shared ones, close what is idle."""
+        if self._pool is not None:
+            self._connections.release(self._origin)
+            self._pool = None
         if self._own is not None:
             await self._own.aclose()
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 from apps.transport.connection import Connection
@@ -68,6 +68,11 @@ class Pool:
             raise
         return connection
 
+    def drop_idle(self) -> None:
+        """Close the connections that wait for a call."""
+        while self._idle:
+            self._idle.popitem()[0].drop()
+
     async def aclose(self) -> None:
         """Close all connections, those in use too: their answers are cut."""
         if self._closed is None:
@@ -102,6 +107,7 @@ class Connections:
         self._tls = tls
         self._proxies: Proxies | None = None
         self._pools: dict[Origin, Pool] = {}
+        self._clients: Counter[Origin] = Counter()
         self._closed = False
 
     def pool(self, server: Origin) -> Pool:
@@ -113,6 +119,19 @@ class Connections:
             self._proxies = self._proxies or Proxies(self._environment)
             pool = self._pools[server] = Pool(server, self._proxies.of(server), self._context)
         return pool
+
+    def lease(self, server: Origin) -> Pool:
+        """The pool of a server for one more client, which calls `release` at its end. Raises as `pool` does."""
+        pool = self.pool(server)
+        self._clients[server] += 1
+        return pool
+
+    def release(self, server: Origin) -> None:
+        """One client less: with the last one, connections that wait for a call are closed."""
+        self._clients[server] -= 1
+        if self._clients[server] <= 0:
+            del self._clients[server]
+            self._pools[server].drop_idle()
 
     async def aclose(self) -> None:
         """Close the connections to all servers."""

@@ -32,7 +32,7 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def database(url: str, tmp_path: Path) -> AsyncIterator[Database]:
     """Open and migrated."""
-    opened = Database(url, tmp_path)
+    opened = Database(url, tmp_path, 60.0)
     await opened.start()
     assert await opened.ready(10)
     yield opened

@@ -53,7 +53,7 @@ async def test_a_violated_constraint_is_not_taken_for_an_outage(database: Databa
 
 
 async def test_writers_that_read_first_lose_nothing_on_sqlite(tmp_path: Path) -> None:
-    first, second = Database("", tmp_path), Database("", tmp_path)
+    first, second = Database("", tmp_path, 60.0), Database("", tmp_path, 60.0)
     for database in (first, second):
         await database.start()
         assert await database.ready(10)
@@ -107,7 +107,7 @@ async def test_whenever_it_is_closed_it_leaves_nothing_running(tmp_path: Path) -
 
 async def test_a_cancelled_writer_does_not_keep_the_lock_of_sqlite(tmp_path: Path) -> None:
     """Wherever it was cancelled; another process must not have to wait for this one's garbage collector."""
-    first, second = Database("", tmp_path), Database("", tmp_path)
+    first, second = Database("", tmp_path, 60.0), Database("", tmp_path, 60.0)
     for database in (first, second):
         await database.start()
         assert await database.ready(10)
@@ -126,7 +126,7 @@ async def test_a_cancelled_writer_does_not_keep_the_lock_of_sqlite(tmp_path: Pat
 
 
 async def test_a_migration_can_go_down_and_up_again(url: str, tmp_path: Path) -> None:
-    engine = open_engine(url, tmp_path, patient=True)
+    engine = open_engine(url, tmp_path, 60.0, patient=True)
 
     async def tables() -> set[str]:
         async with engine.connect() as connection:
@@ -151,7 +151,7 @@ async def test_the_migrations_make_the_tables_that_the_code_knows(url: str, tmp_
     def differences(connection: Any) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
-    engine = open_engine(url, tmp_path, patient=True)
+    engine = open_engine(url, tmp_path, 60.0, patient=True)
     try:
         await migrate(engine)
         async with engine.connect() as connection:
@@ -173,7 +173,7 @@ def test_the_latest_revision_is_alembics_head() -> None:
 
 
 async def test_many_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> None:
-    databases = [Database(url, tmp_path) for _ in range(6)]
+    databases = [Database(url, tmp_path, 60.0) for _ in range(6)]
     for database in databases:
         await database.start()
     try:

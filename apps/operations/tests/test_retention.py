@@ -93,7 +93,7 @@ async def test_a_turn_that_fails_has_changed_nothing(database: Database) -> None
 
 
 async def test_several_processes_at_once_count_every_row_once(url: str, tmp_path: Path) -> None:
-    opened = [Database(url, tmp_path) for _ in range(3)]
+    opened = [Database(url, tmp_path, 60.0) for _ in range(3)]
     for database in opened:
         await database.start()
         assert await database.ready(10)

@@ -63,7 +63,14 @@ def environment(port: int, changes: dict[str, str]) -> dict[str, str]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     quiet = {"LOCAL_FALLBACK": "none", "LOCAL_MODEL": "/no/such/folder", "HF_HUB_OFFLINE": "1", "DATA_DIR": "data"}
     address = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
-    given = {**quiet, **address, **_secrets(changes), "RATE_LIMIT_ENABLED": "false", **changes}
+    given = {
+        **quiet,
+        **address,
+        **_secrets(changes),
+        "RATE_LIMIT_ENABLED": "false",
+        "DATABASE_TIMEOUT": "60",
+        **changes,
+    }
     learn_environment(given)
     return {**kept, **given}
 

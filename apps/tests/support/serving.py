@@ -43,7 +43,12 @@ def settings(**changes: object) -> Settings:
     """
     if "data_dir" not in changes:
         changes["data_dir"] = WATCH.folder(Path(tempfile.mkdtemp(dir=_data_folder())))
-    values: dict[str, object] = {"rate_limit_enabled": False, "secret_key": marked("SECRET_KEY"), **changes}
+    values: dict[str, object] = {
+        "rate_limit_enabled": False,
+        "database_timeout": 60.0,
+        "secret_key": marked("SECRET_KEY"),
+        **changes,
+    }
     if "openai_base_url" in changes:
         values.setdefault("openai_api_key", marked("OPENAI_API_KEY"))
     return Settings(_env_file=None, **values)  # type: ignore[arg-type]

@@ -180,7 +180,11 @@ def on_record(
     metrics = Metrics(models, providers, parts, VERSION)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
     meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
-    keys = None if database is None else KeyRing(build_key_store(settings, database))
+    keys = (
+        None
+        if database is None
+        else KeyRing(build_key_store(settings, database), first_seconds=settings.database_timeout)
+    )
     return Services(
         cloud,
         local,

@@ -104,7 +104,7 @@ def build_cache(settings: Settings, embedder: Embedder | None = None) -> Respons
 
 
 def build_database(settings: Settings) -> Database:
-    return Database(settings.database_url.get_secret_value(), settings.data_dir)
+    return Database(settings.database_url.get_secret_value(), settings.data_dir, settings.database_timeout)
 
 
 def build_key_store(settings: Settings, database: Database) -> KeyStore:

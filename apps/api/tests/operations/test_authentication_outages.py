@@ -68,7 +68,9 @@ def loaded(postgres: PostgresServer, tmp_path: Path) -> Iterator[tuple[Running, 
     callers = {f"good {number}": key for number, key in enumerate(good)}
     callers |= {f"bad {kind}": key for kind, key in make_dead_keys(configured).items()}
     callers |= {"bad unknown": "ga_" + "A" * 43}
-    with running(tmp_path, DATABASE_URL=postgres.url_of(name), SECRET_KEY=SECRET, LOG_LEVEL="debug") as service:
+    with running(
+        tmp_path, DATABASE_URL=postgres.url_of(name), SECRET_KEY=SECRET, LOG_LEVEL="debug", DATABASE_TIMEOUT="0.9"
+    ) as service:
         yield service, Load(service.url, callers)
 
 
@@ -145,6 +147,7 @@ def test_a_service_that_starts_without_its_database_waits_for_it(
     postgres.stop()
     try:
         environment = {"DATABASE_URL": postgres.url_of(name), "SECRET_KEY": SECRET, "ENV": "production"}
+        environment["DATABASE_TIMEOUT"] = "0.9"
         with running(tmp_path, **environment) as service:
             assert http.get(f"{service.url}/health").status_code == 200
             assert http.get(f"{service.url}/v1/models", headers=bearer(key)).status_code == 503

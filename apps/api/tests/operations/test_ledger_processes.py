@@ -145,7 +145,7 @@ def test_without_postgresql_budgets_are_closed_in_a_second_and_open_again_in_ten
     trouble: str, on_postgres: Site, postgres: PostgresServer
 ) -> None:
     at = on_postgres
-    with running(at.folder, **at.settings) as service:
+    with running(at.folder, **at.settings, DATABASE_TIMEOUT="0.9") as service:
         with loading(service.url + CHAT, BODY, at.paying) as load:
             time.sleep(0.7)
             began = time.monotonic()

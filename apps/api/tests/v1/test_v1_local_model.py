@@ -94,9 +94,9 @@ def test_a_bare_prompt_is_continued_and_not_answered(client: openai.OpenAI) -> N
 
 
 def test_a_prompt_over_the_context_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model=PACKAGED_NAME, prompt="word " * 9000)
-    assert caught.value.code == "INVALID_VALUE"
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_a_response_streams_the_text_that_a_chat_has(client: openai.OpenAI) -> None:
@@ -163,6 +163,6 @@ def test_embeddings_in_both_formats_say_the_same(client: openai.OpenAI) -> None:
 
 
 def test_a_text_that_is_too_long_to_embed_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.embeddings.create(model="all-MiniLM-L6-v2", input=["fine", "word " * 300])
-    assert (caught.value.code, caught.value.param) == ("INVALID_VALUE", "input")
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "input")

@@ -58,7 +58,9 @@ def settings(**changes: object) -> Settings:
 def serving(app: FastAPI) -> Iterator[str]:
     """The base URL of ``app``, served by uvicorn as production serves it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(Overheard(app), http=Protocol, log_config=None, access_log=False, server_header=False)
+        # our protocol serves the apps of create_app alone; a test may bring an app of its own
+        http: Any = Protocol if hasattr(app.state, "services") else "httptools"
+        config = uvicorn.Config(Overheard(app), http=http, log_config=None, access_log=False, server_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -101,5 +101,6 @@ def test_an_unknown_model_is_the_clients_not_found_error() -> None:
     ):
         client.models.retrieve("org/other")
     assert isinstance(caught.value.body, dict)
-    assert (caught.value.code, caught.value.param, caught.value.type) == ("model_not_found", "model", "invalid_request_error")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert caught.value.type == "invalid_request_error"
     assert "org/tiny" in caught.value.body["details"]["available"]

@@ -149,7 +149,7 @@ def test_what_a_worker_finds_at_its_end_fails_the_run_of_all_workers(tmp_path: P
 
 
 def order(folder: Path, *more: str) -> list[str]:
-    done = run(folder, {f"number_{number}": "pass" for number in range(30)}, SECRET, "-v", *more)
+    done = run(folder, {f"number_{number}": "pass" for number in range(30)}, SECRET, "-vv", *more)
     assert "30 passed" in done.stdout, done.stdout
     return re.findall(r"::(test_number_\d+) PASSED", done.stdout.replace("\n", " "))
 

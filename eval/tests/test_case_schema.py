@@ -61,7 +61,9 @@ def test_at_least_forty_cases_ship() -> None:
 
 def test_every_error_code_has_a_case() -> None:
     expected = {case.expect.error.code for case in shipped() if case.expect.error}
-    assert expected >= {cls.code for cls in error_classes()}
+    # a client of HTTP cannot send what these answer: the server's own tests do, byte for byte
+    beneath = {"BAD_REQUEST", "HEADERS_TOO_LARGE", "REQUEST_TIMEOUT"}
+    assert expected >= {cls.code for cls in error_classes()} - beneath
 
 
 def test_every_endpoint_of_the_contract_has_a_case_that_succeeds() -> None:

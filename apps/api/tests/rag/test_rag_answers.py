@@ -59,7 +59,7 @@ def test_an_answer_has_the_passages_that_it_was_made_from(url: str, writer: Scri
     assert body["response"] == "30 days [1]."
     assert answer.headers["x-model"] == "writer"
     [citation] = body["citations"]
-    assert set(citation) == {"number", "document", "name", "page", "heading", "span", "score", "quote"}
+    assert set(citation) == {"number", "document", "name", "page", "heading", "span", "score", "quote", "support"}
     assert (citation["number"], citation["name"], citation["heading"]) == (1, "leave.md", ["Leave"])
     start, end = citation["span"]
     assert LEAVE["text"][start:end] == citation["quote"]
@@ -73,7 +73,8 @@ def test_streamed_citations_come_before_the_first_delta_and_one_event_ends_it(ur
     answer = http.post(f"{url}?stream=true", json=ASKED)
     assert answer.headers["x-model"] == "writer"
     kinds = events(answer.content)
-    assert [kind for kind, _ in kinds] == ["citations", "message", "message", "done"]
+    assert [kind for kind, _ in kinds] == ["citations", "message", "message", "citations", "done"]
+    # sent again at the end, when it is known which sentence supports the answer
     assert [citation["number"] for citation in json.loads(kinds[0][1])] == [1]
     assert "".join(data for kind, data in kinds if kind == "message") == "30 days [1]."
     assert json.loads(kinds[-1][1])["usage"]["prompt_tokens"] == 90

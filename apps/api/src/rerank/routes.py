@@ -20,6 +20,9 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
     @router.post("/rerank", response_model_exclude_none=True)
     async def rerank(request: Request, response: Response, body: RerankBody) -> RerankAnswer:
         """Documents by relevance to the query, best first (Cohere's and Jina's shape)."""
+        if body.model is not None:
+            # before the answer tells what there is
+            allow_model(caller_of(request), body.model, lambda _: is_local)
         reranker = _reranker(services, body.model)
         allow_model(caller_of(request), reranker.name, lambda _: is_local)
         texts = [one if isinstance(one, str) else one.text for one in body.documents]

@@ -92,7 +92,7 @@ def test_a_call_that_fails_is_a_span_that_failed(
     service: Running, ends: tuple[Collector, Upstream], http: httpx2.Client
 ) -> None:
     taken, _ = ends
-    assert ask(http, service.url, "fault").status_code == 502
+    assert ask(http, service.url, "fault").status_code == 400
     assert until(lambda: bool(taken.named("chat fault")))
     (call,) = taken.named("chat fault")
     assert call.failed

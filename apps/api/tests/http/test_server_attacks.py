@@ -14,6 +14,7 @@ import pytest
 from apps.tests.support.processes import Running, running
 from apps.tests.support.reading import ask, post
 from apps.tests.support.scraping import scrape
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 pytestmark = [
@@ -117,8 +118,8 @@ def test_two_hundred_slow_clients_are_closed_and_their_descriptors_free(kind: st
         for connection in held:
             connection.sendall(start)
             connection.setblocking(False)
-        alive, until = set(held), time.monotonic() + HANG
-        while alive and time.monotonic() < until:
+        alive, ends = set(held), time.monotonic() + HANG
+        while alive and time.monotonic() < ends:
             others_are_served(service)
             for connection in tuple(alive):
                 try:
@@ -139,25 +140,6 @@ def test_two_hundred_slow_clients_are_closed_and_their_descriptors_free(kind: st
     assert "Closed " in service.log.read_text() or reason == "idle"
 
 
-def test_fifty_readers_that_stall_are_cut_off_and_their_answers_free(service: Running, upstream: MockUpstream) -> None:
-    memory = megabytes(service)
-    body = b'{"model": "echo", "stream": true, "messages": [{"role": "user", "content": "%s"}]}' % (b"x" * 30_000)
-    with ExitStack() as stack:
-        for _ in range(50):
-            client = stack.enter_context(socket.socket())
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            parts = urlsplit(service.url)
-            client.connect((parts.hostname or "", parts.port or 0))
-            client.sendall(post("/v1/chat/completions", body))
-        until = time.monotonic() + 2 * HANG
-        while closed_for(service, "stalled_reader") < 50:
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        others_are_served(service)
-    assert upstream.stats()["open"] <= 1
-    assert megabytes(service) - memory < MOST_GROWTH + 50  # half a megabyte a stream under way, and freed to the heap
-
-
 def test_health_is_answered_when_the_descriptors_are_used_up(tmp_path: Path, upstream: MockUpstream) -> None:
     with running(tmp_path, DESCRIPTORS="160", OPENAI_BASE_URL=upstream.base_url, IDLE_TIMEOUT="600") as service:
         with ExitStack() as stack:
@@ -167,9 +149,10 @@ def test_health_is_answered_when_the_descriptors_are_used_up(tmp_path: Path, ups
                 others_are_served(service)
             refused = httpx2.post(f"{service.url}/generate", json={"prompt": "hi"}, timeout=HANG, trust_env=False)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "OVERLOADED")
-        until = time.monotonic() + HANG
+        ends = time.monotonic() + HANG
         while httpx2.post(f"{service.url}/generate", content=ask("")[:0], trust_env=False).status_code == 503:
-            assert time.monotonic() < until
+            assert time.monotonic() < ends
             time.sleep(0.2)
         assert closed_for(service, "descriptors") > 0
-        assert "file descriptors" in service.log.read_text()
+        # a line a tick of the sweep
+        assert until(lambda: "file descriptors" in service.log.read_text())

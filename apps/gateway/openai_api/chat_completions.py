@@ -119,8 +119,8 @@ class _Chunks:
             block += self._chunk(index, {"tool_calls": [_piece_json(piece)]})
         if delta.finish_reason is not None:
             self._usages[index] = delta.usage
-            # what supports the answer is known with its end
-            block += self._chunk(index, _with_citations(delta.citations), delta.finish_reason)
+            # citations came with the first chunk: clients add lists up, and a second one breaks the official one
+            block += self._chunk(index, {}, delta.finish_reason)
         return block
 
     def _chunk(

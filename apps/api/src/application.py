@@ -65,6 +65,8 @@ TAGS = [
     {"name": "generate", "description": "The cloud model: one prompt in, an answer or a stream of it out."},
     {"name": "local", "description": "The local model on this machine's CPU: no key, no network."},
     {"name": "v1", "description": "OpenAI's API over every model, for any client of it."},
+    {"name": "anthropic", "description": "Anthropic's messages over the same models."},
+    {"name": "ollama", "description": "Ollama's API over the same models."},
     {"name": "documents", "description": "Collections of documents: taken in, searched, answered from with citations."},
     {"name": "agents", "description": "Agents with tools and approvals, and the MCP server."},
     {"name": "keys", "description": "Keys of callers; needs an admin key."},

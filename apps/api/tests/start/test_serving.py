@@ -27,7 +27,9 @@ def test_the_page_groups_its_routes_in_the_order_of_a_reader() -> None:
     with serving_models() as url:
         page = httpx2.get(f"{url}/openapi.json").json()
         order = [tag["name"] for tag in page["tags"]]
-        assert order[:7] == ["generate", "local", "v1", "documents", "agents", "keys", "operations"]
+        assert [name for name in order if name not in ("anthropic", "ollama")] == [
+            *("generate", "local", "v1", "documents", "agents", "keys", "operations")
+        ]
         used = {tag for path in page["paths"].values() for operation in path.values() for tag in operation["tags"]}
         assert used <= set(order)
         assert page["paths"]["/generate"]["post"]["summary"] == "Ask the cloud model"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -11,6 +12,7 @@ import pytest
 from apps.tests.overheard import hearing_client
 from apps.tests.support.processes import Running, running
 from apps.tests.support.redis_server import RedisServer, needs_redis, redis_server
+from apps.tests.support.waiting import until
 
 pytestmark = needs_redis
 LIMIT = {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_HEALTH": "10/minute"}
@@ -36,7 +38,11 @@ def load(url: str, seconds: float, most: int = 1_000_000) -> Seen:
     return seen
 
 
-def wait_for(service: Running, line: str, times: int = 1, seconds: float = 10) -> None:
+def says(http: httpx2.Client, url: str, words: str) -> bool:
+    return words in http.get(url).text
+
+
+def wait_for(service: Running, line: str, times: int = 1, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if service.log.read_text().count(line) >= times:
@@ -100,7 +106,10 @@ def test_a_flapping_redis_hangs_nobody(redis: RedisServer, tmp_path: Path) -> No
 def test_without_redis_each_process_has_its_share(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
     limit = {**LIMIT, "RATE_LIMIT_STORAGE": redis.url}
     with running(tmp_path, **limit) as one, running(tmp_path, **limit) as two:
-        time.sleep(1.5)  # both have said that they are there
+        # both have said that they are there
+        for service in (one, two):
+            metrics = f"{service.url}/metrics"
+            assert until(partial(says, http, metrics, "genai_rate_limit_processes 2.0"))
         redis.stop()
         wait_for(one, LOST)
         wait_for(two, LOST)

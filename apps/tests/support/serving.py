@@ -59,7 +59,8 @@ def serving(app: FastAPI) -> Iterator[str]:
     """The base URL of ``app``, served by uvicorn as production serves it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # our protocol serves the apps of create_app alone; a test may bring an app of its own
-        http: Any = Protocol if hasattr(app.state, "services") else "httptools"
+        plain = isinstance(app, FastAPI) and not hasattr(app.state, "services")
+        http: Any = "httptools" if plain else Protocol
         config = uvicorn.Config(Overheard(app), http=http, log_config=None, access_log=False, server_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

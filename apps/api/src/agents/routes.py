@@ -62,20 +62,26 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
 
     @router.get("/agents/runs", responses=error_responses(*READ))
     async def runs(request: Request, limit: Limit = 50, before: Before = None) -> RunList:
-        """The tenant's runs, the newest first; `before` is the `next` of the page before."""
-        found = await agents_of(services).recent(caller_of(request), limit, before)
-        shown = [RunAnswer(**shown_run(run)) for run in found]
+        """The tenant's runs of agents that the caller's key is for, the newest first.
+
+        `before` is the `next` of the page before; a page may have fewer runs than `limit`.
+        """
+        caller = caller_of(request)
+        found = await agents_of(services).recent(caller, limit, before)
+        shown = [RunAnswer(**shown_run(run)) for run in found if caller.may_use(AGENT_PREFIX + run.agent)]
         return RunList(runs=shown, next=found[-1].begun_at if len(found) == limit else None)
 
     @router.get("/agents/runs/{id}", responses=error_responses(*READ))
     async def run(request: Request, id: str) -> RunAnswer:
         """A run of the caller's tenant: what it did, what it used, how it ended."""
-        return RunAnswer(**shown_run(await agents_of(services).run(id, caller_of(request))))
+        return RunAnswer(**shown_run(await _allowed_run(agents_of(services), id, caller_of(request))))
 
     @router.delete("/agents/runs/{id}", responses=error_responses(*READ, Conflict))
     async def cancel(request: Request, id: str) -> RunAnswer:
         """End a run that is under way, with its tools, or one that waits for an approval."""
-        return RunAnswer(**shown_run(await agents_of(services).cancel(id, caller_of(request))))
+        caller, agents = caller_of(request), agents_of(services)
+        await _allowed_run(agents, id, caller)
+        return RunAnswer(**shown_run(await agents.cancel(id, caller)))
 
 
 def _add_running(router: APIRouter, services: Services, settings: Settings) -> None:
@@ -101,7 +107,7 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
     async def approve(request: Request, id: str, stream: Stream = False) -> Response:
         """Make all calls that the run still waits with, and go on with it; the answer is the rest of the run."""
         caller, agents = caller_of(request), agents_of(services)
-        await _allow_deciding(agents, id, caller)
+        await _allowed_run(agents, id, caller)
         session = await agents.decide(id, caller, approved=True)
         return await run_answer(request, agents, session, services.meter, caller, APPROVE_ROUTE, stream=stream)
 
@@ -109,7 +115,7 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
     async def deny(request: Request, id: str, reason: Reason = "", stream: Stream = False) -> Response:
         """Go on without the calls that the run still waits with: the model is told that they were denied."""
         caller, agents = caller_of(request), agents_of(services)
-        await _allow_deciding(agents, id, caller)
+        await _allowed_run(agents, id, caller)
         session = await agents.decide(id, caller, approved=False, reason=reason)
         return await run_answer(request, agents, session, services.meter, caller, DENY_ROUTE, stream=stream)
 
@@ -120,13 +126,15 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
         Until then the answer is the run, which waits, with those that are left in `pending`.
         """
         caller, agents, decisions = caller_of(request), agents_of(services), body.by_call()
-        await _allow_deciding(agents, id, caller)
+        await _allowed_run(agents, id, caller)
         decided = await agents.decide_on(id, caller, decisions)
         if isinstance(decided, AgentRun):
             return waiting_answer(request, decided, stream=stream)
         return await run_answer(request, agents, decided, services.meter, caller, DECISIONS_ROUTE, stream=stream)
 
 
-async def _allow_deciding(agents: Agents, id: str, caller: Caller) -> None:
-    """Who goes on with a run asks its agent."""
-    allow_addressed(caller, AGENT_PREFIX + (await agents.run(id, caller)).agent)
+async def _allowed_run(agents: Agents, id: str, caller: Caller) -> AgentRun:
+    """A run of the caller's tenant. Raises NotFound, and Forbidden where the caller's key is not for its agent."""
+    run = await agents.run(id, caller)
+    allow_addressed(caller, AGENT_PREFIX + run.agent)
+    return run

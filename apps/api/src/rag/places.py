@@ -1,5 +1,6 @@
 """Whose collection a path means, and who may change it."""
 
+from apps.api.src.auth.caller import allow_addressed
 from apps.api.src.wiring.services import Services
 from apps.core.callers import SHARED, Caller
 from apps.core.errors import Forbidden, ModelUnavailable, NotFound
@@ -26,10 +27,19 @@ def answers_of(services: Services) -> RagModels:
     return services.documents.answers
 
 
-def require_writer(caller: Caller, place: Place) -> None:
-    """Raise Forbidden where the caller may read the collection only."""
-    if place.shared and not caller.admin:
+def allowed_place(caller: Caller, name: str, shared: bool) -> Place:
+    """The collection that a path means. Raises Forbidden where the caller's key is not for it."""
+    place = Place(name, shared)
+    allow_addressed(caller, place.model)
+    return place
+
+
+def writable_place(caller: Caller, name: str, shared: bool) -> Place:
+    """`allowed_place` for a change of it. Raises Forbidden also where the caller may read it only."""
+    place = allowed_place(caller, name, shared)
+    if shared and not caller.admin:
         raise Forbidden("Only an administrator's key may change what everybody shares")
+    return place
 
 
 async def collection_names(services: Services, router: Router, caller: Caller) -> list[str]:
@@ -49,11 +59,17 @@ async def collection_names(services: Services, router: Router, caller: Caller) -
 
 
 async def readable_job(library: Library, caller: Caller, id: str) -> tuple[str, Job]:
-    """The job and its tenant: the caller's own; for who may write shared collections, also a job of those."""
+    """The job and its tenant: the caller's own; for who may write shared collections, also a job of those.
+
+    Raises Forbidden where the caller's key is not for the job's collection.
+    """
     tenant = own_tenant(caller)
     try:
-        return tenant, await library.job(tenant, id)
+        job = await library.job(tenant, id)
     except NotFound:
         if not caller.admin:
             raise
-    return SHARED, await library.job(SHARED, id)
+        tenant = SHARED
+        job = await library.job(tenant, id)
+    allowed_place(caller, job.collection, tenant == SHARED)
+    return tenant, job

@@ -13,12 +13,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.auth.caller import allow_addressed, allow_model, caller_of
+from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.generate.answers import answer
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.documentation import READ, SEARCH, UPLOAD_BODY, WRITE, answer_responses, job_responses
-from apps.api.src.rag.places import BASES, answers_of, library_of, readable_job, require_writer
+from apps.api.src.rag.places import BASES, allowed_place, answers_of, library_of, readable_job, writable_place
 from apps.api.src.rag.schemas import (
     Accepted,
     CollectionAnswer,
@@ -67,8 +67,8 @@ def rag_answer_router(services: Services, settings: Settings, limits: RateLimits
 def _add_query(router: APIRouter, services: Services, path: str, shared: bool, taken: type[QueryBody]) -> None:
     async def query(request: Request, name: str, body: QueryBody) -> Passages:
         """The best passages, best first; no model writes anything."""
-        place, caller = Place(name, shared), caller_of(request)
-        allow_addressed(caller, place.model)
+        caller = caller_of(request)
+        place = allowed_place(caller, name, shared)
         found = await library_of(services).search(
             place.tenant(caller), name, body.query, top_k=body.top_k, filter=body.filter
         )
@@ -83,8 +83,8 @@ def _add_generate(
 ) -> None:
     async def generate(request: Request, name: str, body: RagGenerateBody, stream: Stream = False) -> Response:
         """Answer from the documents, with the passages that the answer was made from."""
-        place, caller = Place(name, shared), caller_of(request)
-        allow_addressed(caller, place.model)
+        caller = caller_of(request)
+        place = allowed_place(caller, name, shared)
         if body.model is not None:
             allow_model(caller, body.model, services.gateway.router.is_local)
         rag = answers_of(services).of(place, Asking(body.top_k, body.filter, body.model))
@@ -130,8 +130,8 @@ def _add_upload(router: APIRouter, services: Services, path: str, shared: bool) 
     )
     async def submit(request: Request, name: str) -> Response:
         """Take documents in: files of a form, or texts as JSON. They are safe once this answers, and found later."""
-        place, caller = Place(name, shared), caller_of(request)
-        require_writer(caller, place)
+        caller = caller_of(request)
+        place = writable_place(caller, name, shared)
         library = library_of(services)
         async with uploads_of(request) as uploads:
             job = await library.submit(place.tenant(caller), name, uploads)
@@ -153,23 +153,27 @@ def rag_router(services: Services, settings: Settings, limits: RateLimits) -> AP
 def _add_collections(router: APIRouter, services: Services, base: str, shared: bool) -> None:
     @router.get(base, responses=error_responses(*READ))
     async def collections(request: Request) -> Collections:
-        """The collections, by name."""
-        tenant = Place("", shared).tenant(caller_of(request))
-        found = await library_of(services).collections(tenant)
-        return Collections(collections=[shown_collection(Place(one.name, shared), one) for one in found])
+        """The collections that the caller's key is for, by name."""
+        caller = caller_of(request)
+        listed = await library_of(services).collections(Place("", shared).tenant(caller))
+        found = [(Place(one.name, shared), one) for one in listed]
+        return Collections(
+            collections=[shown_collection(place, one) for place, one in found if caller.may_use(place.model)]
+        )
 
     @router.get(base + "/{name}", responses=error_responses(*READ))
     async def collection(request: Request, name: str) -> CollectionAnswer:
         """One collection: its embedding model, and how much is in it."""
-        place = Place(name, shared)
-        found = await library_of(services).collection(place.tenant(caller_of(request)), name)
+        caller = caller_of(request)
+        place = allowed_place(caller, name, shared)
+        found = await library_of(services).collection(place.tenant(caller), name)
         return shown_collection(place, found)
 
     @router.delete(base + "/{name}", status_code=204, responses=error_responses(*READ))
     async def delete_collection(request: Request, name: str) -> Response:
         """The collection with all its documents, and with what still waits to be ingested."""
-        place, caller = Place(name, shared), caller_of(request)
-        require_writer(caller, place)
+        caller = caller_of(request)
+        place = writable_place(caller, name, shared)
         await library_of(services).delete_collection(place.tenant(caller), name)
         return Response(status_code=204)
 
@@ -178,7 +182,8 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
     @router.get(base, responses=error_responses(*READ))
     async def documents(request: Request, name: str, limit: Limit = 100, after: str = "") -> Documents:
         """The documents of a collection, by id; `after` is the `next` of the page before."""
-        tenant = Place(name, shared).tenant(caller_of(request))
+        caller = caller_of(request)
+        tenant = allowed_place(caller, name, shared).tenant(caller)
         found = await library_of(services).documents(tenant, name, limit=limit, after=after)
         return Documents(
             documents=[shown_document(one) for one in found], next=found[-1].id if len(found) == limit else None
@@ -187,7 +192,8 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
     @router.get(base + "/{id}", responses=error_responses(*READ))
     async def document(request: Request, name: str, id: str) -> DocumentAnswer:
         """One document: what is known of it."""
-        tenant = Place(name, shared).tenant(caller_of(request))
+        caller = caller_of(request)
+        tenant = allowed_place(caller, name, shared).tenant(caller)
         return shown_document(await library_of(services).document(tenant, name, id))
 
     @router.get(base + "/{id}/passages", responses=error_responses(*READ))
@@ -195,27 +201,30 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         request: Request, name: str, id: str, limit: Limit = 100, after: Annotated[int, Query(ge=-1)] = -1
     ) -> Passages:
         """The passages of a document in reading order; `after` is the `next` of the page before."""
-        tenant = Place(name, shared).tenant(caller_of(request))
+        caller = caller_of(request)
+        tenant = allowed_place(caller, name, shared).tenant(caller)
         found = await library_of(services).passages(tenant, name, id, limit=limit, after=after)
         return Passages(passages=shown_passages(found), next=after + limit if len(found) == limit else None)
 
     @router.get(base + "/{id}/text", responses=error_responses(*READ))
     async def text(request: Request, name: str, id: str) -> DocumentTextAnswer:
         """What was read of a document: the text that the spans of passages and citations point into."""
-        tenant = Place(name, shared).tenant(caller_of(request))
+        caller = caller_of(request)
+        tenant = allowed_place(caller, name, shared).tenant(caller)
         found = await library_of(services).text(tenant, name, id)
         return DocumentTextAnswer(document=found.document.id, name=found.document.name, text=found.text)
 
     @router.get(base.removesuffix("documents") + "passages/{id}", responses=error_responses(*READ))
     async def passage(request: Request, name: str, id: str) -> PassageAnswer:
         """One passage by its id."""
-        tenant = Place(name, shared).tenant(caller_of(request))
+        caller = caller_of(request)
+        tenant = allowed_place(caller, name, shared).tenant(caller)
         return shown_passages([await library_of(services).passage(tenant, name, id)])[0]
 
     @router.delete(base + "/{id}", status_code=204, responses=error_responses(*READ))
     async def delete_document(request: Request, name: str, id: str) -> Response:
         """The document with all its passages."""
-        place, caller = Place(name, shared), caller_of(request)
-        require_writer(caller, place)
+        caller = caller_of(request)
+        place = writable_place(caller, name, shared)
         await library_of(services).delete_document(place.tenant(caller), name, id)
         return Response(status_code=204)

@@ -201,7 +201,8 @@ def walked(app: FastAPI) -> Iterator[Walked]:
 
 
 def test_every_route_has_a_rule(app: FastAPI) -> None:
-    methods = {(method, route.path) for route in app.routes for method in getattr(route, "methods", None) or ()}
+    routes = [(getattr(route, "path", ""), getattr(route, "methods", None) or ()) for route in app.routes]
+    methods = {(method, path) for path, named in routes for method in named}
     walked = {(method, path) for method, path in methods if method != "HEAD"}
     assert walked - set(RULES) == set(), "a route whose scope nobody has decided: put it into one of the rules"
     assert set(RULES) - walked == set(), "a rule of a route that is gone"

@@ -14,6 +14,7 @@ from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
 from apps.gateway.openai_api.choices import Numbered, added, answers, merged, seeded, summed
+from apps.gateway.openai_api.fingerprint import fingerprint
 from apps.gateway.protocol import WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"
@@ -36,6 +37,8 @@ class LocalWire:
         asked = replace(chat_request(call.body, call.caller), model=model or None, fits=call.fits)
         requests = seeded(asked, choice_count(call.body))
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
+        if not self._asks_others:
+            head["system_fingerprint"] = fingerprint(self._chat)
         logprobs = requests[0].top_logprobs is not None
         if not call.stream:
             return self._whole(head, await answers(self._chat, requests), logprobs, call.record)

@@ -209,11 +209,11 @@ def _function_name(tool: Any, where: str) -> str:
 
 
 LIMITS = ("max_completion_tokens", "max_tokens", "n_predict", "max_new_tokens")
-READ = frozenset({"model", "messages", "stream", "stream_options", "temperature", "top_p", "stop", "seed", "n"})
-READ |= {"logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "response_format", *LIMITS}
-READ |= {"top_k", "min_p", "repetition_penalty", "repeat_penalty", "frequency_penalty", "presence_penalty"}
-READ |= {"logit_bias", "min_tokens", "ignore_eos", "continue_final_message", "add_generation_prompt"}
-READ |= {"documents", "chat_template_kwargs"}
+SAMPLERS = frozenset({"temperature", "top_p", "stop", "seed", "top_k", "min_p", "repetition_penalty", "repeat_penalty"})
+SAMPLERS |= {"frequency_penalty", "presence_penalty", "logit_bias", "min_tokens", "ignore_eos"}
+READ = frozenset({"model", "messages", "stream", "stream_options", "n", "logprobs", "top_logprobs", *LIMITS, *SAMPLERS})
+READ |= {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
+READ |= {"continue_final_message", "add_generation_prompt", "documents", "chat_template_kwargs"}
 FORMS = frozenset(
     {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema"}
 )
@@ -236,7 +236,7 @@ def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS) -> ChatReq
         messages=messages,
         tools=tools,
         tool_choice=read_tool_choice(body.get("tool_choice"), tools),
-        parallel_tool_calls=_boolean(body, "parallel_tool_calls"),
+        parallel_tool_calls=read_boolean(body, "parallel_tool_calls"),
         top_logprobs=_top_logprobs(body),
         continue_final_message=_continues(body, messages),
         documents=_objects(body, "documents"),
@@ -249,23 +249,23 @@ def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS) -> ChatReq
 def sampled(body: Mapping[str, Any]) -> ChatRequest:
     """A request without messages, with what chat and text completions have in common: limits and samplers."""
     limits = [_limit(body, name) for name in LIMITS]
-    top_k = _integer(body, "top_k", -1, LARGEST)
-    penalties = [_number(body, name, 0.01, 10) for name in ("repetition_penalty", "repeat_penalty")]
+    top_k = read_integer(body, "top_k", -1, LARGEST)
+    penalties = [read_number(body, name, 0.01, 10) for name in ("repetition_penalty", "repeat_penalty")]
     return ChatRequest(
         messages=(),
-        temperature=_number(body, "temperature", 0, 2),
-        top_p=_number(body, "top_p", 0, 1),
+        temperature=read_number(body, "temperature", 0, 2),
+        top_p=read_number(body, "top_p", 0, 1),
         max_tokens=next((limit for limit in limits if limit is not None), None),
         stop=_stop(body.get("stop")),
-        seed=_integer(body, "seed", -(2**63), 2**63 - 1),
+        seed=read_integer(body, "seed", -(2**63), 2**63 - 1),
         top_k=None if top_k is None or top_k <= 0 else top_k,
-        min_p=_number(body, "min_p", 0, 1) or None,
+        min_p=read_number(body, "min_p", 0, 1) or None,
         repetition_penalty=next((p for p in penalties if p not in (None, 1)), None),
-        frequency_penalty=_number(body, "frequency_penalty", -2, 2) or None,
-        presence_penalty=_number(body, "presence_penalty", -2, 2) or None,
+        frequency_penalty=read_number(body, "frequency_penalty", -2, 2) or None,
+        presence_penalty=read_number(body, "presence_penalty", -2, 2) or None,
         logit_bias=_logit_bias(body.get("logit_bias")),
-        min_tokens=_integer(body, "min_tokens", 0, LARGEST) or None,
-        ignore_eos=bool(_boolean(body, "ignore_eos")),
+        min_tokens=read_integer(body, "min_tokens", 0, LARGEST) or None,
+        ignore_eos=bool(read_boolean(body, "ignore_eos")),
     )
 
 
@@ -319,8 +319,8 @@ def _parsed(text: str, field: str) -> Any:
 
 def _continues(body: Mapping[str, Any], messages: Sequence[Message]) -> bool:
     """Whether the last message is the beginning of the answer."""
-    if not _boolean(body, "continue_final_message"):
-        if _boolean(body, "add_generation_prompt") is False:
+    if not read_boolean(body, "continue_final_message"):
+        if read_boolean(body, "add_generation_prompt") is False:
             raise InvalidValue("Without a turn of the assistant nothing can be answered", field="add_generation_prompt")
         return False
     if messages[-1].role != "assistant":
@@ -330,7 +330,7 @@ def _continues(body: Mapping[str, Any], messages: Sequence[Message]) -> bool:
 
 def _limit(body: Mapping[str, Any], name: str) -> int | None:
     """A limit of the answer; -1 is how some clients say that there is none."""
-    return None if body.get(name) == -1 else _integer(body, name, 1, LARGEST)
+    return None if body.get(name) == -1 else read_integer(body, name, 1, LARGEST)
 
 
 def _logit_bias(bias: Any) -> dict[int, float] | None:
@@ -370,7 +370,7 @@ def _objects(body: Mapping[str, Any], name: str) -> tuple[JsonObject, ...]:
 
 def choice_count(body: Mapping[str, Any]) -> int:
     """How many answers the caller wants."""
-    count = _integer(body, "n", 1, MOST_CHOICES)
+    count = read_integer(body, "n", 1, MOST_CHOICES)
     return 1 if count is None else count
 
 
@@ -385,27 +385,27 @@ def wants_usage(body: Mapping[str, Any]) -> bool:
         if name != "include_usage" and not asks_for_nothing(value, STREAM_NEUTRAL.get(name, ())):
             field = f"stream_options.{name[:100]}"
             raise InvalidValue(f"The local model cannot honour {field}", field=field)
-    wanted = bool(_boolean(options, "include_usage"))
+    wanted = bool(read_boolean(options, "include_usage"))
     if wanted and not body.get("stream"):
         raise InvalidValue("Stream options need stream", field="stream_options")
     return wanted
 
 
 def _top_logprobs(body: Mapping[str, Any]) -> int | None:
-    wanted, top = _boolean(body, "logprobs"), _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS)
+    wanted, top = read_boolean(body, "logprobs"), read_integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS)
     if top is not None and not wanted:
         raise InvalidValue("Top logprobs needs logprobs to be true", field="top_logprobs")
     return top or 0 if wanted else None
 
 
-def _boolean(body: Mapping[str, Any], name: str) -> bool | None:
+def read_boolean(body: Mapping[str, Any], name: str) -> bool | None:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
         raise InvalidType(f"{_label(name)} must be true or false", field=name)
     return value
 
 
-def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
+def read_number(body: Mapping[str, Any], name: str, least: float, most: float) -> float | None:
     value = body.get(name)
     if value is None:
         return None
@@ -417,11 +417,11 @@ def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> fl
     return value
 
 
-def _integer(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+def read_integer(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
     value = body.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise InvalidType(f"{_label(name)} must be an integer", field=name)
-    _number(body, name, least, most)
+    read_number(body, name, least, most)
     return value
 
 

@@ -11,6 +11,8 @@ from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
 
 WAITING_DELTAS = 64
+# so many at a time: the answers to many prompts must not fill the model's queue
+AT_ONCE = 4
 Numbered = tuple[int, Delta]
 
 
@@ -23,9 +25,10 @@ def seeded(request: ChatRequest, count: int) -> list[ChatRequest]:
 
 async def answers(chat: ChatModel, requests: Sequence[ChatRequest]) -> list[Answer]:
     """All of them whole. The first error ends the others and is raised."""
+    turns = asyncio.Semaphore(AT_ONCE)
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_answer(chat, request)) for request in requests]
+            tasks = [group.create_task(_answer(chat, request, turns)) for request in requests]
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
@@ -34,11 +37,12 @@ async def answers(chat: ChatModel, requests: Sequence[ChatRequest]) -> list[Answ
 async def merged(chat: ChatModel, requests: Sequence[ChatRequest]) -> AsyncGenerator[Numbered, None]:
     """Deltas with the number of their choice, as they come. The first error ends the others and is raised."""
     queue: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue(WAITING_DELTAS)
+    turns = asyncio.Semaphore(AT_ONCE)
 
     async def pump(index: int, request: ChatRequest) -> None:
         end: BaseException | None = None
         try:
-            async with aclosing(chat.stream(request)) as deltas:
+            async with turns, aclosing(chat.stream(request)) as deltas:
                 async for delta in deltas:
                     await queue.put((index, delta))
         except Exception as error:
@@ -84,6 +88,6 @@ def added(usages: Sequence[Usage | None]) -> Usage | None:
     )
 
 
-async def _answer(chat: ChatModel, request: ChatRequest) -> Answer:
-    async with aclosing(chat.stream(request)) as deltas:
+async def _answer(chat: ChatModel, request: ChatRequest, turns: asyncio.Semaphore) -> Answer:
+    async with turns, aclosing(chat.stream(request)) as deltas:
         return await collect(deltas)

@@ -1,4 +1,4 @@
-"""The legacy completions of the local model: the prompt goes to it as it is, and it writes on.
+"""The legacy completions of the local model: prompts go to it as they are, and it writes on.
 
 No chat template is used: a chat model continues the text too, it is just not asked anything.
 """
@@ -6,33 +6,56 @@ No chat template is used: a chat model continues the text too, it is just not as
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage
-from apps.core.deltas import Begun, begin, collect
+from apps.core.deltas import Answer, Delta
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, UpstreamError
-from apps.core.messages import ChatRequest
+from apps.core.messages import ChatRequest, user_message
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_completions import DONE, usage_json
-from apps.gateway.openai_api.chat_request import chat_request, wants_usage
+from apps.gateway.openai_api.chat_request import (
+    FORMS,
+    LIMITS,
+    MOST_CHOICES,
+    MOST_TOP_LOGPROBS,
+    SAMPLERS,
+    choice_count,
+    read_boolean,
+    read_form,
+    read_integer,
+    sampled,
+    wants_usage,
+)
+from apps.gateway.openai_api.choices import Numbered, added, answers, merged, seeded, summed
+from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
+from apps.gateway.openai_api.fingerprint import fingerprint
+from apps.gateway.openai_api.legacy_logprobs import LegacyLogprobs, mean_logprob
 from apps.gateway.protocol import WireCall, WireReply
 
-# read by the chat's own reader, with the same limits
-SHARED = frozenset({"model", "stream", "stream_options", "user", "temperature", "top_p", "max_tokens", "stop", "seed"})
-# these may stand there with the value that means "nothing special"
-ONLY: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
+READ = frozenset({"model", "prompt", "stream", "stream_options", "n", "best_of", "echo", "logprobs"})
+READ |= {"response_format", *LIMITS, *SAMPLERS, *FORMS}
+# as of a chat, but for what a bare prompt has by itself
+COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = {**NEUTRAL, "suffix": ("",), "add_special_tokens": (True,)}
 # OpenAI's own default
 MAX_TOKENS = 16
+MOST_PROMPTS = 256
+# of one prompt as an array; the model's context is smaller than that
+MOST_PROMPT_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A completions body, read: ``requests`` are ``best_of`` for each prompt, of which ``n`` are told."""
+
+    requests: Sequence[ChatRequest]
+    n: int
+    best_of: int
+    logprobs: bool
 
 
 class LocalCompletions:
@@ -42,89 +65,155 @@ class LocalCompletions:
         self._chat = chat
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        request, prefix = _read(call)
+        asked = completion_requests(call.body, call.caller)
+        asked = replace(asked, requests=[replace(request, fits=call.fits) for request in asked.requests])
         with_usage = wants_usage(call.body)
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": self._chat.readiness().name,
+            "system_fingerprint": fingerprint(self._chat),
         }
-        deltas = self._chat.stream(request)
         if not call.stream:
-            async with aclosing(deltas):
-                answer = await collect(deltas)
-            if call.record is not None:
-                call.record.usage = answer.usage
-            choice = _choice(prefix + answer.text, answer.finish_reason)
-            body = _json({**head, "choices": [choice], "usage": usage_json(answer.usage)})
-            return WireReply("application/json", body)
-        blocks = _chunks(head, prefix, await begin(deltas), with_usage, call.record)
+            return _whole(head, asked, await answers(self._chat, asked.requests), call.record)
+        head = {**head, "usage": None} if with_usage else head
+        chunks = _Chunks(head, asked, with_usage, call.record)
+        blocks = chunks.blocks(merged(self._chat, asked.requests))
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
         """The model is closed by its maker."""
 
 
-def _read(call: WireCall) -> tuple[ChatRequest, str]:
-    """The request, and what is said before the answer. Raises an error of the contract's table, with its field."""
-    body = call.body
-    prompt, echo = body.get("prompt"), body.get("echo")
-    for name, value in body.items():
-        known = name in SHARED or name in ("prompt", "echo")
-        if not known and value is not None and value not in ONLY.get(name, ()):
-            raise InvalidValue(f"The local model cannot honour {name[:100]}", field=name[:100])
-    if echo is not None and not isinstance(echo, bool):
-        raise InvalidType("Echo must be true or false", field="echo")
-    text = _prompt(prompt)
-    shared = {name: value for name, value in body.items() if name in SHARED and value is not None}
-    request = chat_request({**shared, "messages": [{"role": "user", "content": text}]}, call.caller)
-    limit = MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    return replace(request, raw=True, max_tokens=limit), text if echo else ""
+def completion_requests(body: Mapping[str, Any], caller: Caller) -> Asked:
+    """Raises an error of the contract's table that names the field."""
+    refuse_others(body, READ, COMPLETION_NEUTRAL)
+    prompts = read_prompts(body.get("prompt"))
+    n = choice_count(body)
+    best_of = read_integer(body, "best_of", 1, MOST_CHOICES) or n
+    if best_of < n:
+        raise InvalidValue("Best of must be at least n", field="best_of", details={"min": n, "received": best_of})
+    if best_of > n and body.get("stream"):
+        raise InvalidValue("The best of several answers cannot be streamed", field="best_of")
+    top = read_integer(body, "logprobs", 0, MOST_TOP_LOGPROBS)
+    scored = top is None and best_of > n
+    # zero scores a prompt: nothing is answered
+    zero = [name for name in LIMITS if body.get(name) == 0 and not isinstance(body[name], bool)]
+    request = sampled({name: value for name, value in body.items() if name not in zero})
+    request = replace(
+        request,
+        raw=True,
+        echo=bool(read_boolean(body, "echo")),
+        max_tokens=0 if zero else MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+        top_logprobs=0 if scored else top,
+        caller=caller,
+        **read_form(body),
+    )
+    whole = [
+        replace(request, messages=user_message(prompt))
+        if isinstance(prompt, str)
+        else replace(request, prompt_tokens=prompt)
+        for prompt in prompts
+    ]
+    return Asked([one for request in whole for one in seeded(request, best_of)], n, best_of, top is not None)
 
 
-def _prompt(prompt: Any) -> str:
-    if prompt is None:
+def read_prompts(given: Any) -> list[str | tuple[int, ...]]:
+    """A text, texts, tokens, or arrays of tokens: each prompt as text or tokens."""
+    if given is None:
         raise MissingRequiredField("Prompt is required", field="prompt")
-    if isinstance(prompt, list):
-        if not all(isinstance(part, str) for part in prompt):
-            raise InvalidValue("The local model takes a prompt as text, not as tokens", field="prompt")
-        if len(prompt) != 1:
-            raise InvalidValue("The local model takes one prompt a call", field="prompt")
-        prompt = prompt[0]
-    if not isinstance(prompt, str):
-        raise InvalidType("Prompt must be a string", field="prompt")
+    prompts = [given] if isinstance(given, str) or _is_tokens(given) else given
+    if not isinstance(prompts, list):
+        raise InvalidType("Prompt must be a string, tokens, or an array of either", field="prompt")
+    if not 1 <= len(prompts) <= MOST_PROMPTS:
+        details = {"min": 1, "max": MOST_PROMPTS, "received": len(prompts)}
+        raise InvalidValue(f"Prompt must be 1 to {MOST_PROMPTS} prompts", field="prompt", details=details)
+    alone = prompts is not given
+    return [_prompt(prompt, "prompt" if alone else f"prompt.{i}") for i, prompt in enumerate(prompts)]
+
+
+def _is_tokens(given: Any) -> bool:
+    """An array of numbers is one prompt; whether they are tokens shows later."""
+    return isinstance(given, list) and bool(given) and isinstance(given[0], int | float)
+
+
+def _prompt(prompt: Any, field: str) -> str | tuple[int, ...]:
+    if not isinstance(prompt, str | list):
+        raise InvalidType("A prompt must be a string or an array of tokens", field=field)
     if not prompt:
-        raise InvalidValue("Prompt must not be empty", field="prompt")
-    return prompt
+        raise InvalidValue("Prompt must not be empty", field=field)
+    if isinstance(prompt, str):
+        return prompt
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in prompt):
+        raise InvalidType("The tokens of a prompt must be integers", field=field)
+    if len(prompt) > MOST_PROMPT_TOKENS:
+        details = {"max": MOST_PROMPT_TOKENS, "received": len(prompt)}
+        raise InvalidValue(f"A prompt must have at most {MOST_PROMPT_TOKENS} tokens", field=field, details=details)
+    return tuple(prompt)
 
 
-async def _chunks(
-    head: Mapping[str, Any], prefix: str, begun: Begun, with_usage: bool, record: CallRecord | None
-) -> AsyncGenerator[bytes, None]:
-    last = begun.first
-    async with aclosing(begun.rest) as rest:
-        yield _event({**head, "choices": [_choice(prefix + last.text, None)]})
-        async for delta in rest:
-            last = delta
-            if delta.text:
-                yield _event({**head, "choices": [_choice(delta.text, None)]})
-    if last.finish_reason is None:
-        raise UpstreamError("The model's answer was cut off before its end")
+def _whole(head: Mapping[str, Any], asked: Asked, whole: Sequence[Answer], record: CallRecord | None) -> WireReply:
+    choices: list[dict[str, Any]] = []
+    for first in range(0, len(whole), asked.best_of):
+        best = list(whole[first : first + asked.best_of])
+        if asked.best_of > asked.n:
+            # stable: of equals the first is told
+            best.sort(key=mean_logprob, reverse=True)
+        for answer in best[: asked.n]:
+            logprobs = LegacyLogprobs().told(answer.text, answer.logprobs) if asked.logprobs else None
+            choices.append(_choice(len(choices), answer.text, answer.finish_reason, logprobs))
+    usage = _usage(asked, [answer.usage for answer in whole])
     if record is not None:
-        record.usage = last.usage
-    tail = _event({**head, "choices": [_choice("", last.finish_reason)]})
-    if with_usage:
-        tail += _usage_event(head, last.usage)
-    yield tail + DONE
+        record.usage = usage
+    return WireReply("application/json", _json({**head, "choices": choices, "usage": usage_json(usage)}))
 
 
-def _usage_event(head: Mapping[str, Any], usage: Usage | None) -> bytes:
-    return _event({**head, "choices": [], "usage": usage_json(usage)})
+def _usage(asked: Asked, usages: Sequence[Usage | None]) -> Usage | None:
+    """A prompt counts once, however many answers it has; each prompt and each answer counts."""
+    each = asked.best_of
+    return added([summed(usages[first : first + each]) for first in range(0, len(usages), each)])
 
 
-def _choice(text: str, finish: str | None) -> dict[str, Any]:
-    return {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}
+class _Chunks:
+    """One streamed answer: the choices of all prompts side by side."""
+
+    def __init__(self, head: Mapping[str, Any], asked: Asked, with_usage: bool, record: CallRecord | None) -> None:
+        self._head = head
+        self._asked = asked
+        self._with_usage = with_usage
+        self._record = record
+        self._usages: dict[int, Usage | None] = {}
+        self._logprobs = [LegacyLogprobs() for _ in asked.requests]
+
+    async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
+        """The first block comes with the first delta: what fails before it can still have its own status."""
+        async with aclosing(deltas):
+            async for index, delta in deltas:
+                block = self._block(index, delta)
+                if block:
+                    yield block
+        if len(self._usages) < len(self._asked.requests):
+            raise UpstreamError("The model's answer was cut off before its end")
+        usage = _usage(self._asked, [self._usages[index] for index in sorted(self._usages)])
+        if self._record is not None:
+            self._record.usage = usage
+        tail = _event({**self._head, "choices": [], "usage": usage_json(usage)}) if self._with_usage else b""
+        yield tail + DONE
+
+    def _block(self, index: int, delta: Delta) -> bytes:
+        block = b""
+        if delta.text or delta.logprobs:
+            told = self._logprobs[index].told(delta.text, delta.logprobs) if self._asked.logprobs else None
+            block = _event({**self._head, "choices": [_choice(index, delta.text, None, told)]})
+        if delta.finish_reason is not None:
+            self._usages[index] = delta.usage
+            block += _event({**self._head, "choices": [_choice(index, "", delta.finish_reason, None)]})
+        return block
+
+
+def _choice(index: int, text: str, finish: str | None, logprobs: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
 
 
 def _event(data: Mapping[str, Any]) -> bytes:

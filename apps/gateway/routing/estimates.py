@@ -67,7 +67,7 @@ class ExpectedUse(NamedTuple):
 
 
 def expected_use(call: WireCall) -> ExpectedUse:
-    """Several choices each have the limit; an image counts a thousand tokens, whatever its size."""
+    """Several choices and several prompts each have the limit; an image is a thousand tokens, whatever its size."""
     images = _images(call)
     prompt = len(call.raw) // BYTES_PER_TOKEN if images is None else images
     if call.path in NO_ANSWER:
@@ -75,6 +75,9 @@ def expected_use(call: WireCall) -> ExpectedUse:
     limit, choices = _positive(call.body, LIMITS), 1
     if "n" in call.body or "best_of" in call.body:
         choices = max(1, *(_positive(call.body, (name,)) for name in SEVERAL))
+    prompts = call.body.get("prompt") if call.path == "/completions" else None
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        choices *= len(prompts)
     return ExpectedUse(prompt, limit * choices, (limit or ASSUMED_ANSWER) * choices)
 
 

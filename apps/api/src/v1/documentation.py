@@ -17,7 +17,14 @@ from apps.api.src.http.openapi import (
     error_responses,
 )
 from apps.api.src.v1.errors import openai_error, openai_status
-from apps.api.src.v1.schemas import ChatCompletionsBody, CompletionsBody, EmbeddingsBody, ResponsesBody
+from apps.api.src.v1.schemas import (
+    ChatCompletionsBody,
+    CompletionsBody,
+    DetokenizeBody,
+    EmbeddingsBody,
+    ResponsesBody,
+    TokenizeBody,
+)
 from apps.core import errors
 
 CREATED = 1_763_900_000
@@ -191,6 +198,16 @@ POSTS = {
     "/v1/responses": RESPONSES,
     "/v1/embeddings": EMBEDDINGS,
 }
+TOKENIZED = {"count": 3, "max_model_len": 8192, "tokens": [1780, 314, 5], "token_strs": None}
+TOKENIZING: dict[str, tuple[type[BaseModel], Any, Any]] = {
+    "/v1/tokenize": (TokenizeBody, {"model": "SmolLM2-135M-Instruct", "prompt": "What is Python?"}, TOKENIZED),
+    "/v1/detokenize": (
+        DetokenizeBody,
+        {"model": "SmolLM2-135M-Instruct", "tokens": [1780, 314, 5]},
+        {"prompt": "What is Python?"},
+    ),
+}
+TOKENIZING_ERRORS = (*BODY_ERRORS, errors.NotFound, errors.RateLimitExceeded, errors.ModelUnavailable)
 GETS = {
     "/v1/models": v1_errors(errors.RateLimitExceeded),
     "/v1/models/{id}": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
@@ -206,6 +223,18 @@ def document_v1(page: dict[str, Any]) -> dict[str, Any]:
     for path, operation in POSTS.items():
         documented = page["paths"][path]["post"]
         documented |= {**operation, "responses": _by_status(operation["responses"])}
+    for path, (body, example, answer) in TOKENIZING.items():
+        content = {"application/json": {"schema": {"type": "object"}, "example": answer}}
+        page["paths"][path]["post"] |= {
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": _schema(body), "example": example}},
+            },
+            "responses": {
+                "200": {"description": "vLLM's own shape", "content": content},
+                **_by_status(v1_errors(*TOKENIZING_ERRORS)),
+            },
+        }
     for path, responses in GETS.items():
         operation = page["paths"][path]["get"]
         operation["responses"] = {"200": operation["responses"]["200"], **_by_status(responses)}

@@ -30,6 +30,9 @@ class Model(BaseModel):
     object: str = "model"
     created: int = Field(description="Unix time of this server's start: nobody else's is known")
     owned_by: str = Field(description="The provider of the first target")
+    max_model_len: int | None = Field(
+        description="Most tokens of prompt and answer, at the target that has the fewest; null: not known"
+    )
     status: State
     reason: str
     targets: list[TargetStatus]
@@ -76,15 +79,25 @@ class ModelDirectory:
 
     def _model(self, name: str, targets: Sequence[Target]) -> Model:
         statuses = [_status(target) for target in targets]
+        lengths = [length for target in targets if (length := _length(target)) is not None]
         best = min(statuses, key=lambda status: ORDER.index(status.status))
         return Model(
             id=name,
             created=self._created,
             owned_by=targets[0].provider.name,
+            max_model_len=min(lengths, default=None),
             status=best.status,
             reason=best.reason,
             targets=statuses,
         )
+
+
+def _length(target: Target) -> int | None:
+    """What a call may be long: of a model of this process by itself, of any other by the routing file."""
+    details = target.provider.chat.readiness().details
+    told = details.get("context_length", details.get("longest_input"))
+    known = [length for length in (told, target.config.context) if isinstance(length, int)]
+    return min(known, default=None)
 
 
 def _status(target: Target) -> TargetStatus:

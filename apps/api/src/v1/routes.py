@@ -11,7 +11,8 @@ from apps.api.src.http.raw_route import RawRoute
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.places import collection_names
 from apps.api.src.v1.models import Model, ModelDirectory, ModelList
-from apps.api.src.v1.relay import relay
+from apps.api.src.v1.relay import read_call, relay
+from apps.api.src.v1.tokenizing import DETOKENIZE, TOKENIZE, text_of, tokens_of
 from apps.api.src.wiring.services import Services
 from apps.core.callers import Caller
 from apps.core.settings import Settings
@@ -42,6 +43,18 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
     async def embeddings(request: Request) -> Response:
         """OpenAI's embeddings, from any provider or from all-MiniLM-L6-v2 on this machine's CPU."""
         return await relay(request, "/embeddings")
+
+    @router.post(TOKENIZE)
+    async def tokenize(request: Request) -> Response:
+        """The local model's tokens of a prompt, or of a chat as its template writes it, and how many they are."""
+        router = services.gateway.router
+        return JSONResponse(await tokens_of(router, await read_call(request, TOKENIZE, router.is_local)))
+
+    @router.post(DETOKENIZE)
+    async def detokenize(request: Request) -> Response:
+        """The text of tokens of the local model."""
+        router = services.gateway.router
+        return JSONResponse(await text_of(router, await read_call(request, DETOKENIZE, router.is_local)))
 
     return router
 

@@ -36,7 +36,7 @@ class ChatCompletionsBody(_Body):
 
 class CompletionsBody(_Body):
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
-        description="The text to write on from. The local model takes one, as text; no chat template is applied"
+        description="The text to write on from, or several; as text or tokens. No chat template is applied"
     )
     stream: bool = Field(False, description="Answer with server-sent events, ended by [DONE]")
     stream_options: JsonObject | None = None
@@ -45,7 +45,10 @@ class CompletionsBody(_Body):
     top_p: float | None = Field(None, ge=0, le=1)
     stop: str | list[str] | None = None
     seed: int | None = None
-    echo: bool = Field(False, description="Repeat the prompt before the answer")
+    n: int | None = Field(None, ge=1, description="Answers to each prompt; the local model gives up to 4")
+    best_of: int | None = Field(None, ge=1, description="Answers to choose the n likeliest from; not streamed")
+    logprobs: int | None = Field(None, ge=0, le=20, description="Log probabilities of so many tokens in each place")
+    echo: bool = Field(False, description="Repeat the prompt before the answer; with max_tokens 0 it is scored only")
 
 
 class ResponsesBody(_Body):
@@ -69,3 +72,13 @@ class EmbeddingsBody(_Body):
     )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="all-MiniLM-L6-v2 has 384, no other number")
+
+
+class TokenizeBody(_Body):
+    prompt: str | None = Field(None, description="A text; no chat template is applied")
+    messages: list[JsonObject] | None = Field(None, description="A chat in place of the prompt, with its tools")
+    tools: list[JsonObject] | None = None
+
+
+class DetokenizeBody(_Body):
+    tokens: list[int]

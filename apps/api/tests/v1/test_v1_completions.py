@@ -15,7 +15,8 @@ from apps.tests.support.serving import serving_models
 
 def continuing(request: ChatRequest) -> Sequence[Step]:
     usage = Usage(4, 3)
-    return [Delta(" upon", model="tiny"), Delta(" a time"), Delta("", (), "length", usage, "tiny")]
+    said = "Once" if request.echo else ""
+    return [Delta(f"{said} upon", model="tiny"), Delta(" a time"), Delta("", (), "length", usage, "tiny")]
 
 
 @pytest.fixture
@@ -75,19 +76,19 @@ def test_a_stream_ends_with_its_reason_and_its_usage_where_that_was_asked_for(cl
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"prompt": [1, 2, 3]}, "prompt"),
-        ({"prompt": [[1, 2], [3]]}, "prompt"),
-        ({"prompt": ["one", "two"]}, "prompt"),
         ({"prompt": ""}, "prompt"),
-        ({"n": 2}, "n"),
-        ({"best_of": 3}, "best_of"),
+        ({"prompt": ["one", ""]}, "prompt.1"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["x"] * 257}, "prompt"),
+        ({"n": 5}, "n"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"best_of": 3, "stream": True}, "best_of"),
         ({"suffix": "end"}, "suffix"),
-        ({"logprobs": 2}, "logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
         ({"temperature": 3}, "temperature"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"extra_body": {"top_k": 5}}, "top_k"),
+        ({"max_tokens": -2}, "max_tokens"),
+        ({"extra_body": {"typical_p": 0.5}}, "typical_p"),
     ],
 )
 def test_what_the_local_model_cannot_honour_is_refused_by_name(

@@ -1,0 +1,73 @@
+"""POST /v1/tokenize and /v1/detokenize over a model whose tokens are characters, and the length in GET /v1/models."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from apps.core.settings import Settings
+from apps.local.model import LocalModel
+from apps.local.tests.fakes import EchoEngine, EchoLoader
+from apps.tests.support.serving import serving_models
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx.Client]:
+    local = LocalModel(Settings(_env_file=None), EchoLoader(EchoEngine()))
+    with serving_models(local=local) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def post(http: httpx.Client, path: str, **body: Any) -> httpx.Response:
+    return http.post(f"/v1/{path}", json={"model": "echo", **body})
+
+
+def test_a_prompt_and_a_chat_become_tokens_and_text_again(http: httpx.Client) -> None:
+    answer = post(http, "tokenize", prompt="häß", add_special_tokens=True, return_token_strs=False)
+    assert answer.status_code == 200
+    tokens = [ord(character) for character in "häß"]
+    assert answer.json() == {"count": 3, "max_model_len": 100, "tokens": tokens, "token_strs": None}
+    chat = post(http, "tokenize", messages=[{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}])
+    assert (chat.json()["count"], chat.json()["tokens"]) == (3, [97, 98, 99])
+    assert post(http, "tokenize", prompt="").json()["tokens"] == []
+    assert post(http, "detokenize", tokens=tokens).json() == {"prompt": "häß"}
+    assert post(http, "detokenize", tokens=[]).json() == {"prompt": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "field"),
+    [
+        ("tokenize", {}, "prompt"),
+        ("tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
+        ("tokenize", {"prompt": 3}, "prompt"),
+        ("tokenize", {"messages": "a"}, "messages"),
+        ("tokenize", {"prompt": "a", "add_special_tokens": False}, "add_special_tokens"),
+        ("tokenize", {"prompt": "a", "return_token_strs": True}, "return_token_strs"),
+        ("detokenize", {}, "tokens"),
+        ("detokenize", {"tokens": ["a"]}, "tokens"),
+        ("detokenize", {"tokens": [-1]}, "tokens"),
+        ("detokenize", {"tokens": [2**40]}, "tokens"),
+        ("tokenize", {"model": "gpt-4o-mini", "prompt": "a"}, "model"),
+    ],
+)
+def test_what_cannot_be_done_is_named(http: httpx.Client, path: str, fields: dict[str, Any], field: str) -> None:
+    answer = post(http, path, **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
+def test_the_list_tells_the_context_and_an_answer_its_fingerprint(http: httpx.Client) -> None:
+    models = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+    assert models["echo"]["max_model_len"] == 100 and models["gpt-4o-mini"]["max_model_len"] is None
+    chat = post(http, "chat/completions", messages=[{"role": "user", "content": "a"}], max_tokens=1)
+    text = post(http, "completions", prompt="ab", max_tokens=1)
+    assert chat.json()["system_fingerprint"] == text.json()["system_fingerprint"]
+    assert chat.json()["system_fingerprint"].startswith("fp_")
+
+
+def test_prompts_of_tokens_are_continued_on_the_wire(http: httpx.Client) -> None:
+    answer = post(http, "completions", prompt=[[104, 105], [97]], max_tokens=5)
+    assert [choice["text"] for choice in answer.json()["choices"]] == ["hi", "a"]
+    assert answer.json()["usage"]["prompt_tokens"] == 3
+    wrong = post(http, "completions", prompt=[2**40], max_tokens=5)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "prompt")

@@ -128,6 +128,18 @@ class ContextLengthExceeded(InvalidValue):
         )
 
 
+class TextTooLong(ContextLengthExceeded):
+    """One of several texts is longer than the model takes; ``index`` counts from 0."""
+
+    def __init__(self, tokens: int, longest: int, index: int, field: str) -> None:
+        InvalidValue.__init__(
+            self,
+            f"This model's maximum context length is {longest} tokens a text, and text {index} has {tokens}",
+            field=field,
+            details={"index": index, "tokens": tokens, "max": longest},
+        )
+
+
 class Unauthorized(AppError):
     code, status, summary = "UNAUTHORIZED", 401, "No key, or not a valid one"
 

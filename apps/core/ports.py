@@ -116,6 +116,19 @@ class Embedder(Protocol):
     async def aclose(self) -> None: ...
 
 
+@runtime_checkable
+class EmbedsTokens(Protocol):
+    """An Embedder whose tokenizer is here. ``cuttable``: the first values of its vectors are good vectors too."""
+
+    cuttable: bool
+
+    async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, special ones included. Raises ModelUnavailable."""
+
+    async def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        """A vector of each run of tokens, as `Embedder.embed`. Raises InvalidValue for one that is no token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reranked:
     """Relevance of texts to a query, in their order; ``tokens`` were read, None where that is not known."""

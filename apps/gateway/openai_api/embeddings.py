@@ -3,20 +3,44 @@
 import asyncio
 import base64
 import json
+import math
 from array import array
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
-from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
+from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, TextTooLong
 from apps.core.messages import ChatRequest
-from apps.core.ports import Embedder, Readiness
+from apps.core.ports import Embedder, EmbedsTokens, Readiness
+from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import WireCall, WireReply
 from apps.models.wrapper import digest_of
 
-KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
+# several dialects' words for it; the last is a number of tokens
+TRUNCATIONS = ("truncation", "truncate", "truncate_prompt_tokens")
+KNOWN = frozenset({"model", "input", "encoding_format", "dimensions", *TRUNCATIONS})
+# values that ask for nothing, beside those that do so everywhere
+EMBEDDING_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "stream": (False,),
+    "add_special_tokens": (True,),
+    "normalize": (True,),
+    "embd_normalize": (2,),
+    "embedding_type": ("float",),
+    "output_dtype": ("float",),
+    "priority": (0,),
+}
 MOST_TEXTS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How vectors are made and written; texts over ``most`` tokens are cut, none where it is None."""
+
+    dimensions: int
+    as_base64: bool
+    most: int | None
 
 
 class EmbeddingsWire:
@@ -31,14 +55,13 @@ class EmbeddingsWire:
     async def open(self, call: WireCall, model: str) -> WireReply:
         if call.path != "/embeddings":
             raise _only_embeddings(self._embedder.name)
-        texts = _texts(call.body.get("input"))
-        as_base64 = _options(call.body, self._embedder) == "base64"
-        vectors = await self._embedder.embed(texts)
-        tokens = sum(await self._embedder.count_tokens(texts))
+        given = _inputs(call.body.get("input"))
+        asked = _options(call.body, self._embedder)
+        vectors, tokens = await _embedded(self._embedder, given, asked)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         head = {"object": "list", "model": self._embedder.name, "usage": usage}
         # a thousand vectors are half a second's writing: not on the event loop
-        body = await asyncio.to_thread(_body, head, vectors, as_base64)
+        body = await asyncio.to_thread(_body, head, vectors, asked)
         if call.record is not None:
             call.record.usage = Usage(tokens, 0)
         return WireReply("application/json", body)
@@ -64,46 +87,114 @@ def _only_embeddings(name: str) -> InvalidValue:
     return InvalidValue(f"{name} makes embeddings, and nothing else", field="model")
 
 
-def _texts(given: Any) -> list[str]:
+def _inputs(given: Any) -> list[str] | list[list[int]]:
+    """Texts, or runs of tokens; never both. Raises an error of the contract's table that names the field."""
     if given is None:
         raise MissingRequiredField("Input is required", field="input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list):
-        raise InvalidType("Input must be a string or an array of strings", field="input")
-    if not 1 <= len(texts) <= MOST_TEXTS:
-        details = {"min": 1, "max": MOST_TEXTS, "received": len(texts)}
+    alone = isinstance(given, str) or (isinstance(given, list) and bool(given) and isinstance(given[0], int | float))
+    inputs = [given] if alone else given
+    if not isinstance(inputs, list):
+        raise InvalidType("Input must be a string, tokens, or an array of either", field="input")
+    if not 1 <= len(inputs) <= MOST_TEXTS:
+        details = {"min": 1, "max": MOST_TEXTS, "received": len(inputs)}
         raise InvalidValue(f"Input must be 1 to {MOST_TEXTS} texts", field="input", details=details)
-    for index, text in enumerate(texts):
-        where = "input" if isinstance(given, str) else f"input.{index}"
-        if isinstance(text, int | list) and not isinstance(text, bool):
-            raise InvalidValue("This model takes texts, not tokens", field=where)
-        if not isinstance(text, str):
-            raise InvalidType("Input must be a string or an array of strings", field=where)
-        if not text:
+    for index, one in enumerate(inputs):
+        where = "input" if alone else f"input.{index}"
+        if not isinstance(one, str | list) or isinstance(one, str) is not isinstance(inputs[0], str):
+            raise InvalidType("Input must be a string, tokens, or an array of either", field=where)
+        if not one:
             raise InvalidValue("Input must not be empty", field=where)
-    return texts
+        if isinstance(one, list) and not all(isinstance(t, int) and not isinstance(t, bool) for t in one):
+            raise InvalidType("The tokens of a text must be integers", field=where)
+    return inputs
 
 
-def _options(body: Mapping[str, Any], embedder: Embedder) -> str:
-    """The encoding format, after checking that there is nothing that cannot be honoured."""
-    for name, value in body.items():
-        if name not in KNOWN and value is not None and value is not False:
-            raise InvalidValue(f"{embedder.name} cannot honour {name[:100]}", field=name[:100])
+def _options(body: Mapping[str, Any], embedder: Embedder) -> Options:
+    """How the vectors are made and written, after checking that there is nothing that cannot be honoured."""
+    refuse_others(body, KNOWN, {**NEUTRAL, **EMBEDDING_NEUTRAL}, embedder.name)
     dimensions = body.get("dimensions")
-    if dimensions is not None and (dimensions != embedder.dimensions or isinstance(dimensions, bool | float)):
-        # cut vectors would be worse ones: it was not trained to be cut
-        raise InvalidValue(f"{embedder.name} has {embedder.dimensions} dimensions, no fewer", field="dimensions")
+    if dimensions is not None:
+        cuttable = isinstance(embedder, EmbedsTokens) and embedder.cuttable
+        if isinstance(dimensions, bool) or not isinstance(dimensions, int):
+            raise InvalidType("Dimensions must be an integer", field="dimensions")
+        if dimensions != embedder.dimensions and not (cuttable and 1 <= dimensions < embedder.dimensions):
+            # cut vectors would be worse ones where it was not trained to be cut
+            words = f"{embedder.name} has {embedder.dimensions} dimensions"
+            words += ", and no more" if cuttable else ", and cannot be cut to another number"
+            raise InvalidValue(words, field="dimensions", details={"dimensions": embedder.dimensions})
     form = body.get("encoding_format")
     if form not in (None, "float", "base64"):
         raise InvalidValue("Encoding format must be float or base64", field="encoding_format")
-    return form or "float"
+    return Options(dimensions or embedder.dimensions, form == "base64", _most_tokens(body, embedder.longest))
 
 
-def _body(head: Mapping[str, Any], vectors: Sequence[Sequence[float]], as_base64: bool) -> bytes:
+def _most_tokens(body: Mapping[str, Any], longest: int) -> int | None:
+    """The tokens to which a text is cut; None where none may be cut."""
+    for name in ("truncation", "truncate"):
+        value = body.get(name)
+        if not isinstance(value, bool | None):
+            raise InvalidType(f"{name.capitalize()} must be true or false", field=name)
+    limit = body.get("truncate_prompt_tokens")
+    if isinstance(limit, bool) or not isinstance(limit, int | None):
+        raise InvalidType("Truncate prompt tokens must be an integer", field="truncate_prompt_tokens")
+    if limit is not None and limit != -1 and not 1 <= limit <= longest:
+        details = {"min": 1, "max": longest, "received": limit}
+        words = f"Truncate prompt tokens must be between 1 and {longest}, or -1"
+        raise InvalidValue(words, field="truncate_prompt_tokens", details=details)
+    if limit not in (None, -1):
+        return limit
+    return longest if limit == -1 or body.get("truncation") or body.get("truncate") else None
+
+
+async def _embedded(
+    embedder: Embedder, given: list[str] | list[list[int]], asked: Options
+) -> tuple[list[list[float]], int]:
+    """The vectors, and how many tokens were read."""
+    if not isinstance(embedder, EmbedsTokens):
+        texts = [text for text in given if isinstance(text, str)]
+        if len(texts) < len(given):
+            raise InvalidValue("This model takes texts, not tokens: its tokenizer is not here", field="input")
+        counts = await embedder.count_tokens(texts)
+        if asked.most is not None and any(count > asked.most for count in counts):
+            raise InvalidValue("This model cannot cut a text: its tokenizer is not here", field="input")
+        _refuse_too_long(counts, embedder.longest)
+        return await embedder.embed(texts), sum(counts)
+    texts = [text for text in given if isinstance(text, str)]
+    tokens = await embedder.tokenize(texts) if texts else [run for run in given if isinstance(run, list)]
+    if asked.most is not None:
+        tokens = [_cut(run, asked.most, special=bool(texts)) for run in tokens]
+    _refuse_too_long([len(run) for run in tokens], embedder.longest)
+    vectors = await embedder.embed_tokens(tokens)
+    if asked.dimensions < embedder.dimensions:
+        vectors = [_shortened(vector, asked.dimensions) for vector in vectors]
+    return vectors, sum(map(len, tokens))
+
+
+def _refuse_too_long(counts: Sequence[int], longest: int) -> None:
+    for index, count in enumerate(counts):
+        if count > longest:
+            raise TextTooLong(count, longest, index, "input" if len(counts) == 1 else f"input.{index}")
+
+
+def _cut(run: list[int], most: int, *, special: bool) -> list[int]:
+    """The beginning of a text; the special token at its end stays."""
+    if len(run) <= most:
+        return run
+    return [*run[: most - 1], run[-1]] if special and most > 1 else run[:most]
+
+
+def _shortened(vector: Sequence[float], dimensions: int) -> list[float]:
+    """The first values, with a length of 1 again."""
+    first = vector[:dimensions]
+    length = math.sqrt(sum(value * value for value in first))
+    return [value / length for value in first] if length else list(first)
+
+
+def _body(head: Mapping[str, Any], vectors: Sequence[Sequence[float]], asked: Options) -> bytes:
     """A vector at a time, so that other threads get their turns between two."""
     written = [
-        json.dumps({"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector})
-        for index, vector in enumerate(vectors)
+        json.dumps({"object": "embedding", "index": index, "embedding": _base64(v) if asked.as_base64 else v})
+        for index, v in enumerate(vectors)
     ]
     return (json.dumps(head)[:-1] + ', "data": [' + ", ".join(written) + "]}").encode()
 

@@ -29,6 +29,7 @@ class Bert:
         weights = load_file(folder / "model.safetensors")
         model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")})
         self._model = model.to(dtype).eval()
+        self.vocabulary_size = int(model.config.vocab_size)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # a text is measured, never cut
         self._tokenizer.no_truncation()

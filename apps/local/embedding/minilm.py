@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.cpu import available_cpus
-from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable
+from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, TextTooLong
 from apps.core.lazy import importing
 from apps.core.ports import Readiness
 
@@ -38,7 +38,7 @@ LOW_PRIORITY = 10
 
 
 class MiniLM:
-    """Implements Embedder. Calls are computed one after the other; one that is cancelled ends after its batch.
+    """Implements Embedder and EmbedsTokens. Calls are computed one after the other; a cancelled one ends at its batch.
 
     Calls of few texts have a thread of their own. The long ones' runs at low priority: who embeds a library must not
     slow down everything else that this machine does.
@@ -48,6 +48,8 @@ class MiniLM:
     dimensions = 384
     # what it was made for (its package's sentence_bert_config.json), the two special tokens included
     longest = 256
+    # it was not trained for that
+    cuttable = False
 
     def __init__(self) -> None:
         self._short = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
@@ -71,6 +73,19 @@ class MiniLM:
         cancelled = threading.Event()
         try:
             return await self._in_thread(lambda: self._embed(texts, cancelled), short=len(texts) <= SHORT_TEXTS)
+        finally:
+            cancelled.set()
+
+    async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text, the two special tokens included. Raises ModelUnavailable."""
+        return await self._in_thread(lambda: self._loaded().tokens(texts), short=len(texts) <= SHORT_TEXTS)
+
+    async def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raises InvalidValue for a run over ``longest`` and for what is no token, and ModelUnavailable."""
+        cancelled = threading.Event()
+        work = functools.partial(self._embed_tokens, [list(run) for run in tokens], cancelled)
+        try:
+            return await self._in_thread(work, short=len(tokens) <= SHORT_TEXTS)
         finally:
             cancelled.set()
 
@@ -115,18 +130,19 @@ class MiniLM:
             raise InternalError(f"{self.name} failed", details={"cause": type(error).__name__}) from error
 
     def _embed(self, texts: Sequence[str], cancelled: threading.Event) -> list[list[float]]:
-        model = self._loaded()
-        tokens = model.tokens(texts)
-        for index, count in enumerate(map(len, tokens)):
-            if count > self.longest:
-                raise InvalidValue(
-                    f"{self.name} takes at most {self.longest} tokens a text; text {index} has {count}",
-                    field="input",
-                    details={"index": index, "tokens": count, "max": self.longest},
-                )
+        return self._embed_tokens(self._loaded().tokens(texts), cancelled)
 
+    def _embed_tokens(self, tokens: list[list[int]], cancelled: threading.Event) -> list[list[float]]:
+        model = self._loaded()
+        for index, run in enumerate(tokens):
+            where = "input" if len(tokens) == 1 else f"input.{index}"
+            if len(run) > self.longest:
+                raise TextTooLong(len(run), self.longest, index, where)
+            if not run or not all(0 <= token < model.vocabulary_size for token in run):
+                details = {"min": 0, "max": model.vocabulary_size - 1}
+                raise InvalidValue("Input has a token that the model does not have", field=where, details=details)
         vectors = model.embed(tokens, lambda: cancelled.is_set() or self._closed.is_set())
-        if len(vectors) < len(texts):
+        if len(vectors) < len(tokens):
             raise _closing(self.name)
         return vectors
 

@@ -68,10 +68,12 @@ class ResponsesBody(_Body):
 
 class EmbeddingsBody(_Body):
     input: str | list[str] | list[int] | list[list[int]] = Field(
-        description="One text or up to 2048. all-MiniLM-L6-v2 takes texts of up to 256 tokens each, and no token arrays"
+        description="One text or up to 2048, as text or the model's own tokens; all-MiniLM-L6-v2 takes 256 tokens each"
     )
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="all-MiniLM-L6-v2 has 384, no other number")
+    dimensions: int | None = Field(None, description="Fewer than the model's, where it was trained to be cut to them")
+    truncation: bool | None = Field(None, description="Cut texts that are too long, instead of refusing them")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Cut texts to so many tokens; -1: to the most")
 
 
 class TokenizeBody(_Body):

@@ -165,4 +165,8 @@ def test_embeddings_in_both_formats_say_the_same(client: openai.OpenAI) -> None:
 def test_a_text_that_is_too_long_to_embed_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.embeddings.create(model="all-MiniLM-L6-v2", input=["fine", "word " * 300])
-    assert (caught.value.code, caught.value.param) == ("invalid_value", "input")
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input.1")
+    cut = client.embeddings.create(
+        model="all-MiniLM-L6-v2", input=["fine", "word " * 300], extra_body={"truncation": True}
+    )
+    assert len(cut.data) == 2 and cut.usage.prompt_tokens == 3 + 256

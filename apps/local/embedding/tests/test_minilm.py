@@ -151,8 +151,21 @@ async def test_a_text_that_is_too_long_is_refused_and_never_cut(minilm: MiniLM) 
     await minilm.embed([fits])
     with pytest.raises(InvalidValue) as caught:
         await minilm.embed(["short", too_long])
-    assert caught.value.field == "input"
+    assert caught.value.field == "input.1"
     assert caught.value.details == {"index": 1, "tokens": 257, "max": 256}
+
+
+@pytest.mark.local
+async def test_tokens_are_embedded_as_the_text_that_they_stand_for(minilm: MiniLM) -> None:
+    texts = ["A cat sleeps.", "Value added tax rose."]
+    tokens = await minilm.tokenize(texts)
+    expected = await minilm.embed(texts)
+    for vector, other in zip(await minilm.embed_tokens(tokens), expected, strict=True):
+        assert cosine(vector, other) > 0.9999
+    for wrong in ([-1], [30522], []):
+        with pytest.raises(InvalidValue) as caught:
+            await minilm.embed_tokens([tokens[0], wrong])
+        assert caught.value.field == "input.1"
 
 
 @pytest.mark.local

@@ -10,7 +10,7 @@ from pydoc_data.topics import topics
 from apps.local.embedding.minilm import MiniLM
 from apps.rag.library import Library
 from apps.rag.records import Upload
-from apps.rag.tests.made_files import pdf
+from apps.tests.support.made_files import pdf
 
 LINES_A_PAGE = 38
 PAGES_A_FILE = 100

@@ -21,6 +21,7 @@ from apps.rag.library import Filter
 from apps.rag.prompting import fitted, question_of
 from apps.rag.records import Passage
 from apps.rag.relevance import RELEVANT
+from apps.rag.support import Support, quotable
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Searchable(Protocol):
 class Supporting(Protocol):
     """A library that finds what in its passages supports an answer."""
 
-    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[tuple[int, int] | None]: ...
+    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[Support | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +150,18 @@ class RagModel:
 
     async def _quoted(self, question: str, passages: Sequence[Passage]) -> AsyncGenerator[Delta, None]:
         """Answer with the sentences that support the question most, each with its passage's number."""
-        spans: list[tuple[int, int] | None] = [None] * len(passages)
+        found: list[Support | None] = [None] * len(passages)
         if isinstance(self._library, Supporting):
-            spans = await self._library.supports(question, passages)
+            found = await self._library.supports(question, passages)
+        chosen = quotable(found, MOST_QUOTES)
         said = [
-            f"{passage.text[span[0] - passage.start : span[1] - passage.start].strip()} [{number}]"
-            for number, (passage, span) in enumerate(zip(passages, spans, strict=True), 1)
-            if span is not None
+            f"{passage.text[support.start - passage.start : support.end - passage.start].strip()} [{number}]"
+            for number, (passage, support) in enumerate(zip(passages, found, strict=True), 1)
+            if support is not None and number - 1 in chosen
         ]
         # no sentence stands out: the best passage says it as a whole
-        text = "\n".join(said[:MOST_QUOTES]) or f"{passages[0].text.strip()} [1]"
-        yield Delta(text, model=self._place.model, citations=cited(passages, spans))
+        text = "\n".join(said) or f"{passages[0].text.strip()} [1]"
+        yield Delta(text, model=self._place.model, citations=cited(passages, found))
         yield Delta(finish_reason="stop", usage=Usage(0, 0), model=self._place.model)
 
     async def _ended(self, delta: Delta, said: Sequence[str], passages: Sequence[Passage]) -> Delta:
@@ -168,12 +170,12 @@ class RagModel:
         if delta.finish_reason is None or not answer.strip() or not isinstance(self._library, Supporting):
             return delta
         try:
-            spans = await self._library.supports(answer, passages)
+            found = await self._library.supports(answer, passages)
         except AppError:
             # the answer is whole without it
             log.warning("no supporting sentences were found", exc_info=True)
             return delta
-        return replace(delta, citations=cited(passages, spans))
+        return replace(delta, citations=cited(passages, found))
 
     def readiness(self) -> Readiness:
         return _readiness(self._place.model, self._library, self._writer)
@@ -246,11 +248,9 @@ def _readiness(name: str, library: Searchable, writer: Writer) -> Readiness:
     return Readiness(name, writes.state, f"{writes.name} writes: {writes.reason}")
 
 
-def cited(
-    passages: Sequence[Passage], supports: Sequence[tuple[int, int] | None] | None = None
-) -> tuple[Citation, ...]:
+def cited(passages: Sequence[Passage], supports: Sequence[Support | None] | None = None) -> tuple[Citation, ...]:
     """Passages as citations, numbered as the model sees them."""
-    spans = supports or [None] * len(passages)
+    found = supports or [None] * len(passages)
     return tuple(
         Citation(
             number,
@@ -262,7 +262,7 @@ def cited(
             passage.end,
             passage.score,
             passage.text,
-            span,
+            None if support is None else support.span,
         )
-        for number, (passage, span) in enumerate(zip(passages, spans, strict=True), 1)
+        for number, (passage, support) in enumerate(zip(passages, found, strict=True), 1)
     )

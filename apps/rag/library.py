@@ -28,7 +28,7 @@ from apps.rag.ranking import Ranking
 from apps.rag.records import Collection, Document, DocumentText, Job, Metadata, Passage, SearchMode, Upload
 from apps.rag.search import Search, checked
 from apps.rag.spool import Spool
-from apps.rag.support import supports
+from apps.rag.support import Support, supports
 
 Filter = Mapping[str, Any]
 """See apps/rag/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
@@ -205,8 +205,8 @@ class Library:
         while await self._jobs(lambda table: table.open_files(tenant, collection)):  # noqa: ASYNC110 - other processes set no event
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[tuple[int, int] | None]:
-        """Of each passage, the span of the sentence that supports the answer; None where none does."""
+    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[Support | None]:
+        """Of each passage, the sentence that supports the answer; None where none does."""
         return await supports(self._embedder, answer, passages)
 
     async def delete_document(self, tenant: str, collection: str, document_id: str) -> None:

@@ -13,6 +13,13 @@ UNSEEN = re.compile(
 # hyphens that NFKC leaves apart
 HYPHENS = str.maketrans({"\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2212": "-", "\u02d7": "-", "\ufe63": "-"})
 DIVIDED = re.compile(r"(?<=[^\W\d_])-[^\S\n]*\n[^\S\n]*(?=[^\W\d_])")
+# of scripts without blanks every two neighbours are a term
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
+)
+# a small letter before a capital one: a name in code, or two runs of a document with nothing between them
+JOINED = re.compile(r"[^\W\d_]*[a-z\u00df-\u00f6\u00f8-\u00ff][A-Z\u00c0-\u00d6\u00d8-\u00de][^\W\d_]*")
+INNER_BORDER = re.compile(r"(?<=[a-z\u00df-\u00f6\u00f8-\u00ff])(?=[A-Z\u00c0-\u00d6\u00d8-\u00de])")
 DIVIDED_CODE = re.compile(r"(?<=\w)-[^\S\n]*\n[^\S\n]*(?=\w)")
 
 
@@ -22,11 +29,40 @@ def normalized(text: str) -> str:
 
 
 def indexed(text: str) -> str:
-    """As its words are indexed: a word that is divided at a hyphen of its own can be found with it, too."""
+    """As its words are indexed.
+
+    A word that is divided at a hyphen of its own can be found with it, too, and so can both parts of ``bothParts``.
+    """
     plain = _characters(text)
     joined = normalized(text)
     kept = [f"{before}-{after}" for before, after in _divided_words(plain)]
+    kept += [INNER_BORDER.sub(" ", word) for word in JOINED.findall(joined)]
     return " ".join([joined, *kept]) if kept else joined
+
+
+def visible(text: str) -> bool:
+    """Whether any character of it is seen."""
+    return bool(UNSEEN.sub("", text).strip())
+
+
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Whether the words of ``phrase`` stand in ``text`` as they are, one after the other, whatever their case."""
+    told, wanted = (" ".join(normalized(one).split()) for one in (text, phrase))
+    # a capital after a small letter begins a word; folding the case would lose it
+    for found in re.finditer(re.escape(wanted), told, re.IGNORECASE) if wanted else ():
+        if _is_border(told, found.start()) and _is_border(told, found.end()):
+            return True
+    return False
+
+
+def _is_border(text: str, at: int) -> bool:
+    """Whether no word goes on across this place. Scripts without blanks have a border at every letter."""
+    if not 0 < at < len(text):
+        return True
+    before, after = text[at - 1], text[at]
+    if not (before.isalnum() and after.isalnum()) or UNSPACED.match(before) or UNSPACED.match(after):
+        return True
+    return before.islower() and after.isupper()
 
 
 def _characters(text: str) -> str:

@@ -22,10 +22,17 @@ class Ranking:
     hybrid search was little better than vectors alone (eval/rag_eval.py)."""
     vector_weight: float = 1.0
     text_weight: float = 0.5
+    phrases: int = 20
+    """So many of the best by words are looked at for the whole question as a phrase; those that have it come first."""
+    longest_phrase: int = 100
+    """Characters: what is longer is no phrase that stands anywhere."""
 
-    def fused(self, vector_rank: int | None, text_rank: int | None) -> float:
-        """Reciprocal rank fusion. Ranks count from 0; None is in a half that did not find it."""
-        weighted = ((self.vector_weight, vector_rank), (self.text_weight, text_rank))
+    def fused(self, vector_rank: int | None, text_rank: int | None, known: float = 1.0) -> float:
+        """Reciprocal rank fusion. Ranks count from 0; None is in a half that did not find it.
+
+        ``known`` is the share of the question that the embedding knows: of the rest, its order says nothing.
+        """
+        weighted = ((self.vector_weight * known, vector_rank), (self.text_weight, text_rank))
         return sum(weight / (self.fusion + 1 + rank) for weight, rank in weighted if rank is not None)
 
 

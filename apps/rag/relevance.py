@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from apps.rag.normalization import indexed
+from apps.rag.normalization import UNSPACED, indexed
 
 RELEVANT = 0.35
 """From here on a passage is relevant: chosen on the tuning half with the rule."""
@@ -21,10 +21,6 @@ PREFIX = 5
 # pieces of the question as it is written; a code keeps its hyphens, dots and slashes
 TOKEN = re.compile(r"\w+(?:[-./_:+#]\w+)*\+*#?")
 WORD = re.compile(r"[^\W_]+")
-# of scripts without blanks every two neighbours are a term
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+"
-)
 KANA = re.compile("^[\u3041-\u309f]+$")
 # words that ask and join, in the languages that questions come in most; what is asked about is never among them
 STOP_WORDS = """

@@ -1,6 +1,6 @@
 """A search from its words to its passages: candidates of both halves, fused, reranked, made diverse."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +10,7 @@ from apps.rag.filters import compile_filter
 from apps.rag.index.columns import Columns, columns_of
 from apps.rag.index.database import Database, refuse_mix
 from apps.rag.index.rows import passage_of
-from apps.rag.index.searching import Candidate, candidates, rows_of
+from apps.rag.index.searching import Candidate, candidates, phrased, rows_of
 from apps.rag.normalization import normalized
 from apps.rag.ranking import Ranking, cosines, diverse
 from apps.rag.records import Passage, SearchMode
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LONGEST_QUERY = 10_000
+EXACT = 1.0
+"""Above every sum of fused ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ class Search:
         words = None if query.mode == "vector" else query.text
         # one version of the table for all of it: no commit between its parts can be seen
         found = await self._read(tenant, collection, candidates(table, words, vector, where, wanted))
-        ranked = self._ranked(found, query, vector)
+        exact = await self._read(tenant, collection, self._exact(table, found, query))
+        unknown = await self._unknown(query.text) if found else 0.0
+        ranked = self._ranked(found, query, vector, _Told(exact, 1 - unknown))
         if self._reranker is not None and ranked:
             passages = await self._read(tenant, collection, _passages(table, ranked))
             told = ["\n".join((*passage.headings, passage.text)) for passage in passages]
@@ -95,22 +99,23 @@ class Search:
             again = [replace(one, score=score) for one, score in zip(ranked, scores, strict=True)]
             ranked = sorted(again, key=_best_first)
         passages = await self._read(tenant, collection, _passages(table, self._chosen(ranked, query)))
-        return await self._judged(passages, query.text)
+        return _judged(passages, query.text, unknown)
 
-    async def _judged(self, passages: list[Passage], question: str) -> list[Passage]:
-        """With their relevance."""
-        embedder, unknown = self._embedder, 0.0
-        if passages and isinstance(embedder, KnowsWords):
-            [unknown] = await embedder.unknown_shares([normalized(question)])
-        terms = QuestionTerms(question)
+    async def _exact(self, table: "AsyncTable", found: Sequence[Candidate], query: Query) -> set[str]:
+        """The ids of passages that have the whole query as a phrase: of a hybrid search, and not of a long query."""
+        if query.mode != "hybrid" or len(query.text) > self._ranking.longest_phrase:
+            return set()
+        said = [one for one in found if one.text_rank is not None and one.text_rank < self._ranking.phrases]
+        return await phrased(table, said, query.text)
 
-        def relevance(passage: Passage) -> float:
-            told = "\n".join((passage.name, *passage.headings, passage.text))
-            return CALIBRATED(terms.evidence(told, passage.vector_score, unknown))
+    async def _unknown(self, question: str) -> float:
+        """The share of the question's tokens that the embedding does not know."""
+        if not isinstance(self._embedder, KnowsWords):
+            return 0.0
+        [unknown] = await self._embedder.unknown_shares([normalized(question)])
+        return unknown
 
-        return [replace(passage, relevance=round(relevance(passage), 4)) for passage in passages]
-
-    async def _read(self, tenant: str, collection: str, reading: Awaitable[list[T]]) -> list[T]:
+    async def _read(self, tenant: str, collection: str, reading: Awaitable[T]) -> T:
         try:
             return await reading
         except (RuntimeError, OSError, ValueError) as error:
@@ -127,7 +132,9 @@ class Search:
             raise InvalidValue(error.message, field="query", details=error.details) from error
         return vector
 
-    def _ranked(self, found: Sequence[Candidate], query: Query, vector: Sequence[float] | None) -> list["_Ranked"]:
+    def _ranked(
+        self, found: Sequence[Candidate], query: Query, vector: Sequence[float] | None, told: "_Told"
+    ) -> list["_Ranked"]:
         if not found:
             return []
         alike = None if vector is None else cosines(vector, [candidate.vector for candidate in found])
@@ -135,7 +142,8 @@ class Search:
         for index, candidate in enumerate(found):
             cosine = alike[index] if alike is not None else None
             by_mode = {
-                "hybrid": self._ranking.fused(candidate.vector_rank, candidate.text_rank),
+                "hybrid": self._ranking.fused(candidate.vector_rank, candidate.text_rank, told.known)
+                + (EXACT if candidate.id in told.exact else 0),
                 "vector": cosine,
                 "text": candidate.text_score,
             }
@@ -147,6 +155,25 @@ class Search:
             return ranked[: query.top_k]
         scores, vectors = [one.score for one in ranked], [one.candidate.vector for one in ranked]
         return [ranked[index] for index in diverse(scores, vectors, query.top_k, query.mmr)]
+
+
+def _judged(passages: list[Passage], question: str, unknown: float) -> list[Passage]:
+    """With their relevance."""
+    terms = QuestionTerms(question)
+
+    def relevance(passage: Passage) -> float:
+        told = "\n".join((passage.name, *passage.headings, passage.text))
+        return CALIBRATED(terms.evidence(told, passage.vector_score, unknown))
+
+    return [replace(passage, relevance=round(relevance(passage), 4)) for passage in passages]
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Of a question: the ids of passages that have it as a phrase, and the share of it that the embedding knows."""
+
+    exact: Collection[str]
+    known: float
 
 
 @dataclass(frozen=True, slots=True)

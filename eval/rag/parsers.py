@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from apps.rag.tests import made_files as made
-from apps.rag.tests import office_files as office
-from apps.rag.tests.office_files import p, run
+from apps.tests.support import made_files as made
+from apps.tests.support import office_files as office
+from apps.tests.support.office_files import p, run
 
 PAGES = 100
 FRAME = f"<v:textbox><w:txbxContent>{p(run('pelican'))}</w:txbxContent></v:textbox>"

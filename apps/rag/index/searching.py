@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.rag.index.rows import PASSAGE, WORDS
 from apps.rag.index.upkeep import TEXT_INDEX, WORDS_INDEX
-from apps.rag.normalization import indexed
+from apps.rag.normalization import holds_phrase, indexed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,6 +66,14 @@ async def rows_of(table: "AsyncTable", chosen: Sequence[Candidate]) -> list[dict
     found = await table.take_row_ids([one.row for one in chosen]).select(PASSAGE).to_list()
     by_id = {row["id"]: row for row in found}
     return [by_id[one.id] for one in chosen]
+
+
+async def phrased(table: "AsyncTable", found: Sequence[Candidate], phrase: str) -> set[str]:
+    """The ids of those in whose text the phrase stands."""
+    if not found:
+        return set()
+    rows = await table.take_row_ids([one.row for one in found]).select(["id", "text"]).to_list()
+    return {row["id"] for row in rows if holds_phrase(row["text"], phrase)}
 
 
 async def _near(table: "AsyncTable", vector: Sequence[float] | None, where: str | None, wanted: int) -> dict[str, _Hit]:

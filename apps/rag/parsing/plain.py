@@ -6,9 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from apps.rag.parsing.kinds import unreadable
 from apps.rag.parsing.sections import Reading, Section
 from apps.rag.parsing.text_encoding import decoded
 
@@ -32,18 +31,35 @@ def csv_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
         delimiter, text = told[1], text[told.end() :]
     else:
         delimiter = delimiter_of(text)
-    rows, lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), list[str]()
-    try:
-        header = next((row for row in rows if any(row)), [])
-        for row in rows:
-            lines.append(_line(header, row))
-            if len(lines) == ROWS:
-                yield Section("\n".join(filter(None, lines)))
-                lines = []
-    except csv.Error as error:
-        raise unreadable(f"It is not CSV: {error}") from error
+    rows, lines = _rows(text, delimiter, reading), list[str]()
+    header = next((row for row in rows if any(row)), [])
+    for row in rows:
+        lines.append(_line(header, row))
+        if len(lines) == ROWS:
+            yield Section("\n".join(filter(None, lines)))
+            lines = []
     # a header alone is still what the file says
     yield Section("\n".join(filter(None, lines)) if lines else delimiter.join(header))
+
+
+def _rows(text: str, delimiter: str, reading: Reading) -> Iterator[list[str]]:
+    """By the rules of quotes where the file keeps them; else so that no row is lost, and with a warning."""
+
+    def read(**rules: Any) -> Iterator[list[str]]:
+        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **rules)
+
+    try:
+        for _ in read(strict=True):
+            pass
+        return read(strict=True)
+    except csv.Error:
+        reading.warn("Quotes in it do not end where a field does: cells may hold more or less than was meant")
+    try:
+        # a field that took whole rows with it: its quote was never meant to open one
+        swallows = any("\n" in cell and delimiter in cell for row in read() for cell in row)
+    except csv.Error:
+        swallows = True
+    return read(quoting=csv.QUOTE_NONE) if swallows else read()
 
 
 def delimiter_of(text: str) -> str:

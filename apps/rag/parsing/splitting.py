@@ -7,6 +7,7 @@ from typing import Any
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
+from apps.rag.normalization import visible
 from apps.rag.parsing.chunks import Chunk
 from apps.rag.parsing.sections import Section
 
@@ -42,7 +43,7 @@ class Splitter:
             for start, text in splitter.chunk_indices(section.text):
                 for part in range(0, len(text), self._longest):
                     chunk, first = text[part : part + self._longest], self._offset + start + part
-                    if chunk.strip():
+                    if visible(chunk):
                         yield Chunk(chunk, first, first + len(chunk), section.page, section.headings)
             self._offset += len(section.text) + GAP
 

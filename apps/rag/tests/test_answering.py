@@ -14,6 +14,7 @@ from apps.core.messages import ChatRequest, JsonObject, Message, user_message
 from apps.core.ports import ChatModel, Readiness
 from apps.rag.answering import NO_ANSWER, Asking, Place, RagModel, RagModels, own_tenant, place_of
 from apps.rag.records import Passage
+from apps.rag.support import Support
 
 PLACE = Place("handbook")
 ALICE = Caller("alice")
@@ -255,14 +256,14 @@ def test_nobodys_own_tenant_is_what_everybody_shares() -> None:
 
 
 class SupportingShelf(Shelf):
-    """A library whose every passage is supported by the span that the test names."""
+    """A library whose passages have the supporting sentences that the test names."""
 
-    def __init__(self, spans: list[tuple[int, int] | None], *passages: Passage) -> None:
+    def __init__(self, found: list[Support | None], *passages: Passage) -> None:
         super().__init__(*passages)
-        self.spans = spans
+        self.found = found
 
-    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[tuple[int, int] | None]:
-        return self.spans[: len(passages)]
+    async def supports(self, answer: str, passages: Sequence[Passage]) -> list[Support | None]:
+        return self.found[: len(passages)]
 
 
 class SmallWriting(Writing):
@@ -278,7 +279,7 @@ class SmallWriting(Writing):
 
 async def test_a_model_that_is_too_small_to_write_is_not_asked_and_the_sentence_is_the_answer() -> None:
     one, two = passage(1), passage(2)
-    shelf = SupportingShelf([(one.start, one.start + 4), None], one, two)
+    shelf = SupportingShelf([Support(one.start, one.start + 4, 0.8), Support(two.start, two.end, 0.5)], one, two)
     writing = SmallWriting(135_000_000)
     whole = await answer(RagModel(shelf, writing, PLACE, 0.3, quote_below=1_000_000_000), asking())
     assert whole.text == f"{one.text[:4].strip()} [1]"

@@ -13,9 +13,9 @@ import pytest
 from apps.core.errors import InvalidValue
 from apps.rag.limits import Limits
 from apps.rag.parsing.sandbox import Sandbox
-from apps.rag.tests import made_files as made
-from apps.rag.tests import office_files as office
-from apps.rag.tests.office_files import p, run
+from apps.tests.support import made_files as made
+from apps.tests.support import office_files as office
+from apps.tests.support.office_files import p, run
 
 pytestmark = pytest.mark.local
 
@@ -336,6 +336,8 @@ async def test_a_few_wrong_bytes_in_utf8_are_told_and_cost_nothing_else(sandbox:
         ("Name\tOrt, Land\nJo\tUlm, D\n", "Name: Jo; Ort, Land: Ulm, D"),
         ("Note\nHello, world\nplain\n", "Note: Hello, world\nNote: plain"),
         ("time\n10:30\n", "time: 10:30"),
+        ('Part;Size\n"Valve "x" old";7\nPipe;5" wide\n', 'Part: Valve x" old"; Size: 7\nPart: Pipe; Size: 5" wide'),
+        ('Part;Size\nBolt;"3\nWasher;4\n', 'Part: Bolt; Size: "3\nPart: Washer; Size: 4'),
     ],
 )
 async def test_the_delimiter_of_a_csv_is_the_one_that_gives_equal_rows(

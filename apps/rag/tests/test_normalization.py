@@ -7,7 +7,7 @@ import pytest
 from apps.rag.index.database import Database
 from apps.rag.index.upkeep import TEXT_INDEX, WORDS_INDEX, tend
 from apps.rag.library import Library
-from apps.rag.normalization import indexed, normalized
+from apps.rag.normalization import holds_phrase, indexed, normalized, visible
 from apps.rag.records import Passage
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, ingested
@@ -35,6 +35,34 @@ def test_what_is_searched_for_has_one_form(text: str, expected: str) -> None:
 
 def test_a_word_divided_at_its_own_hyphen_is_indexed_both_ways() -> None:
     assert indexed("a well-\nknown fact") == "a wellknown fact well-known"
+
+
+def test_both_parts_of_a_word_with_a_capital_inside_are_indexed() -> None:
+    assert indexed("badgerFIELD of readSensorValue, GmbH") == (
+        "badgerFIELD of readSensorValue, GmbH badger FIELD read Sensor Value Gmb H"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "expected"),
+    [
+        ("- Item 0\n- Item 10", "item 0", True),
+        ("- Item 10\n- Item 11", "Item 1", False),
+        ("the of\ufb01ce\nhours", "Office  hours", True),
+        ("CONTROL badgerFIELD", "control badger", True),
+        ("CONTROL badgers", "control badger", False),
+        ("\u56f3\u66f8\u9928\u306f\u706b\u66dc\u65e5", "\u56f3\u66f8\u9928", True),
+        ("costs 12,50 (net)", "12,50", True),
+        ("anything", "  ", False),
+    ],
+)
+def test_a_phrase_is_held_as_whole_words(text: str, phrase: str, expected: bool) -> None:
+    assert holds_phrase(text, phrase) is expected
+
+
+def test_characters_that_are_not_seen_are_no_text() -> None:
+    assert not visible("\u200b \u2060\n\u00a0")
+    assert visible("\u200bx")
 
 
 DIVIDED = "The of\ufb01ce needs a docu-\nmentation of the So\u00adft\u200bware."

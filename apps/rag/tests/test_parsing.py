@@ -12,7 +12,7 @@ import pytest
 
 from apps.rag.limits import Limits
 from apps.rag.parsing.sandbox import Sandbox
-from apps.rag.tests import made_files as made
+from apps.tests.support import made_files as made
 
 pytestmark = pytest.mark.local
 

@@ -16,6 +16,11 @@ def test_fusion_adds_the_reciprocal_ranks_of_both_halves() -> None:
     assert ranking.fused(5, 5) > ranking.fused(0, None)
 
 
+def test_of_what_the_embedding_does_not_know_its_order_says_nothing() -> None:
+    assert Ranking().fused(0, None, known=0) == 0
+    assert Ranking().fused(0, 3, known=0.5) < Ranking().fused(0, 3)
+
+
 def test_cosines_do_not_depend_on_lengths() -> None:
     assert cosines([2, 0], [[1, 0], [0, 3], [-5, 0], [0, 0]]) == pytest.approx([1, 0, -1, 0])
 

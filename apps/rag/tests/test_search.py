@@ -13,6 +13,7 @@ from apps.core.ports import Readiness, Reranked
 from apps.rag.library import Library
 from apps.rag.ranking import Ranking
 from apps.rag.records import Upload
+from apps.rag.search import EXACT
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, finished, ingested, texts
 
@@ -141,7 +142,7 @@ async def test_a_passage_says_how_it_was_found(library: Library) -> None:
     [best, other] = await library.search("ann", "docs", "owls hunt mice")
     assert best.name == "a.txt" and best.text_rank == 1 and best.text_score is not None
     assert best.vector_score == pytest.approx(1, abs=1e-5)
-    assert best.score == pytest.approx(Ranking().fused(0, 0))
+    assert best.score == pytest.approx(EXACT + Ranking().fused(0, 0))
     assert other.text_rank is None and other.text_score is None
     assert other.score == pytest.approx(Ranking().fused(1, None))
     [near, _] = await library.search("ann", "docs", "owls hunt mice", mode="vector")
@@ -180,3 +181,13 @@ async def test_a_reranker_has_the_last_word(tmp_path: Path) -> None:
     found = await library.search("ann", "docs", "owls hunt mice")
     assert [(passage.name, passage.score) for passage in found] == [("b.txt", -4), ("a.txt", -23)]
     await library.aclose()
+
+
+async def test_a_passage_with_the_whole_query_in_it_comes_first(library: Library) -> None:
+    """Words and meaning alike are in all of them, and more so in the short ones."""
+    await ingested(library, {f"{n}.txt": f"item {n + 1}. item {n + 2}." for n in range(8)})
+    await ingested(
+        library, {"whole.txt": "Here is a list of them. item 0, and many other things that are not asked for."}
+    )
+    [best] = await library.search("ann", "docs", "Item 0", top_k=1)
+    assert best.name == "whole.txt" and best.score > EXACT

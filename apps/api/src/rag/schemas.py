@@ -99,7 +99,9 @@ class PassageAnswer(BaseModel):
     span: tuple[int, int]
     text: str
     metadata: Metadata
-    score: float = Field(description="Orders the result: the fused ranks of both halves")
+    score: float = Field(
+        description="Orders the result: the fused ranks of both halves, and 1 more where the whole query stands in it"
+    )
     vector_score: float | None = Field(description="Cosine of query and passage")
     text_score: float | None = Field(description="BM25; null where the words were not found")
     relevance: float | None = Field(description="0 to 1: how likely it says anything about the question; null in lists")

@@ -76,6 +76,7 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     assert streamed.rstrip().splitlines()[-2] == "event: done"
     assert "handbook.md: done" in documents
     assert "Everybody has 30 days of leave in a calendar year. [1]" in documents
+    assert "may be worked from home" not in documents and "end of March" not in documents
     assert "[1] handbook.md  Handbook > Leave" in documents
     assert json.loads(cited)["citations"][0]["name"] == "handbook.md"
     assert json.loads(agent)["status"] == "done"

@@ -1,49 +1,22 @@
-"""Whether two texts that are near in meaning may be the same question: cheap rules, for where cosines mislead.
-
-A sentence encoder puts "from Paris to London" at 0.997 of its opposite. So two texts are never the same question where
-their numbers differ, in value or order; where one negates more often; where they have the same words in another order;
-or where all that differs is one word in its place (enable for disable, Saturday for Sunday). What is refused here is
-answered anew, which is never wrong.
-
-Which kept question is nearest in meaning: vectors by scope, in this process's memory, bounded in bytes.
-"""
+"""Which kept question is nearest in meaning: vectors by scope, in this process's memory, bounded in bytes."""
 
 import asyncio
 import logging
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from apps.cache.wording import in_latin_script, may_mean_the_same
 from apps.core.errors import AppError, InvalidValue
-from apps.core.ports import Embedder
+from apps.core.ports import Embedder, KnowsWords
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float32]
-
-NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-WORD = re.compile(r"\w+")
-NEGATION = re.compile(
-    r"\b(?:no|not|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['\u2019]t\b", re.IGNORECASE
-)
-
-
-def may_mean_the_same(one: str, two: str) -> bool:
-    if NUMBER.findall(one) != NUMBER.findall(two) or len(NEGATION.findall(one)) != len(NEGATION.findall(two)):
-        return False
-    ours, theirs = WORD.findall(one.casefold()), WORD.findall(two.casefold())
-    if ours == theirs:
-        return True
-    if len(ours) != len(theirs):
-        return True
-    differing = sum(a != b for a, b in zip(ours, theirs, strict=True))
-    return differing > 1 and sorted(ours) != sorted(theirs)
-
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +28,8 @@ BYTES_A_CHARACTER = 4
 # the embedder works on one call after another, and a long one must not keep a chat waiting
 LONGEST = 0.5
 MOST_CHARACTERS = 2_000
+# two texts take up to a millisecond or so, on the event loop
+MOST_COMPARED = 20
 
 
 @dataclass(slots=True)
@@ -92,6 +67,8 @@ class SemanticIndex:
             return None
         try:
             async with asyncio.timeout(LONGEST):
+                if await self._is_blind_to(text):
+                    return None
                 vectors = await self._embedder.embed([text])
         except InvalidValue:
             return None
@@ -118,8 +95,8 @@ class SemanticIndex:
             known.matrix = np.stack([kept.vector for kept in known.kept.values()])
         cosines, now = known.matrix @ vector, self._clock()
         near = [(known.digests[i], min(1.0, float(cosines[i]))) for i in np.flatnonzero(cosines >= least)]
-        able = [(digest, score) for digest, score in near if self._may_answer(known.kept[digest], text, now)]
-        return sorted(able, key=lambda pair: -pair[1])
+        near = sorted(near, key=lambda pair: -pair[1])[:MOST_COMPARED]
+        return [(digest, score) for digest, score in near if self._may_answer(known.kept[digest], text, now)]
 
     def add(self, scope: bytes, digest: bytes, vector: "Vector", text: str, ttl: float) -> None:
         self.forget(scope, digest)
@@ -142,6 +119,15 @@ class SemanticIndex:
         known.matrix = None
         if not known.kept:
             del self._scopes[scope]
+
+    async def _is_blind_to(self, text: str) -> bool:
+        """Whether the embedder has a vocabulary, and the text has letters or signs that are not in it."""
+        if not isinstance(self._embedder, KnowsWords):
+            return False
+        if not in_latin_script(text):
+            return True
+        [unknown] = await self._embedder.unknown_shares([text])
+        return unknown > 0
 
     def _may_answer(self, kept: _Kept, text: str, now: float) -> bool:
         return kept.expires > now and may_mean_the_same(text, kept.text)

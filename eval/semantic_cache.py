@@ -66,7 +66,8 @@ async def scores(embedder: Remembered, pairs: Iterable[Pair]) -> list[tuple[floa
     found: list[tuple[float | None, float]] = []
     for one, two in pairs:
         index = SemanticIndex(embedder)
-        cosine = float(np.dot(*await embedder.embed([one, two])))
+        ours, theirs = await embedder.embed([one, two])
+        cosine = float(np.dot(ours, theirs))
         kept, asked = await index.vector_of(one), await index.vector_of(two)
         near: list[tuple[bytes, float]] = []
         if kept is not None and asked is not None:

@@ -6,6 +6,7 @@ The standard library is all it may import: it runs before anything is installed.
 """
 
 import argparse
+import compileall
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def main() -> None:
     install_lock("requirements.lock")
     if not given.without_local:
         install_local(given.torch_index)
+    compile_sources()
     return None
 
 
@@ -102,6 +104,11 @@ def convert_packaged_model() -> None:
     if subprocess.run([sys.executable, "-m", PACKAGED], cwd=ROOT, check=False).returncode:  # noqa: S603
         say("the packaged model could not be converted: the first start tries again and says why")
     return None
+
+
+def compile_sources() -> None:
+    """Write the bytecode of apps, as pip does of packages: else PYTHONDONTWRITEBYTECODE has every start compile it."""
+    compileall.compile_dir(ROOT / "apps", quiet=1)
 
 
 def pip(*arguments: str) -> None:

@@ -89,6 +89,15 @@ class Entries:
         return value
 
 
+class Schema(BaseModel):
+    """A shape of the API whose validator is built at its first use: at import, it would cost every start.
+
+    Not for the body of a route itself: FastAPI puts its name into the same validator, and pydantic warns of that.
+    """
+
+    model_config = ConfigDict(defer_build=True)
+
+
 class KnownFields(BaseModel):
     """A body that refuses fields it does not have, and says which ones it has."""
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.json_body import JsonRoute
@@ -13,13 +13,14 @@ from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS
 from apps.core.errors import Forbidden, NotFound, Overloaded
+from apps.core.fields import Schema
 from apps.operations.key_store import KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
 
 Status = Literal["live", "expired", "revoked"]
 
 
-class KeyView(BaseModel):
+class KeyView(Schema):
     """Times are ISO 8601, UTC."""
 
     id: str
@@ -111,7 +112,7 @@ NEW_KEY = {**KEY, "key": "ga_x7Kq0123456789abcdefghijklmnopqrstuvwxyz-_A"}
 Id = Annotated[str, Path(description="The id of the key, not the key", max_length=64, examples=[KEY["id"]])]
 
 
-class KeyList(BaseModel):
+class KeyList(Schema):
     """The oldest first; the revoked and expired ones too."""
 
     data: list[KeyView]

@@ -10,7 +10,7 @@ from apps.agents.decisions import Verdict, by_call
 from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
 from apps.core.agent_runs import RunStatus
 from apps.core.errors import InvalidValue, MissingRequiredField
-from apps.core.fields import Between, CodePoints
+from apps.core.fields import Between, CodePoints, Schema
 from apps.core.messages import Message, user_message
 from apps.core.settings import Settings
 
@@ -23,7 +23,7 @@ LONGEST_REASON = 500
 LONGEST_MESSAGE = 200_000
 
 
-class RunMessage(BaseModel):
+class RunMessage(Schema):
     """One turn of a conversation."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -72,7 +72,7 @@ def run_body(settings: Settings) -> type[RunBody]:
     return create_model("AgentRunRequest", __base__=RunBody, prompt=(prompt, described))
 
 
-class Decision(BaseModel):
+class Decision(Schema):
     """About one call that a run waits with."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -94,13 +94,13 @@ class DecisionsBody(BaseModel):
         return by_call((one.id, Verdict(one.approved, one.reason)) for one in self.decisions)
 
 
-class ToolAnswer(BaseModel):
+class ToolAnswer(Schema):
     name: str
     description: str
     approval: bool = Field(description="Each call waits until it is approved or denied")
 
 
-class AgentAnswer(BaseModel):
+class AgentAnswer(Schema):
     """An agent, as it is declared."""
 
     name: str
@@ -112,11 +112,11 @@ class AgentAnswer(BaseModel):
     output_schema: dict[str, Any] | None
 
 
-class AgentList(BaseModel):
+class AgentList(Schema):
     agents: list[AgentAnswer]
 
 
-class RunUsage(BaseModel):
+class RunUsage(Schema):
     """Sums over all calls of the model; `cost` in US dollars, null where no price is known."""
 
     prompt_tokens: int
@@ -126,7 +126,7 @@ class RunUsage(BaseModel):
     cost: float | None
 
 
-class RunAnswer(BaseModel):
+class RunAnswer(Schema):
     """A run: as the answer of one that has ended or pauses, and as its record."""
 
     run: str = Field(description="Its id")
@@ -147,7 +147,7 @@ class RunAnswer(BaseModel):
     error: dict[str, Any] | None
 
 
-class RunList(BaseModel):
+class RunList(Schema):
     """Runs, the newest first."""
 
     runs: list[RunAnswer]

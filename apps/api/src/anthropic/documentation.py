@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from apps.api.src.anthropic.errors import anthropic_error, anthropic_status
 from apps.api.src.anthropic.request import IGNORED
 from apps.api.src.anthropic.schemas import CountTokensBody, MessagesBody
 from apps.api.src.http.openapi import Responses, error_responses
-from apps.api.src.v1.documentation import ERRORS, HEADERS, PARAMETERS
+from apps.api.src.v1.documentation import ERRORS, posted
 
+SHAPE = "Anthropic's own shape"
 SCHEMA = "AnthropicError"
 ERROR = {
     "type": "object",
@@ -49,38 +48,23 @@ STREAM = (
     'event: content_block_delta\ndata: {"type": "content_block_delta", "index": 0, '
     '"delta": {"type": "text_delta", "text": "A"}}\n\nevent: message_stop\ndata: {"type": "message_stop"}\n\n'
 )
-ASKED = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is Python?"}]}
+CALL = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is Python?"}]}
 
 
 def document_anthropic(page: dict[str, Any]) -> dict[str, Any]:
     """The page with Anthropic's routes in it."""
     page["components"]["schemas"][SCHEMA] = ERROR
-    messages = _posted(MessagesBody, {**ASKED, "max_tokens": 50}, MESSAGE, STREAM)
+    ends = anthropic_errors()
+    messages = posted(MessagesBody, {**CALL, "max_tokens": 50}, MESSAGE, STREAM, SHAPE, ends)
     messages["description"] = (
         "Anthropic's messages; made from chat completions where a target has none of its own. Fields that such a target"
         " has no word for are refused by name, but for these, which are ignored: "
         + "; ".join(f"`{name}` ({why})" for name, why in IGNORED.items())
     )
     page["paths"]["/v1/messages"]["post"] |= messages
-    page["paths"]["/v1/messages/count_tokens"]["post"] |= _posted(CountTokensBody, ASKED, {"input_tokens": 9})
+    counting = posted(CountTokensBody, CALL, {"input_tokens": 9}, None, SHAPE, ends)
+    page["paths"]["/v1/messages/count_tokens"]["post"] |= counting
     return page
-
-
-def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": answer}}
-    if stream is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "example": stream}
-    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
-    schema = body.model_json_schema()
-    schema.pop("description", None)
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
-        "parameters": PARAMETERS,
-        "responses": {
-            "200": {"description": "Anthropic's own shape", "headers": headers, "content": content},
-            **{str(status): response for status, response in anthropic_errors().items()},
-        },
-    }
 
 
 def anthropic_errors() -> Responses:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from apps.core.fields import Schema
 
 JsonObject = dict[str, Any]
 MODEL = "A name of GET /v1/models, or any that the default provider knows"
 
 
-class _Body(BaseModel):
+class _Body(Schema):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(description=MODEL)

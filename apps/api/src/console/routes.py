@@ -4,17 +4,18 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS
 from apps.core.errors import StoreUnavailable
+from apps.core.fields import Schema
 from apps.core.version import VERSION
 
 
-class BudgetLeft(BaseModel):
+class BudgetLeft(Schema):
     """US dollars of the current period."""
 
     limit_usd: float
@@ -24,7 +25,7 @@ class BudgetLeft(BaseModel):
     left_usd: float
 
 
-class Me(BaseModel):
+class Me(Schema):
     """The caller, as the service knows it."""
 
     authenticated: bool = Field(description="false while no key is asked for")
@@ -39,7 +40,7 @@ class Me(BaseModel):
     budget: BudgetLeft | None
 
 
-class Summary(BaseModel):
+class Summary(Schema):
     """Numbers of this process: counters since its start, gauges as of now, histograms as sum and count."""
 
     at: float = Field(description="Unix time")

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
 from apps.core.callers import Caller
-from apps.core.fields import Between, CodePoints
+from apps.core.fields import Between, CodePoints, Schema
 from apps.core.messages import ChatRequest, user_message
 from apps.core.settings import Settings
 
@@ -45,7 +45,7 @@ class GenerateBody(BaseModel):
 Body = TypeVar("Body", bound=GenerateBody)
 
 
-class GenerateAnswer(BaseModel):
+class GenerateAnswer(Schema):
     """The whole answer; the headers say the rest."""
 
     response: str

@@ -6,7 +6,7 @@ What Prometheus reads. Not limited: a scraper that is turned away is blind just 
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from apps.api.src.exceptions import render
@@ -14,15 +14,16 @@ from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
+from apps.core.fields import Schema
 from apps.core.ports import State
 from apps.core.settings import Settings
 
 
-class Health(BaseModel):
+class Health(Schema):
     status: Literal["ok"] = "ok"
 
 
-class ModelReadiness(BaseModel):
+class ModelReadiness(Schema):
     """``details`` is what an operator wants to know of a model beyond its state."""
 
     route: str
@@ -32,7 +33,7 @@ class ModelReadiness(BaseModel):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-class Ready(BaseModel):
+class Ready(Schema):
     status: Literal["ready", "not_ready"]
     models: list[ModelReadiness]
 

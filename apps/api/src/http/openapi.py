@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pydantic import BaseModel
-
 from apps.api.src.http.headers import LONGEST_TTL
 from apps.core import errors
 from apps.core.errors import AppError
+from apps.core.fields import Schema
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Schema):
     """All five keys are always there."""
 
     code: str
@@ -20,7 +19,7 @@ class ErrorBody(BaseModel):
     details: dict[str, Any]
 
 
-class ErrorEnvelope(BaseModel):
+class ErrorEnvelope(Schema):
     """Every error that a client can see, on every route, from every layer."""
 
     error: ErrorBody

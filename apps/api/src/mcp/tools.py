@@ -23,7 +23,7 @@ from apps.cache.front import CachedModel
 from apps.core.callers import Caller
 from apps.core.deltas import collect
 from apps.core.errors import NotFound, quoted
-from apps.core.fields import Between
+from apps.core.fields import Between, Schema
 from apps.core.messages import user_message
 from apps.core.settings import Settings
 from apps.models.metering import MeteredModel
@@ -35,13 +35,13 @@ MOST_PASSAGES = 20
 Ask = Callable[[Request, GenerateBody], Awaitable[Told]]
 
 
-class AgentBody(BaseModel):
+class AgentBody(Schema):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     prompt: Annotated[str, Field(min_length=1, max_length=100_000, description="What to answer")]
 
 
-class SearchBody(BaseModel):
+class SearchBody(Schema):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     collection: str = Field(description="The collection; `shared/<name>` for one that everybody shares")

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
 from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, GenerateAnswer, GenerateBody, generate_body
-from apps.core.fields import Between, CodePoints
+from apps.core.fields import Between, CodePoints, Schema
 from apps.core.settings import Settings
 from apps.rag.answering import TOP_K
 from apps.rag.records import Kind
@@ -24,7 +24,7 @@ Metadata = dict[str, str | int | float | bool]
 TopK = Annotated[int, Between(1, MOST_PASSAGES)]
 
 
-class DocumentBody(BaseModel):
+class DocumentBody(Schema):
     """A document as text."""
 
     model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [DOCUMENT]})
@@ -68,7 +68,7 @@ def rag_generate_body(settings: Settings) -> type[RagGenerateBody]:
     return generate_body("RagGenerateRequest", settings, 0.0, 500, CLOUD_MAX_TOKENS, writer, RagGenerateBody)
 
 
-class CitationAnswer(BaseModel):
+class CitationAnswer(Schema):
     """A passage that the answer was made from."""
 
     number: int = Field(description="How the answer's text may refer to it: [1]")
@@ -88,7 +88,7 @@ class RagAnswer(GenerateAnswer):
     citations: list[CitationAnswer]
 
 
-class PassageAnswer(BaseModel):
+class PassageAnswer(Schema):
     """A passage that a search found, or one of a document's."""
 
     id: str
@@ -107,12 +107,12 @@ class PassageAnswer(BaseModel):
     relevance: float | None = Field(description="0 to 1: how likely it says anything about the question; null in lists")
 
 
-class Passages(BaseModel):
+class Passages(Schema):
     passages: list[PassageAnswer]
     next: int | None = Field(None, description="The `after` of the next page; null on the last one")
 
 
-class DocumentTextAnswer(BaseModel):
+class DocumentTextAnswer(Schema):
     """What was read of a document: the text that spans point into."""
 
     document: str = Field(description="The document's id")
@@ -120,7 +120,7 @@ class DocumentTextAnswer(BaseModel):
     text: str
 
 
-class CollectionAnswer(BaseModel):
+class CollectionAnswer(Schema):
     name: str
     shared: bool
     model: str = Field(description="Its name on /v1/chat/completions")
@@ -130,11 +130,11 @@ class CollectionAnswer(BaseModel):
     passages: int
 
 
-class Collections(BaseModel):
+class Collections(Schema):
     collections: list[CollectionAnswer]
 
 
-class DocumentAnswer(BaseModel):
+class DocumentAnswer(Schema):
     id: str = Field(description="SHA-256 of its bytes")
     name: str
     names: list[str] = Field(description="All the names that these bytes came under")
@@ -146,18 +146,18 @@ class DocumentAnswer(BaseModel):
     ingested: float = Field(description="Unix time")
 
 
-class Documents(BaseModel):
+class Documents(Schema):
     documents: list[DocumentAnswer]
     next: str | None = Field(None, description="The `after` of the next page; null on the last one")
 
 
-class Accepted(BaseModel):
+class Accepted(Schema):
     job: str = Field(description="GET /rag/jobs/{id} tells how far it is")
     collection: str
     accepted: list[str] = Field(description="The names of the files")
 
 
-class FileAnswer(BaseModel):
+class FileAnswer(Schema):
     name: str
     document: str
     status: Literal["queued", "running", "done", "failed"]
@@ -167,7 +167,7 @@ class FileAnswer(BaseModel):
     warnings: list[str] = Field(description="What of the document was not read: pictures, pages, attachments")
 
 
-class JobAnswer(BaseModel):
+class JobAnswer(Schema):
     id: str
     collection: str
     status: Literal["queued", "running", "done", "failed"] = Field(

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import Request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -29,7 +29,7 @@ MOST_FILES = 1000
 MOST_FIELDS = 16
 LONGEST_FIELD = 64 * 1024
 
-documents = TypeAdapter(list[DocumentBody])
+documents = TypeAdapter(list[DocumentBody], config=ConfigDict(defer_build=True))
 
 
 class DiskParser(MultiPartParser):

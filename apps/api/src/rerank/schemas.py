@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from apps.core.fields import Between
+from apps.core.fields import Between, Schema
 
 MOST_DOCUMENTS = 1000
 EXAMPLE: JsonDict = {
@@ -16,7 +16,7 @@ EXAMPLE: JsonDict = {
 }
 
 
-class DocumentText(BaseModel):
+class DocumentText(Schema):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     text: str
@@ -34,17 +34,17 @@ class RerankBody(BaseModel):
     return_documents: bool = Field(False, description="Whether each result has its document's text")
 
 
-class RerankResult(BaseModel):
+class RerankResult(Schema):
     index: int = Field(description="Of the document in the call")
     relevance_score: float = Field(description="0 to 1, best first")
     document: DocumentText | None = None
 
 
-class RerankUsage(BaseModel):
+class RerankUsage(Schema):
     total_tokens: int
 
 
-class RerankAnswer(BaseModel):
+class RerankAnswer(Schema):
     id: str
     model: str
     results: list[RerankResult]

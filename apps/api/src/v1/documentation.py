@@ -1,6 +1,6 @@
 """What the OpenAPI page says of the /v1 routes: bodies, answers and errors, with an example of each.
 
-Imported when the page is first asked for: making all this takes a tenth of a start.
+Made when the page is first asked for: all this takes a tenth of a start.
 """
 
 from collections.abc import Iterable
@@ -26,6 +26,7 @@ from apps.api.src.v1.schemas import (
     TokenizeBody,
 )
 from apps.core import errors
+from apps.core.fields import Schema
 
 CREATED = 1_763_900_000
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
@@ -81,7 +82,7 @@ class OpenAIErrorBody(ErrorBody):
     error_code: str
 
 
-class OpenAIErrorEnvelope(BaseModel):
+class OpenAIErrorEnvelope(Schema):
     """Every error on /v1: the clients of OpenAI raise their proper exceptions for it."""
 
     error: OpenAIErrorBody
@@ -101,30 +102,25 @@ def v1_errors(*kinds: type[errors.AppError], more: Iterable[errors.AppError] = (
     return error_responses(*kinds, status=openai_status, body=openai_error, schema=OPENAI_ENVELOPE, more=more)
 
 
-def _posted(body: type[BaseModel], example: Any, answer: Any, stream: str | None = None) -> dict[str, Any]:
-    """What the page says of a POST route."""
+def posted(
+    body: type[BaseModel], example: Any, answer: Any, stream: str | None, shape: str, ends: Responses
+) -> dict[str, Any]:
+    """What the page says of a POST route: the body's schema, an example of call and answer, and its errors."""
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": answer}}
     if stream is not None:
         content["text/event-stream"] = {"schema": {"type": "string"}, "example": stream}
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
-    request = {"required": True, "content": {"application/json": {"schema": _schema(body), "example": example}}}
     return {
-        "requestBody": request,
+        "requestBody": _request(body, example),
         "parameters": PARAMETERS,
         "responses": {
-            200: {"description": "OpenAI's own shape, as the target wrote it", "headers": headers, "content": content},
-            **v1_errors(*ERRORS, more=MORE),
+            "200": {"description": shape, "headers": headers, "content": content},
+            **_by_status(ends),
         },
     }
 
 
-def _schema(body: type[BaseModel]) -> dict[str, Any]:
-    schema = body.model_json_schema()
-    schema.pop("description", None)
-    return schema
-
-
-CHAT = _posted(
+CHAT = (
     ChatCompletionsBody,
     {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is Python?"}], "max_tokens": 50},
     {
@@ -145,7 +141,7 @@ CHAT = _posted(
     'data: {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1763900000, "model": "gpt-4o-mini", '
     '"choices": [{"index": 0, "delta": {"content": "A"}, "finish_reason": null}]}\n\ndata: [DONE]\n\n',
 )
-COMPLETIONS = _posted(
+COMPLETIONS = (
     CompletionsBody,
     {"model": "SmolLM2-135M-Instruct", "prompt": "Once upon a time", "max_tokens": 16},
     {
@@ -159,7 +155,7 @@ COMPLETIONS = _posted(
     'data: {"id": "cmpl-1", "object": "text_completion", "created": 1763900000, "model": "SmolLM2-135M-Instruct", '
     '"choices": [{"text": ",", "index": 0, "logprobs": null, "finish_reason": null}]}\n\ndata: [DONE]\n\n',
 )
-RESPONSES = _posted(
+RESPONSES = (
     ResponsesBody,
     {"model": "gpt-4o-mini", "input": "What is Python?", "max_output_tokens": 50},
     {
@@ -182,7 +178,7 @@ RESPONSES = _posted(
     'event: response.output_text.delta\ndata: {"type": "response.output_text.delta", "item_id": "msg_1", '
     '"output_index": 0, "content_index": 0, "delta": "A", "logprobs": [], "sequence_number": 4}\n\n',
 )
-EMBEDDINGS = _posted(
+EMBEDDINGS = (
     EmbeddingsBody,
     {"model": "all-MiniLM-L6-v2", "input": ["What is Python?", "A language."]},
     {
@@ -191,8 +187,9 @@ EMBEDDINGS = _posted(
         "model": "all-MiniLM-L6-v2",
         "usage": {"prompt_tokens": 11, "total_tokens": 11},
     },
+    None,
 )
-POSTS = {
+POSTS: dict[str, tuple[type[BaseModel], Any, Any, str | None]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,
@@ -209,10 +206,10 @@ TOKENIZING: dict[str, tuple[type[BaseModel], Any, Any]] = {
 }
 TOKENIZING_ERRORS = (*BODY_ERRORS, errors.NotFound, errors.RateLimitExceeded, errors.ModelUnavailable)
 GETS = {
-    "/v1/models": v1_errors(errors.RateLimitExceeded),
-    "/v1/models/{id}": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
-    "/v1/usage": v1_errors(errors.InvalidValue, errors.RateLimitExceeded, errors.Overloaded),
-    "/v1/route": v1_errors(errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+    "/v1/models": (errors.RateLimitExceeded,),
+    "/v1/models/{id}": (errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
+    "/v1/usage": (errors.InvalidValue, errors.RateLimitExceeded, errors.Overloaded),
+    "/v1/route": (errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
 }
 
 
@@ -220,27 +217,32 @@ def document_v1(page: dict[str, Any]) -> dict[str, Any]:
     """The page with all this in it."""
     schema = OpenAIErrorEnvelope.model_json_schema(ref_template="#/components/schemas/{model}")
     page["components"]["schemas"] |= schema.pop("$defs") | {OpenAIErrorEnvelope.__name__: schema}
-    for path, operation in POSTS.items():
-        documented = page["paths"][path]["post"]
-        documented |= {**operation, "responses": _by_status(operation["responses"])}
+    for path, call in POSTS.items():
+        shown = posted(*call, "OpenAI's own shape, as the target wrote it", v1_errors(*ERRORS, more=MORE))
+        page["paths"][path]["post"] |= shown
     for path, (body, example, answer) in TOKENIZING.items():
         content = {"application/json": {"schema": {"type": "object"}, "example": answer}}
         page["paths"][path]["post"] |= {
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": _schema(body), "example": example}},
-            },
+            "requestBody": _request(body, example),
             "responses": {
                 "200": {"description": "vLLM's own shape", "content": content},
                 **_by_status(v1_errors(*TOKENIZING_ERRORS)),
             },
         }
-    for path, responses in GETS.items():
-        operation = page["paths"][path]["get"]
-        operation["responses"] = {"200": operation["responses"]["200"], **_by_status(responses)}
-    reranking = page["paths"]["/v1/rerank"]["post"]
-    reranking["responses"] = {"200": reranking["responses"]["200"], **_by_status(v1_errors(*ERRORS))}
+    for path, kinds in GETS.items():
+        _end_in(page["paths"][path]["get"], v1_errors(*kinds))
+    _end_in(page["paths"]["/v1/rerank"]["post"], v1_errors(*ERRORS))
     return page
+
+
+def _request(body: type[BaseModel], example: Any) -> dict[str, Any]:
+    schema = body.model_json_schema()
+    schema.pop("description", None)
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+def _end_in(operation: dict[str, Any], ends: Responses) -> None:
+    operation["responses"] = {"200": operation["responses"]["200"], **_by_status(ends)}
 
 
 def _by_status(responses: Responses) -> dict[str, Any]:

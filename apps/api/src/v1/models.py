@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from apps.core.errors import NotFound, quoted
+from apps.core.fields import Schema
 from apps.core.ports import State
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Target
@@ -14,7 +15,7 @@ from apps.gateway.routing.targets import Target
 ORDER: tuple[State, ...] = ("ready", "loading", "failed", "not_configured")
 
 
-class TargetStatus(BaseModel):
+class TargetStatus(Schema):
     """One of a name's targets, in the order of the routing file."""
 
     target: str = Field(description="The provider, and its own name for the model", examples=["openai/gpt-4o-mini"])
@@ -23,7 +24,7 @@ class TargetStatus(BaseModel):
     breaker: str = Field(description="closed; open after too many failures; half_open while it is probed")
 
 
-class Model(BaseModel):
+class Model(Schema):
     """A name that calls may use as their `model`."""
 
     id: str
@@ -38,7 +39,7 @@ class Model(BaseModel):
     targets: list[TargetStatus]
 
 
-class ModelList(BaseModel):
+class ModelList(Schema):
     object: str = "list"
     data: list[Model]
 

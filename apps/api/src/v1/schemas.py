@@ -5,13 +5,15 @@ Only what callers mostly use is listed; every other field of OpenAI's API may st
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from apps.core.fields import Schema
 
 JsonObject = dict[str, Any]
 MODEL = "A name of GET /v1/models, or any that the default provider knows"
 
 
-class _Body(BaseModel):
+class _Body(Schema):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(description=MODEL)

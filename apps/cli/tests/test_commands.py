@@ -10,25 +10,14 @@ import pytest
 
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.ports import free_port
-from apps.tests.support.processes import environment, heard
+from apps.tests.support.processes import environment, heard, run_module
 from apps.tests.support.serving import serving_models
-
-SECONDS = 120
+from apps.tests.support.waiting import HANG_SECONDS
 
 
 def genai(folder: Path, *words: str, text: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; ``text`` is piped in."""
-    done = subprocess.run(
-        [sys.executable, "-m", "apps.cli.main", *words],
-        cwd=folder,
-        env=environment(0, changes),
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return heard(done)
+    return heard(run_module("apps.cli.main", words, folder, environment(0, changes), text))
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +100,14 @@ def module(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a module of Python's to its end."""
     command = [sys.executable, "-m", *words]
     return subprocess.run(
-        command, cwd=folder, env=environment(0, {}), capture_output=True, text=True, timeout=SECONDS, check=False
+        command, cwd=folder, env=environment(0, {}), capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
 
 
 def test_the_server_module_explains_itself_without_starting(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "apps.api.src.main", "--help"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment(0, {}), capture_output=True, text=True, timeout=SECONDS
+        command, cwd=tmp_path, env=environment(0, {}), capture_output=True, text=True, timeout=HANG_SECONDS
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: python -m apps.api.src.main")
@@ -127,7 +116,7 @@ def test_the_server_module_explains_itself_without_starting(tmp_path: Path) -> N
 def test_the_old_address_says_the_new_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "apps.api.src.cli", "keys", "list"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment(0, {}), capture_output=True, text=True, timeout=SECONDS
+        command, cwd=tmp_path, env=environment(0, {}), capture_output=True, text=True, timeout=HANG_SECONDS
     )
     assert done.returncode == 0
     assert "is now: genai" in done.stderr

@@ -5,8 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ import httpx2
 
 from apps.tests.marks import PROVIDERS_VARIABLE, learn_environment, marked
 from apps.tests.overheard import hearing_client
+from apps.tests.support.fork_server import FORKS, Forked, fork
 from apps.tests.support.ports import free_port
+from apps.tests.support.waiting import HANG_SECONDS
 from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
@@ -29,11 +32,12 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 os.execv(sys.argv[2], sys.argv[2:])
 """
 START_SECONDS = 90
+Process = subprocess.Popen[bytes] | Forked
 
 
 @dataclass(slots=True)
 class Running:
-    process: subprocess.Popen[bytes]
+    process: Process
     url: str
     log: Path
 
@@ -91,15 +95,11 @@ def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Runn
     port = free_port()
     log = folder / f"log-{port}"
     most = changes.pop("DESCRIPTORS", None)
-    limited = [] if most is None else [sys.executable, "-c", LIMITED, most]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*limited, *command(kind, port)],
-            cwd=folder,
-            env=environment(port, changes),
-            stdout=output,
-            stderr=output,
-        )
+    variables = environment(port, changes)
+    if kind == "module":
+        process = start("apps.api.src.main", [], folder, variables, log, int(most or 0))
+    else:
+        process = _popen(command(kind, port), folder, variables, log, int(most or 0))
     try:
         _wait_for(process, port, log)
         yield Running(process, f"http://127.0.0.1:{port}", log)
@@ -111,13 +111,31 @@ def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Runn
         WATCH.took_file(log)
 
 
+def start(
+    module: str, arguments: Sequence[str], folder: Path, variables: dict[str, str], log: Path, files: int = 0
+) -> Process:
+    """Start ``python -m module arguments`` in ``folder``; both of its outputs go to ``log``.
+
+    ``files`` bounds its files and connections, where it is not 0.
+    """
+    if FORKS:
+        return fork(module, arguments, folder, variables, (log, log), files=files)
+    return _popen([sys.executable, "-m", module, *arguments], folder, variables, log, files)
+
+
+def _popen(command: list[str], folder: Path, variables: dict[str, str], log: Path, files: int) -> Process:
+    limited = [sys.executable, "-c", LIMITED, str(files)] if files else []
+    with log.open("ab") as output:
+        return subprocess.Popen([*limited, *command], cwd=folder, env=variables, stdout=output, stderr=output)
+
+
 def hear_metrics(url: str) -> None:
     """What a test left in the metrics is looked through, whether or not it asked for them."""
     with suppress(httpx2.TransportError), hearing_client(timeout=2) as client:  # who is leaving need not answer
         client.get(f"{url}/metrics")
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_for(process: Process, port: int, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -132,11 +150,41 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def run_to_end(folder: Path, kind: str = "module", **changes: str) -> subprocess.CompletedProcess[str]:
     """Start the service where it is expected to give up."""
     port = free_port()
+    variables = environment(port, changes)
+    if FORKS and kind == "module":
+        return heard(run_module("apps.api.src.main", [], folder, variables))
     return heard(
         subprocess.run(
-            command(kind, port), cwd=folder, env=environment(port, changes), capture_output=True, text=True, timeout=90
+            command(kind, port), cwd=folder, env=variables, capture_output=True, text=True, timeout=HANG_SECONDS
         )
     )
+
+
+def run_module(
+    module: str, arguments: Sequence[str], folder: Path, variables: dict[str, str], text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m module arguments`` to its end, with ``text`` on standard input."""
+    command = [sys.executable, "-m", module, *arguments]
+    if not FORKS:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=variables,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+        )
+    with tempfile.TemporaryDirectory() as kept:
+        outputs = (Path(kept, "out"), Path(kept, "err"))
+        given = Path(kept, "in")
+        given.write_text(text, "utf-8")
+        process = fork(module, arguments, folder, variables, outputs, text=given)
+        try:
+            code = process.wait(HANG_SECONDS)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(command, code, *(output.read_text("utf-8") for output in outputs))
 
 
 def heard(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

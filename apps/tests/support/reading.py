@@ -1,6 +1,7 @@
 """Reads answers as a client would: envelopes, event streams, and raw bytes off a socket."""
 
 import json
+import re
 import socket
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +92,28 @@ def read_to_end(connection: socket.socket) -> bytes:
     while part := connection.recv(65536):
         data += part
     return data
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer with a Content-Length, and not a byte of what comes behind it."""
+    head = _read_until(connection, b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    assert length, head
+    body = b""
+    while len(body) < int(length[1]):
+        more = connection.recv(int(length[1]) - len(body))
+        assert more, head + body
+        body += more
+    return head + body
+
+
+def _read_until(connection: socket.socket, end: bytes) -> bytes:
+    read = b""
+    while not read.endswith(end):
+        byte = connection.recv(1)
+        assert byte, read
+        read += byte
+    return read
 
 
 def exchange(url: str, request: bytes) -> httpx2.Response:

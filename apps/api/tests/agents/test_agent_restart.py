@@ -1,8 +1,6 @@
 """A paused run survives the death of its process: approved after a restart, it goes on where it was."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ import httpx2
 
 from apps.tests.support.agent_serving import read_run
 from apps.tests.support.ports import free_port
-from apps.tests.support.processes import environment
+from apps.tests.support.processes import environment, start
 from apps.tests.support.reading import envelope
 
 
@@ -20,12 +18,7 @@ from apps.tests.support.reading import envelope
 def program(folder: Path) -> Iterator[str]:
     """The URL of the running program; it is killed at the end, without a chance to put anything down."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "apps.tests.support.agent_program", str(port)],
-        cwd=folder,
-        env=environment(port, {}),
-        stdout=subprocess.DEVNULL,
-    )
+    process = start("apps.tests.support.agent_program", [str(port)], folder, environment(port, {}), folder / "log")
     url = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + 60

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from apps.tests.support.ports import free_port
-from apps.tests.support.processes import environment
+from apps.tests.support.processes import Process, environment, start
 from apps.tests.support.waiting import until
 
 PROGRAM = Path(__file__).parents[3] / "tests" / "support" / "mcp_stdio_server.py"
@@ -25,7 +24,7 @@ TWO: dict[str, Any] = {"agents": {"two": {"model": "local", "description": "new"
 
 @dataclass(slots=True)
 class Service:
-    process: subprocess.Popen[bytes]
+    process: Process
     url: str
     file: Path
     log: Path
@@ -65,10 +64,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         "MCP_SECRET": "sk-do-not-tell-anybody",
     }
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "apps.api.src.main"], env=environment(port, given), stdout=output, stderr=output
-        )
+    process = start("apps.api.src.main", [], tmp_path, environment(port, given), log)
     try:
         made = Service(process, f"http://127.0.0.1:{port}", file, log)
         assert until(lambda: answers(made.url)), log.read_text()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from apps.tests.support.reading import ask, connect, envelope, exchange, post, read_to_end
+from apps.tests.support.reading import ask, connect, envelope, exchange, post, read_answer, read_to_end
 from apps.tests.support.serving import serving_models
 
 LIMIT = 2048
@@ -83,4 +83,4 @@ def test_expect_100_continue_is_answered_before_the_body_is_sent(url: str) -> No
         connection.sendall(head + b"\r\n\r\n")
         assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
         connection.sendall(body)
-        assert connection.recv(1024).startswith(b"HTTP/1.1 200 ")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200 ")

@@ -15,7 +15,7 @@ import pytest
 from apps.api.src.http.connections import WHY, ConnectionLimits, Connections
 from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel, saying
-from apps.tests.support.reading import ask, checked, connect, envelope, exchange, post, read_to_end
+from apps.tests.support.reading import ask, checked, connect, envelope, exchange, post, read_answer, read_to_end
 from apps.tests.support.scraping import scrape
 from apps.tests.support.serving import serving_models
 
@@ -227,7 +227,7 @@ def test_a_client_that_waits_for_100_continue_is_not_slow() -> None:
         connection.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
         connection.sendall(body)
-        assert connection.recv(1024).startswith(b"HTTP/1.1 200 ")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_pipelined_requests_are_answered_in_order_up_to_the_limit(patient: str) -> None:
@@ -236,9 +236,7 @@ def test_pipelined_requests_are_answered_in_order_up_to_the_limit(patient: str) 
     one = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-ID: %d\r\n\r\n"
     with connect(patient) as connection:
         connection.sendall(first + b"".join(one % number for number in range(most)))
-        data = b""
-        while data.count(b'"ok"') < most + 1:
-            data += connection.recv(65536)
+        data = b"".join(read_answer(connection) for _ in range(most + 1))
     names = [headers["x-request-id"] for _, headers, _ in answers(data)]
     assert names[1:] == ["0", "1", "2", "3"]
 
@@ -266,11 +264,10 @@ def test_an_upgrade_is_ignored_and_the_body_read(protocol: str, apart: bool, pat
         for _ in range(2):
             for part in (head, body[:4], body[4:]) if apart else (head + body,):
                 connection.sendall(part)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
         connection.sendall(GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + ask("/generate"))
-        data = b""
-        while data.count(b"HTTP/1.1 200 ") < 2:
-            data += connection.recv(65536)
+        for _ in range(2):
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_upgrade_with_chunks_is_read_too(patient: str) -> None:
@@ -278,9 +275,8 @@ def test_an_upgrade_with_chunks_is_read_too(patient: str) -> None:
     head = CHUNKED[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     with connect(patient) as connection:
         connection.sendall(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) + GET + b"\r\n")
-        data = b""
-        while data.count(b"HTTP/1.1 200 ") < 2:
-            data += connection.recv(65536)
+        for _ in range(2):
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -314,7 +310,7 @@ def test_an_address_has_so_many_connections_and_no_more() -> None:
         held = [stack.enter_context(connect(base)) for _ in range(3)]
         for connection in held:
             connection.sendall(GET + b"\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
         status, headers, body = only_answer(base, b"")
         assert checked(body, status)["code"] == "RATE_LIMIT_EXCEEDED"
         assert headers["retry-after"] == "1"
@@ -322,7 +318,7 @@ def test_an_address_has_so_many_connections_and_no_more() -> None:
         while True:  # until the server has heard of it
             with connect(base) as connection:
                 connection.sendall(GET + b"\r\n")
-                if connection.recv(65536).startswith(b"HTTP/1.1 200 "):
+                if read_answer(connection).startswith(b"HTTP/1.1 200 "):
                     break
 
 
@@ -334,7 +330,7 @@ def test_a_proxy_that_is_trusted_may_have_any_number() -> None:
         for _ in range(5):
             connection = stack.enter_context(connect(base))
             connection.sendall(GET + b"\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 class Held:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apps.rag.index.database import missing_requirements
-from apps.tests.support.processes import heard
+from apps.tests.support.processes import heard, run_module
 
 ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.local
@@ -22,8 +22,7 @@ def installed() -> None:
 
 def rag(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "DATA_DIR": str(data)}
-    command = [sys.executable, "-W", "error", "-m", "apps.cli.documents", *arguments]
-    return heard(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120))
+    return heard(run_module("apps.cli.documents", arguments, ROOT, environment))
 
 
 def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from apps.api.src.wiring.gateway import build_gateway
 from apps.gateway.routing.config import GatewayConfigError
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.overheard import hearing_client
+from apps.tests.support.processes import Process, start
 from apps.tests.support.routing import ASK, HEALTHY, name, provider, routing_file
 from apps.tests.support.serving import settings
 from apps.tests.support.waiting import until
@@ -31,7 +32,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(slots=True)
 class Service:
-    process: subprocess.Popen[bytes]
+    process: Process
     url: str
     file: Path
     log: Path
@@ -74,13 +75,8 @@ def service(mock: MockUpstream, tmp_path: Path) -> Iterator[Service]:
         "DATA_DIR": str(tmp_path / "data"),
     }
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "apps.api.src.main"],
-            env={**{k: v for k, v in os.environ.items() if not k.startswith(("OPENAI", "PYTHONWARN"))}, **given},
-            stdout=output,
-            stderr=output,
-        )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "PYTHONWARN"))}
+    process = start("apps.api.src.main", [], tmp_path, kept | given, log)
     try:
         made = Service(process, f"http://127.0.0.1:{port}", file, log)
         assert until(lambda: answers(made.url)), log.read_text()

@@ -162,6 +162,7 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv = [request["module"], *request["arguments"]]
     sys.path[0] = request["folder"]
     sys.path.insert(1, str(ROOT))
+    sys.modules.pop(request["module"], None)  # it runs anew, and what it imports is there
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import tracemalloc
 
+import pytest
+
 from apps.agents.memory_runs import MemoryRuns
 from apps.agents.tests.running import CALLER, OWN, agents_of, declared, read
 from apps.agents.tools import function_tool
@@ -13,6 +15,7 @@ AT_ONCE = 50
 MOST_BYTES_A_RUN = 1_000_000
 
 
+@pytest.mark.long
 async def test_fifty_runs_at_once_in_bounded_memory() -> None:
     async def page() -> str:
         """Read a large page."""

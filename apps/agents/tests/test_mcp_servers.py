@@ -59,6 +59,7 @@ async def test_tools_over_stdio_are_the_allowed_ones(servers: McpServers) -> Non
         await servers.tools("small", "forbidden")
 
 
+@pytest.mark.long
 async def test_a_hung_call_ends_in_time_and_a_dead_server_is_started_anew(servers: McpServers) -> None:
     sleep, die, add = [(await servers.tools("small", name))[0] for name in ("sleep", "die", "add")]
     started = time.perf_counter()

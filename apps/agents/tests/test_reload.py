@@ -132,6 +132,7 @@ async def test_a_server_that_stays_as_it_is_keeps_its_connection(files: Files) -
 
 
 @pytest.mark.parametrize("change", ["declaration", "secret"])
+@pytest.mark.long
 async def test_a_server_that_changed_is_connected_to_anew_and_the_old_one_closed(change: str, files: Files) -> None:
     file = files(AgentsConfig(mcp_servers={"small": server(env=("KEY",))}, agents={"a": AGENT}), ADDING)
     file.go.set()

@@ -91,6 +91,7 @@ def generated(folder: Path, prompts: Sequence[Sequence[int]], tokenizer: HubToke
     return answers
 
 
+@pytest.mark.long
 async def test_exact_greedy_answers_are_those_of_generate_alone_and_in_a_moving_crowd(
     packaged: Path, tokenizer: HubTokenizer, prompts: list[list[int]]
 ) -> None:
@@ -116,6 +117,7 @@ async def test_exact_greedy_answers_are_those_of_generate_alone_and_in_a_moving_
         engine.close()
 
 
+@pytest.mark.long
 async def test_without_a_compiler_torch_s_kernels_serve_the_same_answers(
     packaged: Path,
     tokenizer: HubTokenizer,
@@ -142,6 +144,7 @@ async def test_without_a_compiler_torch_s_kernels_serve_the_same_answers(
         engine.close()
 
 
+@pytest.mark.long
 async def test_an_answer_is_the_same_alone_and_among_others(engine: BatchingEngine, prompts: list[list[int]]) -> None:
     samplings = [greedy(20), Sampling(0.8, 0.9, 20, seed=7), Sampling(1.5, 1.0, 20, seed=1)]
     calls = [(prompt, sampling) for prompt in prompts[:3] for sampling in samplings]
@@ -174,6 +177,7 @@ async def test_the_last_piece_says_why_and_how_many(quick: BatchingEngine, promp
     assert all(piece.finish_reason is None for piece in found[:-1])
 
 
+@pytest.mark.long
 async def test_a_slow_reader_waits_for_himself_only(quick: BatchingEngine, prompts: list[list[int]]) -> None:
     stream = quick.generate(prompts[3], Sampling(1.9, 1.0, 1000, seed=4, ignore_eos=True))
     first = await anext(stream)

@@ -124,6 +124,7 @@ def seen_inputs(x: Any, kind: Kind) -> Any:
 
 @pytest.mark.parametrize("kind", list(Kind))
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.long
 def test_linear_equals_float_arithmetic_over_random_shapes(library: ctypes.CDLL, kind: Kind, seed: int) -> None:
     random = np.random.default_rng(seed)
     outputs, inputs, rows = int(random.integers(1, 90)), 32 * int(random.integers(1, 12)), int(random.integers(1, 24))
@@ -180,6 +181,7 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 576])
+@pytest.mark.long
 def test_norm_silu_and_rotation_equal_float_arithmetic(functions: ctypes.CDLL, size: int) -> None:
     random = np.random.default_rng(size)
     x, y = (random.standard_normal(size).astype(np.float32) * 5 for _ in range(2))
@@ -219,6 +221,7 @@ def test_attention_equals_float_arithmetic(
         assert np.allclose(out[row], expected, rtol=1e-2 if half else 1e-4, atol=1e-2 if half else 1e-5)
 
 
+@pytest.mark.long
 def test_a_built_library_is_taken_again(tmp_path: Path) -> None:
     made = build(AVX2, tmp_path)
     written = made.stat().st_mtime_ns
@@ -242,6 +245,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
         load_library(broken)
 
 
+@pytest.mark.long
 def test_a_kernel_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     """The layout in the source is changed: it builds and loads, and the self check finds it out."""
     for source in building.source_files():
@@ -269,6 +273,7 @@ def test_a_cpu_without_the_instructions_is_told_apart() -> None:
         usable_variants(frozenset(), ())
 
 
+@pytest.mark.long
 def test_kernels_that_do_not_serve_leave_the_place_to_the_next_ones(tmp_path: Path) -> None:
     unknown = Variant("better", AVX2.needs, (*AVX2.flags, "-mno-such-registers"))
     library = own_library(tmp_path, [unknown, AVX2])
@@ -279,6 +284,7 @@ def test_kernels_that_do_not_serve_leave_the_place_to_the_next_ones(tmp_path: Pa
 
 
 @pytest.mark.parametrize("flags", [AMX.flags, AVX512_BF16.flags], ids=["amx-int8", "avx512-bf16"])
+@pytest.mark.long
 def test_every_variant_of_this_kind_of_machine_compiles(flags: tuple[str, ...], tmp_path: Path) -> None:
     command = [*building.compiler(), *FLAGS, *flags, "-O1", str(SOURCES / "step.cpp"), "-o", str(tmp_path / "made.so")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -307,12 +313,14 @@ def avx2_bits(tmp_path_factory: pytest.TempPathFactory) -> str:
     return found
 
 
+@pytest.mark.long
 def test_amx_has_the_bits_of_avx2(avx2_bits: str, tmp_path: Path) -> None:
     flags = (*AVX2.flags, "-DKERNEL_AMX", "-DKERNEL_AMX_EMULATED")
     assert bits(building.compiler(), flags, tmp_path / "amx") == avx2_bits
 
 
 @pytest.mark.parametrize("arm", [NEON, NEON_I8MM], ids=lambda variant: variant.name)
+@pytest.mark.long
 def test_arm_has_the_bits_of_avx2(avx2_bits: str, arm: Variant, tmp_path: Path) -> None:
     if not (shutil.which(CROSS) and shutil.which(EMULATOR)):
         pytest.skip("needs Debian's g++-aarch64-linux-gnu and qemu-user")
@@ -320,6 +328,7 @@ def test_arm_has_the_bits_of_avx2(avx2_bits: str, arm: Variant, tmp_path: Path) 
     assert bits([CROSS, "-static", "-Wno-psabi"], arm.flags, tmp_path / arm.name, emulator) == avx2_bits
 
 
+@pytest.mark.long
 def test_this_cpu_s_kernels_have_the_bits_of_avx2(avx2_bits: str, tmp_path: Path) -> None:
     for variant in usable_variants(cpu_flags(), X86):
         if variant is not AMX:  # a program of its own would have to ask for the permission

@@ -95,6 +95,7 @@ def test_the_least_recently_used_is_given_up() -> None:
     assert cache.take([10, 1, 2, 3]) is held[0]
 
 
+@pytest.mark.long
 def test_blocks_of_the_packaged_file_are_not_quantized_twice() -> None:
     from gguf import GGMLQuantizationType, GGUFReader
     from gguf import dequantize as gguf_values
@@ -111,6 +112,7 @@ def _pack(folder: Path, cache_dir: Path) -> None:
     load_weights(folder, read_shape(folder), "int4", cache_dir, 1)
 
 
+@pytest.mark.long
 def test_two_processes_may_pack_at_once(packaged: Path, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=_pack, args=(packaged, tmp_path)) for _ in range(2)]

@@ -158,6 +158,7 @@ def test_an_unreachable_hub_without_fallback_is_a_failure_that_says_what_to_do(t
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_a_hub_that_never_answers_is_given_up_within_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=16) as mute:
         answer, _ = find(f"http://127.0.0.1:{mute.getsockname()[1]}", tmp_path / "hf", tmp_path)

@@ -91,12 +91,14 @@ async def test_a_required_call_is_a_call_with_valid_arguments(model: LocalModel,
     assert arguments["operator"] == "*"
 
 
+@pytest.mark.long
 async def test_a_named_function_is_the_one_that_is_called(model: LocalModel) -> None:
     choice = {"type": "function", "function": {"name": "clock"}}
     answer = await ask(model, tools=(CALCULATOR, CLOCK), tool_choice=choice)
     assert {(call.name, call.arguments) for call in answer.tool_calls} == {("clock", "{}")}
 
 
+@pytest.mark.long
 async def test_parallel_calls_are_each_valid_and_bounded(model: LocalModel) -> None:
     answer = await ask(model, tools=(CALCULATOR,), tool_choice="required", max_tokens=300, temperature=1.0, seed=1)
     assert 1 <= len(answer.tool_calls) <= 4 and answer.finish_reason == "tool_calls"
@@ -104,6 +106,7 @@ async def test_parallel_calls_are_each_valid_and_bounded(model: LocalModel) -> N
         Draft202012Validator(CALCULATOR["function"]["parameters"]).validate(json.loads(call.arguments))
 
 
+@pytest.mark.long
 async def test_with_auto_the_answer_may_be_text_and_a_call_in_it_is_valid(model: LocalModel) -> None:
     text = await ask(model, user_message("Hello, who are you?"), tools=(CALCULATOR, CLOCK))
     assert text.text and (text.tool_calls or text.finish_reason in ("stop", "length"))
@@ -123,6 +126,7 @@ async def test_a_result_is_read_by_the_model(model: LocalModel) -> None:
     assert "7006652" in answer.text
 
 
+@pytest.mark.long
 async def test_tools_and_a_response_format_leave_either(model: LocalModel) -> None:
     for choice in ("auto", "none"):
         answer = await ask(model, tools=(CLOCK,), tool_choice=choice, response_format=schema_format(PERSON))
@@ -130,6 +134,7 @@ async def test_tools_and_a_response_format_leave_either(model: LocalModel) -> No
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 1.8, "top_p": 1.0, "seed": 4}])
+@pytest.mark.long
 async def test_json_object_is_an_object_within_every_budget(model: LocalModel, fields: dict[str, Any]) -> None:
     prompt = user_message("Write a very long JSON object about animals.")
     for budget in (3, 10, 33, 64):
@@ -154,6 +159,7 @@ async def test_a_schema_that_cannot_be_honoured_is_refused_before_the_first_toke
     assert model.admission.running == 0
 
 
+@pytest.mark.long
 async def test_200_random_schemas_are_200_valid_documents(model: LocalModel) -> None:
     # the plain engine takes turns at 20 tokens a second; it is here for the seam, not for the grammar
     count = 200 if model.readiness().details["engine"] == "batching" else 5
@@ -170,12 +176,14 @@ async def test_200_random_schemas_are_200_valid_documents(model: LocalModel) -> 
         Draft202012Validator(schema).validate(json.loads(answer.text))
 
 
+@pytest.mark.long
 async def test_a_seed_repeats_a_constrained_answer(model: LocalModel) -> None:
     form = schema_format(PERSON)
     texts = [(await ask(model, response_format=form, temperature=1.5, seed=seed)).text for seed in (7, 7, 8)]
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.long
 async def test_stop_strings_cut_text_and_its_log_probabilities(model: LocalModel) -> None:
     prompt = user_message("What is Python?")
     whole = await ask(model, prompt, max_tokens=30, top_logprobs=0)
@@ -188,6 +196,7 @@ async def test_stop_strings_cut_text_and_its_log_probabilities(model: LocalModel
     assert len(said) - len(cut.text) < len(cut.logprobs[-1].token)
 
 
+@pytest.mark.long
 async def test_log_probabilities_are_of_the_greedy_tokens_and_their_rivals(model: LocalModel) -> None:
     answer = await ask(model, user_message("What is Python?"), max_tokens=12, top_logprobs=5)
     assert len(answer.logprobs) == 12

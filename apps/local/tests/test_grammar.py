@@ -50,6 +50,7 @@ def thrown(constraint: Constraint, budget: int, seed: int) -> tuple[bytes, bool]
 
 
 @pytest.mark.parametrize("first", range(0, 200, 20))
+@pytest.mark.long
 async def test_of_random_schemas_even_dice_make_valid_documents(compiler: GrammarCompiler, first: int) -> None:
     for seed in range(first, first + 20):
         schema = random_schema(seed)

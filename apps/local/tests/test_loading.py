@@ -62,6 +62,7 @@ def run(code: str, cache: Path, **env: str) -> tuple[dict[str, object], str]:
 
 
 @pytest.mark.parametrize("missing", [["torch"], ["torch", "transformers", "tokenizers", "safetensors"]])
+@pytest.mark.long
 def test_without_the_local_requirements_the_model_is_not_configured_and_names_the_command(
     tmp_path: Path, missing: list[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_without_the_local_requirements_the_model_is_not_configured_and_names_th
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_without_a_hub_the_packaged_model_answers_under_its_own_name(packaged: Path) -> None:
     result, logged = run(RUN, packaged.parent)
     assert (result["imported"], result["state"]) == ([], "loading")
@@ -87,6 +89,7 @@ def test_without_a_hub_the_packaged_model_answers_under_its_own_name(packaged: P
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_a_folder_is_served_under_the_folders_name(packaged: Path, tmp_path: Path) -> None:
     (tmp_path / "my-llama").symlink_to(packaged)
     result, logged = run(RUN, tmp_path, LOCAL_MODEL=str(packaged))
@@ -102,6 +105,7 @@ def test_a_folder_is_served_under_the_folders_name(packaged: Path, tmp_path: Pat
         ({"LOCAL_MODEL": "/no/such/folder"}, "does not exist"),
     ],
 )
+@pytest.mark.long
 def test_what_cannot_be_served_is_failed_with_its_reason(tmp_path: Path, env: dict[str, str], words: str) -> None:
     result, _ = run(RUN, tmp_path, **env)
     assert (result["ready"], result["error"]) == ("failed", "MODEL_UNAVAILABLE")
@@ -110,6 +114,7 @@ def test_what_cannot_be_served_is_failed_with_its_reason(tmp_path: Path, env: di
 
 @pytest.mark.local
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.long
 def test_a_broken_file_of_the_checkpoint_is_failed_with_its_reason(packaged: Path, tmp_path: Path, file: str) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -124,6 +129,7 @@ def test_a_broken_file_of_the_checkpoint_is_failed_with_its_reason(packaged: Pat
 
 @pytest.mark.local
 @pytest.mark.parametrize("after", [0.0, 0.4, 1.5, 2.5])
+@pytest.mark.long
 def test_a_process_that_ends_while_it_loads_ends_cleanly_and_soon(packaged: Path, after: float) -> None:
     code = RUN[: RUN.index("async def main")] + textwrap.dedent(f"""
         async def main():

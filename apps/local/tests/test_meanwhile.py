@@ -128,6 +128,7 @@ def hub(checkpoint: Path) -> Iterator[tuple[str, threading.Event]]:
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_the_packaged_model_answers_until_the_asked_for_one_is_here(
     packaged: Path, hub: tuple[str, threading.Event], tmp_path: Path
 ) -> None:

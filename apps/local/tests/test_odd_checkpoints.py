@@ -59,6 +59,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
+@pytest.mark.long
 async def test_it_answers_as_transformers_does_beyond_its_window_too(kind: str, tmp_path: Path) -> None:
     import torch
 

@@ -54,6 +54,7 @@ def test_without_the_package_the_reason_names_the_install_command(tmp_path: Path
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_two_processes_at_once_both_get_one_whole_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", CONVERT, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -88,6 +89,7 @@ def test_a_cache_folder_that_cannot_be_made_is_a_failure_that_names_the_setting(
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_a_full_disk_is_a_failure_that_says_so_and_names_the_setting(tmp_path: Path) -> None:
     done = run_on_small_disk(tmp_path, 20, CONVERT_AND_TELL, str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -109,6 +111,7 @@ def test_what_a_killed_conversion_left_is_never_used_and_removed_later(tmp_path:
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_the_weights_are_the_ggufs_own_numbers(packaged: Path) -> None:
     import gguf
     import numpy

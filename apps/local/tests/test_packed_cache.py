@@ -26,6 +26,7 @@ print("left behind:", list((cache_dir / "packed").iterdir()))
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_means_packing_into_memory_with_a_warning(packaged: Path, tmp_path: Path) -> None:
     done = run_on_small_disk(tmp_path, 8, PACK, str(packaged), str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -37,6 +38,7 @@ def test_a_full_disk_means_packing_into_memory_with_a_warning(packaged: Path, tm
     assert packed == hashlib.sha256(b"".join(kept[name].tobytes() for name in sorted(kept))).hexdigest()
 
 
+@pytest.mark.long
 def test_what_a_killed_process_left_is_removed_at_the_next_packing(packaged: Path, tmp_path: Path) -> None:
     (tmp_path / "packed").mkdir()
     old, new = (tmp_path / "packed" / f".{name}.partial" for name in ("old", "new"))

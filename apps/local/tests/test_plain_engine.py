@@ -47,11 +47,13 @@ async def test_a_greedy_answer_is_what_transformers_generates_token_for_token(
     assert (await answer(engine, prompt, Sampling(0.0, 0.9, 40)))[0] == text
 
 
+@pytest.mark.long
 async def test_four_answers_at_once_are_the_same_as_alone(engine: PlainEngine, prompt: list[int]) -> None:
     alone = await answer(engine, prompt, Sampling(0.0, 0.9, 20))
     assert await asyncio.gather(*(answer(engine, prompt, Sampling(0.0, 0.9, 20)) for _ in range(4))) == [alone] * 4
 
 
+@pytest.mark.long
 async def test_a_seed_repeats_its_answer_also_beside_others(engine: PlainEngine, prompt: list[int]) -> None:
     async def drawn(seed: int | None) -> str:
         return (await answer(engine, prompt, Sampling(1.5, 1.0, 16, seed)))[0]
@@ -62,6 +64,7 @@ async def test_a_seed_repeats_its_answer_also_beside_others(engine: PlainEngine,
     assert len({first, *results[1:]}) == 4
 
 
+@pytest.mark.long
 async def test_a_tiny_top_p_or_temperature_is_the_greedy_answer(engine: PlainEngine, prompt: list[int]) -> None:
     greedy, _ = await answer(engine, prompt, Sampling(0.0, 0.9, 12))
     for temperature, top_p in ((2.0, 0.0), (1e-30, 1.0)):
@@ -73,6 +76,7 @@ async def test_max_tokens_1_is_one_token(engine: PlainEngine, prompt: list[int])
     assert (text, last) == ("Python", EngineOutput("Python", 1, "length"))
 
 
+@pytest.mark.long
 async def test_the_models_own_end_is_a_stop(engine: PlainEngine, tokenizer: HubTokenizer) -> None:
     prompt = tokenizer.encode_chat(user_message("What is the capital of France? Answer with one word."))
     text, last = await answer(engine, prompt, Sampling(0.0, 0.9, 100))
@@ -90,6 +94,7 @@ async def test_a_stop_string_ends_the_answer_before_it(engine: PlainEngine, prom
         assert last.completion_tokens < 30
 
 
+@pytest.mark.long
 async def test_an_emoji_of_several_tokens_arrives_whole(engine: PlainEngine, tokenizer: HubTokenizer) -> None:
     assert len(tokenizer.encode("🦜")) > 1
     prompt = tokenizer.encode("🦜 🦜 🦜 🦜 🦜 🦜 🦜 🦜 🦜 🦜")
@@ -99,6 +104,7 @@ async def test_an_emoji_of_several_tokens_arrives_whole(engine: PlainEngine, tok
     assert all("\ufffd" not in piece.text for piece in pieces)
 
 
+@pytest.mark.long
 async def test_answers_cut_at_random_tokens_leave_no_thread_and_no_slot(engine: PlainEngine, prompt: list[int]) -> None:
     await asyncio.gather(*(answer(engine, prompt, Sampling(0.0, 0.9, 2)) for _ in range(4)))
     threads = threading.active_count()
@@ -121,6 +127,7 @@ async def test_answers_cut_at_random_tokens_leave_no_thread_and_no_slot(engine: 
     assert (await answer(engine, prompt, Sampling(0.0, 0.9, 1)))[1].completion_tokens == 1
 
 
+@pytest.mark.long
 async def test_a_long_prompt_can_be_left_before_its_first_token(engine: PlainEngine, prompt: list[int]) -> None:
     layers = list(engine._interruptible())
     begun, entered = threading.Event(), 0
@@ -143,6 +150,7 @@ async def test_a_long_prompt_can_be_left_before_its_first_token(engine: PlainEng
     assert not engine._running
 
 
+@pytest.mark.long
 async def test_a_slow_reader_loses_nothing(engine: PlainEngine, prompt: list[int]) -> None:
     expected, _ = await answer(engine, prompt, Sampling(0.0, 0.9, 12))
     text = ""
@@ -161,6 +169,7 @@ async def test_a_generation_that_dies_is_an_error_and_no_hang(engine: PlainEngin
     assert not engine._running
 
 
+@pytest.mark.long
 async def test_closing_the_engine_ends_running_and_waiting_generations_with_an_error(
     packaged: Path, prompt: list[int]
 ) -> None:
@@ -176,6 +185,7 @@ async def test_closing_the_engine_ends_running_and_waiting_generations_with_an_e
     assert threading.active_count() == before
 
 
+@pytest.mark.long
 def test_a_precision_that_is_not_served_is_said_in_the_log_and_the_description(
     packaged: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +198,7 @@ def test_a_precision_that_is_not_served_is_said_in_the_log_and_the_description(
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "header", "missing"])
+@pytest.mark.long
 def test_broken_weights_are_a_failure_that_names_the_folder(packaged: Path, tmp_path: Path, damage: str) -> None:
     from safetensors.numpy import load_file, save_file
 

@@ -52,6 +52,7 @@ async def ask(model: LocalModel, messages: tuple[Message, ...] = QUESTION, **fie
     return await collect(model.stream(ChatRequest(messages, **fields)))
 
 
+@pytest.mark.long
 async def test_a_regex_a_choice_and_a_grammar_hold_the_answer(model: LocalModel) -> None:
     answer = await ask(model, answer_regex=r"^\d{3}/[a-c]+\.$", max_tokens=40)
     assert re.fullmatch(r"\d{3}/[a-c]+\.", answer.text)
@@ -74,6 +75,7 @@ async def test_a_prefilled_answer_goes_on(model: LocalModel) -> None:
     assert answer.text.startswith(" programming") or answer.text.startswith(",")
 
 
+@pytest.mark.long
 async def test_token_prompts_are_the_texts_they_stand_for(model: LocalModel) -> None:
     tokens = await model.tokenize(ChatRequest(RAW, raw=True))
     assert await model.detokenize(tokens) == RAW[0].content
@@ -85,6 +87,7 @@ async def test_token_prompts_are_the_texts_they_stand_for(model: LocalModel) -> 
         assert refused.value.field == "prompt"
 
 
+@pytest.mark.long
 async def test_echo_says_the_prompt_first_with_its_log_probabilities(model: LocalModel) -> None:
     plain = await ask(model, RAW, raw=True, top_logprobs=2)
     for _ in range(2):
@@ -104,6 +107,7 @@ async def test_echo_says_the_prompt_first_with_its_log_probabilities(model: Loca
     )
 
 
+@pytest.mark.long
 async def test_prompt_log_probabilities_are_transformers(model: LocalModel, packaged: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -117,6 +121,7 @@ async def test_prompt_log_probabilities_are_transformers(model: LocalModel, pack
     assert [entry.logprob for entry in answer.logprobs[1:]] == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.long
 async def test_samplers_are_each_answers_own_in_a_batch(model: LocalModel) -> None:
     plain = await ask(model)
     tokens = await model.tokenize(ChatRequest(user_message(plain.text), raw=True))

@@ -91,6 +91,7 @@ WAYS = ["/agents/calc/run", "/agents/calc/run?stream=true", "/v1", "/v1 streamed
 
 
 @pytest.mark.parametrize("name", WAYS)
+@pytest.mark.long
 async def test_a_budget_that_is_spent_in_the_middle_ends_the_run_before_its_next_step(
     name: str, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_some_now_others_later_as_json_and_as_streams(http: httpx2.Client) -> No
         (decisions((FIRST, True), ("nobody", True)), "NOT_FOUND", "decisions.1.id"),
     ],
 )
+@pytest.mark.long
 def test_wrong_decisions_are_told_as_everywhere_and_decide_nothing(
     body: Any, code: str, field: str, http: httpx2.Client
 ) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from apps.tests.support.agent_serving import read_run
 from apps.tests.support.ports import free_port
@@ -36,6 +37,7 @@ def program(folder: Path) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.long
 def test_a_paused_run_survives_a_restart(tmp_path: Path, http: httpx2.Client) -> None:
     with program(tmp_path) as url:
         stream = read_run(http.post(f"{url}/agents/payer/run?stream=true", json={"prompt": "pay 5"}).content)
@@ -56,6 +58,7 @@ def test_a_paused_run_survives_a_restart(tmp_path: Path, http: httpx2.Client) ->
     assert [step["kind"] for step in done["steps"]] == ["model", "tool", "decision", "tool", "model"]
 
 
+@pytest.mark.long
 def test_decisions_one_by_one_survive_a_restart_after_each(tmp_path: Path, http: httpx2.Client) -> None:
     with program(tmp_path) as url:
         paused = http.post(f"{url}/agents/buyer/run", json={"prompt": "buy"}).json()

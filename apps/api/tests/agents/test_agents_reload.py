@@ -81,6 +81,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_new_file_is_in_force_at_once_wherever_agents_are_named(service: Service) -> None:
     assert (service.models(), service.agents()) == ({"agent/one"}, ["one"])
     service.write(TWO)
@@ -95,6 +96,7 @@ def test_a_new_file_is_in_force_at_once_wherever_agents_are_named(service: Servi
     assert ready.json()["error"]["code"] == "MODEL_UNAVAILABLE"  # it is asked: only the local model is not there
 
 
+@pytest.mark.long
 def test_a_wrong_file_changes_nothing_and_every_fault_is_in_the_log(service: Service) -> None:
     service.write(
         {
@@ -117,6 +119,7 @@ def test_a_wrong_file_changes_nothing_and_every_fault_is_in_the_log(service: Ser
     assert "The routing file is in force" in service.log.read_text()
 
 
+@pytest.mark.long
 def test_reloading_again_and_again_leaks_nothing(service: Service) -> None:
     server = {"command": [sys.executable, str(PROGRAM)], "tools": ["add"], "env": ["MCP_SECRET"]}
     handles = Path(f"/proc/{service.process.pid}/fd")

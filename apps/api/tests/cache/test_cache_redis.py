@@ -130,6 +130,7 @@ def test_muted_it_is_asked_once_by_calls_and_then_by_its_probe_alone(cached: Cac
     assert recovers(cached, 0)
 
 
+@pytest.mark.long
 def test_flapping_it_never_breaks_a_call_and_never_mixes_tenants(cached: Cached, redis: RedisServer) -> None:
     ends, number, seen = time.monotonic() + 4, 0, set()
     while time.monotonic() < ends:

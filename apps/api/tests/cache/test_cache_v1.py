@@ -173,6 +173,7 @@ def test_an_answer_is_given_for_its_time_only(mock: MockUpstream) -> None:
 @pytest.mark.parametrize(
     "model", ["fault-400", "fault-500", "fault-cut", "fault-badjson", "fault-error", "fault-200error", "fault-stall"]
 )
+@pytest.mark.long
 def test_a_failed_or_cut_answer_is_never_kept(model: str, stream: bool, cached: Cached, mock: MockUpstream) -> None:
     cached.ask(model=model, stream=stream)
     calls = requests(mock)
@@ -184,6 +185,7 @@ def test_a_failed_or_cut_answer_is_never_kept(model: str, stream: bool, cached: 
 
 
 @both_ways
+@pytest.mark.long
 def test_fifty_callers_at_the_same_time_are_one_call_of_the_upstream(
     stream: bool, cached: Cached, mock: MockUpstream
 ) -> None:
@@ -339,6 +341,7 @@ def _nobody() -> Any:
     return ScriptedModel(saying("x"), name="local")
 
 
+@pytest.mark.long
 def test_the_bound_in_bytes_holds_while_calls_come_in(mock: MockUpstream) -> None:
     with caching(openai_base_url=mock.base_url, cache_max_bytes=65_536) as cached:
         for number in range(60):

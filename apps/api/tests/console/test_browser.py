@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step, calling, in_turns, saying
@@ -118,6 +120,7 @@ async def test_two_models_are_compared(tmp_path: Path) -> None:
             await page.wait_for("document.querySelectorAll('.columns article').length >= 2")
 
 
+@pytest.mark.long
 async def test_hostile_answers_stay_text(tmp_path: Path) -> None:
     turn = iter(HOSTILE)
     model = ScriptedModel(lambda request: saying(next(turn))(request), name="scripted")
@@ -166,6 +169,7 @@ async def test_an_approval_is_given(tmp_path: Path) -> None:
             await page.wait_for("document.body.innerText.includes('It is 5.')")
 
 
+@pytest.mark.long
 async def test_a_key_is_made_used_and_revoked(tmp_path: Path) -> None:
     configured = settings(data_dir=tmp_path / "data", auth="on")
     (admin,) = await asyncio.to_thread(make_keys, configured, {"name": "operator", "admin": True})

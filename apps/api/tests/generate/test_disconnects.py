@@ -131,6 +131,7 @@ def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
 
 @pytest.mark.parametrize("path", ["/local/generate", "/local/generate?stream=true"])
 @pytest.mark.parametrize("prompt", ["hi", "quiet"])
+@pytest.mark.long
 def test_one_client_that_leaves_ends_its_work(path: str, prompt: str, url: str, model: WatchedModel) -> None:
     with connect(url) as connection:
         connection.sendall(ask(path, prompt))

@@ -85,6 +85,7 @@ def model(served: tuple[str, str]) -> str:
     return served[1]
 
 
+@pytest.mark.long
 def test_a_tool_is_called_its_result_sent_back_and_answered(client: openai.OpenAI, model: str) -> None:
     first = client.chat.completions.create(
         model=model, messages=QUESTION, tools=[CALCULATOR], tool_choice="required", parallel_tool_calls=False
@@ -103,6 +104,7 @@ def test_a_tool_is_called_its_result_sent_back_and_answered(client: openai.OpenA
     assert "7006652" in (answer.choices[0].message.content or "")
 
 
+@pytest.mark.long
 def test_a_streamed_tool_call_is_put_together_by_the_clients_helper(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.stream(
         model=model,
@@ -123,6 +125,7 @@ def test_a_streamed_tool_call_is_put_together_by_the_clients_helper(client: open
     assert final.usage is not None and final.usage.completion_tokens > 0
 
 
+@pytest.mark.long
 def test_parse_gives_a_valid_pydantic_object(client: openai.OpenAI, model: str) -> None:
     for seed in range(3):
         completion = client.chat.completions.parse(
@@ -201,6 +204,7 @@ def test_what_cannot_be_honoured_is_a_400_that_names_its_field(client: openai.Op
             assert (body["code"], body["error_code"], body["field"]) == ("invalid_value", "INVALID_VALUE", field)
 
 
+@pytest.mark.long
 async def test_many_constrained_answers_at_once_are_each_valid(served: tuple[str, str]) -> None:
     url, model = served
     async with openai.AsyncOpenAI(base_url=url, api_key="unused", max_retries=0, timeout=60) as client:

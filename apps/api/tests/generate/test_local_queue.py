@@ -56,6 +56,7 @@ async def test_local_queue_size_bounds_the_queue() -> None:
 
 
 @pytest.mark.parametrize(("line", "refusals"), [("max_concurrency: 1", 3), ("queue_size: 0", 3), ("queue_size: 9", 0)])
+@pytest.mark.long
 async def test_the_routing_file_may_allow_less_at_once_and_another_queue(
     tmp_path: Path, line: str, refusals: int
 ) -> None:

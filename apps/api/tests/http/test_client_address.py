@@ -31,6 +31,7 @@ def forged(url: str, http: httpx2.Client, times: int) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.long
 def test_a_thousand_forged_addresses_are_one_bucket(kind: str, tmp_path: Path, http: httpx2.Client) -> None:
     with running(tmp_path, kind, **LIMIT) as service:
         assert forged(service.url, http, FORGED) == [200] * 5 + [429] * (FORGED - 5)
@@ -38,6 +39,7 @@ def test_a_thousand_forged_addresses_are_one_bucket(kind: str, tmp_path: Path, h
 
 @pytest.mark.parametrize("kind", COMMANDS)
 @pytest.mark.parametrize("where", ["environment", ".env"])
+@pytest.mark.long
 def test_a_trusted_proxy_says_who_calls(kind: str, where: str, tmp_path: Path, http: httpx2.Client) -> None:
     trust = {"FORWARDED_ALLOW_IPS": "127.0.0.1"}
     if where == ".env":
@@ -50,6 +52,7 @@ def test_a_trusted_proxy_says_who_calls(kind: str, where: str, tmp_path: Path, h
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.long
 def test_another_proxy_than_the_trusted_one_says_nothing(kind: str, tmp_path: Path, http: httpx2.Client) -> None:
     (tmp_path / ".env").write_text("FORWARDED_ALLOW_IPS=192.0.2.1, 10.0.0.0/8\n")
     with running(tmp_path, kind, **LIMIT) as service:

@@ -11,6 +11,7 @@ from apps.tests.support.serving import serving_models
 
 
 @needs_chromium
+@pytest.mark.long
 async def test_try_it_out_answers_in_a_browser(tmp_path: Path) -> None:
     model = ScriptedModel(saying("A snake ", "and a language."))
     with serving_models(local=model) as url:
@@ -38,6 +39,7 @@ async def test_try_it_out_answers_in_a_browser(tmp_path: Path) -> None:
 
 
 @needs_chromium
+@pytest.mark.long
 async def test_redoc_shows_the_routes_and_their_errors(tmp_path: Path) -> None:
     with serving_models() as url:
         async with browsing(f"{url}/redoc", tmp_path / "profile") as page:

@@ -55,6 +55,7 @@ def test_a_traceback_goes_to_the_log_only_while_debugging(
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.long
 def test_no_fault_tells_a_secret_in_an_answer_or_in_the_log(
     kind: str, mock: MockUpstream, http: httpx2.Client, tmp_path: Path
 ) -> None:
@@ -75,15 +76,25 @@ def test_no_fault_tells_a_secret_in_an_answer_or_in_the_log(
         assert secret not in log
 
 
+def error(kind: type[AppError]) -> AppError:
+    return kind("because", field="prompt", details={"a": 1}, headers={"X-Why": "so"}, retry_after=1.2)
+
+
+@pytest.fixture(scope="module")
+def raising() -> Iterator[str]:
+    """A service whose model raises the error that the prompt names."""
+    kinds = {kind.code: kind for kind in error_classes()}
+    with serving_models(local=ScriptedModel(lambda request: [error(kinds[str(request.messages[0].content)])])) as base:
+        yield base
+
+
 @pytest.mark.parametrize("kind", list(error_classes()), ids=lambda kind: kind.code)
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_error_that_a_model_raises_is_its_envelope(
-    kind: type[AppError], stream: bool, http: httpx2.Client
+    kind: type[AppError], stream: bool, raising: str, http: httpx2.Client
 ) -> None:
-    error = kind("because", field="prompt", details={"a": 1}, headers={"X-Why": "so"}, retry_after=1.2)
-    with serving_models(local=ScriptedModel(lambda _: [error])) as url:
-        answer = http.post(f"{url}/local/generate", params={"stream": stream}, json=BODY)
-    assert answer.json() == error.envelope()
+    answer = http.post(f"{raising}/local/generate", params={"stream": stream}, json={"prompt": kind.code})
+    assert answer.json() == error(kind).envelope()
     assert envelope(answer)["status"] == kind.status
     assert (answer.headers["Retry-After"], answer.headers["X-Why"]) == ("2", "so")
 

@@ -146,6 +146,7 @@ def test_what_stands_in_a_text_is_no_value(text: str) -> None:
 
 @hypothesis_settings(deadline=None)
 @given(st.binary() | st.text().map(str.encode))
+@pytest.mark.long
 def test_no_bytes_raise_anything_else(body: bytes) -> None:
     try:
         json.dumps(parse_json(body))

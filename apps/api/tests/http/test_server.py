@@ -215,6 +215,7 @@ def test_a_silent_connection_is_closed(before: bytes, url: str) -> None:
         assert len(answers(read_to_end(connection))) == bool(before)
 
 
+@pytest.mark.long
 def test_an_answer_that_takes_its_time_is_waited_for() -> None:
     slow = ScriptedModel(lambda request: [1.5, *saying("late")(request)])
     with serving_models(cloud=slow, **SMALL) as base:
@@ -280,6 +281,7 @@ def test_an_upgrade_with_chunks_is_read_too(patient: str) -> None:
 
 
 @pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.long
 def test_a_413_reaches_a_sender_that_reads_when_it_has_sent_all(chunked: bool) -> None:
     size = 4 * 2**20
     with serving_models(max_body_bytes=2048) as base:
@@ -354,6 +356,7 @@ async def test_the_addresses_of_one_ipv6_network_count_together() -> None:
     assert registry.opened(Held(), "192.0.2.1", 9) == "address_limit"
 
 
+@pytest.mark.long
 def test_a_reader_that_stalls_is_cut_off_and_its_answer_ended() -> None:
     endless = ScriptedModel(lambda request: [Delta("x" * 8192)] * 100_000)
     with serving_models(cloud=endless, stalled_after=0.5) as base:

@@ -59,6 +59,7 @@ def asked(url: str, request: bytes, pool: ThreadPoolExecutor) -> "Future[bytes]"
     return pool.submit(read)
 
 
+@pytest.mark.long
 def test_everything_at_once(service: Running, upstream: MockUpstream) -> None:
     with ThreadPoolExecutor() as pool:
         short = asked(service.url, ask("/generate?stream=true", model="slow-4"), pool)
@@ -105,6 +106,7 @@ def refused(url: str) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_without_work_it_is_gone_at_once(service: Running) -> None:
     with connect(service.url) as idle:
         idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -112,6 +114,7 @@ def test_without_work_it_is_gone_at_once(service: Running) -> None:
         assert service.gone_after(service.terminate(), AT_MOST) < GRACE
 
 
+@pytest.mark.long
 def test_a_client_that_does_not_read_cannot_hold_it(service: Running) -> None:
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)

@@ -110,6 +110,7 @@ def client() -> Iterator[httpx2.Client]:
 
 @many
 @strings
+@pytest.mark.long
 def test_random_strings_come_back_from_the_upstream_as_they_went(
     url: str, client: httpx2.Client, texts: list[str]
 ) -> None:
@@ -122,6 +123,7 @@ def test_random_strings_come_back_from_the_upstream_as_they_went(
 
 @many
 @strings
+@pytest.mark.long
 def test_random_deltas_arrive_one_event_each(url: str, client: httpx2.Client, texts: list[str]) -> None:
     response = client.post(
         f"{url}/local/generate", params={"stream": True}, json={"prompt": SEPARATOR.join([*texts, "."])}
@@ -131,6 +133,7 @@ def test_random_deltas_arrive_one_event_each(url: str, client: httpx2.Client, te
 
 
 @pytest.mark.parametrize("way", ["echo", "scripted"])
+@pytest.mark.long
 def test_there_were_ten_thousand_of_them(way: str) -> None:
     assert counted[way] >= 10_000
 

@@ -151,6 +151,7 @@ VALUES = st.recursive(
 
 @hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(["prompt", "temperature", "top_p", "max_tokens", "model", "x"]), VALUES))
+@pytest.mark.long
 def test_no_body_gets_anything_but_an_answer_or_an_envelope(
     url: str, client: httpx2.Client, body: dict[str, Any]
 ) -> None:

@@ -42,6 +42,7 @@ def test_both_health_routes_share_one_budget(url: str, http: httpx2.Client) -> N
     assert statuses == [200] * 5 + [429]
 
 
+@pytest.mark.long
 def test_ready_and_the_docs_are_not_limited(url: str, http: httpx2.Client) -> None:
     assert {http.get(url + path).status_code for path in ["/ready", "/openapi.json", "/docs"] * 10} == {200}
 

@@ -51,6 +51,7 @@ def wait_for(service: Running, line: str, times: int = 1, seconds: float = 90) -
     raise AssertionError(f"no {times} x {line!r} in {seconds} s: {service.log.read_text()}")
 
 
+@pytest.mark.long
 def test_two_processes_hold_one_limit_exactly(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
     limit = {**LIMIT, "RATE_LIMIT_HEALTH": "500/minute", "RATE_LIMIT_STORAGE": redis.url}
     with running(tmp_path, "module", **limit) as one, running(tmp_path, "uvicorn", **limit) as two:
@@ -63,6 +64,7 @@ def test_two_processes_hold_one_limit_exactly(redis: RedisServer, tmp_path: Path
     assert statuses.count(429) == len(statuses) - 497
 
 
+@pytest.mark.long
 def test_redis_stopped_under_load_is_noticed_by_nobody(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
     with running(tmp_path, **WIDE, RATE_LIMIT_STORAGE=redis.url) as service, ThreadPoolExecutor() as pool:
         loads = [pool.submit(load, service.url, 2) for _ in range(4)]
@@ -75,6 +77,7 @@ def test_redis_stopped_under_load_is_noticed_by_nobody(redis: RedisServer, tmp_p
         assert http.get(f"{service.url}/health").headers["X-RateLimit-Limit"] == "1000000"
 
 
+@pytest.mark.long
 def test_a_muted_redis_refuses_nothing_and_is_asked_again_when_it_speaks(redis: RedisServer, tmp_path: Path) -> None:
     with running(tmp_path, **WIDE, RATE_LIMIT_STORAGE=redis.url) as service, ThreadPoolExecutor() as pool:
         load(service.url, 5, 10)
@@ -90,6 +93,7 @@ def test_a_muted_redis_refuses_nothing_and_is_asked_again_when_it_speaks(redis: 
         assert service.log.read_text().count(LOST) == service.log.read_text().count(REGAINED) == 1
 
 
+@pytest.mark.long
 def test_a_flapping_redis_hangs_nobody(redis: RedisServer, tmp_path: Path) -> None:
     with running(tmp_path, **WIDE, RATE_LIMIT_STORAGE=redis.url) as service, ThreadPoolExecutor() as pool:
         loads = [pool.submit(load, service.url, 4) for _ in range(4)]
@@ -103,6 +107,7 @@ def test_a_flapping_redis_hangs_nobody(redis: RedisServer, tmp_path: Path) -> No
     assert {status for status, _ in seen} == {200}
 
 
+@pytest.mark.long
 def test_without_redis_each_process_has_its_share(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
     limit = {**LIMIT, "RATE_LIMIT_STORAGE": redis.url}
     with running(tmp_path, **limit) as one, running(tmp_path, **limit) as two:
@@ -118,12 +123,14 @@ def test_without_redis_each_process_has_its_share(redis: RedisServer, tmp_path: 
     assert answers[5].headers["RateLimit-Policy"] == '"health";q=10;w=60'
 
 
+@pytest.mark.long
 def test_redis_that_was_never_there_is_memory(tmp_path: Path, http: httpx2.Client) -> None:
     with running(tmp_path, **LIMIT, RATE_LIMIT_STORAGE="redis://127.0.0.1:1") as service:
         assert [http.get(f"{service.url}/health").status_code for _ in range(11)] == [200] * 10 + [429]
 
 
 @pytest.mark.parametrize("kind", ["module", "uvicorn"])
+@pytest.mark.long
 def test_a_thousand_forged_addresses_are_one_bucket(kind: str, tmp_path: Path, http: httpx2.Client) -> None:
     limit = {**LIMIT, "RATE_LIMIT_HEALTH": "20/minute"}
     with running(tmp_path, kind, **limit) as service:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mcp import Client, StdioServerParameters
 
 from apps.core.version import NAME, VERSION
@@ -24,6 +25,7 @@ def program(url: str, key: str = "") -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=["-m", "apps.agents.mcp_bridge", url], env=env)
 
 
+@pytest.mark.long
 async def test_a_client_over_stdio_reaches_what_its_key_does(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"auth": "on", "data_dir": tmp_path}
     terms = {"routes": ["/mcp", "/agents/*"]}
@@ -40,6 +42,7 @@ async def test_a_client_over_stdio_reaches_what_its_key_does(tmp_path: Path) -> 
     assert refused.is_error
 
 
+@pytest.mark.long
 def test_a_service_that_is_not_there_is_told_in_one_line() -> None:
     done = heard(
         subprocess.run(

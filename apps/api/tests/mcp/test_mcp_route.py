@@ -25,6 +25,7 @@ HEADERS = {"Accept": "application/json, text/event-stream"}
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.long
 async def test_a_real_client_lists_and_calls_the_tools(mode: str) -> None:
     book = Book()
     model = ScriptedModel(lambda r: (COMPUTING if r.tools else saying("from ", "here"))(r))
@@ -56,6 +57,7 @@ async def test_a_real_client_lists_and_calls_the_tools(mode: str) -> None:
     assert {record.route for record in book.closed} == {"/mcp"}
 
 
+@pytest.mark.long
 async def test_a_key_sees_and_calls_what_it_reaches_and_no_more(tmp_path: Path) -> None:
     terms: list[dict[str, Any]] = [
         {},
@@ -123,6 +125,7 @@ async def test_strangers_pages_wrong_methods_and_large_bodies_are_refused_with_t
 
 
 @pytest.mark.parametrize("version", ["2025-06-18", "2026-07-28"])
+@pytest.mark.long
 async def test_a_client_that_leaves_ends_its_call(version: str, http: httpx2.Client) -> None:
     model = ScriptedModel(lambda request: [60.0, Delta("late")])
     meta = {"io.modelcontextprotocol/protocolVersion": version, "io.modelcontextprotocol/clientCapabilities": {}}

@@ -133,6 +133,7 @@ class Hostile:
         await self._app(scope, receive, ignore)
 
 
+@pytest.mark.long
 async def test_no_caller_can_make_a_series() -> None:
     configured = settings(auth="off")
     model = ScriptedModel(answering)

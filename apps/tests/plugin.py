@@ -23,6 +23,7 @@ REPORTS = Path(__file__).parents[2] / "reports"
 AT_THE_END: list[Finding] = []
 WORKER_OUTPUT = "secrets"
 WORKERS: list[dict[str, Any]] = []
+LONG_SECONDS = 900
 KEEPER = pytest.StashKey["LogKeeper"]()
 
 
@@ -45,7 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests of a file stay together, since they share what the file sets up; workers get the same order."""
+    """In a random order the tests of a file stay together, since they share what the file sets up; workers agree.
+
+    What is long may take long: its bound of time only ends a hang.
+    """
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
     seed = config.getoption("--order-seed")
     if seed is None:
         return

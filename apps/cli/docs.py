@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from apps.cli.documents import find_files
+from apps.cli.documents import main as on_disk
 from apps.cli.remote import FAILED, URL, Json, Key, Service, Url, print_json, print_table
+from apps.core.callers import ANONYMOUS, SHARED
 
 SKIPPED = 3
 BATCH_BYTES, BATCH_FILES = 8 << 20, 50
@@ -61,6 +63,26 @@ def add(
         raise typer.Exit(FAILED)
     if skipped:
         raise typer.Exit(SKIPPED)
+
+
+@app.command("sync")
+def sync(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What the collection follows.")],
+    collection: Collection = COLLECTION,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C, and follow every change.")] = False,
+    shared: Shared = False,
+    tenant: Annotated[
+        str, typer.Option(help="Whose collection: a key's tenant; without keys, the one of all calls.")
+    ] = ANONYMOUS.tenant,
+) -> None:
+    """Keep a collection in step with a folder. Exit status 3 where something was skipped.
+
+    It works on DATA_DIR itself, as the settings name it, whether or not a service runs there.
+
+    Examples: genai docs sync notes/ -c work · genai docs sync notes/ -c work --watch
+    """
+    words = ["sync", str(folder), "--collection", collection, "--tenant", SHARED if shared else tenant]
+    raise typer.Exit(on_disk([*words, *(["--watch"] if watch else [])]))
 
 
 @app.command("list")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.core import TyperGroup
 
-from apps.cli import agents, chat, docs, doctor, keys, models, serve, tools
+from apps.cli import agents, chat, docs, doctor, drill, keys, models, serve, tools
 from apps.cli.remote import CommandFailure
 from apps.core.settings import SettingsError
 from apps.core.version import VERSION
@@ -49,6 +49,7 @@ app.command("usage")(models.usage)
 app.add_typer(models.route_app, name="route")
 app.command("doctor")(doctor.doctor)
 app.command("bench", context_settings=OWN_ARGUMENTS)(tools.bench)
+app.command("drill")(drill.drill)
 app.command("mcp")(tools.mcp)
 
 

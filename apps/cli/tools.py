@@ -1,4 +1,4 @@
-"""`genai bench`, `genai drill` and `genai mcp`: what measures, attacks and bridges a service."""
+"""`genai bench` and `genai mcp`: what measures and bridges a service."""
 
 import importlib
 import runpy

@@ -229,6 +229,15 @@ class StoreUnavailable(Overloaded):
         super().__init__("The service cannot reach its database; try again", retry_after=1)
 
 
+class NoStorage(AppError):
+    """The disk is full or read-only. Nothing of the request is kept, and it can be sent again once there is room."""
+
+    code, status, summary = "INSUFFICIENT_STORAGE", 507, "The disk is full or read-only"
+
+    def __init__(self, message: str = "The service cannot write to its disk; try again later") -> None:
+        super().__init__(message, retry_after=60)
+
+
 class Timeout(AppError):
     code, status, summary = "TIMEOUT", 504, "The time ran out"
 

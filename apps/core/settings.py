@@ -163,6 +163,11 @@ class Settings(BaseSettings):
     database_timeout: Seconds = Field(
         0.9, description="Seconds that a call waits for the database before it is refused with 503"
     )
+    ledger_journal: Literal["on", "off", "required"] = Field(
+        "on",
+        description="on: calls outlive a killed process by a file in DATA_DIR; required: where it cannot be written,"
+        " calls are refused with 507",
+    )
     ledger_retention_days: int = Field(
         0, ge=0, le=36_500, description="Days that the ledger keeps its rows, and their sums for ever; 0: rows too"
     )

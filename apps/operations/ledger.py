@@ -3,6 +3,8 @@
 One task writes. A batch that may or may not have been written is written again, which changes nothing the second time.
 While the database is away rows wait, up to a bound; beyond it the rows of keys without a budget are lost, counted and
 said so in the log, and keys with a budget are refused (see budgets.py), so that none of their rows ever is.
+
+Until its row is written a call is in the journal (see journal.py), so that it survives the process.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ from itertools import islice
 from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
+from apps.operations.journal import Journal
 from apps.operations.ledger_rows import Entry, UsageQuestion, UsageReport, entry_of
 
 MOST_WAITING = 20_000
@@ -36,13 +39,28 @@ class LedgerState:
     written: int
     lost: int
     reservations: int
+    replayed: int = 0
+    journal_failures: int = 0
 
 
 class Ledger:
-    """``lease`` is how long a reservation outlives the process that made it; a third of it passes between renewals."""
+    """``lease`` is how long a reservation outlives the process that made it; a third of it passes between renewals.
 
-    def __init__(self, database: Database, *, most_waiting: int = MOST_WAITING, lease: float = LEASE_SECONDS) -> None:
+    ``journal_required``: a call that could not be written down there is not made.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        most_waiting: int = MOST_WAITING,
+        lease: float = LEASE_SECONDS,
+        journal: Journal | None = None,
+        journal_required: bool = False,
+    ) -> None:
         self._database = database
+        self._journal = journal
+        self._journal_required = journal_required
         self._most_waiting = most_waiting
         self._lease = lease
         self._waiting: deque[CallRecord] = deque()
@@ -56,16 +74,23 @@ class Ledger:
         self._losing = False
 
     async def start(self) -> None:
+        if self._journal is not None:
+            self._waiting.extend(await asyncio.to_thread(self._journal.open))
+            self._wake.set()
         self._tasks = [asyncio.create_task(self._keep_writing()), asyncio.create_task(self._keep_renewing())]
 
     async def opening(self, call: CallRecord) -> None:
-        """Nothing is known of it yet."""
+        """Raise NoStorage where its end could not be written down, and must be."""
+        if self._journal is not None and self._journal_required:
+            self._journal.require()
 
     def closing(self, call: CallRecord) -> None:
         if self._closed or (self.full and call.caller.budget is None):
             self._lose()
             return
         self._losing = False
+        if self._journal is not None:
+            self._journal.append(call)
         self._waiting.append(call)
         self._wake.set()
 
@@ -88,7 +113,9 @@ class Ledger:
         self._held.discard(id)
 
     def state(self) -> LedgerState:
-        return LedgerState(len(self._waiting), self._written, self._lost, len(self._held))
+        journal = self._journal
+        replayed, failures = (journal.replayed, journal.failures) if journal is not None else (0, 0)
+        return LedgerState(len(self._waiting), self._written, self._lost, len(self._held), replayed, failures)
 
     async def aclose(self, within: float = CLOSE_SECONDS) -> None:
         """Write what waits. Where that cannot be done in time, say how much is lost."""
@@ -103,9 +130,15 @@ class Ledger:
         await asyncio.wait({writing, renewing})
         self._closed = True
         if self._waiting:
+            kept = 0 if self._journal is None else sum(map(self._journal.holds, self._waiting))
             log.error(
-                "The database could not be reached at the end: %d calls are not in the ledger", len(self._waiting)
+                "The database could not be reached at the end: %d calls are not in the ledger, %d of them are in the"
+                " journal for the next start",
+                len(self._waiting),
+                kept,
             )
+        if self._journal is not None:
+            self._journal.close()
 
     async def _keep_writing(self) -> None:
         while self._waiting or not self._closing:
@@ -147,6 +180,8 @@ class Ledger:
         for call in calls:
             self._waiting.popleft()
             self._held.discard(call.id)
+        if self._journal is not None:
+            self._journal.settle(calls)
         self._written += len(calls) - without_row
         self._lost += without_row
 

@@ -10,6 +10,7 @@ from apps.core.ports import Observation
 from apps.core.settings import Settings
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
+from apps.operations.journal import Journal
 from apps.operations.ledger import Ledger
 from apps.operations.retention import Retention
 
@@ -57,6 +58,9 @@ class Accounts:
             yield _gauge("genai_budget_reservations", "Calls under way that hold a part of a budget", rows.reservations)
             yield _counter("genai_ledger_written_total", "Calls written to the ledger", rows.written)
             yield _counter("genai_ledger_lost_total", "Calls that the ledger could not take", rows.lost)
+            yield _counter("genai_ledger_replayed_total", "Calls of dead processes that the journal had", rows.replayed)
+            text = "Times that the ledger's journal could not be written"
+            yield _counter("genai_ledger_journal_failures_total", text, rows.journal_failures)
             folded = self.retention.folded if self.retention is not None else 0
             yield _counter("genai_ledger_folded_total", "Old rows that were replaced by sums of their day", folded)
         if self.budgets is not None:
@@ -70,7 +74,11 @@ def build_accounts(settings: Settings, database: Database | None) -> Accounts:
     limits = RateLimits(settings)
     if database is None:
         return Accounts(limits)
-    ledger = Ledger(database)
+    ledger = Ledger(
+        database,
+        journal=None if settings.ledger_journal == "off" else Journal(settings.data_dir / "journal"),
+        journal_required=settings.ledger_journal == "required",
+    )
     days = settings.ledger_retention_days
     return Accounts(limits, ledger, Budgets(database, ledger), Retention(database, days) if days else None)
 

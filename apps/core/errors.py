@@ -234,9 +234,6 @@ class NoStorage(AppError):
 
     code, status, summary = "INSUFFICIENT_STORAGE", 507, "The disk is full or read-only"
 
-    def __init__(self, message: str = "The service cannot write to its disk; try again later") -> None:
-        super().__init__(message, retry_after=60)
-
 
 class Timeout(AppError):
     code, status, summary = "TIMEOUT", 504, "The time ran out"

@@ -33,6 +33,7 @@ SUFFIX = ".journal"
 MOST_BYTES = 4 * 1024 * 1024
 MOST_CHARACTERS = 200
 PROBE_SECONDS = 1.0
+RETRY_AFTER = 10.0
 PROBE = b"\0" * 4096
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,8 @@ class Journal:
             else:
                 self._recover()
                 return
-        raise NoStorage("The service cannot write its journal, and answers nothing that it cannot write down")
+        text = "The service cannot write its journal, and answers nothing that it cannot write down"
+        raise NoStorage(text, retry_after=RETRY_AFTER)
 
     def holds(self, call: CallRecord) -> bool:
         """Whether the next process would find it."""

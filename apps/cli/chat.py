@@ -137,7 +137,8 @@ def _default_model(service: Service) -> str:
     """The local model's name; where there is none, the first that is ready."""
     models = service.get("/v1/models")["data"]
     local = [model["id"] for model in models if model["owned_by"] == LOCAL]
-    ready = [model["id"] for model in models if model["status"] == "ready"]
+    # an upstream that was never asked may be ready, too
+    ready = [model["id"] for state in ("ready", "unknown") for model in models if model["status"] == state]
     if not local and not ready:
         raise CommandFailure("No model is ready: see `genai models`")
     return str((local or ready)[0])

@@ -31,7 +31,8 @@ class Observed(Protocol):
         """Called on the event loop at each scrape: reads attributes, does not wait."""
 
 
-State = Literal["ready", "loading", "failed", "not_configured"]
+State = Literal["ready", "unknown", "loading", "failed", "not_configured"]
+"""``unknown`` is an upstream that is configured and that no call has reached yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from apps.gateway.routing.targets import Target
 # the name that leads to the local model, whatever its own name is
 LOCAL = "local"
 # best first
-STATES = ("ready", "loading", "failed", "not_configured")
+STATES = ("ready", "unknown", "loading", "failed", "not_configured")
 CONTEXT = 4096
 # what a chat template puts around a message, with much room to spare
 TOKENS_PER_MESSAGE = 16

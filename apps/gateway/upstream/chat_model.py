@@ -28,7 +28,11 @@ class WireModel:
 
     def readiness(self) -> Readiness:
         missing = self._wire.not_configured()
-        return Readiness(self._name, "not_configured" if missing else "ready", missing or "configured")
+        if missing:
+            return Readiness(self._name, "not_configured", missing)
+        if not self._wire.reached:
+            return Readiness(self._name, "unknown", "configured, and no call has reached it yet")
+        return Readiness(self._name, "ready", "configured")
 
     async def start(self) -> None:
         """The client connects when it is first asked."""

@@ -89,6 +89,8 @@ class HttpTarget:
         self._trace = trace
         self._connections = connections
         self._client: Client | None = None
+        self.reached = False
+        """Whether it has answered a call, whatever it said."""
         # paths and models whose upstream has refused to be asked for usage
         self._mute_on_usage: set[tuple[str, str]] = set()
         self._missing = missing_key(provider.base_url, api_key, provider.api_key_env)
@@ -133,6 +135,7 @@ class HttpTarget:
         trace = self._trace() if self._trace is not None else None
         silent = asyncio.get_running_loop().time() + self._provider.timeouts.first_silence
         response = await client.post(self._address(call.path, model), body, self._within(call, silent, begins), trace)
+        self.reached = True
         try:
             if response.status == 200:
                 return await self._reply(call, response, begins, ends, hidden=asking)

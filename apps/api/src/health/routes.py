@@ -65,7 +65,10 @@ def ready_router(services: Services) -> APIRouter:
     @router.head("/ready", include_in_schema=False)
     @router.get("/ready", response_model=Ready, responses=error_responses(ModelUnavailable))
     async def ready() -> Response:
-        """200 where every configured model is ready, and one is; else 503, with the same list beside the error."""
+        """200 where a model is configured and none is loading or failed; else 503, with the same list beside the error.
+
+        `unknown` is an upstream that no call has reached yet.
+        """
         models = [
             ModelReadiness(route=route, name=r.name, status=r.state, reason=r.reason, details=dict(r.details))
             for route, r in (
@@ -74,7 +77,7 @@ def ready_router(services: Services) -> APIRouter:
             )
         ]
         configured = [model.status for model in models if model.status != "not_configured"]
-        if configured and all(status == "ready" for status in configured):
+        if configured and all(status in ("ready", "unknown") for status in configured):
             return JSONResponse(Ready(status="ready", models=models).model_dump())
         error = ModelUnavailable(_what_is_missing(models), retry_after=5)
         return render(error, "/ready", beside=Ready(status="not_ready", models=models).model_dump())

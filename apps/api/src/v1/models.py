@@ -12,7 +12,7 @@ from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Target
 
 # the best first: a name is as ready as its readiest target
-ORDER: tuple[State, ...] = ("ready", "loading", "failed", "not_configured")
+ORDER: tuple[State, ...] = ("ready", "unknown", "loading", "failed", "not_configured")
 
 
 class TargetStatus(Schema):
@@ -104,6 +104,6 @@ def _length(target: Target) -> int | None:
 def _status(target: Target) -> TargetStatus:
     readiness, breaker = target.provider.chat.readiness(), target.breaker.state
     state, reason = readiness.state, readiness.reason
-    if state == "ready" and breaker == "open":
+    if state in ("ready", "unknown") and breaker == "open":
         state, reason = "failed", "It failed too often and is left alone for a while"
     return TargetStatus(target=target.name, status=state, reason=reason, breaker=breaker)

@@ -9,6 +9,7 @@ from apps.core.ports import State
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.reading import envelope
 from apps.tests.support.serving import serving_models
+from eval.mock_upstream import MockUpstream
 
 
 def model(name: str, state: State) -> ScriptedModel:
@@ -32,6 +33,9 @@ READY: list[tuple[State, State, int]] = [
     ("ready", "ready", 200),
     ("not_configured", "ready", 200),
     ("ready", "not_configured", 200),
+    ("unknown", "ready", 200),
+    ("unknown", "not_configured", 200),
+    ("unknown", "loading", 503),
     ("not_configured", "not_configured", 503),
     ("ready", "loading", 503),
     ("ready", "failed", 503),
@@ -57,3 +61,11 @@ def test_only_the_local_models_own_name_is_known_on_its_route(http: httpx2.Clien
     assert own.status_code == 200
     error = envelope(other)
     assert (error["code"], error["field"]) == ("NOT_FOUND", "model")
+
+
+def test_an_upstream_is_unknown_until_a_call_has_reached_it(mock: MockUpstream, http: httpx2.Client) -> None:
+    with serving_models(openai_base_url=mock.base_url) as url:
+        for expected in ("unknown", "ready"):
+            [cloud] = [one for one in http.get(f"{url}/ready").json()["models"] if one["route"] == "/generate"]
+            assert cloud["status"] == expected
+            assert http.post(f"{url}/generate", json={"prompt": "hi"}).status_code == 200

@@ -44,7 +44,7 @@ def test_without_a_file_the_local_models_and_the_default_model_are_listed(mock: 
         assert model["targets"]
 
 
-@pytest.mark.parametrize("state", ["ready", "loading", "failed", "not_configured"])
+@pytest.mark.parametrize("state", ["ready", "unknown", "loading", "failed", "not_configured"])
 def test_a_models_readiness_shows_with_its_reason(state: Any) -> None:
     with serving_models(local=ScriptedModel(saying("hi"), name="tiny", state=state)) as url:
         model = listed(url)["tiny"]
@@ -67,8 +67,8 @@ def test_the_names_of_the_routing_file_are_listed_as_ready_as_their_readiest_tar
     with serving_models(local=ScriptedModel(saying("hi"), name="tiny"), gateway_config=file) as url:
         models = listed(url)
     assert set(models) == {"fast/small", "unset", "tiny"}
-    assert models["fast/small"]["status"] == "ready"
-    assert [target["status"] for target in models["fast/small"]["targets"]] == ["not_configured", "ready"]
+    assert models["fast/small"]["status"] == "unknown"
+    assert [target["status"] for target in models["fast/small"]["targets"]] == ["not_configured", "unknown"]
     assert models["unset"]["status"] == "not_configured"
 
 

@@ -120,7 +120,8 @@ export function ModelSelect({ models, value, set, label = "Model" }) {
 }
 
 function best(models) {
-  const ready = models.filter((model) => model.status === "ready");
+  // an upstream that was never asked may be ready, too
+  const ready = ["ready", "unknown"].flatMap((status) => models.filter((model) => model.status === status));
   return ((ready.find((model) => model.owned_by === "local") || ready[0] || models[0]) || {}).id || "";
 }
 

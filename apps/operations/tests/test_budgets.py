@@ -63,12 +63,12 @@ async def test_a_hundred_parallel_calls_on_a_budget_for_ten_are_ten(
 
 
 async def test_several_processes_hold_one_budget_together(url: str, tmp_path: Path) -> None:
-    databases = [Database(url, tmp_path) for _ in range(3)]
+    databases = [Database(url, tmp_path, 60.0) for _ in range(3)]
     ledgers = [Ledger(database) for database in databases]
     for database, ledger in zip(databases, ledgers, strict=True):
         await database.start()
         await ledger.start()
-    assert all([await database.ready(20) for database in databases])
+    assert all([await database.ready(90) for database in databases])
     meters = [Meter([ledger, Budgets(database, ledger)]) for database, ledger in zip(databases, ledgers, strict=True)]
     calls = [make(meters[i % 3], call(), seconds=0.3) for i in range(60)]
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -225,9 +225,9 @@ async def test_a_model_without_a_price_is_not_for_a_key_with_a_budget(meter: Met
 async def test_a_reservation_lives_as_long_as_its_call_and_no_longer_than_its_process(
     database: Database, url: str, tmp_path: Path
 ) -> None:
-    dead_database = Database(url, tmp_path)
+    dead_database = Database(url, tmp_path, 60.0)
     await dead_database.start()
-    assert await dead_database.ready(20)
+    assert await dead_database.ready(90)
     dead, alive = Ledger(dead_database, lease=0.9), Ledger(database, lease=0.9)
     await alive.start()
     await Budgets(dead_database, dead).opening(call(estimated=2.0))  # nobody renews it: dead was never started

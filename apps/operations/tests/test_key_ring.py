@@ -118,7 +118,7 @@ async def test_whether_any_key_was_ever_made(ring: KeyRing) -> None:
 async def test_without_its_database_nothing_is_known_for_longer_than_two_seconds(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    database = Database(postgres.create("ring"), tmp_path)
+    database = Database(postgres.create("ring"), tmp_path, 60.0)
     await database.start()
     assert await database.ready(10)
     ring = KeyRing(KeyStore(database, lambda: SECRET))

@@ -21,9 +21,9 @@ from apps.operations.retention import Retention
 
 async def main():
     url, folder, now, days = json.loads(sys.argv[1])
-    database = Database(url, Path(folder))
+    database = Database(url, Path(folder), 60.0)
     await database.start()
-    assert await database.ready(20)
+    assert await database.ready(90)
     kept = Retention(database, days, batch=5, pause=0, rest=0, clock=lambda: now)
     print("ready", flush=True)
     await kept.start()
@@ -48,7 +48,7 @@ async def test_killed_in_the_middle_again_and_again_every_row_is_counted_once(ur
     seed = random.randrange(10**6)
     print("seed", seed)
     chance = random.Random(seed)
-    database = Database(url, tmp_path)
+    database = Database(url, tmp_path, 60.0)
     await database.start()
     assert await database.ready(10)
     await fill(database, old_calls(3_000))

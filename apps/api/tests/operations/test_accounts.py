@@ -18,7 +18,7 @@ def numbers(accounts: Accounts) -> dict[str, float]:
 
 
 async def test_what_was_written_is_counted(tmp_path: Path) -> None:
-    database = Database("", tmp_path)
+    database = Database("", tmp_path, 60.0)
     accounts = build_accounts(settings(), database)
     await database.start()
     await accounts.start()
@@ -39,7 +39,7 @@ async def test_what_was_written_is_counted(tmp_path: Path) -> None:
 
 async def test_old_rows_become_sums_where_the_settings_say_so(tmp_path: Path) -> None:
     for days, folded in ((0, 0), (9, 0), (1, 1)):
-        database = Database("", tmp_path)
+        database = Database("", tmp_path, 60.0)
         accounts = build_accounts(settings(ledger_retention_days=days), database)
         await database.start()
         assert await database.ready(10)

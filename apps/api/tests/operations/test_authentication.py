@@ -146,10 +146,10 @@ def test_every_route_with_every_kind_of_key(guarded: Guarded, http: httpx2.Clien
 def _names_a_model(template: str) -> bool:
     # the example of /v1/rerank names none, and none is configured here
     named = ("/generate", "/local/generate", "/v1/route", "/v1/models/{id}", "/agents/{name}/run")
-    asks_documents = template.startswith("/rag/") and template.endswith(("/query", "/generate"))
+    of_a_collection = template.startswith(("/rag/collections/{name}", "/rag/shared/{name}"))
     return (
         template in named
-        or asks_documents
+        or of_a_collection
         or (
             template.startswith("/v1/")
             and template not in ("/v1/models", "/v1/usage", "/v1/me", "/v1/summary", "/v1/rerank")

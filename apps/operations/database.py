@@ -47,6 +47,7 @@ class Database:
 
     async def start(self) -> None:
         """Begin to open and migrate it; a database that is down is tried until it is there."""
+        self._opened.clear()
         self._opening = asyncio.create_task(self._open())
 
     async def aclose(self) -> None:
@@ -57,7 +58,7 @@ class Database:
         if self._abandoned:
             await asyncio.wait(self._abandoned, timeout=CLOSE_SECONDS)
         engine, self._engine = self._engine, None
-        self._opened.clear()
+        self._opened.set()  # what waited for it, and what comes after the end, is refused at once
         if engine is not None:
             await self._dispose(engine)
 
@@ -68,7 +69,7 @@ class Database:
                 await self._opened.wait()
         except TimeoutError:
             return False
-        return True
+        return self._engine is not None
 
     async def read(self, work: Work[T], within: float | None = None) -> T:
         """Run ``work`` in a transaction that sees one state of everything."""

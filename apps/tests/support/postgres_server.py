@@ -17,11 +17,11 @@ import pytest
 
 from apps.tests.marks import marked
 from apps.tests.support.ports import free_port
+from apps.tests.support.waiting import HANG_SECONDS
 from apps.tests.watch import WATCH
 
 PASSWORD = marked("password of PostgreSQL")
 USER = "genai"
-START_SECONDS = 90
 FIRST_OF_USERS = 16384
 
 
@@ -62,7 +62,7 @@ class PostgresServer:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_without_rights()
         )
         self.process = process
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + HANG_SECONDS
         while self._program("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)).returncode:
             assert process.poll() is None, "PostgreSQL ended"
             assert time.monotonic() < end, "PostgreSQL did not start"
@@ -84,7 +84,8 @@ class PostgresServer:
         self._signal(signal.SIGCONT)
 
     def create(self, name: str) -> str:
-        """A new, empty database; returns its URL."""
+        """A new, empty database; returns its URL. A test that failed may have left the server frozen."""
+        self.resume()
         self.psql(f'CREATE DATABASE "{name}"')
         self.made_by[name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         return self.url_of(name)
@@ -101,6 +102,7 @@ class PostgresServer:
 
     def hear(self) -> None:
         """Every table and index of every database, as it lies on the disk."""
+        self.resume()
         if self.process is None:
             self.start()
         self.psql("CHECKPOINT")
@@ -124,7 +126,8 @@ class PostgresServer:
 
     def _program(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         assert PROGRAMS is not None
-        return subprocess.run([str(PROGRAMS / name), *arguments], capture_output=True, text=True, check=False)
+        command = [str(PROGRAMS / name), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
 
 
 @contextmanager

@@ -40,7 +40,8 @@ GET /admin/keys | POST /admin/keys | POST /admin/keys/{id}/rotate | DELETE /admi
 """
 NAMED_MODEL = """
 POST /generate | POST /v1/chat/completions | POST /v1/completions | POST /v1/responses | POST /v1/embeddings
-POST /v1/messages | POST /v1/messages/count_tokens | GET /v1/route | GET /v1/models/{id:path}
+POST /v1/messages | POST /v1/messages/count_tokens | POST /v1/tokenize | POST /v1/detokenize
+GET /v1/route | GET /v1/models/{id:path}
 POST /api/chat | POST /api/generate | POST /api/embed | POST /api/embeddings | POST /api/show
 """
 LOCAL_MODEL = "POST /local/generate"
@@ -104,6 +105,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "completions": {"prompt": "hi"},
     "chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
     "responses": {"input": "hi"},
+    "tokenize": {"prompt": "hi"},
+    "detokenize": {"tokens": [1]},
     "embeddings": {"input": "hi", "prompt": "hi"},
     "embed": {"input": "hi"},
     "messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},

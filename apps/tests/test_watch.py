@@ -139,6 +139,7 @@ def pytest_sessionfinish(session):
 """
 
 
+@pytest.mark.long
 def test_what_a_worker_finds_at_its_end_fails_the_run_of_all_workers(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(LATE)
     done = run(tmp_path, {"leak": "(tmp_path / 'log').write_text(PART)", "quiet": "assert PART"}, SECRET, "-n2")
@@ -154,6 +155,7 @@ def order(folder: Path, *more: str) -> list[str]:
     return re.findall(r"::(test_number_\d+) PASSED", done.stdout.replace("\n", " "))
 
 
+@pytest.mark.long
 def test_the_order_is_the_seeds(tmp_path: Path) -> None:
     written, one, again, two = order(tmp_path), *(order(tmp_path, f"--order-seed={seed}") for seed in (1, 1, 2))
     assert written == [f"test_number_{number}" for number in range(30)]

@@ -68,6 +68,7 @@ def test_a_broken_answer_is_kept_as_far_as_it_came(tmp_path: Path) -> None:
     assert exchange.cut
 
 
+@pytest.mark.long
 def test_the_log_is_kept_and_the_process_is_gone(tmp_path: Path) -> None:
     with server(NO_LOCAL, "http://127.0.0.1:1/v1", tmp_path / "log") as url:
         assert httpx2.get(f"{url}/health", timeout=90).status_code == 200

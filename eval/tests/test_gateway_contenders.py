@@ -52,6 +52,7 @@ def get(contender: Contender, path: str) -> bytes:
         return client.get(path, headers={"Authorization": f"Bearer {contender.key}"}).raise_for_status().content
 
 
+@pytest.mark.long
 def test_on_wants_its_key_and_counts_calls_and_tokens(running: dict[str, Contender], folder: Path) -> None:
     on = running["on"]
     with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -99,6 +100,7 @@ def test_off_wants_no_key_counts_nothing_and_caches_nothing(running: dict[str, C
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "miss", "hit"])
+@pytest.mark.long
 def test_wrk_makes_each_kind_of_calls(
     running: dict[str, Contender], tmp_path: Path, kind: Kind, streamed: bool
 ) -> None:

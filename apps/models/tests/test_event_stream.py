@@ -65,6 +65,7 @@ LINES = st.lists(st.tuples(FIELDS, st.sampled_from([b"\n", b"\r", b"\r\n"])))
 
 
 @given(LINES, st.randoms(use_true_random=False))
+@pytest.mark.long
 def test_cuts_never_change_what_is_read(lines: list[tuple[bytes, bytes]], random: object) -> None:
     stream = b"".join(field + end for field, end in lines)
     at = [i for i in range(len(stream)) if random.random() < 0.3]  # type: ignore[attr-defined]

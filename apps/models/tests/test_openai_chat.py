@@ -142,6 +142,7 @@ ODD = st.recursive(
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "model", "error"]), ODD, max_size=4))
+@pytest.mark.long
 async def test_no_shape_of_a_chunk_raises_anything_but_our_errors(chunk: dict[str, Any]) -> None:
     try:
         deltas = await deltas_of(json.dumps(chunk))

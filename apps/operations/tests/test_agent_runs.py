@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from apps.core.agent_runs import AgentRun
 from apps.operations.agent_runs import AgentRuns
 from apps.operations.database import Database
@@ -76,6 +78,7 @@ async def test_old_runs_are_forgotten(database: Database) -> None:
 CALLS = [{"id": f"c{i}", "tool": "pay", "arguments": {"a": [1e300, -0.0, "\u2028\0\ud83d"]}} for i in range(8)]
 
 
+@pytest.mark.long
 async def test_of_many_who_decide_on_a_call_at_once_one_does_and_no_decision_is_lost(database: Database) -> None:
     runs = AgentRuns(database)
     run = new_run(status="paused", pending=CALLS, state="kept")

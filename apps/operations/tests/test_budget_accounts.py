@@ -84,6 +84,7 @@ async def test_what_goes_beyond_its_reservation_is_seen_by_others(meter: Meter, 
             assert (await books(database)).consistent
 
 
+@pytest.mark.long
 async def test_twenty_at_once_overspend_by_their_last_steps_alone(
     meter: Meter, ledger: Ledger, database: Database
 ) -> None:
@@ -146,6 +147,7 @@ async def test_calls_that_cost_nothing_and_keys_without_a_budget_ask_no_database
     ("told", "estimated", "cost"),
     [(None, False, 0.3), (0.2, True, 0.3), (0.2, False, 0.2), (0.4, False, 0.4)],
 )
+@pytest.mark.long
 async def test_a_record_that_was_told_no_cost_has_that_of_its_parts(
     told: float | None, estimated: bool, cost: float, meter: Meter
 ) -> None:

@@ -81,6 +81,7 @@ async def test_several_processes_hold_one_budget_together(url: str, tmp_path: Pa
         await database.aclose()
 
 
+@pytest.mark.long
 async def test_calls_that_begin_a_period_together_are_all_let_in(
     meter: Meter, ledger: Ledger, database: Database
 ) -> None:
@@ -184,6 +185,7 @@ async def _begin(connection: object) -> None:
     await reserve(connection, "x", Charge("k", day_of(time.time()), 0), BILLION, time.time() + 9)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 async def test_what_a_key_has_cost_before_it_had_a_budget_counts(
     meter: Meter, ledger: Ledger, database: Database
 ) -> None:
@@ -222,6 +224,7 @@ async def test_a_model_without_a_price_is_not_for_a_key_with_a_budget(meter: Met
     await make(meter, call(key(None), estimated=None))
 
 
+@pytest.mark.long
 async def test_a_reservation_lives_as_long_as_its_call_and_no_longer_than_its_process(
     database: Database, url: str, tmp_path: Path
 ) -> None:

@@ -205,6 +205,7 @@ async def test_a_database_that_is_not_there_is_waited_for(postgres: PostgresServ
         await database.aclose()
 
 
+@pytest.mark.long
 async def test_it_comes_back_after_a_stop_and_after_silence(postgres: PostgresServer, tmp_path: Path) -> None:
     database = Database(postgres.create("outage"), tmp_path)
     await database.start()

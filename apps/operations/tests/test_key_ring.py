@@ -115,6 +115,7 @@ async def test_whether_any_key_was_ever_made(ring: KeyRing) -> None:
     assert await ring.exist()
 
 
+@pytest.mark.long
 async def test_without_its_database_nothing_is_known_for_longer_than_two_seconds(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ async def put_down(database: Database, rows: list[Entry]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 511, 513, 1_027])
+@pytest.mark.long
 async def test_a_batch_of_any_size_is_written_whole_and_once(count: int, database: Database) -> None:
     rows = [entry_of(call(FREE)) for _ in range(count)]
     for _ in range(2):  # a batch that may have been written is written again
@@ -158,6 +159,7 @@ async def test_a_batch_of_any_size_is_written_whole_and_once(count: int, databas
     assert (await books(database)).rows == count
 
 
+@pytest.mark.long
 async def test_batches_of_many_sizes_share_few_statements(database: Database) -> None:
     """A connection to SQLite keeps each of them prepared, and one for 500 rows takes much memory."""
     _insert_many.cache_clear()

@@ -31,6 +31,7 @@ async def until_done(kept: Retention) -> int:
     return turns
 
 
+@pytest.mark.long
 async def test_usage_says_the_same_before_meanwhile_and_after(database: Database) -> None:
     await fill(database, old_calls(600))
     before, (total, _, _) = await everything(database), await rows(database)
@@ -55,6 +56,7 @@ async def test_pages_of_rows_and_sums_follow_each_other(database: Database) -> N
     assert seen == whole.rows
 
 
+@pytest.mark.long
 async def test_a_turn_is_bounded_and_one_more_changes_nothing(database: Database) -> None:
     await fill(database, [record for record in old_calls(400) if record.begun_at < NOW - 10 * DAY])
     total, _, _ = await rows(database)
@@ -92,6 +94,7 @@ async def test_a_turn_that_fails_has_changed_nothing(database: Database) -> None
     assert (await everything(database), await rows(database)) == before
 
 
+@pytest.mark.long
 async def test_several_processes_at_once_count_every_row_once(url: str, tmp_path: Path) -> None:
     opened = [Database(url, tmp_path, 60.0) for _ in range(3)]
     for database in opened:

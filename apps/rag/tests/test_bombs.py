@@ -70,6 +70,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("what", BOMBS)
+@pytest.mark.long
 async def test_each_is_a_clear_error_and_the_next_file_is_taken(tmp_path: Path, what: str) -> None:
     name, make, says = BOMBS[what]
     library = Library(tmp_path, HashingEmbedder(), limits=Limits(parse_seconds=4, file_bytes=64 * 2**20))

@@ -122,6 +122,7 @@ async def new_table(database: Database) -> AsyncTable:
     return table
 
 
+@pytest.mark.long
 async def test_by_scan_and_through_every_change(database: Database) -> None:
     table, documents = await new_table(database), some_documents(40)
     for one in documents:
@@ -145,6 +146,7 @@ async def test_by_scan_and_through_every_change(database: Database) -> None:
 
 
 @pytest.mark.parametrize("layout", ["new", "before"])
+@pytest.mark.long
 async def test_by_index_with_rows_that_no_index_covers_yet(database: Database, layout: str) -> None:
     table = await (new_table(database) if layout == "new" else old_table(database, "ann", "docs"))
     documents = some_documents(INDEXED_FROM // PASSAGES + 10)
@@ -163,6 +165,7 @@ async def test_by_index_with_rows_that_no_index_covers_yet(database: Database, l
     await assert_exact(table, documents, 5, 80)
 
 
+@pytest.mark.long
 async def test_both_halves_give_what_the_filter_leaves_and_the_index_answers_it(database: Database) -> None:
     table, documents = await new_table(database), some_documents(INDEXED_FROM // PASSAGES)
     await written(table, documents)
@@ -185,6 +188,7 @@ async def test_both_halves_give_what_the_filter_leaves_and_the_index_answers_it(
     assert near and set(near) <= left
 
 
+@pytest.mark.long
 async def test_what_a_narrow_filter_leaves_is_found_wherever_it_lies_in_the_vectors_index(database: Database) -> None:
     table = await new_table(database)
     rows = ROWS_A_PARTITION * 2 * PROBES
@@ -199,6 +203,7 @@ async def test_what_a_narrow_filter_leaves_is_found_wherever_it_lies_in_the_vect
         assert {candidate.id for candidate in left} == set(rows_of([one]))
 
 
+@pytest.mark.long
 async def test_a_table_of_before_is_searched_as_it_is_and_then_given_columns(database: Database) -> None:
     table, documents = await old_table(database, "ann", "docs"), some_documents(40)
     await written(table, documents)

@@ -50,6 +50,7 @@ async def test_a_new_version_replaces_the_old_one_and_an_old_one_may_come_back(l
         assert sorted(await texts(library, "version here")) == ["always here", content]
 
 
+@pytest.mark.long
 async def test_a_reader_never_sees_neither_version_or_both(library: Library) -> None:
     await ingested(library, {"note.txt": "counting word zero"})
     stop, seen = asyncio.Event(), list[list[str]]()
@@ -167,6 +168,7 @@ async def test_closing_in_the_middle_of_a_file_gives_it_back_whole(tmp_path: Pat
     await second.aclose()
 
 
+@pytest.mark.long
 async def test_progress_never_goes_back_and_ends_at_a_hundred(tmp_path: Path) -> None:
     library = Library(tmp_path, HashingEmbedder(seconds=0.3), limits=LIMITS)
     await library.start()

@@ -56,6 +56,7 @@ async def shelf(library: Library) -> None:
     ],
 )
 @pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+@pytest.mark.long
 async def test_filters_in_every_mode(library: Library, filter: Any, expected: str, mode: Any) -> None:
     await shelf(library)
     found = await library.search("ann", "docs", "team met", filter=filter, mode=mode, top_k=10)
@@ -70,6 +71,7 @@ async def test_a_value_is_only_ever_a_value(library: Library) -> None:
     assert await texts(library, "owner", filter={"owner": "' OR '1'='1"}) == []
 
 
+@pytest.mark.long
 async def test_any_string_is_a_safe_filter_and_a_safe_query(tmp_path: Path) -> None:
     library = Library(tmp_path, HashingEmbedder(), limits=LIMITS)
     await library.start()

@@ -33,6 +33,7 @@ asyncio.run(run())
 """
 
 
+@pytest.mark.long
 async def test_no_file_is_ingested_twice_and_none_is_missing(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", WORKER, str(tmp_path)]
     workers = [

@@ -122,6 +122,7 @@ async def test_a_server_that_speaks_first_is_not_asked_or_not_believed(start: St
     await call.server.until_nobody()
 
 
+@pytest.mark.long
 async def test_idle_connections_are_bounded_in_number(start: Start) -> None:
     call = await start(always(whole(b"a")))
     many = MOST_IDLE + 20

@@ -111,6 +111,7 @@ def test_any_split_of_an_answer_is_the_same_answer(name: str, data: st.DataObjec
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=20), st.data())
 @settings(max_examples=200, deadline=None)
+@pytest.mark.long
 def test_any_chunks_in_any_packets_are_the_same_body(chunks: list[bytes], data: st.DataObject) -> None:
     raw = CHUNKED + b"".join(map(chunk, chunks)) + LAST
     cuts = sorted(data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=40)))
@@ -161,6 +162,7 @@ async def test_a_body_without_a_length_ends_with_its_connection(name: str) -> No
 
 @pytest.mark.parametrize("name", NO_ANSWERS)
 @pytest.mark.parametrize("packets", ["one", "single-bytes"])
+@pytest.mark.long
 async def test_what_is_no_answer_is_a_protocol_error(name: str, packets: str) -> None:
     data = NO_ANSWERS[name]
     exchange = Exchange().feed(*([data] if packets == "one" else in_single_bytes(data)))
@@ -193,6 +195,7 @@ async def test_trailers_are_bounded(trailer: bytes) -> None:
     "more", [b"x", b"HTTP/1.1 200 OK\r\n", whole(b"forged")], ids=["a-byte", "a-head", "an-answer"]
 )
 @pytest.mark.parametrize("together", [True, False], ids=["one-packet", "two-packets"])
+@pytest.mark.long
 async def test_bytes_behind_an_answer_never_reach_the_next_call(name: str, more: bytes, together: bool) -> None:
     data, status, body, _ = ANSWERS[name]
     exchange = Exchange().feed(data + more) if together else Exchange().feed(data, more)

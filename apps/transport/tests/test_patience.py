@@ -117,6 +117,7 @@ async def test_a_slow_readers_own_time_does_not_count(start: Start) -> None:
     assert await response.chunk(0.3, in_seconds(9)) == b""
 
 
+@pytest.mark.long
 async def test_a_slow_reader_slows_the_server(start: Start) -> None:
     sent = 0
 
@@ -251,6 +252,7 @@ async def test_cancelled_in_the_body(start: Start) -> None:
     await ends_clean(call)
 
 
+@pytest.mark.long
 async def test_cancelled_at_any_moment_the_next_call_has_its_own_answer(start: Start) -> None:
     async def numbered(talk: Talk) -> None:
         while True:

@@ -171,6 +171,7 @@ def test_a_token_of_the_issuer_is_a_key_and_turns_keys_on(tmp_path: Path, http: 
 
 
 @needs_chromium
+@pytest.mark.long
 async def test_authorize_works_on_the_page(tmp_path: Path) -> None:
     (key,) = await asyncio.to_thread(make_keys, settings(data_dir=tmp_path), {})
     with serving_models(auth="on", data_dir=tmp_path) as url:

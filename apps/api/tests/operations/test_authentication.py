@@ -279,6 +279,7 @@ async def test_a_websocket_is_refused_by_the_layer_itself(tmp_path: Path) -> Non
         assert sent[0].get("status", 401) == 401
 
 
+@pytest.mark.long
 def test_every_401_takes_the_same_time(guarded: Guarded, http: httpx2.Client) -> None:
     """Medians, taken in turns, so that what the machine does meanwhile meets all of them alike."""
     kinds = [kind for kind in NOBODY if kind not in ("none", "basic")]

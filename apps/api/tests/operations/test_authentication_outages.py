@@ -104,6 +104,7 @@ def outage(load: Load, begin: Callable[[], None], end: Callable[[], None]) -> No
 
 
 @pytest.mark.parametrize("how", ["stopped", "mute"])
+@pytest.mark.long
 def test_keys_without_their_database_are_refused_and_soon_good_again(
     how: str, loaded: tuple[Running, Load], postgres: PostgresServer
 ) -> None:
@@ -122,6 +123,7 @@ def test_keys_without_their_database_are_refused_and_soon_good_again(
         assert not [part for part in windows(secret) if part in log]
 
 
+@pytest.mark.long
 def test_a_flapping_database_lets_nobody_in(loaded: tuple[Running, Load], postgres: PostgresServer) -> None:
     _, load = loaded
     with load.going():
@@ -138,6 +140,7 @@ def test_a_flapping_database_lets_nobody_in(loaded: tuple[Running, Load], postgr
     check(load)
 
 
+@pytest.mark.long
 def test_a_service_that_starts_without_its_database_waits_for_it(
     postgres: PostgresServer, tmp_path: Path, http: httpx2.Client
 ) -> None:

@@ -28,6 +28,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
     return {"DATABASE_URL": server.create(f"cli_{secrets.token_hex(4)}")}
 
 
+@pytest.mark.long
 def test_a_keys_life_on_the_command_line(tmp_path: Path, database: dict[str, str]) -> None:
     key = created(tmp_path, CI, **database)
     assert KEY.fullmatch(key)
@@ -112,6 +113,7 @@ def within(seconds: float, http: httpx2.Client, url: str, key: str | None, wante
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_running_service_hears_of_keys_within_two_seconds(
     tmp_path: Path, database: dict[str, str], http: httpx2.Client
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_running_service_hears_of_keys_within_two_seconds(
     assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.long
 def test_production_does_not_start_without_a_key(tmp_path: Path, http: httpx2.Client) -> None:
     production = {"ENV": "production", "SECRET_KEY": SECRET}
     for kind in ("module", "uvicorn"):

@@ -144,6 +144,7 @@ def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             process.wait()
 
 
+@pytest.mark.long
 def test_the_drive_went_where_it_should(driven: Driven) -> None:
     log = driven.log.read_text()
     assert log.count("builtins.ValueError: [withheld") >= 2

@@ -121,18 +121,21 @@ def nothing_is_reserved_for_ever(at: Site) -> None:
     at.check()
 
 
+@pytest.mark.long
 def test_killed_at_twenty_random_points_the_books_balance(on_sqlite: Site) -> None:
     kill_at_random_points(on_sqlite, 20)
     nothing_is_reserved_for_ever(on_sqlite)
 
 
 @needs_postgres
+@pytest.mark.long
 def test_killed_at_five_random_points_the_books_balance_in_postgresql_too(on_postgres: Site) -> None:
     kill_at_random_points(on_postgres, 5)
     on_postgres.check()
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.long
 def test_sigterm_under_load_loses_no_row(stream: bool, on_sqlite: Site) -> None:
     at = on_sqlite
     with running(at.folder, **at.settings) as service:
@@ -152,6 +155,7 @@ def test_sigterm_under_load_loses_no_row(stream: bool, on_sqlite: Site) -> None:
 
 @needs_postgres
 @pytest.mark.parametrize("trouble", ["stopped", "frozen", "flapping"])
+@pytest.mark.long
 def test_without_postgresql_budgets_are_closed_and_open_again_with_it(
     trouble: str, on_postgres: Site, postgres: PostgresServer
 ) -> None:

@@ -24,6 +24,7 @@ def found_in(data: bytes, secrets: list[str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.long
 def test_no_secret_leaves_the_place_where_it_belongs(
     kind: str, tmp_path: Path, http: httpx2.Client, request: pytest.FixtureRequest
 ) -> None:

@@ -53,6 +53,7 @@ def events(body: bytes) -> list[tuple[str, str]]:
     return [(event.type, event.data.decode()) for event in EventStreamDecoder().feed(body)]
 
 
+@pytest.mark.long
 def test_an_answer_has_the_passages_that_it_was_made_from(url: str, writer: ScriptedModel, http: httpx2.Client) -> None:
     answer = http.post(url, json={**ASKED, "top_k": 1})
     body = answer.json()

@@ -25,6 +25,7 @@ def rag(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return heard(run_module("apps.cli.documents", arguments, ROOT, environment))
 
 
+@pytest.mark.long
 def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> None:
     docs, data = tmp_path / "docs", tmp_path / "data"
     (docs / "birds").mkdir(parents=True)
@@ -71,6 +72,7 @@ def test_nothing_to_ingest_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stderr.startswith("A collection's name is")
 
 
+@pytest.mark.long
 def test_a_folder_is_kept_in_step_and_what_is_skipped_is_the_status(tmp_path: Path) -> None:
     docs, data = tmp_path / "docs", tmp_path / "data"
     docs.mkdir()

@@ -24,6 +24,7 @@ def test_each_would_be_obeyed_where_it_is_not_quoted(document: dict[str, str]) -
     assert orders_in(naive)
 
 
+@pytest.mark.long
 def test_no_instruction_of_fifty_poisoned_documents_is_followed(tmp_path: Path, http: httpx2.Client) -> None:
     model, documents = ScriptedModel(obedient, name="obedient"), list(poisoned())
     assert len(documents) == 50

@@ -62,6 +62,7 @@ def client(url: str) -> Iterator[openai.OpenAI]:
         yield opened
 
 
+@pytest.mark.long
 def test_the_right_passage_is_found_and_cited(url: str, http: httpx2.Client) -> None:
     body = {"prompt": QUESTION, "max_tokens": 30, "top_k": 2}
     answer = http.post(f"{url}/rag/collections/handbook/generate", json=body, timeout=120)

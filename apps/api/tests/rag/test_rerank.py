@@ -40,6 +40,7 @@ def called(folder: Path, body: Any, reranker: Any = None) -> httpx2.Response:
 BODY: dict[str, Any] = {"query": "q", "documents": ["aa", {"text": "aaaa"}, "a"]}
 
 
+@pytest.mark.long
 def test_documents_come_back_by_relevance(tmp_path: Path) -> None:
     answer = called(tmp_path, BODY | {"top_n": 2, "return_documents": True}, Longest())
     assert answer.status_code == 200 and answer.headers["X-Model"] == "longest"

@@ -114,6 +114,7 @@ def test_alone_it_is_a_typed_error(
 
 @by_name
 @both_ways
+@pytest.mark.long
 def test_with_a_fallback_its_answer_comes_wherever_it_may(
     fault: Fault, stream: bool, url: str, mock: MockUpstream, backup: MockUpstream, http: httpx2.Client
 ) -> None:
@@ -140,6 +141,7 @@ def test_with_a_fallback_its_answer_comes_wherever_it_may(
 
 @by_name
 @both_ways
+@pytest.mark.long
 def test_a_deadline_ends_it_in_time(fault: Fault, stream: bool, url: str, http: httpx2.Client) -> None:
     _, took = ask(http, url, fault.model, stream, **{"X-Deadline-Ms": "300"})
     assert took < 1.3
@@ -147,6 +149,7 @@ def test_a_deadline_ends_it_in_time(fault: Fault, stream: bool, url: str, http: 
 
 @by_name
 @both_ways
+@pytest.mark.long
 def test_generate_knows_the_same_names_and_falls_back_alike(
     fault: Fault, stream: bool, url: str, mock: MockUpstream, http: httpx2.Client
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_failure_is_not_kept(model: str, stream: bool, url: str, mock: MockUps
 
 
 @both_ways
+@pytest.mark.long
 def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
     stream: bool, url: str, mock: MockUpstream
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_first_caller_that_leaves_does_not_break_the_one_that_joined(
 
 
 @both_ways
+@pytest.mark.long
 def test_when_everyone_has_left_the_call_is_given_up_and_can_be_made_again(
     stream: bool, url: str, mock: MockUpstream
 ) -> None:

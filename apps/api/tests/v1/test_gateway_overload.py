@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from apps.tests.support.routing import ASK, name, provider, routing_file
 from apps.tests.support.serving import serving_models
@@ -16,6 +17,7 @@ from eval.mock_upstream import MockUpstream
 CLIENTS = 200
 
 
+@pytest.mark.long
 def test_only_answers_and_refusals_with_a_time(mock: MockUpstream, tmp_path: Path) -> None:
     narrow = provider(mock.base_url, max_concurrency=8, queue_size=8, queue_timeout=20)
     narrow["timeouts"] = {"first_token": 20, "total": 60}

@@ -114,6 +114,8 @@ class ChatRequest:
     caller: Caller = ANONYMOUS
     cache: CacheControl = DEFAULT_CACHE_CONTROL
     record: CallRecord | None = field(default=None, compare=False, repr=False)
+    # another answer to a call of which one is under way: a full queue does not refuse it
+    joins: bool = False
 
 
 def user_message(text: str) -> tuple[Message, ...]:

@@ -74,8 +74,9 @@ class Gateway:
         """
 
         async def opener(target: Target) -> Begun:
-            # the target's own waiting and attempts are not the call's
-            asked = replace(request, model=target.config.model or None, record=None)
+            # the attempts of a target that asks others are not the call's
+            waits = record if target.provider.own_queue else None
+            asked = replace(request, model=target.config.model or None, record=waits)
             return await begin(target.provider.chat.stream(asked))
 
         name, router = request.model or "", self.router

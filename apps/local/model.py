@@ -158,7 +158,8 @@ class LocalModel:
 
     async def _answer(self, serving: _Serving, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         loaded = serving.loaded
-        self.admission.check()
+        if not request.joins:
+            self.admission.check()
         tools = offered_tools(request)
         prompt = await _tokenize(loaded, request, tools)
         sampling = replace(_sampling(request), constraint=await self._constraint(serving, request))
@@ -166,9 +167,12 @@ class LocalModel:
         sampling = replace(sampling, max_tokens=limit)
         reading = _Reading(loaded, request, prompt, tools=bool(tools), constrained=sampling.constraint is not None)
         waiting_since = time.perf_counter()
-        async with self.admission.slot(), aclosing(loaded.engine.generate(prompt, sampling)) as outputs:
+        async with (
+            self.admission.slot(joins=request.joins),
+            aclosing(loaded.engine.generate(prompt, sampling)) as outputs,
+        ):
             if request.record is not None:
-                request.record.queued = time.perf_counter() - waiting_since
+                request.record.queued += time.perf_counter() - waiting_since
             try:
                 async for output in outputs:
                     yield reading.delta(output)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Protocol, runtime_checkable
 
 from apps.core.errors import Overloaded
 
@@ -40,15 +41,20 @@ class Admission:
     def waiting(self) -> int:
         return len(self._waiters)
 
+    def bound(self, slots: int, queue_size: int, queue_timeout: float) -> None:
+        """Put other bounds in force; calls that run or wait already stay."""
+        self.slots, self.queue_size, self.queue_timeout = slots, queue_size, queue_timeout
+        self._hand_over()
+
     def check(self) -> None:
         """Raise Overloaded where a call made now would be turned away: before anything is spent on it."""
         if self.running >= self.slots and self.waiting >= self.queue_size:
             raise self._overloaded("All slots are taken and the queue is full")
 
     @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[None, None]:
-        """Hold a slot for the length of the block."""
-        call = await self.enter()
+    async def slot(self, *, joins: bool = False) -> AsyncGenerator[None, None]:
+        """Hold a slot for the length of the block; ``joins`` as of `enter`."""
+        call = await self.enter(joins=joins)
         try:
             yield
         finally:
@@ -68,9 +74,13 @@ class Admission:
         mean = sum(known) / len(known) if known else 1.0
         return float(math.ceil(min(LONGEST_RETRY_AFTER, max(1.0, mean * (self.waiting + 1) / self.slots))))
 
-    async def enter(self) -> int:
-        """Take a slot, waiting for one where that is allowed; `leave` must be called once with what is returned."""
-        self.check()
+    async def enter(self, *, joins: bool = False) -> int:
+        """Take a slot, waiting for one where that is allowed; `leave` must be called once with what is returned.
+
+        ``joins``: it belongs to a call that was let in, and waits however long the queue is.
+        """
+        if not joins:
+            self.check()
         if self.running < self.slots:
             return self._grant()
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -99,7 +109,10 @@ class Admission:
         started = self._running.pop(call)
         if measured:
             self._durations.append(time.monotonic() - started)
-        if self._waiters:
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._waiters and self.running < self.slots:
             self._waiters.popleft().set_result(self._grant())
 
     def _overloaded(self, reason: str) -> Overloaded:
@@ -108,3 +121,10 @@ class Admission:
             details={"slots": self.slots, "queue_size": self.queue_size, "waiting": self.waiting},
             retry_after=self.retry_after(),
         )
+
+
+@runtime_checkable
+class OwnQueue(Protocol):
+    """A model that admits its calls by itself, whichever way they come."""
+
+    admission: Admission

@@ -13,7 +13,7 @@ from apps.core.deltas import Answer, Citation, Delta, TokenLogprob, ToolCallDelt
 from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
-from apps.gateway.openai_api.choices import Numbered, added, answers, merged, seeded, summed
+from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
 from apps.gateway.openai_api.fingerprint import fingerprint
 from apps.gateway.protocol import WireCall, WireReply
 
@@ -35,7 +35,8 @@ class LocalWire:
             raise NotFound(f"The local model does not serve {call.path}")
         with_usage = wants_usage(call.body)
         asked = replace(chat_request(call.body, call.caller), model=model or None, fits=call.fits)
-        requests = seeded(asked, choice_count(call.body))
+        # the attempts of those that it asks are not the call's
+        requests = joined(seeded(asked, choice_count(call.body)), None if self._asks_others else call.record)
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         if not self._asks_others:
             head["system_fingerprint"] = fingerprint(self._chat)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from apps.core.calls import Usage
+from apps.core.calls import CallRecord, Usage
 from apps.core.deltas import Answer, Delta, collect
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel
@@ -18,9 +18,14 @@ Numbered = tuple[int, Delta]
 
 def seeded(request: ChatRequest, count: int) -> list[ChatRequest]:
     """One request a choice. A seed goes up by one a choice, or all choices would be the same."""
-    if request.seed is None:
-        return [request] * count
-    return [replace(request, seed=request.seed + i) for i in range(count)]
+    seeds = [None if request.seed is None else request.seed + i for i in range(count)]
+    return [replace(request, seed=seed) for seed in seeds]
+
+
+def joined(requests: Sequence[ChatRequest], record: CallRecord | None) -> list[ChatRequest]:
+    """The requests of one call: the first asks to be let in and notes its wait on the record, the others join it."""
+    first, *others = requests
+    return [replace(first, record=record), *(replace(request, joins=True) for request in others)]
 
 
 async def answers(chat: ChatModel, requests: Sequence[ChatRequest]) -> list[Answer]:

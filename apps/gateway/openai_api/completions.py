@@ -31,7 +31,7 @@ from apps.gateway.openai_api.chat_request import (
     sampled,
     wants_usage,
 )
-from apps.gateway.openai_api.choices import Numbered, added, answers, merged, seeded, summed
+from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.openai_api.fingerprint import fingerprint
 from apps.gateway.openai_api.legacy_logprobs import LegacyLogprobs, mean_logprob
@@ -66,7 +66,8 @@ class LocalCompletions:
 
     async def open(self, call: WireCall, model: str) -> WireReply:
         asked = completion_requests(call.body, call.caller)
-        asked = replace(asked, requests=[replace(request, fits=call.fits) for request in asked.requests])
+        requests = [replace(request, fits=call.fits) for request in asked.requests]
+        asked = replace(asked, requests=joined(requests, call.record))
         with_usage = wants_usage(call.body)
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",

@@ -29,7 +29,7 @@ class Opened(Generic[T]):
 
     __slots__ = ("_closers", "_ticket", "target", "value")
 
-    def __init__(self, value: T, target: Target, ticket: int) -> None:
+    def __init__(self, value: T, target: Target, ticket: int | None) -> None:
         self.value = value
         self.target = target
         self._ticket = ticket
@@ -184,24 +184,24 @@ class _Call(Generic[T]):
         return not granted or now + wait >= self._turns.ends(self._target, self._deadline)
 
     async def _attempt(self, target: Target) -> Opened[T]:
-        admission = target.provider.admission
+        admission, busy, ticket = target.provider.admission, False, None
         if not target.breaker.acquire():
             raise _left_alone([target])
-        ticket = None
+        started, queued = time.perf_counter(), self._record.queued
         try:
             _refuse_what_cannot_make_it(target, self._deadline)
-            waiting_since = time.perf_counter()
-            ticket = await admission.enter()
+            if not target.provider.own_queue:
+                ticket = await admission.enter()
+                self._record.queued += time.perf_counter() - started
             target.busy += 1
-            started = time.perf_counter()
-            self._record.queued += started - waiting_since
+            busy = True
             value = await self._opener(target)
         except BaseException as error:
             _judge(target, error)
-            if ticket is not None:
+            if busy:
                 _give_back(target, ticket)
             raise
-        took = time.perf_counter() - started
+        took = time.perf_counter() - started - (self._record.queued - queued)
         if self._streamed:
             self._record.latency = took
         target.answered(took, streamed=self._streamed)
@@ -297,6 +297,8 @@ def _callers_own(error: AppError) -> bool:
     return error.source == "budget"
 
 
-def _give_back(target: Target, ticket: int) -> None:
+def _give_back(target: Target, ticket: int | None) -> None:
+    """End a call on the target; without a ticket its model holds the slot."""
     target.busy -= 1
-    target.provider.admission.leave(ticket)
+    if ticket is not None:
+        target.provider.admission.leave(ticket)

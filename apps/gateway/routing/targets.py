@@ -26,6 +26,8 @@ class Provider:
     admission: Admission
     writer: str = ""
     """The name that it asks by itself, where it has another model answer: that one's price is its own."""
+    own_queue: bool = False
+    """``admission`` is its model's, which takes the slot and notes the wait on the record."""
 
 
 @dataclass(slots=True)

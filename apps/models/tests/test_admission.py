@@ -186,3 +186,28 @@ async def test_no_slot_is_lost_or_made_in_a_storm_of_calls_cancels_and_timeouts(
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (admission.running, admission.waiting) == (0, 0)
     assert all(outcomes.values()), outcomes
+
+
+async def test_other_bounds_let_those_in_who_wait_and_turn_nobody_out() -> None:
+    admission, gate = Admission(1, 5, 60), asyncio.Event()
+    tasks = [asyncio.create_task(hold(admission, gate)) for _ in range(4)]
+    await asyncio.sleep(0)
+    admission.bound(3, 0, 60)
+    assert (admission.running, admission.waiting) == (3, 1)
+    admission.bound(1, 0, 60)
+    assert (admission.running, admission.waiting) == (3, 1)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_who_joins_a_call_that_was_let_in_is_not_refused_by_a_full_queue() -> None:
+    admission, gate = Admission(1, 0, 60), asyncio.Event()
+    task = asyncio.create_task(hold(admission, gate))
+    await asyncio.sleep(0)
+    joining = asyncio.create_task(admission.enter(joins=True))
+    await asyncio.sleep(0)
+    assert (admission.running, admission.waiting) == (1, 1)
+    gate.set()
+    admission.leave(await joining)
+    await task

@@ -1,7 +1,7 @@
 """The gateway of the settings: which providers there are, who answers which name, and at what price."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -28,7 +28,7 @@ from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.chat_model import WireModel
 from apps.gateway.upstream.http_target import ByPath, HttpTarget
 from apps.local.embedding.minilm import MiniLM
-from apps.models.admission import Admission
+from apps.models.admission import Admission, OwnQueue
 from apps.models.metering import PriceOf
 from apps.models.upstream_key import KEY_VARIABLE, needs_key
 from apps.transport.pool import Connections
@@ -92,7 +92,10 @@ def load_gateway(
             name: _provider(name, provider, settings, own, trace, connections)
             for name, provider in config.providers.items()
         }
-        return Router(config, providers)
+        router = Router(config, providers)
+        if isinstance(local, OwnQueue):
+            local.admission.bound(*_local_bounds(config.providers.values(), settings))
+        return router
 
     gateway.load(build)
 
@@ -158,11 +161,13 @@ def _provider(
     trace: TraceHeaders | None,
     connections: Connections | None,
 ) -> Provider:
-    admission = _admission(name, config, settings)
     if config.in_process:
         writer = settings.rag_model if config.kind == "rag" else ""
         wire, chat = own[config.kind]
-        return Provider(name, config, _with_messages(wire, config), chat, admission, writer)
+        owns = isinstance(chat, OwnQueue)
+        admission = chat.admission if isinstance(chat, OwnQueue) else _admission(name, config, settings)
+        return Provider(name, config, _with_messages(wire, config), chat, admission, writer, owns)
+    admission = _admission(name, config, settings)
     upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace, connections)
     wire = _with_messages(_with_responses(name, config, upstream), config)
     return Provider(name, config, wire, WireModel(name, upstream), admission)
@@ -174,15 +179,24 @@ def _with_messages(wire: WireTarget, config: ProviderConfig) -> WireTarget:
 
 
 def _admission(name: str, config: ProviderConfig, settings: Settings) -> Admission:
-    """The local model's calls wait here, where the receipt counts it, and not in the model's own queue."""
+    """The queue of a provider whose calls the gateway admits."""
     if config.kind != "local":
         return Admission(config.max_concurrency, config.queue_size, config.queue_timeout, f"The provider {name}")
-    told = config.model_fields_set
-    return Admission(
-        min(config.max_concurrency, settings.local_slots),
-        config.queue_size if "queue_size" in told else settings.local_queue_size,
-        config.queue_timeout if "queue_timeout" in told else settings.local_queue_timeout,
-        "The local model",
+    return Admission(*_local_bounds([config], settings))
+
+
+def _local_bounds(providers: Iterable[ProviderConfig], settings: Settings) -> tuple[int, int, float]:
+    """Slots, queue and seconds of the local model: the settings', or what the routing file has (of several, the least).
+
+    The routing file may not allow more slots than there are.
+    """
+    local = [provider for provider in providers if provider.kind == "local"]
+    sizes = [provider.queue_size for provider in local if "queue_size" in provider.model_fields_set]
+    waits = [provider.queue_timeout for provider in local if "queue_timeout" in provider.model_fields_set]
+    return (
+        min([settings.local_slots, *(provider.max_concurrency for provider in local)]),
+        min(sizes, default=settings.local_queue_size),
+        min(waits, default=settings.local_queue_timeout),
     )
 
 

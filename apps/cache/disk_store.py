@@ -108,10 +108,12 @@ class DiskStore:
         try:
             file.execute("INSERT OR REPLACE INTO answers (key, expires, used, size, value) VALUES (?, ?, ?, ?, ?)", row)
             self._make_room()
+            file.execute("COMMIT")
         except BaseException:
-            file.execute("ROLLBACK")
+            # a full disk has rolled back already; a commit that failed has not
+            if file.in_transaction:
+                file.execute("ROLLBACK")
             raise
-        file.execute("COMMIT")
 
     def _make_room(self) -> None:
         """Forget what has expired, then what was used least recently, until the rest fits."""

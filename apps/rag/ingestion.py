@@ -9,11 +9,13 @@ from apps.core.errors import (
     AppError,
     InternalError,
     ModelUnavailable,
+    NoStorage,
     NotFound,
     Overloaded,
     RateLimitExceeded,
     Timeout,
 )
+from apps.core.storage import storing
 from apps.rag.file_ingestion import FileIngestion, LeaseLost
 from apps.rag.index.upkeep import tend
 from apps.rag.job_table import Claim
@@ -27,6 +29,7 @@ POLL_SECONDS = 0.5
 TRANSIENT = (InternalError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout)
 MOST_ATTEMPTS = 5
 LONGEST_WAIT = 60.0
+NO_STORAGE_SECONDS = 2.0
 # what is new in a collection before its indices are brought up to date, if there is no quiet moment before
 ROWS_BEFORE_UPKEEP = 2000
 COMMITS_BEFORE_UPKEEP = 32
@@ -82,8 +85,11 @@ class Ingestion:
                     if claim is not None:
                         await self._take(claim, sandbox)
                         continue
+                except NoStorage:
+                    # said in the log where it was raised; the lease runs out, and it is tried again
+                    await asyncio.sleep(NO_STORAGE_SECONDS)
                 except Exception:
-                    # a full disk, a table that is locked for long: the lease runs out, and it is tried again
+                    # a table that is locked for long
                     log.exception("the job table cannot be used")
                 await self._quiet(sandbox)
         finally:
@@ -102,13 +108,16 @@ class Ingestion:
             await asyncio.sleep(self._parts.limits.lease_seconds / 3)
             try:
                 await self._parts.jobs(lambda table: table.renew(self._worker))
+            except NoStorage:
+                continue
             except Exception:
                 log.exception("leases could not be renewed")
 
     async def _take(self, claim: Claim, sandbox: Sandbox) -> None:
         started = time.monotonic()
         try:
-            rows = await FileIngestion(self._parts, claim, sandbox).run()
+            with storing("a document's passages"):
+                rows = await FileIngestion(self._parts, claim, sandbox).run()
         except LeaseLost:
             log.info("a file was taken over or its collection deleted: dropped here")
             return
@@ -123,8 +132,9 @@ class Ingestion:
         await self._count(claim, rows)
 
     async def _failed(self, claim: Claim, error: AppError) -> None:
-        if isinstance(error, TRANSIENT) and claim.attempts < MOST_ATTEMPTS:
-            wait = max(min(2.0**claim.attempts, LONGEST_WAIT), min(error.retry_after or 0, LONGEST_WAIT))
+        # what was taken in is kept for as long as the disk is full
+        if isinstance(error, NoStorage) or (isinstance(error, TRANSIENT) and claim.attempts < MOST_ATTEMPTS):
+            wait = max(min(2.0 ** min(claim.attempts, 10), LONGEST_WAIT), min(error.retry_after or 0, LONGEST_WAIT))
             await self._parts.jobs(lambda table: table.give_back(claim, wait))
             return
         if await self._parts.jobs(lambda table: table.fail(claim, error)):

@@ -122,10 +122,12 @@ class JobTable:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            # a full disk has rolled back already; a commit that failed has not
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def refuse_overload(self, tenant: str, files: int, size: int) -> None:
         """Raises Overloaded where the queue has no room for them."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from apps.core.storage import storing
 from apps.rag.job_table import JobTable
 from apps.rag.limits import Limits
 
@@ -22,7 +23,9 @@ class JobThread:
         self._table: JobTable | None = None
 
     async def __call__(self, work: Callable[[JobTable], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(self._opened()))
+        """Raises NoStorage where the disk refuses it."""
+        with storing("the table of jobs"):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(self._opened()))
 
     async def aclose(self) -> None:
         if self._table is not None:

@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from apps.core.errors import InvalidValue, ModelUnavailable
+from apps.core.errors import InvalidValue, ModelUnavailable, NoStorage
 from apps.core.ports import Embedder, Readiness, Reranker
 from apps.core.settings import Settings
+from apps.core.storage import storing
 from apps.rag.collection_store import CollectionStore
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
@@ -34,6 +35,7 @@ Filter = Mapping[str, Any]
 """See apps/rag/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
 
 WATCH_SECONDS = 0.2
+OPEN_AGAIN_SECONDS = 5.0
 EXTRA_TOKENS = 36
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Library:
         self._limits = replace(given, chunk_tokens=min(given.chunk_tokens, room))
         self._embedder = embedder
         self._failure: str | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._parts = put_together(folder, uri, embedder, tokenizer, self._limits)
         self._jobs = self._parts.jobs
         self._ingestion = Ingestion(self._parts)
@@ -106,21 +109,40 @@ class Library:
         """
         if missing_requirements():
             return
+        if not await self._opens():
+            self._opening = asyncio.create_task(self._keep_opening())
+
+    async def _keep_opening(self) -> None:
+        """Until there is room on the disk."""
+        while True:
+            await asyncio.sleep(OPEN_AGAIN_SECONDS)
+            if await self._opens():
+                log.info("The folder of documents can be used again")
+                return
+
+    async def _opens(self) -> bool:
+        """Begin to ingest; the service starts also where that cannot be, and says why it takes no documents."""
         import sqlite3  # with the first library that begins, not with the app
 
         try:
             known = await self._jobs(lambda table: table.forget())
-            await asyncio.to_thread(self._parts.spool.sweep, known)
-        except (OSError, sqlite3.Error) as error:
-            # the service starts all the same, and says why it takes no documents
-            self._failure = f"The folder of documents cannot be used: {type(error).__name__}"
-            log.warning("%s", self._failure, exc_info=True)
-            return
+            with storing("the folder of uploads"):
+                await asyncio.to_thread(self._parts.spool.sweep, known)
+        except (NoStorage, OSError, sqlite3.Error) as error:
+            cause = error.__cause__ or error
+            if self._failure is None:
+                log.warning("The folder of documents cannot be used: %s", type(cause).__name__, exc_info=True)
+            self._failure = f"The folder of documents cannot be used: {type(cause).__name__}"
+            return False
         self._failure = None
         self._ingestion.start()
+        return True
 
     async def aclose(self) -> None:
         """Stop ingesting; what is half done begins again at the next start. The embedder is its owner's to close."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
         await self._ingestion.aclose()
         await self._parts.database.aclose()
         await self._jobs.aclose()
@@ -240,7 +262,12 @@ class Library:
 
 
 def take_in(spool: Spool, labels: Sequence[tuple[str, Metadata]], uploads: Sequence[Upload]) -> list[NewFile]:
-    """All of them on the disk, or none. Blocks."""
+    """All of them on the disk, or none. Blocks. Raises NoStorage where the disk refuses them."""
+    with storing("an upload"):
+        return _taken_in(spool, labels, uploads)
+
+
+def _taken_in(spool: Spool, labels: Sequence[tuple[str, Metadata]], uploads: Sequence[Upload]) -> list[NewFile]:
     files: list[NewFile] = []
     try:
         for (name, told), upload in zip(labels, uploads, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apps.core.ports import Embedder
+from apps.core.storage import storing
 from apps.rag.index.database import Database
 from apps.rag.job_thread import JobThread
 from apps.rag.limits import Limits
@@ -31,12 +32,13 @@ class Parts:
         """Do what commits to the collection, alone among all processes on this folder.
 
         Once begun it is done to its end, also where the caller is cancelled: a commit that goes on behind a lock
-        that was given up could meet another one.
+        that was given up could meet another one. Raises NoStorage where the disk refuses it.
         """
         async with locked(self.locks / f"{tenant_folder(tenant)}.{collection}"):
             task = asyncio.create_task(work())
             try:
-                return await asyncio.shield(task)
+                with storing("the index"):
+                    return await asyncio.shield(task)
             except asyncio.CancelledError:
                 await asyncio.wait({task})
                 raise

@@ -23,7 +23,9 @@ WRITE = (
     errors.UnsupportedMediaType,
     errors.Conflict,
     errors.Overloaded,
+    errors.NoStorage,
 )
+DELETE = (*READ, errors.NoStorage)
 SEARCH = (
     *READ,
     errors.InvalidJson,

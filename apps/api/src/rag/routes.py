@@ -17,7 +17,7 @@ from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.generate.answers import answer
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.rag.documentation import READ, SEARCH, UPLOAD_BODY, WRITE, answer_responses, job_responses
+from apps.api.src.rag.documentation import DELETE, READ, SEARCH, UPLOAD_BODY, WRITE, answer_responses, job_responses
 from apps.api.src.rag.places import BASES, allowed_place, answers_of, library_of, readable_job, writable_place
 from apps.api.src.rag.schemas import (
     Accepted,
@@ -169,7 +169,7 @@ def _add_collections(router: APIRouter, services: Services, base: str, shared: b
         found = await library_of(services).collection(place.tenant(caller), name)
         return shown_collection(place, found)
 
-    @router.delete(base + "/{name}", status_code=204, responses=error_responses(*READ))
+    @router.delete(base + "/{name}", status_code=204, responses=error_responses(*DELETE))
     async def delete_collection(request: Request, name: str) -> Response:
         """The collection with all its documents, and with what still waits to be ingested."""
         caller = caller_of(request)
@@ -221,7 +221,7 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         tenant = allowed_place(caller, name, shared).tenant(caller)
         return shown_passages([await library_of(services).passage(tenant, name, id)])[0]
 
-    @router.delete(base + "/{id}", status_code=204, responses=error_responses(*READ))
+    @router.delete(base + "/{id}", status_code=204, responses=error_responses(*DELETE))
     async def delete_document(request: Request, name: str, id: str) -> Response:
         """The document with all its passages."""
         caller = caller_of(request)

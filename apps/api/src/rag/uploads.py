@@ -20,6 +20,7 @@ from apps.core.errors import (
     MissingRequiredField,
     UnsupportedMediaType,
 )
+from apps.core.storage import storing
 from apps.rag.records import Metadata, Upload
 
 FORM = "multipart/form-data"
@@ -73,7 +74,8 @@ async def _form(request: Request) -> FormData:
         request.headers, request.stream(), max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD
     )
     try:
-        return await parser.parse()
+        with storing("an upload"):
+            return await parser.parse()
     except MultiPartException as error:
         raise InvalidValue(f"The form could not be read: {error.message}", field=FILES) from None
 

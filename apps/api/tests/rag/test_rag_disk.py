@@ -1,0 +1,112 @@
+"""Documents on a disk that is full or cannot be written: 507, nothing half-kept, and all well again by itself."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from apps.tests.support.processes import running
+from apps.tests.support.rag_serving import LEAVE, serving_documents, waited
+from apps.tests.support.reading import envelope
+from apps.tests.support.routing import ASK
+from eval.mock_upstream import MockUpstream, mock_upstream
+
+NOTES = "/rag/collections/notes/documents"
+FORM = {"files": ("leave.md", b"# Leave\n\n30 days", "text/markdown")}
+
+
+@pytest.mark.local
+def test_an_upload_that_the_disk_refuses_is_507_and_nothing_of_it_is_kept(tmp_path: Path, http: httpx2.Client) -> None:
+    with serving_documents(tmp_path) as url:
+        spool = tmp_path / "rag" / "spool"
+        spool.parent.mkdir(exist_ok=True)
+        spool.write_text("a file where the folder of uploads should be")
+        for sent in ({"json": LEAVE}, {"files": FORM}):
+            body: dict[str, Any] = sent
+            answer = http.post(url + NOTES, **body)
+            error = envelope(answer)
+            assert (answer.status_code, error["code"]) == (507, "INSUFFICIENT_STORAGE")
+            assert answer.headers["retry-after"] == "60"
+        assert http.get(f"{url}/rag/collections/notes").status_code == 404
+        spool.unlink()
+        assert http.post(url + NOTES, json=LEAVE).status_code == 202
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs root, to mount a small file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def mock() -> Iterator[MockUpstream]:
+    with mock_upstream() as upstream:
+        yield upstream
+
+
+def fill(place: Path) -> Path:
+    """All that is left, to the last byte."""
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+    return ballast
+
+
+@pytest.mark.long
+@pytest.mark.local
+def test_a_service_on_a_full_disk_answers_refuses_what_it_cannot_keep_and_recovers(
+    tmp_path: Path, small_disk: Path, mock: MockUpstream, http: httpx2.Client
+) -> None:
+    settings = {"DATA_DIR": str(small_disk / "data"), "CACHE_STORAGE": f"disk://{small_disk / 'cache'}"}
+    settings |= {"OPENAI_BASE_URL": mock.base_url, "AUTH": "off", "DATABASE_TIMEOUT": "5"}
+    chat = {"model": "gpt-4o-mini", "max_tokens": 20, "temperature": 0, **ASK}
+    with running(tmp_path, **settings) as service:
+        url = service.url
+
+        def ask(seed: int) -> int:
+            return http.post(f"{url}/v1/chat/completions", json={**chat, "seed": seed}).status_code
+
+        def calls() -> int:
+            page = http.get(f"{url}/v1/usage")
+            return int(page.json()["total"]["calls"]) if page.status_code == 200 else -1
+
+        first = http.post(url + NOTES, json=LEAVE)
+        assert first.status_code == 202
+        assert waited(http, url + NOTES, first.json()["job"])["status"] == "done"
+        assert ask(0) == 200
+        ballast = fill(small_disk)
+        assert [ask(seed) for seed in range(1, 40)] == [200] * 39
+        large = {"files": ("large.txt", b"words " * 200_000, "text/plain")}
+        refused = http.post(url + NOTES, files=large)
+        assert (refused.status_code, envelope(refused)["code"]) == (507, "INSUFFICIENT_STORAGE")
+        assert http.get(f"{url}/health").status_code == 200
+        assert http.post(f"{url}/rag/collections/notes/query", json={"query": "leave"}).status_code == 200
+        assert list((small_disk / "data" / "rag" / "spool").iterdir()) == []
+        ballast.unlink()
+        again = http.post(url + NOTES, json={**LEAVE, "text": "# Leave\n\n40 days."})
+        assert again.status_code == 202
+        assert waited(http, url + NOTES, again.json()["job"])["status"] == "done"
+        ends = time.monotonic() + 90
+        while calls() < 40:
+            assert time.monotonic() < ends, calls()
+            time.sleep(0.2)
+        service.gone_after(service.terminate(), at_most=60)

@@ -29,6 +29,8 @@ from eval.mock_upstream import MockUpstream, mock_upstream
 
 CHAT = "/v1/chat/completions"
 
+PATIENT = {"connect": 60, "first_token": 60, "between_tokens": 60, "total": 120}
+
 
 @dataclass(slots=True)
 class Service:
@@ -94,16 +96,17 @@ def answers(url: str) -> bool:
 
 
 def to(mock: MockUpstream, **models: str) -> dict[str, Any]:
+    targets = {"m": HEALTHY, "slow": "slow-200", "late": "slow-5000", **models}
     return {
-        "providers": {"p": provider(mock.base_url)},
-        "models": {key: name(target, "p") for key, target in {"m": HEALTHY, "slow": "slow-200", **models}.items()},
+        "providers": {"p": provider(mock.base_url) | {"timeouts": PATIENT}},
+        "models": {key: name(target, "p") for key, target in targets.items()},
     }
 
 
 def test_a_new_file_is_in_force_at_once(service: Service, mock: MockUpstream, other: MockUpstream) -> None:
     assert service.ask("new").status_code == 404
     service.write(to(other, new=HEALTHY))
-    assert "1 providers, 3 model names" in service.hang_up("is in force")
+    assert "1 providers, 4 model names" in service.hang_up("is in force")
     assert service.ask("new").status_code == 200
     assert other.stats()["requests"] == 1
 
@@ -132,10 +135,13 @@ def test_calls_under_way_end_on_the_old_providers(
 ) -> None:
     mock.reset()
     running: list[httpx2.Response] = []
-    threads = [threading.Thread(target=lambda: running.append(service.ask("slow", stream))) for _ in range(5)]
+    threads = [
+        threading.Thread(target=lambda: running.append(service.ask("slow" if stream else "late", stream)))
+        for _ in range(5)
+    ]
     for thread in threads:
         thread.start()
-    assert until(lambda: mock.stats()["open"] == 5)
+    assert until(lambda: mock.stats()["requests"] == 5)
     service.write(to(other))
     service.hang_up("is in force")
     assert service.ask("m").status_code == 200

@@ -7,11 +7,8 @@ TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 VENV ?= .venv
 
 BIN = $(VENV)/bin
-# three workers for two cores, since many tests wait; one that has nothing left to do takes tests from the others
-PARALLEL = -n $(WORKERS) --dist worksteal
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(2, (os.cpu_count() or 2) * 3 // 2))')
-# importing all the clients takes longer than many tests: only their own part does
-CLIENTS = apps/api/tests/clients
+# apps/tests/plugin.py says how many workers; one that has nothing left to do takes tests from the others
+PARALLEL = -n auto --dist worksteal
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
@@ -33,14 +30,14 @@ dev-services: ## Start Redis in Docker, for several API processes that share the
 	$(COMPOSE) --profile services up -d redis
 
 test: $(VENV)/.dev lint ## Linters, types, import floors and the tests, on every core
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --ignore=$(CLIENTS) --durations=10
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10
 
 test-clients: $(VENV)/.dev requirements-clients.txt ## Real clients against the service: OpenAI's, Anthropic's and Ollama's
 	$(BIN)/python -m pip install -r requirements-clients.txt
-	$(BIN)/python -m pytest $(PARALLEL) -m clients $(CLIENTS) --durations=10
+	$(BIN)/python -m pytest $(PARALLEL) -m clients --durations=10
 
 test-long: $(VENV)/.dev ## Soaks, storms, kills, fuzzing and bombs with their full budgets
-	$(BIN)/python -m pytest $(PARALLEL) -m long --ignore=$(CLIENTS) --durations=10
+	$(BIN)/python -m pytest $(PARALLEL) -m long --durations=10
 
 smoke: $(VENV)/.dev ## Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html
 	$(BIN)/python -m eval.smoke

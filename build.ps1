@@ -100,7 +100,7 @@ function Invoke-Lint {
     Invoke-Python @('-c', 'from importlinter.cli import lint_imports_command; lint_imports_command()')
 }
 
-# A worker for each core; one that has nothing left to do takes tests from the others.
+# apps/tests/plugin.py says how many workers; one that has nothing left to do takes tests from the others.
 function Invoke-Tests([string]$Marks) {
     Invoke-Python @('-m', 'pytest', '-n', 'auto', '--dist', 'worksteal', '-m', $Marks, '--durations=10')
 }

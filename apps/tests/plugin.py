@@ -20,6 +20,7 @@ from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
 from apps.tests.watch import WATCH, Finding
 
 REPORTS = Path(__file__).parents[2] / "reports"
+CLIENTS = Path(__file__).parents[1] / "api/tests/clients"
 AT_THE_END: list[Finding] = []
 WORKER_OUTPUT = "secrets"
 WORKERS: list[dict[str, Any]] = []
@@ -42,6 +43,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--order-seed", type=int, default=None, help="Run files, and the tests of each file, in a random order"
     )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Three workers for two cores, since many tests wait: for an upstream, a process, a browser."""
+    return max(2, (os.cpu_count() or 2) * 3 // 2)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Clients are imported where their part of the tests runs: that takes longer than many tests."""
+    others = config.option.markexpr == "long" or "not clients" in config.option.markexpr
+    return True if collection_path == CLIENTS and others else None
 
 
 @pytest.hookimpl(trylast=True)

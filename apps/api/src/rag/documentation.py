@@ -65,7 +65,13 @@ UPLOAD_BODY: dict[str, Any] = {
                             "items": {"type": "string", "format": "binary"},
                             "description": FORMATS,
                         },
-                        "metadata": {"type": "string", "description": "A JSON object, for all the files"},
+                        "metadata": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "A JSON object, for all the files",
+                            "default": "{}",
+                            "example": '{"year": 2026}',
+                        },
                     },
                 }
             },

@@ -1,14 +1,18 @@
 """POST /v1/rerank: documents by their relevance to a query, from the reranker of RERANK_MODEL."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 
 from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rerank.schemas import DocumentText, RerankAnswer, RerankBody, RerankResult, RerankUsage
 from apps.api.src.wiring.services import Services
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import ModelUnavailable, NotFound, quoted
 from apps.core.ports import Reranker
 from apps.core.settings import Settings
+from apps.models.metering import CHARACTERS_PER_TOKEN
 
 NOT_CONFIGURED = "There is no reranker here: RERANK_MODEL names one"
 
@@ -26,7 +30,16 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
         reranker = _reranker(services, body.model)
         allow_model(caller_of(request), reranker.name, lambda _: is_local)
         texts = [one if isinstance(one, str) else one.text for one in body.documents]
-        ranked = await reranker.rerank(body.query, texts)
+        record = CallRecord(caller_of(request), "/v1/rerank", body.model or reranker.name)
+        record.model, record.provider = reranker.name, "local" if is_local else "rerank"
+        record.estimated_tokens = _estimated_tokens(body.query, texts)
+        record.estimated_cost = 0.0 if is_local else None
+        async with services.meter.call(record):
+            record.attempts = 1
+            ranked = await reranker.rerank(body.query, texts)
+            record.model = ranked.model
+            counted = record.estimated_tokens if ranked.tokens is None else ranked.tokens
+            record.usage = Usage(counted, 0, cost=0.0 if is_local else None, estimated=ranked.tokens is None)
         order = sorted(range(len(texts)), key=lambda index: (-ranked.scores[index], index))[: body.top_n]
         response.headers["X-Model"] = ranked.model
         return RerankAnswer(
@@ -44,6 +57,11 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
         )
 
     return router
+
+
+def _estimated_tokens(query: str, texts: Sequence[str]) -> int:
+    """A cross-encoder reads the query with each of the texts."""
+    return sum(len(query) + len(text) for text in texts) // CHARACTERS_PER_TOKEN + 1
 
 
 def _reranker(services: Services, model: str | None) -> Reranker:

@@ -9,7 +9,10 @@ import httpx2
 import pytest
 
 from apps.api.src.application import create_app
+from apps.core.calls import CallRecord
+from apps.core.errors import Overloaded
 from apps.core.ports import Readiness, Reranked
+from apps.models.metering import Meter
 from apps.models.upstream_reranker import UpstreamReranker
 from apps.tests.support.rag_serving import rag_app
 from apps.tests.support.serving import serving, settings
@@ -70,6 +73,34 @@ def test_what_is_wrong_is_said_in_openais_shape(
     answer = called(tmp_path, body, reranker)
     told = answer.json()["error"]
     assert (answer.status_code, told["param"]) == (status, param)
+
+
+class Book:
+    """Implements Bookkeeper: keeps what has ended."""
+
+    def __init__(self) -> None:
+        self.closed: list[CallRecord] = []
+
+    async def opening(self, call: CallRecord) -> None:
+        """Nothing is refused."""
+
+    def closing(self, call: CallRecord) -> None:
+        self.closed.append(call)
+
+
+def test_a_call_is_on_record_with_its_tokens_and_so_is_one_that_fails(tmp_path: Path) -> None:
+    class Broken(Longest):
+        async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
+            raise Overloaded("full")
+
+    for reranker, outcome, tokens in ((Longest(), "ok", 7), (Broken(), "OVERLOADED", None)):
+        book = Book()
+        services = replace(rag_app(tmp_path)[1], reranker=reranker, meter=Meter([book]))
+        with serving(create_app(settings(data_dir=tmp_path, auth="off"), services)) as url:
+            httpx2.post(f"{url}/v1/rerank", json=BODY, trust_env=False)
+        [call] = book.closed
+        assert (call.route, call.model, call.provider) == ("/v1/rerank", "longest", "local")
+        assert (call.outcome, call.prompt_tokens, call.attempts) == (outcome, tokens, 1)
 
 
 async def test_an_upstream_reranks_by_the_shared_shape(tmp_path: Path) -> None:

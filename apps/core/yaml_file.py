@@ -30,11 +30,18 @@ class _UniqueKeys(yaml.SafeLoader):
 def read_yaml(path: Path, wrong: type[Exception]) -> Any:
     """What is in the file. Raises ``wrong`` with one line."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise wrong(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise wrong(f"{path}: not UTF-8") from None
+    return parse_yaml(text, path, wrong)
+
+
+def parse_yaml(text: str, path: Path, wrong: type[Exception]) -> Any:
+    """What a text says; ``path`` is what it is called. Raises ``wrong`` with one line."""
+    try:
+        return yaml.load(text, _UniqueKeys)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise wrong(f"{path}: {_not_yaml(error)}") from None
     except (ValueError, KeyError, AttributeError, TypeError):

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
 from apps.api.src.admin.key_routes import admin_key_router
+from apps.api.src.admin.routing_routes import admin_routing_router
 from apps.api.src.admin.usage_routes import admin_usage_router, usage_router
 from apps.api.src.agents.routes import agent_router
 from apps.api.src.anthropic.documentation import document_anthropic
@@ -179,6 +180,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
         usage_router(services, settings, limits),
         metrics_router(services),
         admin_key_router(services),
+        admin_routing_router(settings),
         admin_usage_router(services, settings, limits),
         account_router(services),
         console_router(on=settings.console == "on"),

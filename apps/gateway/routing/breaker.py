@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 BreakerState = Literal["closed", "open", "half_open"]
 
@@ -11,16 +11,28 @@ WINDOW_SECONDS = 30.0
 FEWEST_CALLS = 10
 ERROR_RATE = 0.5
 OPEN_SECONDS = 10.0
+KEPT_CHANGES = 20
+
+
+class BreakerChange(NamedTuple):
+    """``at`` is Unix time."""
+
+    at: float
+    state: BreakerState
 
 
 class Breaker:
     """Opens when half of at least ten calls in 30 s failed, or were slower to their first token than allowed.
 
     After 10 s it lets one call through as a probe; the probe's outcome closes it or opens it anew. A call that was
-    let through before it opened, and ends after, has no say in this.
+    let through before it opened, and ends after, has no say in this. ``changes`` are its last ones, the oldest first.
     """
 
-    def __init__(self, slow_after: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, slow_after: float, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.changes: deque[BreakerChange] = deque(maxlen=KEPT_CHANGES)
+        self._wall = wall
         self._slow_after = slow_after
         self._clock = clock
         self._calls: deque[tuple[float, bool]] = deque()
@@ -72,6 +84,7 @@ class Breaker:
             if self._probing:
                 self._probing = False
                 self._opened_at = None if ok else now
+                self._changed("closed" if ok else "open")
             return
         self._calls.append((now, ok))
         self._failures += not ok
@@ -81,3 +94,7 @@ class Breaker:
             self._opened_at = now
             self._calls.clear()
             self._failures = 0
+            self._changed("open")
+
+    def _changed(self, state: BreakerState) -> None:
+        self.changes.append(BreakerChange(self._wall(), state))

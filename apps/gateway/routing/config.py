@@ -129,9 +129,21 @@ class GatewayConfig(_Strict):
 def load_gateway_config(path: Path) -> GatewayConfig:
     """Read and check the file, whole. Raises GatewayConfigError; values are not repeated, they may be secrets."""
     # imports YAML, which most starts do not need
-    from apps.core.yaml_file import read_yaml, validated, whole
+    from apps.core.yaml_file import read_yaml
 
-    content = read_yaml(path, GatewayConfigError)
+    return _checked(read_yaml(path, GatewayConfigError), path)
+
+
+def gateway_config_of(text: str, path: Path) -> GatewayConfig:
+    """Check the text of a file; ``path`` is what it is called. Raises GatewayConfigError as reading one does."""
+    from apps.core.yaml_file import parse_yaml
+
+    return _checked(parse_yaml(text, path, GatewayConfigError), path)
+
+
+def _checked(content: Any, path: Path) -> GatewayConfig:
+    from apps.core.yaml_file import validated, whole
+
     config, faults = validated(content, GatewayConfig)
     return whole(path, config, faults + _dangling_names(content), GatewayConfigError)
 

@@ -56,6 +56,7 @@ def described(target: Target) -> dict[str, Any]:
     return {
         "target": target.name,
         "breaker": target.breaker.state,
+        "breaker_changes": [{"at": round(one.at, 3), "state": one.state} for one in target.breaker.changes],
         "busy": target.busy,
         "latency": None if target.latency is None else round(target.latency, 3),
         "weight": target.config.weight,

@@ -147,3 +147,12 @@ def test_a_call_from_before_it_opened_does_not_decide_for_the_probe(late: str, b
     assert breaker.state == "open"
     clock.now += OPEN_SECONDS
     assert breaker.acquire()
+
+
+def test_its_changes_are_kept_with_their_times(clock: Clock) -> None:
+    breaker = opened(Breaker(slow_after=1.0, clock=clock, wall=clock))
+    for probe in (breaker.failed, lambda: breaker.succeeded(0.1)):
+        clock.now += OPEN_SECONDS
+        assert breaker.acquire()
+        probe()
+    assert list(breaker.changes) == [(0, "open"), (OPEN_SECONDS, "open"), (2 * OPEN_SECONDS, "closed")]

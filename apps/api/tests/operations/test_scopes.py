@@ -37,6 +37,7 @@ GET /api/version | GET /agents | GET /agents/runs | GET /rag/collections | GET /
 """
 ADMIN_ONLY = """
 GET /admin/keys | POST /admin/keys | POST /admin/keys/{id}/rotate | DELETE /admin/keys/{id} | GET /admin/usage
+POST /admin/routing/check
 """
 NAMED_MODEL = """
 POST /generate | POST /v1/chat/completions | POST /v1/completions | POST /v1/responses | POST /v1/embeddings

@@ -65,19 +65,28 @@ export function Routing() {
   const [name, setName] = useState("");
   const [plan, setPlan] = useState(null);
   const [problem, setProblem] = useState(null);
+  const [file, setFile] = useState("");
+  const [checked, setChecked] = useState(null);
   useEvery(5, reload);
+  function check(event) {
+    event.preventDefault();
+    post("/admin/routing/check", file.trim() ? { yaml: file } : {}).then((value) => { setChecked(value); setProblem(null); }, setProblem);
+  }
   function explain(event) {
     event.preventDefault();
     get(`/v1/route?model=${encodeURIComponent(name)}`).then((value) => { setPlan(value); setProblem(null); }, setProblem);
   }
   const targets = (list) => (list || []).map((one, i) => ({ key: i, ...one }));
-  const columns = [["Target", (one) => one.target], ["Breaker", (one) => one.breaker], ["Busy", (one) => one.busy], ["Latency", (one) => number(one.latency, 3)], ["Price", (one) => (one.price ? JSON.stringify(one.price) : "-")], ["Lacking", (one) => (one.lacking || []).toString() || "-"]];
+  const columns = [["Target", (one) => one.target], ["Breaker", (one) => one.breaker], ["Before", (one) => (one.breaker_changes || []).map((change) => `${change.state} ${new Date(change.at * 1000).toLocaleTimeString()}`).join(", ") || "-"], ["Busy", (one) => one.busy], ["Latency", (one) => number(one.latency, 3)], ["Price", (one) => (one.price ? JSON.stringify(one.price) : "-")], ["Lacking", (one) => (one.lacking || []).toString() || "-"]];
   return html`<section><h1>Routing</h1><${Notice} error=${error} />
     <form onSubmit=${explain}><${Field} label="A call for the model"><input id="route" value=${name} onInput=${(event) => setName(event.target.value)} list="names" /><datalist id="names">${((models && models.data) || []).map((one) => html`<option value=${one.id} />`)}</datalist><//><button>Explain</button></form>
     <${Notice} error=${problem} />
     ${plan && html`<article><h2>${plan.model}: ${plan.strategy}</h2><${Table} caption="Order" rows=${targets(plan.order)} columns=${columns} />${plan.left_out.length > 0 && html`<h3>Left out</h3><${Table} caption="Left out" rows=${targets(plan.left_out)} columns=${columns} />`}</article>`}
     <h2>Names</h2><${Table} caption="Names" rows=${((models && models.data) || []).map((one) => ({ key: one.id, ...one }))} columns=${[
-      ["Model", (one) => one.id], ["State", (one) => html`<span class=${`state ${one.status}`}>${one.status.replace("_", " ")}</span>`], ["Targets", (one) => (one.targets || []).map((target) => `${target.target} (${target.breaker})`).join(", ")], ["Why", (one) => one.reason]]} /></section>`;
+      ["Model", (one) => one.id], ["State", (one) => html`<span class=${`state ${one.status}`}>${one.status.replace("_", " ")}</span>`], ["Targets", (one) => (one.targets || []).map((target) => `${target.target} (${target.breaker})`).join(", ")], ["Why", (one) => one.reason]]} />
+    <h2>Check the routing file</h2>
+    <form onSubmit=${check}><${Field} label="Its text; left empty, the service's own file as it is on the disk"><textarea id="routing-file" rows="6" value=${file} onInput=${(event) => setFile(event.target.value)} /><//><button>Check</button></form>
+    ${checked && html`<article id="checked" role="status">${checked.ok ? `No fault: ${checked.models.length} names, ${checked.providers.length} providers` : html`<ul>${checked.faults.map((fault) => html`<li key=${fault}><code>${fault}</code></li>`)}</ul>`}</article>`}</section>`;
 }
 
 const KEPT = 120;

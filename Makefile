@@ -13,7 +13,7 @@ COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
 .PHONY: help setup run dev-api dev-services test test-long test-clients smoke bench-gateway bench-local soak \
-	eval-local eval-rag compose-up compose-down lint lock coverage clean
+	eval-local eval-rag compose-up compose-down lint lock sbom coverage clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -72,6 +72,9 @@ lint: $(VENV)/.dev ## Linters, types and import floors
 
 lock: $(VENV)/.dev ## Write the lock files anew from the requirements (UPGRADE=1 takes newer versions)
 	$(BIN)/python infra/lock.py $(if $(UPGRADE),--upgrade)
+
+sbom: $(VENV)/.dev ## Write the bill of materials (CycloneDX) and the list of licences; reports/
+	$(BIN)/python infra/sbom.py
 
 coverage: $(VENV)/.dev ## Measure which lines and branches of apps/ the tests run; reports/coverage/index.html
 	$(BIN)/python -m coverage erase

@@ -26,6 +26,7 @@ $Help = [ordered]@{
     'compose-down'  = 'Stop what compose-up and dev-services started'
     'lint'          = 'Linters, types and import floors'
     'lock'          = 'Write the lock files anew from the requirements (UPGRADE=1 takes newer versions)'
+    'sbom'          = 'Write the bill of materials (CycloneDX) and the list of licences; reports/'
     'coverage'      = 'Measure which lines and branches of apps/ the tests run; reports/coverage/index.html'
     'clean'         = 'Remove .venv, caches and reports'
 }
@@ -149,6 +150,7 @@ switch ($Command) {
     'compose-down' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'down')) }
     'lint' { Invoke-Lint }
     'lock' { Invoke-Dev; Invoke-Lock }
+    'sbom' { Invoke-Dev; Invoke-Python @('infra/sbom.py') }
     'coverage' { Invoke-Dev; Invoke-Coverage }
     'clean' { Clear-Project }
     default {

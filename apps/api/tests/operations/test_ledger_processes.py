@@ -57,7 +57,13 @@ class Site:
 
 def site(folder: Path, mock: MockUpstream, ask: Ask, **settings: str) -> Site:
     data = folder / "data"
-    settings |= {"DATA_DIR": str(data), "OPENAI_BASE_URL": mock.base_url, "OPENAI_PRICE": "1/2", "AUTH": "on"}
+    settings |= {
+        "DATABASE_TIMEOUT": "60",
+        "DATA_DIR": str(data),
+        "OPENAI_BASE_URL": mock.base_url,
+        "OPENAI_PRICE": "1/2",
+        "AUTH": "on",
+    }
     paying = created(folder, "keys create --name paying --budget-usd 1000000/month", **settings)
     free = created(folder, "keys create --name free", **settings)
     return Site(folder, settings, paying, free, ask, data)
@@ -160,7 +166,7 @@ def test_without_postgresql_budgets_are_closed_and_open_again_with_it(
     trouble: str, on_postgres: Site, postgres: PostgresServer
 ) -> None:
     at = on_postgres
-    with running(at.folder, **at.settings, DATABASE_TIMEOUT="0.9") as service:
+    with running(at.folder, **at.settings | {"DATABASE_TIMEOUT": "0.9"}) as service:
         with loading(service.url + CHAT, BODY, at.paying) as load:
             assert until(lambda: load.count(200) > 5)
             began = time.monotonic()

@@ -27,6 +27,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "eval-rag",
     "lint",
     "lock",
+    "sbom",
     "coverage",
     "clean",
 }

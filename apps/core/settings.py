@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     )
     max_prompt_chars: int = Field(1000, ge=1, le=1_000_000, description="Longest prompt in Unicode code points")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")
+    passage_max_bytes: int = Field(
+        104_857_600, ge=1024, description="Largest form in bytes that is passed on to an upstream: audio, images, files"
+    )
 
     max_head_bytes: int = Field(65_536, ge=1024, le=2**24, description="Largest head of a request, trailers included")
     max_headers: int = Field(100, ge=8, le=10_000, description="Most headers of a request, trailers included")

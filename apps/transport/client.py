@@ -3,7 +3,7 @@
 import asyncio
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 
 from apps.transport.origin import Origin, lines
 from apps.transport.pool import Connections, Pool
@@ -59,6 +59,31 @@ class Client:
         await response.begun(until)
         return response
 
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        pieces: AsyncIterable[bytes] | None,
+        length: int | None,
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> Response:
+        """Send a request of any method but HEAD, its body as it comes, and wait ``seconds`` for the answer's head.
+
+        ``length`` None: it is not known before the end. The call cannot be made again, so the connection is a new one.
+        Raises as `post`, and what ``pieces`` raise.
+        """
+        pool = self._pool = self._pool or self._connections.lease(self._origin)
+        head = self._opening(method, url, {**self._headers, **headers}, pool)
+        if pieces is not None:
+            head += b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length
+        connection = await pool.connect(self._loop.time() + self._connect_seconds)
+        response = connection.send(head + b"\r\n", b"")
+        if pieces is not None:
+            await connection.upload(response, pieces, self._write_seconds, chunked=length is None)
+        await response.begun(self._loop.time() + seconds)
+        return response
+
     async def aclose(self) -> None:
         """Close its own connections, those in use too: their answers are cut. Of shared ones, close what is idle."""
         if self._pool is not None:
@@ -70,9 +95,12 @@ class Client:
     def _make_head(self, url: str, pool: Pool) -> bytes:
         if len(self._heads) >= MOST_HEADS:
             self._heads.clear()
-        proxy = pool.asked_through
-        headers = dict(self._headers)
-        if proxy is not None and proxy.authorization:
-            headers["Proxy-Authorization"] = proxy.authorization
-        head = self._heads[url] = self._origin.head(url, headers, absolute=proxy is not None)
+        head = self._heads[url] = self._opening("POST", url, self._headers, pool) + b"Content-Length: "
         return head
+
+    def _opening(self, method: str, url: str, headers: Mapping[str, str], pool: Pool) -> bytes:
+        proxy = pool.asked_through
+        sent = dict(headers)
+        if proxy is not None and proxy.authorization:
+            sent["Proxy-Authorization"] = proxy.authorization
+        return self._origin.opening(method, url, sent, absolute=proxy is not None)

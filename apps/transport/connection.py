@@ -6,7 +6,7 @@ no byte came with it or after it that nobody asked for; in every other case it i
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import cast
 
 from apps.transport.errors import Cut, HttpFailure, ProtocolError
@@ -34,7 +34,7 @@ class Connection(asyncio.Protocol):
         self._response: Response | None = None
         self._parser = AnswerParser()
         self._parts = self._parser.parts
-        self._paused = False
+        self._paused = self._uploading = False
         self._drained: asyncio.Future[None] | None = None
         self._silent_bytes = self._buffered = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -79,6 +79,33 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head + body)
         return response
+
+    async def upload(self, response: Response, pieces: AsyncIterable[bytes], stall: float, *, chunked: bool) -> None:
+        """Write a request's body as it comes, in chunks where its length is not announced.
+
+        Ends early where the answer has begun, and then the connection is not used again. Raises TimeoutError where
+        nothing leaves for ``stall`` seconds, and what ``pieces`` raise; the connection is closed then.
+        """
+        self._uploading = True
+        try:
+            async for piece in pieces:
+                if self._response is not response or response.status:
+                    return
+                if piece:
+                    cast(asyncio.Transport, self._transport).write(
+                        b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+                    )
+                if self.unsent > ONE_WRITE:
+                    await self.sent(response, stall)
+            if self._response is not response or response.status:
+                return
+            if chunked:
+                cast(asyncio.Transport, self._transport).write(b"0\r\n\r\n")
+            self._uploading = False
+            await self.sent(response, stall)
+        except BaseException:
+            self.drop()
+            raise
 
     def take(self) -> bytes:
         """What has come of the body since the last time."""
@@ -184,7 +211,7 @@ class Connection(asyncio.Protocol):
         response.end(self.take(), failure)
         sound = failure is None and self._parser.reusable and not transport.is_closing()
         # a server that answered before it had the whole request would take the rest of that for the next one
-        if sound and not transport.get_write_buffer_size():
+        if sound and not self._uploading and not transport.get_write_buffer_size():
             self._idle(self)
         else:
             transport.abort()

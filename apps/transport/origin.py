@@ -53,11 +53,15 @@ class Origin:
 
     def head(self, url: str, headers: Mapping[str, str], *, absolute: bool = False) -> bytes:
         """The head of a POST up to the value of its Content-Length, which stands last."""
+        return self.opening("POST", url, headers, absolute=absolute) + b"Content-Length: "
+
+    def opening(self, method: str, url: str, headers: Mapping[str, str], *, absolute: bool = False) -> bytes:
+        """The first line of a request and its ``headers``, without what says how long its body is."""
         target = self.target(url, absolute=absolute)
         sent = {"Host": self.authority, **headers}
         if self.credentials:
             sent.setdefault("Authorization", self.credentials)
-        return f"POST {target} HTTP/1.1\r\n".encode("ascii") + lines(sent) + b"Content-Length: "
+        return f"{method} {target} HTTP/1.1\r\n".encode("ascii") + lines(sent)
 
 
 def lines(headers: Mapping[str, str]) -> bytes:

@@ -46,6 +46,7 @@ from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.v1.documentation import document_v1
 from apps.api.src.v1.idempotency import Recordings
+from apps.api.src.v1.passage_routes import passage_router
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
 from apps.api.src.wiring.accounts import build_accounts
 from apps.api.src.wiring.reload import reloading
@@ -168,6 +169,7 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
         ollama_router(services, settings, limits),
         v1_lookup_router(services, settings, limits),
         rerank_router(services, settings, limits),
+        passage_router(services, settings, limits),
         openai_router(services, settings, limits),
         local_router(services, settings, limits),
         rag_answer_router(services, settings, limits),
@@ -191,7 +193,12 @@ def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: Mcp
 def _add_middleware(app: FastAPI, settings: Settings, shutdown: Shutdown, server_rewrites_client: bool) -> None:
     """From the innermost layer but one to the outermost but one."""
     app.add_middleware(CrashGuard, tracebacks=settings.debug)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.rag_max_upload_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.rag_max_upload_bytes,
+        max_passage_bytes=settings.passage_max_bytes,
+    )
     origins = ["*"] if settings.env == "development" else settings.allowed_origins
     if origins:
         app.add_middleware(

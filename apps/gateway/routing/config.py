@@ -1,7 +1,7 @@
 """What a routing file can say: providers, and the model names that callers use. `routing_file.py` reads it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,14 @@ class TimeoutsConfig(_Strict):
 
 # kinds that answer to all names that begin with theirs
 PREFIXED = ("rag", "agent")
+
+
+# the parts of OpenAI's API that are passed on as they are, each to one provider
+Family = Literal[
+    "audio", "images", "moderations", "files", "uploads", "batches", "responses", "conversations", "vector_stores",
+    "fine_tuning", "videos", "containers", "evals", "realtime",
+]  # fmt: skip
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class ProviderConfig(_Strict):
@@ -124,6 +132,10 @@ class GatewayConfig(_Strict):
     providers: dict[Name, ProviderConfig] = Field(min_length=1)
     models: dict[Name, ModelConfig] = Field(default_factory=dict)
     default_provider: Name | None = None
+    passage: dict[Family | Literal["*"], Name] = Field(
+        default_factory=dict,
+        description="Who takes /v1/audio, /v1/files and the like: a provider for each; * is for those not listed",
+    )
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:
@@ -161,6 +173,11 @@ def _dangling_names(content: Any) -> list[str]:
         for i, other in enumerate(_sequence(_mapping(model).get("fallbacks"))):
             if isinstance(other, str) and other not in models:
                 faults.append(f"models.{name}.fallbacks.{i}: no model is named {other}")
+    for family, name in _mapping(file.get("passage")).items():
+        if isinstance(name, str) and name not in providers:
+            faults.append(f"passage.{family}: no provider is named {name}")
+        elif isinstance(name, str) and _mapping(providers.get(name)).get("kind", "openai") not in ("openai", "azure"):
+            faults.append(f"passage.{family}: {name} does not speak OpenAI's API")
     default = file.get("default_provider")
     if isinstance(default, str) and default not in providers:
         faults.append(f"default_provider: no provider is named {default}")

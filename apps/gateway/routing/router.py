@@ -11,7 +11,7 @@ from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.messages import ChatRequest
 from apps.core.pricing import Price
 from apps.gateway.routing.breaker import Breaker
-from apps.gateway.routing.config import PREFIXED, GatewayConfig, TargetConfig
+from apps.gateway.routing.config import PREFIXED, Family, GatewayConfig, TargetConfig
 from apps.gateway.routing.ordering import Needs, described, lacking, ordered, unlisted
 from apps.gateway.routing.targets import Provider, Target
 from apps.models.wrapper import digest_of, revision_of
@@ -31,6 +31,7 @@ class Router:
         self.providers = dict(providers)
         self._chance = chance
         self._models = config.models
+        self._passage = config.passage
         self._default = self.providers[config.default_provider] if config.default_provider else None
         # names that the file does not list: each is a target with a breaker of its own, so many at a time
         self._passed: OrderedDict[tuple[str, str], Target] = OrderedDict()
@@ -77,6 +78,8 @@ class Router:
         """Close the connections; the local model belongs to whoever made it."""
         for provider in self.providers.values():
             await provider.wire.aclose()
+            if provider.passage is not None:
+                await provider.passage.aclose()
 
     def names(self) -> list[str]:
         """The names of the file; a default provider takes others too."""
@@ -120,6 +123,18 @@ class Router:
     def takes(self, prefix: str) -> bool:
         """Whether a provider of this process answers to the names that begin so."""
         return any(provider.config.prefix == prefix for provider in self._prefixed)
+
+    def passage(self, family: Family) -> tuple[Provider, bool]:
+        """Who takes a part of OpenAI's API, and whether the file names him for it. Raises NotFound without one."""
+        named = self._passage.get(family) or self._passage.get("*")
+        provider = self.providers[named] if named else self._default
+        if provider is None or provider.passage is None:
+            raise NotFound(
+                f"No upstream takes /v1/{family}: name a provider for it under `passage` in the routing file"
+                " (GATEWAY_CONFIG), or give one as default_provider",
+                details={"passage": family},
+            )
+        return provider, bool(named)
 
     def candidates(self, name: str, needs: Needs) -> list[Target]:
         """Targets that can, best first: by the name's strategy, then by its fallbacks; broken ones last.

@@ -8,6 +8,7 @@ from apps.core.pricing import Price
 from apps.gateway.protocol import WireTarget
 from apps.gateway.routing.breaker import Breaker
 from apps.gateway.routing.config import ANY_MODEL, ProviderConfig, TargetConfig
+from apps.gateway.upstream.passage import Passage
 from apps.models.admission import Admission
 
 FREE = Price.model_construct(input=0.0, output=0.0)
@@ -28,6 +29,8 @@ class Provider:
     """The name that it asks by itself, where it has another model answer: that one's price is its own."""
     own_queue: bool = False
     """``admission`` is its model's, which takes the slot and notes the wait on the record."""
+    passage: Passage | None = None
+    """What takes the parts of its API that are passed on as they are, where it has such."""
 
 
 @dataclass(slots=True)

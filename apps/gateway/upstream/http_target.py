@@ -12,11 +12,12 @@ import logging
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from apps.core.errors import AppError, NotFound
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
+from apps.gateway.upstream.access import access_headers, hidden_words
 from apps.gateway.upstream.chat_normalizer import ChatNormalizer, normalized
 from apps.gateway.upstream.event_blocks import EventBlocks, whole_json
 from apps.gateway.upstream.patience import Body, UpstreamBlocks, body_of, read_whole
@@ -94,18 +95,8 @@ class HttpTarget:
         # paths and models whose upstream has refused to be asked for usage
         self._mute_on_usage: set[tuple[str, str]] = set()
         self._missing = missing_key(provider.base_url, api_key, provider.api_key_env)
-        self._headers = {
-            "User-Agent": "genai-project",
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-        }
-        # what no caller may read in an upstream's own words
-        self._hidden = tuple(filter(None, (urlsplit(provider.base_url).hostname, self._base, api_key)))
-        if api_key and provider.kind == "azure":
-            self._headers["api-key"] = api_key
-        elif api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._headers = {**access_headers(provider, api_key), "Accept": "*/*", "Content-Type": "application/json"}
+        self._hidden = hidden_words(provider, api_key)
 
     def not_configured(self) -> str:
         """What an operator has to do before this can be called; empty where nothing is missing."""

@@ -98,7 +98,7 @@ class StreamedResponse(Response):
         async with aclosing(self._frames) as frames:
             frame = await anext(frames)
             self.raw_headers += self._late_headers()
-            await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             self._started = True
             while not isinstance(frame, LastFrame):
                 await self._write(frame)

@@ -17,6 +17,7 @@ from apps.api.src.http.openapi import (
     error_responses,
 )
 from apps.api.src.v1.errors import openai_error, openai_status
+from apps.api.src.v1.passage import FORM
 from apps.api.src.v1.schemas import (
     ChatCompletionsBody,
     CompletionsBody,
@@ -27,6 +28,7 @@ from apps.api.src.v1.schemas import (
 )
 from apps.core import errors
 from apps.core.fields import Schema
+from apps.gateway.routing.config import FAMILIES
 
 CREATED = 1_763_900_000
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
@@ -44,6 +46,7 @@ HEADERS = {
     "RateLimit": "What is left of each limit (r), and the seconds until it opens again (t)",
     "RateLimit-Policy": "The limits that were counted: their quota (q) in a window of seconds (w)",
 }
+PASSED_ON = ("X-Model", "X-Provider", "X-Attempts", "X-Request-ID", "RateLimit", "RateLimit-Policy")
 PARAMETERS = [
     {
         "name": "X-Deadline-Ms",
@@ -229,6 +232,7 @@ def document_v1(page: dict[str, Any]) -> dict[str, Any]:
                 **_by_status(v1_errors(*TOKENIZING_ERRORS)),
             },
         }
+    _document_passage(page)
     for path, kinds in GETS.items():
         _end_in(page["paths"][path]["get"], v1_errors(*kinds))
     _end_in(page["paths"]["/v1/rerank"]["post"], v1_errors(*ERRORS))
@@ -243,6 +247,30 @@ def _request(body: type[BaseModel], example: Any) -> dict[str, Any]:
 
 def _end_in(operation: dict[str, Any], ends: Responses) -> None:
     operation["responses"] = {"200": operation["responses"]["200"], **_by_status(ends)}
+
+
+def _document_passage(page: dict[str, Any]) -> None:
+    """What is passed on: any body, any answer, and errors that are this service's own."""
+    beneath = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}
+    content = {"application/json": {"schema": {"type": "object"}}, FORM: {"schema": {"type": "object"}}}
+    errors_of = _by_status(v1_errors(*ERRORS, more=MORE))
+    headers = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in PASSED_ON}
+    for path, operations in page["paths"].items():
+        family, _, rest = path.removeprefix("/v1/").partition("/")
+        if family not in FAMILIES or path in POSTS:
+            continue
+        for method, operation in operations.items():
+            operation["responses"] = {
+                "200": {
+                    "description": "The upstream's own answer, whatever it is",
+                    "headers": headers,
+                    "content": {"application/json": {"schema": {"type": "object"}, "example": {"object": "list"}}},
+                },
+                **errors_of,
+            }
+            operation["parameters"] = [beneath] if rest else []
+            if method == "post":
+                operation["requestBody"] = {"required": False, "content": content}
 
 
 def _by_status(responses: Responses) -> dict[str, Any]:

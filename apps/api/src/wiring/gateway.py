@@ -27,6 +27,7 @@ from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.chat_model import WireModel
 from apps.gateway.upstream.http_target import ByPath, HttpTarget
+from apps.gateway.upstream.passage import Passage
 from apps.local.embedding.minilm import MiniLM
 from apps.models.admission import Admission, OwnQueue
 from apps.models.metering import PriceOf
@@ -168,9 +169,11 @@ def _provider(
         admission = chat.admission if isinstance(chat, OwnQueue) else _admission(name, config, settings)
         return Provider(name, config, _with_messages(wire, config), chat, admission, writer, owns)
     admission = _admission(name, config, settings)
-    upstream = HttpTarget(config, _key(config.api_key_env, settings).get_secret_value(), trace, connections)
+    key = _key(config.api_key_env, settings).get_secret_value()
+    upstream = HttpTarget(config, key, trace, connections)
     wire = _with_messages(_with_responses(name, config, upstream), config)
-    return Provider(name, config, wire, WireModel(name, upstream), admission)
+    passage = Passage(config, key, trace, connections)
+    return Provider(name, config, wire, WireModel(name, upstream), admission, passage=passage)
 
 
 def _with_messages(wire: WireTarget, config: ProviderConfig) -> WireTarget:

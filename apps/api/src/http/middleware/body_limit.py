@@ -6,19 +6,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.api.src.exceptions import render
 from apps.core.errors import PayloadTooLarge
+from apps.gateway.routing.config import FAMILIES
 
 # where documents come as a form, which is written to the disk while it is read
 UPLOADS = re.compile(r"/rag/(?:collections|shared)/[^/]+/documents")
+# where forms are sent on to an upstream while they are read
+PASSAGES = re.compile(rf"/v1/(?:{'|'.join(FAMILIES)})(?:/.*)?")
 
 
 class BodyLimit:
     """Refuses a Content-Length over the limit at once; a body that only turns out too large, when it does.
 
-    ``max_upload_bytes`` is the limit of forms with documents in them.
+    ``max_upload_bytes`` is the limit of forms with documents in them, ``max_passage_bytes`` of those for upstreams.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, max_passage_bytes: int) -> None:
         self._app = app
+        self._max_passage_bytes = max_passage_bytes
         self._max_bytes = max_bytes
         self._max_upload_bytes = max_upload_bytes
 
@@ -48,10 +52,15 @@ class BodyLimit:
 
     def _limit(self, scope: Scope) -> int:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["method"] != "POST" or not UPLOADS.fullmatch(path):
-            return self._max_bytes
+        most = self._max_bytes
+        if scope["method"] == "POST" and UPLOADS.fullmatch(path):
+            most = self._max_upload_bytes
+        elif scope["method"] == "POST" and PASSAGES.fullmatch(path):
+            most = self._max_passage_bytes
+        if most == self._max_bytes:
+            return most
         kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        return self._max_upload_bytes if kind.lower().startswith(b"multipart/form-data") else self._max_bytes
+        return most if kind.lower().startswith(b"multipart/form-data") else self._max_bytes
 
 
 def _too_large(most: int) -> PayloadTooLarge:

@@ -104,7 +104,7 @@ class _Chunks:
         yield tail + DONE
 
     def _block(self, index: int, delta: Delta) -> bytes:
-        if not (delta.text or delta.logprobs or delta.tool_calls or delta.finish_reason):
+        if not (delta.text or delta.reasoning or delta.logprobs or delta.tool_calls or delta.finish_reason):
             return b""
         block = b""
         if self._asks_others:
@@ -116,6 +116,8 @@ class _Chunks:
             self._begun.add(index)
             role = {"role": "assistant", "content": None if delta.tool_calls else ""}
             block = self._chunk(index, role | _with_citations(delta.citations))
+        if delta.reasoning:
+            block += self._chunk(index, {"reasoning_content": delta.reasoning})
         if delta.text or delta.logprobs:
             logprobs = logprobs_json(delta.logprobs) if self._logprobs else None
             block += self._chunk(index, {"content": delta.text}, logprobs=logprobs)
@@ -141,6 +143,8 @@ def _completion(head: Mapping[str, Any], whole: Sequence[Answer], logprobs: bool
 
 def _choice(index: int, answer: Answer, logprobs: bool) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
         message["content"] = answer.text or None
         message["tool_calls"] = [
@@ -165,11 +169,13 @@ def usage_json(usage: Usage | None) -> dict[str, Any] | None:
     """OpenAI's usage object."""
     if usage is None:
         return None
+    thought = {"completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens}}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **(thought if usage.reasoning_tokens else {}),
     }
 
 

@@ -76,7 +76,11 @@ def summed(usages: Sequence[Usage | None]) -> Usage | None:
     known = [usage for usage in usages if usage is not None]
     if not known:
         return None
-    return replace(known[0], completion_tokens=sum(usage.completion_tokens for usage in known))
+    return replace(
+        known[0],
+        completion_tokens=sum(usage.completion_tokens for usage in known),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in known),
+    )
 
 
 def added(usages: Sequence[Usage | None]) -> Usage | None:
@@ -90,6 +94,7 @@ def added(usages: Sequence[Usage | None]) -> Usage | None:
         sum(usage.completion_tokens for usage in known),
         sum(usage.cached_tokens for usage in known),
         sum(costs) if costs else None,
+        sum(usage.reasoning_tokens for usage in known),
     )
 
 

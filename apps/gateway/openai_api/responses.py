@@ -1,7 +1,7 @@
 """POST /responses over a target that serves chat completions only: translated there and back.
 
 The chat target may be the local model or an upstream; which upstreams need this the routing file says
-(``responses``). An upstream's reasoning text has no place in the translation and is left out.
+(``responses``). What a model thought is an item of its own, and goes back into the turn that it led to.
 """
 
 import json

@@ -29,15 +29,20 @@ REPEATED: dict[str, Any] = {
 }
 
 
+# the kinds of text that a model says, and what OpenAI calls the part that holds one
+PARTS = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
+
+
 class MessageItem:
-    """An item of text: one content part, of kind ``text`` or ``refusal``."""
+    """An item of text: one content part, of kind ``text``, ``refusal`` or ``reasoning``."""
 
     def __init__(self, index: int, kind: str) -> None:
         self.open = True
         self._kind = kind
-        self._part_type = "output_text" if kind == "text" else "refusal"
+        self._part_type = PARTS[kind]
         self._text = ""
-        self._where: Event = {"item_id": f"msg_{secrets.token_hex(16)}", "output_index": index, "content_index": 0}
+        name = f"{'rs' if kind == 'reasoning' else 'msg'}_{secrets.token_hex(16)}"
+        self._where: Event = {"item_id": name, "output_index": index, "content_index": 0}
 
     def accepts(self, kind: str) -> bool:
         return self.open and kind == self._kind
@@ -54,18 +59,24 @@ class MessageItem:
 
     def closing(self, status: str) -> Iterator[Event]:
         self.open = False
-        event = {"type": f"response.{self._part_type}.done", **self._where, self._kind: self._text}
+        said = "refusal" if self._kind == "refusal" else "text"
+        event = {"type": f"response.{self._part_type}.done", **self._where, said: self._text}
         yield {**event, "logprobs": []} if self._kind == "text" else event
         yield {"type": "response.content_part.done", **self._where, "part": self._part()}
         yield _item_event("done", self._where["output_index"], self.item(status))
 
     def item(self, status: str) -> dict[str, Any]:
-        head = {"id": self._where["item_id"], "type": "message", "status": status, "role": "assistant"}
+        if self._kind == "reasoning":
+            head = {"id": self._where["item_id"], "type": "reasoning", "status": status, "summary": []}
+        else:
+            head = {"id": self._where["item_id"], "type": "message", "status": status, "role": "assistant"}
         return {**head, "content": [self._part()]}
 
     def _part(self) -> dict[str, Any]:
         if self._kind == "refusal":
             return {"type": "refusal", "refusal": self._text}
+        if self._kind == "reasoning":
+            return {"type": "reasoning_text", "text": self._text}
         return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": []}
 
 
@@ -124,7 +135,7 @@ class ResponseEvents:
         self._usage = _usage(chunk.get("usage")) or self._usage
         for choice in chunk.get("choices") or []:
             read = self._reader.read(choice)
-            for kind, text in (("text", read.text), ("refusal", read.refusal)):
+            for kind, text in (("reasoning", read.reasoning), ("text", read.text), ("refusal", read.refusal)):
                 if text:
                     yield from self._numbered(self._say(kind, text))
             for piece in read.tool_calls:

@@ -29,6 +29,8 @@ def messages_of(given: Any, instructions: str | None) -> list[Turn]:
         raise InvalidValue("Input must not be empty", field="input")
     for index, item in enumerate(given):
         _add(turns, item, f"input.{index}")
+    if not turns:
+        raise InvalidValue("Input must say something", field="input")
     return turns
 
 
@@ -37,12 +39,18 @@ def _add(turns: list[Turn], item: Any, where: str) -> None:
         raise InvalidType("An item must be an object", field=where)
     kind = item.get("type", "message")
     if kind == "message":
-        turns.append(_message(item, where))
+        turn = _message(item, where)
+        if turn["role"] == "assistant" and turns and _is_thought(turns[-1]):
+            turns[-1]["content"] = turn["content"]
+        else:
+            turns.append(turn)
     elif kind == "function_call":
         _add_call(turns, item, where)
     elif kind == "function_call_output":
         output = _content(item.get("output"), f"{where}.output")
         turns.append({"role": "tool", "tool_call_id": _string(item, "call_id", where), "content": output})
+    elif kind == "reasoning":
+        _add_reasoning(turns, item, where)
     elif kind == "item_reference":
         raise InvalidValue("Nothing is stored here: item_reference cannot be honoured", field=f"{where}.type")
     else:
@@ -63,6 +71,26 @@ def _add_call(turns: list[Turn], item: Mapping[str, Any], where: str) -> None:
     if not turns or turns[-1]["role"] != "assistant":
         turns.append({"role": "assistant", "content": None})
     turns[-1].setdefault("tool_calls", []).append(call)
+
+
+def _add_reasoning(turns: list[Turn], item: Mapping[str, Any], where: str) -> None:
+    """What the model thought before its next words. What is encrypted, nobody here can read."""
+    parts = [*_parts(item, "summary", where), *_parts(item, "content", where)]
+    text = "".join(_string(part, "text", where) for part in parts if isinstance(part, Mapping))
+    if text:
+        turns.append({"role": "assistant", "content": None, "reasoning_content": text})
+
+
+def _parts(item: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    value = item.get(name)
+    if value is not None and not isinstance(value, list):
+        raise InvalidType(f"{name.capitalize()} must be an array of parts", field=f"{where}.{name}")
+    return value or []
+
+
+def _is_thought(turn: Turn) -> bool:
+    """Whether a turn is what the model thought, and nothing else yet."""
+    return "reasoning_content" in turn and turn["content"] is None and "tool_calls" not in turn
 
 
 def _content(content: Any, where: str) -> Any:
@@ -102,16 +130,22 @@ def _string(item: Mapping[str, Any], name: str, where: str) -> str:
 
 # the same word in both
 SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "user")
-# these change nothing about the answer
-HARMLESS = frozenset({"stream", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+# these change nothing about the answer: the name, and why
+IGNORED: Mapping[str, str] = {
+    "metadata": "bookkeeping of the caller's, repeated in the answer",
+    "safety_identifier": "bookkeeping of the caller's",
+    "client_metadata": "bookkeeping of the caller's",
+    "prompt_cache_key": "a hint for a cache of prompts; here it works by itself",
+    "prompt_cache_retention": "a hint for a cache of prompts; here it works by itself",
+    "store": "nothing is stored for later on this route, whatever is asked; the answer says so",
+}
 READ = frozenset(
-    {*SHARED, "input", "instructions", "tools", "tool_choice", "text", "max_output_tokens", "reasoning", "store"}
+    {*SHARED, "input", "instructions", "tools", "tool_choice", "text", "max_output_tokens", "reasoning", "stream"}
 )
 STATEFUL = frozenset({"previous_response_id", "conversation", "prompt", "background", "context_management"})
 # these may stand there with the values that mean "nothing special"
 ONLY: dict[str, tuple[Any, ...]] = {
     "background": (False,),
-    "store": (False,),
     "truncation": ("disabled",),
     "include": ([], ["reasoning.encrypted_content"]),
     "stream_options": ({}, {"include_obfuscation": False}),
@@ -152,11 +186,11 @@ def _refuse(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if value is None or value in ONLY.get(name, ()):
             continue
-        if name in STATEFUL or (name == "store" and value is True):
+        if name in STATEFUL:
             raise InvalidValue(f"Nothing is stored here: {name} cannot be honoured", field=name)
-        if name == "store":
+        if name == "store" and not isinstance(value, bool):
             raise InvalidType("Store must be true or false", field=name)
-        if name in ONLY or (name not in READ and name not in HARMLESS):
+        if name in ONLY or (name not in READ and name not in IGNORED):
             raise InvalidValue(f"This model cannot honour {name[:100]}", field=name[:100])
 
 

@@ -3,7 +3,8 @@
 Made when the page is first asked for: all this takes a tenth of a start.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +29,10 @@ from apps.api.src.v1.schemas import (
 )
 from apps.core import errors
 from apps.core.fields import Schema
+from apps.gateway.openai_api.completions import COMPLETION_NEUTRAL
+from apps.gateway.openai_api.fields import IGNORED, NEUTRAL
+from apps.gateway.openai_api.responses_request import IGNORED as RESPONSES_IGNORED
+from apps.gateway.openai_api.responses_request import ONLY
 from apps.gateway.routing.config import FAMILIES
 
 CREATED = 1_763_900_000
@@ -216,6 +221,24 @@ GETS = {
 }
 
 
+LISTED = "Other fields that ask for something are refused by name"
+
+
+def _field_notes(who: str, ignored: Mapping[str, str], neutral: Mapping[str, tuple[Any, ...]]) -> str:
+    """Which fields change nothing and why, and which may stand there with values that ask for nothing."""
+    reasons = "; ".join(f"`{name}` ({why})" for name, why in sorted(ignored.items()))
+    values = {name: " or ".join(f"`{json.dumps(value)}`" for value in told) for name, told in sorted(neutral.items())}
+    allowed = "; ".join(f"`{name}`: {told}" for name, told in values.items())
+    return f"{who} ignores: {reasons}. It takes these with values that ask for nothing: {allowed}. {LISTED}."
+
+
+FIELD_NOTES: dict[str, tuple[str, Mapping[str, str], Mapping[str, tuple[Any, ...]]]] = {
+    "/v1/chat/completions": ("The local model", IGNORED, NEUTRAL),
+    "/v1/completions": ("The local model", IGNORED, COMPLETION_NEUTRAL),
+    "/v1/responses": ("A response that is made from chat completions", RESPONSES_IGNORED, ONLY),
+}
+
+
 def document_v1(page: dict[str, Any]) -> dict[str, Any]:
     """The page with all this in it."""
     schema = OpenAIErrorEnvelope.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -223,6 +246,9 @@ def document_v1(page: dict[str, Any]) -> dict[str, Any]:
     for path, call in POSTS.items():
         shown = posted(*call, "OpenAI's own shape, as the target wrote it", v1_errors(*ERRORS, more=MORE))
         page["paths"][path]["post"] |= shown
+        if path in FIELD_NOTES:
+            documented = page["paths"][path]["post"]
+            documented["description"] = f"{documented['description']} {_field_notes(*FIELD_NOTES[path])}"
     for path, (body, example, answer) in TOKENIZING.items():
         content = {"application/json": {"schema": {"type": "object"}, "example": answer}}
         page["paths"][path]["post"] |= {

@@ -63,9 +63,7 @@ class ResponsesBody(_Body):
     tools: list[JsonObject] | None = Field(None, description="Function tools")
     tool_choice: str | JsonObject | None = None
     text: JsonObject | None = Field(None, description="format: text, json_object or json_schema")
-    store: bool | None = Field(
-        None, description="Nothing is stored here: true, and whatever needs a store, is INVALID_VALUE"
-    )
+    store: bool | None = Field(None, description="Ignored where a response is made from chat: nothing is stored here")
 
 
 class EmbeddingsBody(_Body):

@@ -94,3 +94,10 @@ def test_lookups_have_their_errors_in_the_envelope(page: dict[str, Any], path: s
     for status, response in responses.items():
         if status != "200":
             assert response["content"]["application/json"]["schema"]["$ref"].endswith("/OpenAIErrorEnvelope")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_the_fields_that_change_nothing_are_listed_with_their_reasons(page: dict[str, Any], path: str) -> None:
+    words = page["paths"][path]["post"]["description"]
+    assert "`metadata` (bookkeeping of the caller's" in words and "`store` (nothing is stored" in words
+    assert "values that ask for nothing: " in words and "refused by name" in words

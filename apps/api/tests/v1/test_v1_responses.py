@@ -145,7 +145,9 @@ def test_a_streams_answer_can_be_sent_back_as_input(client: openai.OpenAI, local
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"store": True}, "INVALID_VALUE", "store"),
+        ({"store": "yes"}, "INVALID_TYPE", "store"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "INVALID_VALUE", "input"),
+        ({"input": [{"type": "reasoning", "content": "x"}]}, "INVALID_TYPE", "input.0.content"),
         ({"previous_response_id": "resp_1"}, "INVALID_VALUE", "previous_response_id"),
         ({"conversation": "conv_1"}, "INVALID_VALUE", "conversation"),
         ({"background": True}, "INVALID_VALUE", "background"),
@@ -266,3 +268,43 @@ def test_an_unknown_model_of_such_an_upstream_stays_the_upstreams_error(chat_onl
     answer = http.post(f"{chat_only}/responses", json={"model": "fault-404", "input": "hi"})
     assert answer.status_code == 404
     assert answer.json()["error"]["details"]["upstream_status"] == 404
+
+
+def thinking(request: ChatRequest) -> Sequence[Step]:
+    usage = Usage(5, 4, reasoning_tokens=2)
+    return [Delta(reasoning="Let me "), Delta(reasoning="see."), Delta("Hi"), Delta("", (), "stop", usage, "tiny")]
+
+
+def test_what_a_model_thinks_is_an_item_and_goes_back_into_its_turn() -> None:
+    local = ScriptedModel(thinking, name="tiny")
+    with serving_models(local=local) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        whole = client.responses.create(model="tiny", input="hi", store=True)
+        *_, last = events = list(client.responses.create(model="tiny", input="hi", stream=True))
+        given: Any = [{"role": "user", "content": "hi"}, *(item.to_dict() for item in whole.output)]
+        client.responses.create(model="tiny", input=[*given, {"role": "user", "content": "and?"}])
+        chat = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
+        chunks = list(
+            client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}], stream=True)
+        )
+    assert last.type == "response.completed"
+    for response in (whole, last.response):
+        thought, message = response.output
+        assert thought.type == "reasoning" and thought.content is not None and message.type == "message"
+        assert thought.content[0].text == "Let me see." and response.output_text == "Hi"
+        assert response.usage is not None and response.usage.output_tokens_details.reasoning_tokens == 2
+        assert response.to_dict()["store"] is False
+    deltas = [event.delta for event in events if event.type == "response.reasoning_text.delta"]
+    assert deltas == ["Let me ", "see."]
+    for event in events:
+        EVENT.validate_python(event.to_dict())
+    turns = local.requests[2].messages
+    assert [(turn.role, turn.content, turn.reasoning) for turn in turns] == [
+        ("user", "hi", None),
+        ("assistant", "Hi", "Let me see."),
+        ("user", "and?", None),
+    ]
+    assert chat.choices[0].message.to_dict()["reasoning_content"] == "Let me see."
+    assert chat.usage is not None and chat.usage.completion_tokens_details is not None
+    assert chat.usage.completion_tokens_details.reasoning_tokens == 2
+    told = [chunk.choices[0].delta.to_dict().get("reasoning_content") for chunk in chunks]
+    assert [text for text in told if text] == ["Let me ", "see."]

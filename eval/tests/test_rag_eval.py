@@ -49,6 +49,7 @@ def test_the_threshold_lies_between_what_has_an_answer_and_what_has_none() -> No
     assert (at.refused, at.let_through) == (0, 0)
 
 
+@pytest.mark.long
 def test_the_questions_are_many_split_in_two_and_no_copies_of_a_passage() -> None:
     questions = question_set()
     assert len(questions.asked) > 150

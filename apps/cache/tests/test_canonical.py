@@ -36,16 +36,19 @@ def respelled(value: Any) -> Any:
 
 
 @given(bodies)
+@pytest.mark.long
 def test_the_order_of_keys_does_not_matter(body: dict[str, Any]) -> None:
     assert canonical_json(shuffled(body)) == canonical_json(body)
 
 
 @given(bodies)
+@pytest.mark.long
 def test_the_spelling_of_numbers_does_not_matter(body: dict[str, Any]) -> None:
     assert canonical_json(respelled(body)) == canonical_json(body)
 
 
 @given(bodies)
+@pytest.mark.long
 def test_the_spelling_of_text_and_white_space_does_not_matter(body: dict[str, Any]) -> None:
     spelled = json.loads(json.dumps(body, indent=3, ensure_ascii=True))
     assert canonical_json(spelled) == canonical_json(json.loads(json.dumps(body, ensure_ascii=False)))
@@ -59,6 +62,7 @@ def test_bodies_are_equal_where_their_canonical_forms_are(one: dict[str, Any], t
 
 
 @given(bodies, st.text(max_size=8), values)
+@pytest.mark.long
 def test_a_field_more_is_another_question(body: dict[str, Any], name: str, value: Any) -> None:
     if name not in body:
         assert canonical_json({**body, name: value}) != canonical_json(body)

@@ -141,6 +141,7 @@ async def test_samplers_are_each_answers_own_in_a_batch(model: LocalModel) -> No
     assert len(set(alone[:4])) == 4
 
 
+@pytest.mark.long
 async def test_min_tokens_and_ignore_eos(model: LocalModel) -> None:
     short = user_message("What is the capital of France? Answer with one word.")
     natural = await ask(model, short, max_tokens=40)

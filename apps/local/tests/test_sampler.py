@@ -75,6 +75,7 @@ CASES = [
 @pytest.mark.local
 @pytest.mark.parametrize("sampling", CASES)
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.long
 def test_the_distribution_is_that_of_transformers_processors(sampling: Sampling, seed: int) -> None:
     """Every token that transformers would keep is drawn as often as it says, and no other ever is."""
     import torch

@@ -258,6 +258,7 @@ async def _random_batchings(pair: tuple[BatchingEngine, BatchingEngine], count: 
         await asyncio.gather(*company, *leavers)
 
 
+@pytest.mark.long
 async def test_50_random_batchings_change_no_answer(pair: tuple[BatchingEngine, BatchingEngine]) -> None:
     await _random_batchings(pair, 50)
 
@@ -278,6 +279,7 @@ SCHEMA = {
 }
 
 
+@pytest.mark.long
 async def test_a_schema_s_fixed_text_is_not_computed_token_by_token(packaged: Path, tokenizer: HubTokenizer) -> None:
     compiler = open_compiler(tokenizer)
     request = ChatRequest(

@@ -18,33 +18,33 @@ FREE = {"MIT", "Apache-2.0", "(MPL-2.0 OR Apache-2.0)"}
 
 def test_a_browser_gets_a_page_and_a_program_gets_json() -> None:
     with serving_models() as url:
-        page = httpx2.get(f"{url}/", headers=HTML)
+        page = httpx2.get(f"{url}/", headers=HTML, timeout=90)
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "'unsafe" not in policy
-        program = httpx2.get(f"{url}/")
+        program = httpx2.get(f"{url}/", timeout=90)
         assert set(program.json()) == {"name", "version", "docs", "openapi", "ready"}
         assert program.headers["vary"] == "Accept"
         for link in ("docs", "openapi", "ready"):
-            assert httpx2.get(url + program.json()[link]).status_code == 200
+            assert httpx2.get(url + program.json()[link], timeout=90).status_code == 200
 
 
 def test_the_console_can_be_off() -> None:
     with serving_models(console="off") as url:
-        assert "application/json" in httpx2.get(f"{url}/", headers=HTML).headers["content-type"]
-        assert httpx2.get(f"{url}/console/static/app.js").status_code == 404
+        assert "application/json" in httpx2.get(f"{url}/", headers=HTML, timeout=90).headers["content-type"]
+        assert httpx2.get(f"{url}/console/static/app.js", timeout=90).status_code == 404
 
 
 def test_each_file_that_the_page_names_is_there_and_no_other_path_leads_out() -> None:
     with serving_models() as url:
-        page = httpx2.get(f"{url}/", headers=HTML).text
+        page = httpx2.get(f"{url}/", headers=HTML, timeout=90).text
         named = [part.partition('"')[0] for part in page.split('"/console/')[1:]]
         assert len(named) > 8
         for name in named:
-            assert httpx2.get(f"{url}/console/{name}").status_code == 200, name
+            assert httpx2.get(f"{url}/console/{name}", timeout=90).status_code == 200, name
         for name in ("static/../page.py", "static/%2e%2e%2fpage.py", "page.py", "vendor/vendor.js", "static/"):
-            assert httpx2.get(f"{url}/console/{name}").status_code in (404, 405), name
+            assert httpx2.get(f"{url}/console/{name}", timeout=90).status_code in (404, 405), name
 
 
 def test_the_policy_allows_the_inline_import_map_by_its_hash_and_no_other_script() -> None:
@@ -71,7 +71,7 @@ def test_no_file_is_vendored_without_a_word() -> None:
 
 def test_me_says_what_a_key_may_do_and_what_is_left() -> None:
     with serving_models() as url:
-        me = httpx2.get(f"{url}/v1/me").json()
+        me = httpx2.get(f"{url}/v1/me", timeout=90).json()
         assert (me["authenticated"], me["tenant"], me["budget"]) == (False, "anonymous", None)
 
 
@@ -80,17 +80,19 @@ def test_me_of_a_key_with_a_budget(tmp_path: Path) -> None:
     key, bare = make_keys(configured, {"budget_usd": "5/month", "models": ["local"], "rpm": 60}, {"admin": True})
     with serving_models(data_dir=tmp_path, auth="on", secret_key=configured.secret_key) as url:
         headers = {"Authorization": f"Bearer {key}"}
-        me = httpx2.get(f"{url}/v1/me", headers=headers).json()
+        me = httpx2.get(f"{url}/v1/me", headers=headers, timeout=90).json()
         assert (me["authenticated"], me["admin"], me["models"], me["rpm"]) == (True, False, ["local"], 60)
         assert me["budget"] == {"limit_usd": 5.0, "period": "month", "spent_usd": 0, "reserved_usd": 0, "left_usd": 5.0}
-        assert httpx2.get(f"{url}/v1/me", headers={"Authorization": f"Bearer {bare}"}).json()["admin"] is True
-        assert httpx2.get(f"{url}/v1/me").status_code == 401
-        assert httpx2.get(f"{url}/", headers=HTML).status_code == 200
+        assert (
+            httpx2.get(f"{url}/v1/me", headers={"Authorization": f"Bearer {bare}"}, timeout=90).json()["admin"] is True
+        )
+        assert httpx2.get(f"{url}/v1/me", timeout=90).status_code == 401
+        assert httpx2.get(f"{url}/", headers=HTML, timeout=90).status_code == 200
 
 
 def test_the_summary_has_counters_and_no_buckets() -> None:
     with serving_models() as url:
-        httpx2.post(f"{url}/local/generate", json={"prompt": "hi"})
-        values = httpx2.get(f"{url}/v1/summary").json()["values"]
+        httpx2.post(f"{url}/local/generate", json={"prompt": "hi"}, timeout=90)
+        values = httpx2.get(f"{url}/v1/summary", timeout=90).json()["values"]
         assert sum(one["value"] for one in values["genai_http_requests_total"]) >= 1
         assert not [name for name in values if name.endswith(("_bucket", "_created"))]

@@ -40,7 +40,7 @@ def service(tmp_path: Path, upstream: MockUpstream) -> Iterator[Running]:
     with running(tmp_path, OPENAI_BASE_URL=upstream.base_url, **TIMES) as started:
         # what the first requests of a process leave behind is no attack's doing
         for _ in range(50):
-            assert httpx2.get(f"{started.url}/healthz", trust_env=False).status_code == 200
+            assert httpx2.get(f"{started.url}/healthz", trust_env=False, timeout=90).status_code == 200
         scrape(started.url)
         yield started
 
@@ -150,7 +150,9 @@ def test_health_is_answered_when_the_descriptors_are_used_up(tmp_path: Path, ups
             refused = httpx2.post(f"{service.url}/generate", json={"prompt": "hi"}, timeout=HANG, trust_env=False)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "OVERLOADED")
         ends = time.monotonic() + HANG
-        while httpx2.post(f"{service.url}/generate", content=ask("")[:0], trust_env=False).status_code == 503:
+        while (
+            httpx2.post(f"{service.url}/generate", content=ask("")[:0], trust_env=False, timeout=90).status_code == 503
+        ):
             assert time.monotonic() < ends
             time.sleep(0.2)
         assert closed_for(service, "descriptors") > 0

@@ -33,7 +33,7 @@ async def faults_of(cases: list[DocumentCase], folder: Path) -> list[str]:
     transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=transport, base_url="http://test") as http,
+        httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=90) as http,
     ):
         jobs = [(case, await submitted(http, case)) for case in cases]
         faults = [fault for case, job in jobs for fault in await ingestion_faults(http, case, job)]

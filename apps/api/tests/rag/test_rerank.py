@@ -36,7 +36,7 @@ class Longest:
 def called(folder: Path, body: Any, reranker: Any = None) -> httpx2.Response:
     _, services = rag_app(folder)
     app = create_app(settings(data_dir=folder, auth="off"), replace(services, reranker=reranker))
-    with serving(app) as url, httpx2.Client(trust_env=False) as client:
+    with serving(app) as url, httpx2.Client(trust_env=False, timeout=90) as client:
         return client.post(f"{url}/v1/rerank", json=body)
 
 

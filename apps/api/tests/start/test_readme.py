@@ -50,7 +50,7 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     with running(tmp_path, **started) as service:
         ready = {"local": ""}
         while ready["local"] != "ready":
-            models = httpx2.get(f"{service.url}/ready").json()["models"]
+            models = httpx2.get(f"{service.url}/ready", timeout=90).json()["models"]
             ready = {model["route"].split("/")[1]: model["status"] for model in models}
             assert ready["local"] in ("loading", "ready"), models
             time.sleep(0.2)

@@ -11,21 +11,21 @@ from apps.tests.support.serving import serving_models
 def test_head_answers_where_get_is_cheap() -> None:
     with serving_models() as url:
         for path in ("/health", "/healthz", "/ready"):
-            answer = httpx2.head(url + path)
+            answer = httpx2.head(url + path, timeout=90)
             assert answer.content == b""
-            assert answer.status_code == httpx2.get(url + path).status_code
+            assert answer.status_code == httpx2.get(url + path, timeout=90).status_code
 
 
 @pytest.mark.parametrize(("path", "leads_to"), [("/docs/", "/docs"), ("/redoc/", "/redoc"), ("/health/", "/health/")])
 def test_a_slash_too_much_leads_where_it_means(path: str, leads_to: str) -> None:
     with serving_models() as url:
-        answer = httpx2.get(url + path, follow_redirects=True)
+        answer = httpx2.get(url + path, follow_redirects=True, timeout=90)
         assert (answer.status_code, answer.url.path) == (200, leads_to)
 
 
 def test_the_page_groups_its_routes_in_the_order_of_a_reader() -> None:
     with serving_models() as url:
-        page = httpx2.get(f"{url}/openapi.json").json()
+        page = httpx2.get(f"{url}/openapi.json", timeout=90).json()
         order = [tag["name"] for tag in page["tags"]]
         assert [name for name in order if name not in ("anthropic", "ollama")] == [
             *("generate", "local", "v1", "documents", "agents", "keys", "operations")

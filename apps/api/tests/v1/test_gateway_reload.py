@@ -154,6 +154,7 @@ def test_calls_under_way_end_on_the_old_providers(
     assert until(lambda: mock.stats()["connections"] == 0)  # and then they are closed
 
 
+@pytest.mark.long
 def test_reloading_again_and_again_leaks_nothing(service: Service, mock: MockUpstream) -> None:
     handles = Path(f"/proc/{service.process.pid}/fd")
     for _ in range(3):

@@ -222,6 +222,7 @@ def test_a_stream_arrives_whole_by_chat(name: str, url: str, http: httpx2.Client
 
 @pytest.mark.parametrize("name", HELLOS)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.long
 def test_a_stream_arrives_whole_by_generate(name: str, stream: bool, url: str, http: httpx2.Client) -> None:
     response = http.post(f"{url}/generate", params={"stream": stream}, json={"prompt": "hi", "model": name})
     assert response.status_code == 200, response.text
@@ -233,6 +234,7 @@ def test_a_stream_arrives_whole_by_generate(name: str, stream: bool, url: str, h
 
 
 @pytest.mark.parametrize("name", HELLOS)
+@pytest.mark.long
 def test_a_stream_arrives_whole_by_responses(name: str, url: str, http: httpx2.Client) -> None:
     response = http.post(f"{url}/v1/responses", json={"model": name, "input": "hi", "stream": True})
     assert response.status_code == 200, response.text
@@ -322,6 +324,7 @@ def test_a_retry_after_of_any_kind_is_a_429_with_a_number(index: int, url: str, 
 
 
 @pytest.mark.parametrize(("name", "status"), [("dead", 504), ("never-a-token", 504), ("html", 502), ("garbage", 502)])
+@pytest.mark.long
 def test_what_never_begins_is_an_error(name: str, status: int, url: str, http: httpx2.Client) -> None:
     for path, more in (("/v1/chat/completions", {"stream": True}), ("/generate", {"prompt": "hi"})):
         response = http.post(url + path, json=body(name, **more))

@@ -19,14 +19,21 @@ def continuing(request: ChatRequest) -> Sequence[Step]:
     return [Delta(f"{said} upon", model="tiny"), Delta(" a time"), Delta("", (), "length", usage, "tiny")]
 
 
-@pytest.fixture
-def local() -> ScriptedModel:
+@pytest.fixture(scope="module")
+def model() -> ScriptedModel:
     return ScriptedModel(continuing, name="tiny")
 
 
 @pytest.fixture
-def client(local: ScriptedModel) -> Iterator[openai.OpenAI]:
-    with serving_models(local=local) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+def local(model: ScriptedModel) -> ScriptedModel:
+    """The model of the service, which has not been called yet."""
+    model.requests.clear()
+    return model
+
+
+@pytest.fixture(scope="module")
+def client(model: ScriptedModel) -> Iterator[openai.OpenAI]:
+    with serving_models(local=model) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
         yield client
 
 

@@ -60,6 +60,7 @@ async def test_what_fails_before_its_first_item_is_answered_by_the_next_target(
     assert [event.sequence_number for event in got] == list(range(len(got)))
 
 
+@pytest.mark.long
 async def test_what_is_cut_after_its_first_item_ends_in_an_error_event_and_is_not_tried_again(
     mock: MockUpstream, file: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_provider_set_to_chat_is_never_asked_for_responses(
 @pytest.mark.parametrize(
     ("path", "body"), [("completions", {"prompt": "Once"}), ("embeddings", {"input": ["x"] * 500})]
 )
+@pytest.mark.long
 def test_every_path_falls_back(
     mock: MockUpstream, file: Path, client: httpx2.Client, path: str, body: dict[str, object]
 ) -> None:

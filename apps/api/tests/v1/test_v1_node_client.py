@@ -53,6 +53,7 @@ def run(folder: Path, url: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.long
 def test_our_answers_are_the_upstreams_answers(folder: Path, ours: dict[str, Any], mock: MockUpstream) -> None:
     # the mock's own list of models knows no single ones: failures are compared below
     direct = run(folder, mock.base_url)["answers"]

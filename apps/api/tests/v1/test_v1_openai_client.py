@@ -72,6 +72,7 @@ ASKED: dict[str, Ask] = {
 
 
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED.keys())
+@pytest.mark.long
 def test_our_answer_is_the_upstreams_answer(ask: Ask, ours: OpenAI, direct: OpenAI) -> None:
     answer = dumped(ask(direct))
     assert answer

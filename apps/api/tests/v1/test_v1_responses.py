@@ -40,18 +40,25 @@ def hello(request: ChatRequest) -> Sequence[Step]:
     return [Delta("Hel"), Delta("lo\n"), Delta("", (), "length" if limited else "stop", usage, "tiny")]
 
 
-@pytest.fixture
-def local() -> ScriptedModel:
+@pytest.fixture(scope="module")
+def model() -> ScriptedModel:
     return ScriptedModel(hello, name="tiny")
 
 
 @pytest.fixture
-def url(local: ScriptedModel) -> Iterator[str]:
-    with serving_models(local=local) as url:
+def local(model: ScriptedModel) -> ScriptedModel:
+    """The model of the service, which has not been called yet."""
+    model.requests.clear()
+    return model
+
+
+@pytest.fixture(scope="module")
+def url(model: ScriptedModel) -> Iterator[str]:
+    with serving_models(local=model) as url:
         yield f"{url}/v1"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=url, api_key="unused") as client:
         yield client

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pydantic_ai
-from jsonschema import Draft202012Validator
 from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, ModelRetry, ToolApproved, ToolDenied
 from pydantic_ai.exceptions import AgentRunError
 from pydantic_ai.messages import (
@@ -20,12 +19,12 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.usage import UsageLimits
-from referencing import Registry
 
 from apps.agents.config import AgentConfig, Overrides
 from apps.agents.decisions import Verdict
 from apps.agents.port_model import Asking, PortModel
 from apps.agents.progress import ApprovalRequired, Emit, Progress, RunEnded, TextDelta
+from apps.agents.schema_check import SchemaCheck
 from apps.agents.tools import AgentTool
 from apps.agents.toolset import NO_BOUND, RunToolset, function_schemas
 from apps.core.callers import Caller
@@ -68,12 +67,11 @@ def make_loop(name: str, agent: AgentConfig) -> Loop:
         retries={"tools": NO_BOUND, "output": OUTPUT_RETRIES},
     )
     if agent.output_schema is not None:
-        # a registry of its own: the default one would fetch what a schema refers to
-        validator = Draft202012Validator(agent.output_schema, registry=Registry())
+        checks = SchemaCheck(agent.output_schema)
 
         @loop.output_validator
         def check(output: Output) -> Output:
-            return _checked(output, validator) if isinstance(output, str) else output
+            return _checked(output, checks) if isinstance(output, str) else output
 
     return loop
 
@@ -146,12 +144,12 @@ def _denial(reason: str) -> str:
     return f"This call was denied: {reason}" if reason else "This call was denied"
 
 
-def _checked(output: str, validator: Draft202012Validator) -> str:
+def _checked(output: str, checks: SchemaCheck) -> str:
     try:
         value = json.loads(output)
     except (ValueError, RecursionError):
         raise ModelRetry("Answer with JSON and nothing else") from None
-    faults = [error.message[:200] for error in validator.iter_errors(value)]
+    faults = checks.faults(value)
     if faults:
         raise ModelRetry(f"The JSON does not fit its schema: {'; '.join(faults[:3])}")
     return output

@@ -28,9 +28,14 @@ CLOSE_SECONDS = 7.0
 RETRY_SECONDS = 3.0
 MOST_PAGES = 20
 LONGEST_DESCRIPTION = 1_000
+SESSION_HEADER = "mcp-session-id"
 NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 log = logging.getLogger(__name__)
+
+
+class _SessionForgotten(Exception):
+    """The server does not know the session that a call was made in."""
 
 
 @dataclass(slots=True)
@@ -40,6 +45,8 @@ class _Connection:
     client: "Client"
     tools: dict[str, AgentTool]
     closing: asyncio.Event
+    forgotten: asyncio.Event
+    """Set once the server has answered 404 to the session's id: it will never know it again."""
     calls: int = 0
 
 
@@ -66,23 +73,39 @@ class McpServer:
         return [connection.tools[wanted]]
 
     async def call(self, tool: str, arguments: Arguments) -> str:
-        """What the tool answers, as text. Raises ToolError."""
+        """What the tool answers, as text. Raises ToolError.
+
+        A server that has forgotten the session has done nothing: it is initialised anew, once, and asked again.
+        """
         await import_aside(import_mcp_client)
+        for last in (False, True):
+            try:
+                connection = await self._connected()
+            except ModelUnavailable as error:
+                raise ToolError(error.message) from None
+            try:
+                return _text(await self._asked(connection, tool, arguments))
+            except _SessionForgotten:
+                if last:
+                    raise ToolError(f"The MCP server {self.name} forgets its sessions at once") from None
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _asked(self, connection: _Connection, tool: str, arguments: Arguments) -> "CallToolResult":
+        """Raises ToolError, and _SessionForgotten where the call has not been looked at."""
         from mcp import MCPError
 
-        try:
-            connection = await self._connected()
-        except ModelUnavailable as error:
-            raise ToolError(error.message) from None
         connection.calls += 1
         try:
             async with asyncio.timeout(self.config.call_seconds):
-                result = await connection.client.call_tool(tool, arguments)
+                return await connection.client.call_tool(tool, arguments)
         except TimeoutError:
             if connection.calls == 1:
                 self._drop(connection)
             raise ToolError(f"The MCP server {self.name} did not answer in {self.config.call_seconds:g} s") from None
         except MCPError as error:
+            if connection.forgotten.is_set():
+                self._drop(connection)
+                raise _SessionForgotten from None
             if self._holder is None or self._holder.done() or error.code == _closed_code():
                 self._drop(connection)
             raise ToolError(f"The MCP server {self.name} refused: {error.message[:500]}") from None
@@ -91,7 +114,6 @@ class McpServer:
             raise ToolError(f"The MCP server {self.name} failed ({type(error).__name__})") from None
         finally:
             connection.calls -= 1
-        return _text(result)
 
     @property
     def closing(self) -> bool:
@@ -144,20 +166,20 @@ class McpServer:
 
     async def _hold(self, ready: "asyncio.Future[_Connection]") -> None:
         """Open the session, and close it when it is asked to; a failure is raised to the waiting callers."""
-        closing = asyncio.Event()
+        closing, forgotten = asyncio.Event(), asyncio.Event()
         try:
             async with AsyncExitStack() as stack:
-                client = await self._open(stack)
+                client = await self._open(stack, forgotten)
                 tools = await self._listed(client)
                 if not ready.cancelled():
-                    ready.set_result(_Connection(client, tools, closing))
+                    ready.set_result(_Connection(client, tools, closing, forgotten))
                 await closing.wait()
         except Exception as error:
             log.warning("The MCP server %s failed: %s", self.name, _named(error))
             if not ready.done():
                 ready.set_exception(self._unavailable(f"cannot be reached ({_named(error)})"))
 
-    async def _open(self, stack: AsyncExitStack) -> "Client":
+    async def _open(self, stack: AsyncExitStack, forgotten: asyncio.Event) -> "Client":
         await import_aside(import_mcp_client)
         from mcp import Client, StdioServerParameters
         from mcp.client.streamable_http import streamable_http_client
@@ -172,9 +194,16 @@ class McpServer:
         import httpx2
 
         headers = {header: self.values[variable] for header, variable in config.headers_env.items()}
+
+        async def note(response: httpx2.Response) -> None:
+            if response.status_code == 404 and SESSION_HEADER in response.request.headers:
+                forgotten.set()
+
         http = await stack.enter_async_context(
             httpx2.AsyncClient(
-                headers=headers, timeout=httpx2.Timeout(config.connect_seconds, read=config.call_seconds)
+                headers=headers,
+                timeout=httpx2.Timeout(config.connect_seconds, read=config.call_seconds),
+                event_hooks={"response": [note]},
             )
         )
         return await stack.enter_async_context(Client(streamable_http_client(config.url, http_client=http)))
@@ -194,16 +223,14 @@ class McpServer:
         return tools
 
     def _tool(self, name: str, description: str, schema: JsonObject) -> AgentTool:
-        from jsonschema import Draft202012Validator
-        from referencing import Registry
+        # imports jsonschema, which has been imported aside
+        from apps.agents.schema_check import SchemaCheck
 
-        # a registry of its own: the default one would fetch what a schema refers to
-        validator = Draft202012Validator(schema, registry=Registry())
+        checks = SchemaCheck(schema)
 
         async def invoke(context: ToolContext, arguments: Arguments) -> str:
-            faults = [fault.message[:200] for fault in validator.iter_errors(arguments)]
-            if faults:
-                raise ToolError(f"Wrong arguments: {'; '.join(faults[:5])}")
+            if faults := checks.faults(arguments):
+                raise ToolError(f"Wrong arguments: {'; '.join(faults)}")
             return await self.call(name, arguments)
 
         shown = NOT_IN_A_NAME.sub("_", f"{self.name}_{name}")[:64]
@@ -223,12 +250,12 @@ class McpServer:
 def import_mcp_client() -> None:
     """What asks MCP servers, and what checks the arguments of their tools."""
     import httpx2
-    import jsonschema
     import mcp.client.streamable_http
     import mcp_types
-    import referencing
 
-    del httpx2, jsonschema, mcp, mcp_types, referencing
+    import apps.agents.schema_check as checks
+
+    del httpx2, mcp, mcp_types, checks
 
 
 def _text(result: "CallToolResult") -> str:

@@ -10,6 +10,7 @@ from apps.core.errors import InvalidValue
 from apps.core.messages import ChatRequest, JsonObject
 from apps.local.closed_schema import closed_objects
 from apps.local.prompt import CALL_BEGINS, CALL_ENDS
+from apps.local.schema_dialects import compilable
 
 MOST_CALLS = 4
 NO_PARAMETERS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -80,7 +81,7 @@ def json_rule(schema: JsonObject, field: str) -> str:
     if _deeper(schema, DEEPEST_SCHEMA):
         raise InvalidValue(f"The schema is nested deeper than {DEEPEST_SCHEMA} levels", field=field)
     # the caller's own options for the library must not count
-    text = json.dumps({**closed_objects(schema), "x-guidance": STYLE}, ensure_ascii=False)
+    text = json.dumps({**closed_objects(compilable(schema, field)), "x-guidance": STYLE}, ensure_ascii=False)
     if len(text) > LARGEST_SCHEMA:
         details = {"max": LARGEST_SCHEMA, "received": len(text)}
         raise InvalidValue(f"The schema is larger than {LARGEST_SCHEMA} characters", field=field, details=details)

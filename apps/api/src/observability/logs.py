@@ -11,7 +11,8 @@ from apps.api.src.observability.redaction import Redactor, secrets_of
 from apps.core.settings import Settings
 
 FLUSH_SECONDS = 0.05
-LOUD = ("httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock", "alembic", "aiosqlite")
+# mcp would tell the ids of sessions, which are as good as keys
+LOUD = ("mcp", "httpx2", "httpcore2", "openai", "slowapi", "urllib3", "filelock", "alembic", "aiosqlite")
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):

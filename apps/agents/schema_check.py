@@ -24,7 +24,8 @@ class SchemaCheck:
         if kind is Draft202012Validator and _has_tuples(schema):
             kind = Draft201909Validator
         # a registry of its own: the default one would fetch what a schema refers to
-        self._validator: Validator = extend(kind, {"pattern": _pattern})(schema, registry=Registry())
+        made = extend(kind, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+        self._validator: Validator = made(schema, registry=Registry())
 
     def faults(self, value: Any) -> list[str]:
         """What is wrong with a value, in short; nothing where it is right, or where the schema cannot be checked."""

@@ -34,6 +34,7 @@ from apps.api.src.http.openapi import whole_examples
 from apps.api.src.http.security_documentation import document_security
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
+from apps.api.src.mcp.documents import ServedDocuments
 from apps.api.src.mcp.routes import mcp_router
 from apps.api.src.mcp.tools import ServedTools
 from apps.api.src.observability.tracing import OFF
@@ -95,7 +96,12 @@ def create_app(
     services = replace(services, accounts=accounts)
     connections = Connections(ConnectionLimits.of(settings))
     services.metrics.observe(connections)
-    mcp = McpEndpoint(ServedTools(services, settings, accounts.limits).for_caller, caller_in, VERSION)
+    mcp = McpEndpoint(
+        ServedTools(services, settings, accounts.limits).for_caller,
+        caller_in,
+        VERSION,
+        ServedDocuments(services, settings, accounts.limits),
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from apps.core.errors import Forbidden
 from apps.core.settings import Settings
 
 PATH = "/mcp"
+PROGRESS = b'"progressToken"'
 OWN_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 BODY = {
@@ -41,7 +42,7 @@ def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) ->
     }
 
     async def mcp(request: Request) -> Response:
-        """The Model Context Protocol: generate, local_generate, rag_search and the agents, as tools."""
+        """The Model Context Protocol: models, agents and a search as tools, documents as resources, and prompts."""
         _check_origin(request.headers.get("origin"), settings.allowed_origins)
         return McpResponse(endpoint, await request.body(), request.app.state.shutdown)
 
@@ -61,6 +62,8 @@ class McpResponse(Response):
         self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # who wants to hear of progress gets events; whether it is the field itself, the package finds out
+        streamed = PROGRESS in self._taken
         messages: list[Message] = [{"type": "http.request", "body": self._taken, "more_body": False}]
 
         async def replay() -> Message:
@@ -74,7 +77,7 @@ class McpResponse(Response):
             await send(message)
 
         try:
-            await guarded(self._endpoint.handle(scope, replay, told), receive, self._shutdown)
+            await guarded(self._endpoint.handle(scope, replay, told, streamed=streamed), receive, self._shutdown)
         except ClientGone:
             return
 

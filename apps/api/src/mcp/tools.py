@@ -1,6 +1,6 @@
 """What MCP clients can call here: the routes of the API as tools, behind the same scopes, limits and meter."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apps.agents.config import AGENT_PREFIX
-from apps.agents.mcp_server import Scope, ServedTool, Told
+from apps.agents.mcp_server import Progress, Scope, ServedTool, Told
 from apps.agents.tools import Arguments
 from apps.api.src.agents.answers import metered_events, new_record, shown_run, shown_usage
 from apps.api.src.auth.caller import allow_local, allow_named, caller_of
@@ -21,7 +21,7 @@ from apps.api.src.wiring.agents import LibraryDocuments
 from apps.api.src.wiring.services import Services
 from apps.cache.front import CachedModel
 from apps.core.callers import Caller
-from apps.core.deltas import collect
+from apps.core.deltas import Delta, collect
 from apps.core.errors import NotFound, quoted
 from apps.core.fields import Between, Schema
 from apps.core.messages import user_message
@@ -30,9 +30,11 @@ from apps.models.metering import MeteredModel
 
 ROUTE = "/mcp"
 MOST_PASSAGES = 20
+# pieces of an answer between two reports of progress
+REPORT_EVERY = 16
 
 
-Ask = Callable[[Request, GenerateBody], Awaitable[Told]]
+Ask = Callable[[Request, GenerateBody, Progress], Awaitable[Told]]
 
 
 class AgentBody(Schema):
@@ -76,34 +78,36 @@ class ServedTools:
         return tools
 
     def _generate(self, name: str, description: str, body: type[GenerateBody], ask: Ask) -> ServedTool:
-        async def call(scope: Scope, arguments: Arguments) -> Told:
-            return await ask(Request(scope), _checked(body, arguments))
+        async def call(scope: Scope, arguments: Arguments, progress: Progress) -> Told:
+            return await ask(Request(scope), _checked(body, arguments), progress)
 
         return ServedTool(name, description, _schema(body), call)
 
-    async def _cloud(self, request: Request, body: GenerateBody) -> Told:
+    async def _cloud(self, request: Request, body: GenerateBody, progress: Progress) -> Told:
         await self.limits.count(request, "generate", self.settings.rate_limit_generate)
         is_local = self.services.gateway.router.is_local
         allow_named(caller_of(request), body.model, self.settings.default_model, is_local)
-        return await self._answer(request, self.services.generate, body)
+        return await self._answer(request, self.services.generate, body, progress)
 
-    async def _local(self, request: Request, body: GenerateBody) -> Told:
+    async def _local(self, request: Request, body: GenerateBody, progress: Progress) -> Told:
         await self.limits.count(request, "local", self.settings.rate_limit_local)
         name = self.services.local.readiness().name
         allow_local(caller_of(request), name)
         if body.model not in (None, name):
             raise NotFound(f"The local model is {name}", field="model", details={"available": [name]})
-        return await self._answer(request, self.services.generate_locally, body)
+        return await self._answer(request, self.services.generate_locally, body, progress)
 
-    async def _answer(self, request: Request, model: MeteredModel | CachedModel, body: GenerateBody) -> Told:
+    async def _answer(
+        self, request: Request, model: MeteredModel | CachedModel, body: GenerateBody, progress: Progress
+    ) -> Told:
         """What the route of the same model answers, on record under this one."""
         chat = body.to_chat(caller_of(request))
         async with aclosing(model.stream(replace(chat, record=model.new_record(chat, ROUTE)))) as deltas:
-            whole = await collect(deltas)
+            whole = await collect(_reported(deltas, progress))
         told = {"response": whole.text, "model": whole.model, "usage": usage_json(whole.usage)}
         return Told(whole.text, told | {"finish_reason": whole.finish_reason})
 
-    async def _search(self, scope: Scope, arguments: Arguments) -> Told:
+    async def _search(self, scope: Scope, arguments: Arguments, progress: Progress) -> Told:
         request, body = Request(scope), _checked(SearchBody, arguments)
         await self.limits.count(request, "rag", self.settings.rate_limit_rag)
         documents = LibraryDocuments(self.services.documents.library if self.services.documents else None)
@@ -120,15 +124,18 @@ class ServedTools:
         assert agents is not None  # noqa: S101 - asked only for names that they gave
         card = agents.card(name)
 
-        async def call(scope: Scope, arguments: Arguments) -> Told:
+        async def call(scope: Scope, arguments: Arguments, progress: Progress) -> Told:
             request, body = Request(scope), _checked(AgentBody, arguments)
             await self.limits.count(request, "agents", self.settings.rate_limit_agents)
             caller = caller_of(request)
             session = agents.begin(name, caller, user_message(body.prompt))
             record = new_record(agents, session, caller, ROUTE, len(body.prompt), streamed=False)
             async with aclosing(metered_events(session, self.services.meter, record)) as events:
+                steps = 0
                 async for _ in events:
-                    pass
+                    steps += 1
+                    if steps % REPORT_EVERY == 1:
+                        await progress(steps, "The agent is at work")
             run = session.run
             if run.status == "paused":
                 text = (
@@ -139,6 +146,16 @@ class ServedTools:
 
         described = card.config.description or f"Ask the agent {name}"
         return ServedTool(f"agent_{name}".replace("-", "_")[:64], described, _schema(AgentBody), call)
+
+
+async def _reported(deltas: AsyncGenerator[Delta, None], progress: Progress) -> AsyncGenerator[Delta, None]:
+    """The deltas, with a word to the client every so many."""
+    count = 0
+    async for delta in deltas:
+        count += 1
+        if count % REPORT_EVERY == 1:
+            await progress(count, "The model is answering")
+        yield delta
 
 
 def _checked(body: type[Any], arguments: Arguments) -> Any:

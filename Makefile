@@ -13,7 +13,7 @@ COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
 .PHONY: help setup run dev-api dev-services test test-long test-clients smoke bench-gateway bench-local soak \
-	eval-local eval-rag compose-up compose-down lint lock sbom coverage clean
+	eval-local eval-rag pictures compose-up compose-down lint lock sbom coverage clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -56,6 +56,9 @@ eval-rag: $(VENV)/.dev ## Measure retrieval from documents: its quality and its 
 
 eval-local: $(VENV)/.dev ## Measure the local model's quality at each precision; reports/
 	$(BIN)/python -m eval.local_quality
+
+pictures: $(VENV)/.dev ## Photograph the console and /docs in Chromium; reports/pictures/
+	$(BIN)/python -m eval.pictures
 
 compose-up: ## Build the image and start it in Docker
 	$(COMPOSE) up -d --build

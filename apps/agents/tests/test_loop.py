@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -18,13 +17,13 @@ from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 USED = Usage(10, 5, 2, 0.25)
 
 
-def slow_tool(name: str, seconds: float) -> AgentTool:
-    async def slow() -> str:
-        """Take a while."""
-        await asyncio.sleep(seconds)
+def meeting_tool(name: str, meeting: asyncio.Barrier) -> AgentTool:
+    async def meet() -> str:
+        """Wait for the others."""
+        await meeting.wait()
         return f"{name} is done"
 
-    return function_tool(slow, name=name)
+    return function_tool(meet, name=name)
 
 
 def broken_tool() -> AgentTool:
@@ -59,10 +58,9 @@ async def test_several_tools_one_after_the_other_and_the_account_of_it() -> None
 
 async def test_calls_that_are_asked_for_together_run_together() -> None:
     script = in_turns(calling(("one", {}), ("two", {}), ("three", {})), saying("done"))
-    tools = [slow_tool(name, 0.3) for name in ("one", "two", "three")]
-    started = time.perf_counter()
+    meeting = asyncio.Barrier(3)
+    tools = [meeting_tool(name, meeting) for name in ("one", "two", "three")]
     done = await ran(script, declared("one", "two", "three"), *tools)
-    assert time.perf_counter() - started < 0.8
     assert {r.result for r in done.results} == {"one is done", "two is done", "three is done"}
 
 

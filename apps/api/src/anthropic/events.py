@@ -9,9 +9,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from apps.core.errors import UpstreamError
+from apps.gateway.openai_api.over_chat import Event
 
-Event = dict[str, Any]
 STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"}
 STOP_REASONS |= {"content_filter": "refusal", "stop": "end_turn"}
 DELTAS = {"text": "text_delta", "thinking": "thinking_delta"}
@@ -37,13 +36,14 @@ class MessageEvents:
         """Whether the chat has told why it ended."""
         return self._finish is not None
 
-    def start(self) -> Iterator[Event]:
+    def start(self, first: Mapping[str, Any]) -> Iterator[Event]:
+        self._take_model(first)
         usage = {**_usage({}), "output_tokens": 0}
         yield {"type": "message_start", "message": {**self._head(), "content": [], "usage": usage}}
+        yield {"type": "ping"}
 
     def feed(self, chunk: Mapping[str, Any]) -> Iterator[Event]:
-        if isinstance(chunk.get("model"), str) and chunk["model"]:
-            self._model = chunk["model"]
+        self._take_model(chunk)
         if isinstance(chunk.get("usage"), Mapping):
             self._usage = chunk["usage"]
         for choice in (chunk.get("choices") or [])[:1]:
@@ -72,10 +72,14 @@ class MessageEvents:
         yield {"type": "message_delta", "delta": delta, "usage": _usage(self._usage)}
         yield {"type": "message_stop"}
 
-    def message(self) -> dict[str, Any]:
+    def whole(self) -> dict[str, Any]:
         """The whole message, after `finish`."""
         reason = {"stop_reason": self._stop_reason(), "stop_sequence": self._stop_sequence}
         return {**self._head(), **reason, "content": self._content, "usage": _usage(self._usage)}
+
+    def _take_model(self, chunk: Mapping[str, Any]) -> None:
+        if isinstance(chunk.get("model"), str) and chunk["model"]:
+            self._model = chunk["model"]
 
     def _head(self) -> dict[str, Any]:
         head = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
@@ -146,17 +150,6 @@ class MessageEvents:
 
     def _delta(self, delta: dict[str, Any]) -> Event:
         return {"type": "content_block_delta", "index": len(self._content) - 1, "delta": delta}
-
-
-def parsed_chunk(data: bytes) -> dict[str, Any]:
-    """Raises UpstreamError for what is no chunk of a chat."""
-    try:
-        parsed = json.loads(data)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise UpstreamError("The upstream's answer could not be understood")
-    return parsed
 
 
 def _texts(content: Any) -> Iterator[tuple[str, str]]:

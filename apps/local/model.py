@@ -10,36 +10,29 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from apps.core.calls import Usage
-from apps.core.deltas import Delta, ToolCallDelta
-from apps.core.errors import AppError, ContextLengthExceeded, InternalError, InvalidValue, ModelUnavailable
-from apps.core.messages import ChatRequest, JsonObject
+from apps.core.deltas import Delta
+from apps.core.errors import AppError, InternalError, ModelUnavailable
+from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State
 from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar, offered_tools
+from apps.local.answer_reader import AnswerReader
 from apps.local.checkpoint import looks_like_folder
-from apps.local.engine.port import Constraint, EngineOutput, Sampling
+from apps.local.engine.port import Constraint
+from apps.local.engine_request import answer_limit, checked_tokens, sampling_of, tokenized
 from apps.local.grammar import GrammarCompiler, open_compiler
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
-from apps.local.prompt import PromptOptions, text_of
-from apps.local.reasoning import BEGINS as REASONING_BEGINS
-from apps.local.reasoning import ReasoningReader
-from apps.local.tool_calls import ToolCallReader
 from apps.local.window import LocalWindow
 from apps.models.admission import Admission
 from apps.models.wrapper import digest_of
 
 log = logging.getLogger(__name__)
 
-TEMPERATURE, TOP_P, MAX_TOKENS = 0.0, 0.9, 500
 # what its answers depend on besides its name
 REVISION = ("checkpoint", "engine", "precision", "kernels")
 RETRY_AFTER: dict[State, float] = {"loading": 5, "failed": 60, "not_configured": 60}
-# shorter conversations take less time to tokenize than to hand to a thread
-LONG_CONVERSATION = 4_000
 CLOSE_TIMEOUT = 1.5
 
 
@@ -161,11 +154,11 @@ class LocalModel:
         if not request.joins:
             self.admission.check()
         tools = offered_tools(request)
-        prompt = await _tokenize(loaded, request, tools)
-        sampling = replace(_sampling(request), constraint=await self._constraint(serving, request))
-        limit = _limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
+        prompt = await tokenized(loaded, request, tools)
+        sampling = replace(sampling_of(request), constraint=await self._constraint(serving, request))
+        limit = answer_limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
         sampling = replace(sampling, max_tokens=limit)
-        reading = _Reading(loaded, request, prompt, tools=bool(tools), constrained=sampling.constraint is not None)
+        reading = AnswerReader(loaded, request, prompt, tools=bool(tools), constrained=sampling.constraint is not None)
         waiting_since = time.perf_counter()
         async with (
             self.admission.slot(joins=request.joins),
@@ -183,12 +176,12 @@ class LocalModel:
 
     async def tokenize(self, request: ChatRequest) -> list[int]:
         """The prompt's tokens, as a call with this request would have them. Raises as ``stream``."""
-        return await _tokenize(self._require_serving().loaded, request, offered_tools(request))
+        return await tokenized(self._require_serving().loaded, request, offered_tools(request))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of ``tokens``, without special ones. Raises ModelUnavailable, InvalidValue."""
         tokenizer = self._require_serving().loaded.tokenizer
-        return await asyncio.to_thread(tokenizer.decode, _checked_tokens(tokens, tokenizer.vocabulary_size))
+        return await asyncio.to_thread(tokenizer.decode, checked_tokens(tokens, tokenizer.vocabulary_size))
 
     async def window(self, request: ChatRequest) -> LocalWindow:
         """What fits into one call. Raises ModelUnavailable."""
@@ -289,107 +282,3 @@ def _asked_name(local_model: str) -> str:
     """A folder's path is nobody's business but the operator's."""
     path = Path(local_model).expanduser()
     return path.name if looks_like_folder(local_model) and path.name else local_model
-
-
-def _sampling(request: ChatRequest) -> Sampling:
-    return Sampling(
-        TEMPERATURE if request.temperature is None else request.temperature,
-        TOP_P if request.top_p is None else request.top_p,
-        MAX_TOKENS if request.max_tokens is None else request.max_tokens,
-        request.seed,
-        request.stop,
-        top_logprobs=request.top_logprobs,
-        top_k=request.top_k or 0,
-        min_p=request.min_p or 0.0,
-        repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        logit_bias=request.logit_bias or {},
-        min_tokens=request.min_tokens or 0,
-        ignore_eos=request.ignore_eos,
-        prompt_logprobs=request.echo and request.top_logprobs is not None,
-        tenant=request.caller.tenant,
-        keep=request.cache.store,
-    )
-
-
-async def _tokenize(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
-    if request.prompt_tokens is not None:
-        return _checked_tokens(request.prompt_tokens, loaded.tokenizer.vocabulary_size)
-    texts = [text_of(message) for message in request.messages]
-    options = PromptOptions(request.documents, request.template_arguments, request.continue_final_message)
-    encode = partial(loaded.tokenizer.encode_chat, request.messages, tools, options)
-    if request.raw:
-        encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
-    soon = sum(map(len, texts)) < LONG_CONVERSATION and not tools and not request.documents
-    tokens = encode() if soon else await asyncio.to_thread(encode)
-    if not tokens:
-        raise InvalidValue("The prompt has no tokens", field="prompt" if request.raw else "messages")
-    return tokens
-
-
-def _checked_tokens(tokens: Sequence[int], vocabulary: int) -> list[int]:
-    if not tokens:
-        raise InvalidValue("Prompt must not be empty", field="prompt")
-    if not all(0 <= token < vocabulary for token in tokens):
-        details = {"min": 0, "max": vocabulary - 1}
-        raise InvalidValue("Prompt has a token that the model does not have", field="prompt", details=details)
-    return list(tokens)
-
-
-def _limit(request: ChatRequest, prompt_tokens: int, max_tokens: int, context_length: int) -> int:
-    """The answer's limit: what was asked for, or what there is room for where that may give way or was left open."""
-    room = context_length - prompt_tokens
-    if room >= 1 and request.fits:
-        return room if request.max_tokens is None else min(max_tokens, room)
-    if room >= 1 and request.max_tokens is None:
-        return min(max_tokens, room)
-    if max_tokens > room:
-        raise ContextLengthExceeded(prompt_tokens, max_tokens, context_length)
-    return max_tokens
-
-
-class _Reading:
-    """What one answer's outputs are read into: its prompt where that is echoed, thoughts, tool calls and text."""
-
-    def __init__(
-        self, loaded: Loaded, request: ChatRequest, prompt: Sequence[int], *, tools: bool, constrained: bool
-    ) -> None:
-        self._model = loaded.name
-        self._prompt_tokens = len(prompt)
-        self._echoed = _echo(loaded, request, prompt) if request.echo else ""
-        self._calls = ToolCallReader() if tools else None
-        # a schema leaves no room for thoughts; a raw prompt's answer is text and nothing else
-        thinks = not request.raw and (tools or not constrained)
-        tail = loaded.tokenizer.decode(prompt[-8:]).rstrip() if thinks else ""
-        self._thoughts = ReasoningReader(begun=tail.endswith(REASONING_BEGINS)) if thinks else None
-
-    def delta(self, output: EngineOutput) -> Delta:
-        thoughts, reason = "", output.finish_reason
-        if self._thoughts is not None:
-            thoughts, output = self._thoughts.read(output)
-        text, calls, logprobs = output.text, tuple[ToolCallDelta, ...](), output.logprobs
-        if self._calls is not None:
-            text, calls, logprobs = self._calls.read(output)
-            # arguments that are whole are a call, also where the limit fell behind them
-            ended = (reason == "stop" and self._calls.calls) or (reason == "length" and self._calls.whole)
-            reason = "tool_calls" if ended else reason
-        text, self._echoed = self._echoed + text, ""
-        logprobs = output.prompt_logprobs + logprobs
-        if reason is None:
-            return Delta(text, calls, model=self._model, logprobs=logprobs, reasoning=thoughts)
-        usage = Usage(
-            self._prompt_tokens,
-            output.completion_tokens,
-            output.cached_tokens,
-            reasoning_tokens=self._thoughts.tokens if self._thoughts else 0,
-        )
-        return Delta(text, calls, reason, usage, self._model, logprobs, reasoning=thoughts)
-
-
-def _echo(loaded: Loaded, request: ChatRequest, prompt: Sequence[int]) -> str:
-    if not request.raw:
-        raise InvalidValue("Only a prompt without a template can be echoed", field="echo")
-    if request.prompt_tokens is None:
-        return "".join(text_of(message) for message in request.messages)
-    return loaded.tokenizer.decode(prompt)

@@ -129,3 +129,7 @@ def asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
     if value is None:
         return True
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
+
+
+def label(name: str) -> str:
+    return name.replace("_", " ").capitalize()

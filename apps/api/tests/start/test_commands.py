@@ -25,6 +25,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "soak",
     "eval-local",
     "eval-rag",
+    "pictures",
     "lint",
     "lock",
     "sbom",

@@ -156,7 +156,7 @@ async def _on_database(settings: Settings, work: Callable[[KeyStore], Awaitable[
     database = build_database(settings)
     await database.start()
     try:
-        if not await database.ready(DATABASE_SECONDS):
+        if not await database.ready(max(DATABASE_SECONDS, settings.database_timeout)):
             raise CommandFailure("The database of DATABASE_URL or DATA_DIR cannot be used")
         return await work(build_key_store(settings, database))
     except AppError as error:

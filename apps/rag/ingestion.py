@@ -18,7 +18,7 @@ from apps.core.errors import (
 from apps.core.storage import storing
 from apps.rag.file_ingestion import FileIngestion, LeaseLost
 from apps.rag.index.upkeep import tend
-from apps.rag.job_table import Claim
+from apps.rag.job_table import LONGEST_WAIT, Claim
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.parts import Parts
 
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 TRANSIENT = (InternalError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout)
 MOST_ATTEMPTS = 5
-LONGEST_WAIT = 60.0
 NO_STORAGE_SECONDS = 2.0
 # what is new in a collection before its indices are brought up to date, if there is no quiet moment before
 ROWS_BEFORE_UPKEEP = 2000

@@ -7,7 +7,7 @@ again: that is how a killed worker's files come back. Blocks; the library calls 
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 OPENING_SECONDS = 30
+LONGEST_WAIT = 60.0
+"""Seconds that a file waits at most for another try."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, collection TEXT NOT NULL, created REAL NOT NULL
@@ -40,10 +42,11 @@ CREATE INDEX IF NOT EXISTS files_open ON files (tenant, collection, name) WHERE 
 CREATE TABLE IF NOT EXISTS turns (tenant TEXT PRIMARY KEY, taken REAL NOT NULL);
 """
 ADDED = {"warnings": "TEXT", "started": "REAL"}
+# what is due later than anything can be was due before the clock was set back;
 # the oldest file of each name first (its later version must win), tenants in turn, what killed a worker last
 CLAIM = """
 SELECT f.* FROM files f LEFT JOIN turns t ON t.tenant = f.tenant
-WHERE f.status IN ('queued', 'running') AND f.due <= :now AND NOT EXISTS (
+WHERE f.status IN ('queued', 'running') AND (f.due <= :now OR f.due > :latest) AND NOT EXISTS (
     SELECT 1 FROM files e WHERE e.status IN ('queued', 'running') AND e.tenant = f.tenant
     AND e.collection = f.collection AND e.name = f.name AND e.id < f.id)
 ORDER BY f.attempts, coalesce(t.taken, 0), f.id LIMIT 1
@@ -94,8 +97,9 @@ def _patiently(database: "sqlite3.Connection", statement: str) -> None:
 class JobTable:
     """One connection; one thread at a time."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits
+        self._clock = clock
         import sqlite3
 
         self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None, check_same_thread=False)
@@ -146,7 +150,7 @@ class JobTable:
         job = uuid.uuid4().hex
         with self._writing() as db:
             self.refuse_overload(tenant, len(files), sum(file.bytes for file in files))
-            db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?)", (job, tenant, collection, time.time()))
+            db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?)", (job, tenant, collection, self._clock()))
             db.executemany(
                 "INSERT INTO files (job, tenant, collection, name, document, metadata, bytes, spooled)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -168,9 +172,10 @@ class JobTable:
         return Job(job, row["collection"], _status(progress), round(percent, 1), progress, row["created"])
 
     def claim(self, worker: str) -> Claim | None:
-        now = time.time()
+        now = self._clock()
+        latest = now + 2 * max(self._limits.lease_seconds, LONGEST_WAIT)
         with self._writing() as db:
-            row = db.execute(CLAIM, {"now": now}).fetchone()
+            row = db.execute(CLAIM, {"now": now, "latest": latest}).fetchone()
             if row is None:
                 return None
             db.execute(
@@ -188,7 +193,7 @@ class JobTable:
 
     def renew(self, worker: str) -> None:
         """Keep every lease of this worker."""
-        due = time.time() + self._limits.lease_seconds
+        due = self._clock() + self._limits.lease_seconds
         self._db.execute("UPDATE files SET due = ? WHERE worker = ? AND status = 'running'", (due, worker))
 
     def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
@@ -201,19 +206,19 @@ class JobTable:
         )
 
     def holds(self, claim: Claim) -> bool:
-        return self._own(claim, "due = ?", (time.time() + self._limits.lease_seconds,))
+        return self._own(claim, "due = ?", (self._clock() + self._limits.lease_seconds,))
 
     def finish(self, claim: Claim, pages: int, passages: int, warnings: Sequence[str] = ()) -> bool:
         changes = "status = 'done', percent = 100, pages = ?, passages = ?, embedded = ?, finished = ?, warnings = ?"
-        return self._own(claim, changes, (pages, passages, passages, time.time(), json.dumps(list(warnings))))
+        return self._own(claim, changes, (pages, passages, passages, self._clock(), json.dumps(list(warnings))))
 
     def fail(self, claim: Claim, error: AppError) -> bool:
         changes = "status = 'failed', percent = 100, error = ?, finished = ?"
-        return self._own(claim, changes, (_written(error), time.time()))
+        return self._own(claim, changes, (_written(error), self._clock()))
 
     def give_back(self, claim: Claim, wait: float) -> bool:
         """Another try after ``wait`` seconds."""
-        return self._own(claim, "status = 'queued', worker = NULL, due = ?", (time.time() + wait,))
+        return self._own(claim, "status = 'queued', worker = NULL, due = ?", (self._clock() + wait,))
 
     def release(self, worker: str) -> None:
         """What a worker that ends has not finished; that says nothing about the files."""
@@ -236,7 +241,7 @@ class JobTable:
         changes = "status = 'failed', percent = 100, worker = NULL, error = ?, finished = ?"
         with self._writing() as db:
             statement = f"UPDATE files SET {changes} WHERE {where} RETURNING spooled"  # noqa: S608
-            rows = db.execute(statement, (_written(error), time.time(), *values)).fetchall()
+            rows = db.execute(statement, (_written(error), self._clock(), *values)).fetchall()
         return [row["spooled"] for row in rows]
 
     def open_files(self, tenant: str, collection: str) -> int:
@@ -250,7 +255,7 @@ class JobTable:
 
     def forget(self) -> set[str]:
         """Jobs that were finished long ago. Returns what is still spooled for the others."""
-        before = time.time() - self._limits.job_days * 86400
+        before = self._clock() - self._limits.job_days * 86400
         with self._writing() as db, closing(db.cursor()) as cursor:
             cursor.execute(
                 "DELETE FROM jobs WHERE created < ? AND NOT EXISTS"

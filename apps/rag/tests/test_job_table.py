@@ -113,3 +113,21 @@ def test_finished_jobs_are_forgotten_after_a_while(tmp_path: Path) -> None:
         table.job("ann", done)
     assert table.job("ann", waiting).status == "queued"
     table.close()
+
+
+def test_a_clock_that_is_set_back_keeps_no_file_waiting(tmp_path: Path) -> None:
+    now = [10_000.0]
+    table = JobTable(tmp_path / "jobs.sqlite3", Limits(lease_seconds=15), lambda: now[0])
+    table.add("ann", "docs", [new("a")])
+    first = table.claim("one")
+    assert first is not None
+    assert table.claim("two") is None
+    now[0] -= 3600
+    second = table.claim("two")
+    assert second is not None and second.worker == "two"
+    assert not table.holds(first)
+    assert table.give_back(second, 60)
+    assert table.claim("three") is None
+    now[0] -= 3600
+    assert table.claim("three") is not None
+    table.close()

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,12 +18,25 @@ SWEEP_EVERY = 10_000
 
 
 class WindowCounts(Storage):
-    """``loop://`` of the engine's storage URIs."""
+    """``loop://`` of the engine's storage URIs.
+
+    Windows are kept by a clock that nobody sets: one that is set back must not refuse callers until it is there again.
+    When a window ends is told by the wall's clock, as the engine's contract wants it.
+    """
 
     STORAGE_SCHEME = ["loop"]  # noqa: RUF012 - the engine's registry declares it so
 
-    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, **_: float | str | bool) -> None:
+    def __init__(
+        self,
+        uri: str | None = None,
+        wrap_exceptions: bool = False,
+        *,
+        steady: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        **_: float | str | bool,
+    ) -> None:
         super().__init__(uri, wrap_exceptions)
+        self._steady, self._wall = steady, wall
         self._windows: dict[str, tuple[int, float]] = {}
         self._until_sweep = SWEEP_EVERY
 
@@ -35,21 +49,23 @@ class WindowCounts(Storage):
 
     def hit(self, key: str, expiry: int, amount: int = 1) -> tuple[int, float]:
         """Count, and tell the count and when its window ends."""
-        now = time.time()
-        count, ends = self._windows.get(key, (0, 0.0))
+        now = self._steady()
+        count, ends = self._windows.get(key, (0, now))
         if ends <= now:
             count, ends = 0, now + expiry
         count += amount
         self._windows[key] = count, ends
         self._sweep(now)
-        return count, ends
+        return count, self._wall() + ends - now
 
     def get(self, key: str) -> int:
-        count, ends = self._windows.get(key, (0, 0.0))
-        return count if ends > time.time() else 0
+        now = self._steady()
+        count, ends = self._windows.get(key, (0, now))
+        return count if ends > now else 0
 
     def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (0, time.time()))[1]
+        now = self._steady()
+        return self._wall() + self._windows.get(key, (0, now))[1] - now
 
     def check(self) -> bool:
         return True

@@ -46,3 +46,17 @@ def test_an_unknown_key_has_no_count(key: str) -> None:
     windows = WindowCounts()
     assert (windows.get(key), windows.check()) == (0, True)
     assert windows.get_expiry(key) == pytest.approx(time.time(), abs=1)
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_neither_opens_nor_keeps_a_window(jump: float) -> None:
+    steady, wall = [100.0], [50_000.0]
+    windows = WindowCounts(steady=lambda: steady[0], wall=lambda: wall[0])
+    assert windows.hit("k", 60) == (1, 50_060.0)
+    wall[0] += jump
+    assert windows.hit("k", 60) == (2, 50_060.0 + jump)
+    assert (windows.get("k"), windows.get_expiry("k")) == (2, 50_060.0 + jump)
+    steady[0] += 60
+    wall[0] += 60
+    assert windows.get("k") == 0
+    assert windows.hit("k", 60)[0] == 1

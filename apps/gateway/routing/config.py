@@ -61,13 +61,14 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class ProviderConfig(_Strict):
-    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``.
+    """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``;
+    ``anthropic`` speaks Anthropic's messages, which chats are translated into.
 
     ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names. So does
     ``rag``, to the name of every collection of documents (``rag/<collection>``), and ``agent`` (``agent/<name>``).
     """
 
-    kind: Literal["openai", "azure", "local", "embedder", "rag", "agent"] = "openai"
+    kind: Literal["openai", "azure", "anthropic", "local", "embedder", "rag", "agent"] = "openai"
     responses: Literal["auto", "native", "chat"] = Field(
         "auto",
         description="/responses: passed on (native), made from chat completions (chat), or the second where the "

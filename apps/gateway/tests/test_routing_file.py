@@ -53,7 +53,7 @@ def test_every_fault_is_reported_by_its_path_all_at_once(tmp_path: Path) -> None
     text = """
 providers:
   a: {base_url: ftp://x, timeouts: {connect: 0, totl: 5}}
-  b: {kind: anthropic}
+  b: {kind: telegraph}
   c: {kind: azure, base_url: "https://x"}
   d: {max_concurrency: 1}
 models:

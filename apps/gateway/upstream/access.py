@@ -4,12 +4,16 @@ from urllib.parse import urlsplit
 
 from apps.gateway.routing.config import ProviderConfig
 
+ANTHROPIC_VERSION = "2023-06-01"
 FIXED = {"User-Agent": "genai-project", "Accept-Encoding": "identity"}
 
 
 def access_headers(provider: ProviderConfig, api_key: str) -> dict[str, str]:
     """The headers of every call, the key among them where there is one."""
     headers = dict(FIXED)
+    if provider.kind == "anthropic":
+        headers["anthropic-version"] = ANTHROPIC_VERSION
+        return {**headers, "x-api-key": api_key} if api_key else headers
     if api_key and provider.kind == "azure":
         headers["api-key"] = api_key
     elif api_key:

@@ -2,22 +2,32 @@
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Protocol
 
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness
-from apps.gateway.protocol import WireCall
-from apps.gateway.upstream.http_target import HttpTarget
+from apps.gateway.protocol import WireCall, WireReply
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.openai_chat import chat_body, deltas_of
 from apps.models.upstream_errors import parsed_object
 
 
+class ChatWire(Protocol):
+    """A target that takes /chat/completions, and knows whether it can be called."""
+
+    @property
+    def reached(self) -> bool: ...
+
+    async def open(self, call: WireCall, model: str) -> WireReply: ...
+
+    def not_configured(self) -> str: ...
+
+
 class WireModel:
     """Always streams from the upstream, so that its timeouts are silences and never the length of an answer."""
 
-    def __init__(self, name: str, wire: HttpTarget) -> None:
+    def __init__(self, name: str, wire: ChatWire) -> None:
         self._name = name
         self._wire = wire
 

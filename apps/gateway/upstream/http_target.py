@@ -20,6 +20,7 @@ from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.access import access_headers, hidden_words
 from apps.gateway.upstream.chat_normalizer import ChatNormalizer, normalized
 from apps.gateway.upstream.event_blocks import EventBlocks, whole_json
+from apps.gateway.upstream.message_blocks import MessageBlocks, MessageUsage
 from apps.gateway.upstream.patience import Body, UpstreamBlocks, body_of, read_whole
 from apps.gateway.upstream.response_blocks import ResponseBlocks
 from apps.gateway.upstream.usage import (
@@ -178,6 +179,10 @@ class HttpTarget:
             return WireReply(EVENTS, as_events(call, await self._whole(call, body, begins, begun)), AtOnce())
         chat = ChatNormalizer() if call.path == "/chat/completions" else None
         choices = call.body.get("n")
+        if call.path == "/messages":
+            messages = UpstreamBlocks(body, silence, ends, MessageBlocks(), MessageUsage(call.record))
+            first = await messages.first(self._provider.timeouts.first_silence, begins, begun)
+            return WireReply(EVENTS, first, messages)
         events = ResponseBlocks() if call.path == "/responses" else EventBlocks(choices if type(choices) is int else 1)
         blocks = UpstreamBlocks(body, silence, ends, events, UsageReader(call.record, hidden=hidden), chat)
         return WireReply(EVENTS, await blocks.first(self._provider.timeouts.first_silence, begins, begun), blocks)
@@ -187,7 +192,9 @@ class HttpTarget:
         whole = whole_json(await read_whole(body, self._provider.timeouts.between_tokens, ends, begun))
         if call.path == "/chat/completions":
             whole = normalized(whole)
-        if call.record is not None:
+        if call.path == "/messages":
+            MessageUsage(call.record).read(whole)
+        elif call.record is not None:
             call.record.usage = usage_in(whole) or estimated_usage(call, whole)
         return whole
 

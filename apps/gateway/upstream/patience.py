@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from apps.gateway.upstream.chat_normalizer import ChatNormalizer
 from apps.gateway.upstream.event_blocks import EventBlocks, is_silent
+from apps.gateway.upstream.message_blocks import MessageUsage
 from apps.gateway.upstream.response_blocks import ResponseBlocks
 from apps.gateway.upstream.usage import UsageReader
 from apps.models.upstream_errors import FAILURES, nonsense, translate
@@ -85,7 +86,7 @@ class UpstreamBlocks:
         silence: float,
         ends: float,
         events: EventBlocks | ResponseBlocks,
-        usage: UsageReader,
+        usage: UsageReader | MessageUsage,
         chat: ChatNormalizer | None = None,
     ) -> None:
         self._response = response

@@ -26,6 +26,8 @@ class ResponseBlocks:
     are sound and have been given back.
     """
 
+    end, failed, prelude = END, FAILED, PRELUDE
+
     def __init__(self) -> None:
         self._pending = b""
         self._prelude = b""
@@ -49,7 +51,7 @@ class ResponseBlocks:
         """The last block, once the body has ended: some leave out the blank line behind their last event."""
         rest = self._pending.rstrip(b"\r\n")
         if not self.ended and self.fault is None:
-            if event_data(rest) and END.search(rest) and _is_whole(rest):
+            if event_data(rest) and self.end.search(rest) and _is_whole(rest):
                 self._pending = b""
                 return self._judged(rest + b"\n\n")
             self.fault = nonsense("The upstream's answer was cut off before its end")
@@ -57,15 +59,15 @@ class ResponseBlocks:
 
     def _judged(self, event: bytes) -> bytes:
         """The event, where it may go out now."""
-        if FAULT.search(event) or (FAILED.search(event) and not self._answering):
+        if FAULT.search(event) or (self.failed.search(event) and not self._answering):
             self.fault = nonsense("The upstream reported an error in its answer")
         elif not _is_whole(event):
             self.fault = nonsense("The upstream's answer is not JSON")
-        elif not self._answering and (PRELUDE.search(event) or not event_data(event)):
+        elif not self._answering and (self.prelude.search(event) or not event_data(event)):
             self._prelude += event
         else:
             event, self._prelude, self._answering = self._prelude + event, b"", True
-            self.ended = END.search(event) is not None
+            self.ended = self.end.search(event) is not None
             return event
         return b""
 

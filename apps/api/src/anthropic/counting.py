@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 from apps.api.src.anthropic.request import chat_body
 from apps.api.src.wiring.services import Services
+from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import Writer
 from apps.gateway.openai_api.chat_request import chat_request
 from apps.gateway.protocol import WireCall
 from apps.gateway.routing.estimates import expected_use
 from apps.gateway.routing.router import Needs
+from apps.gateway.routing.targets import Target
 
 
 class Counted(NamedTuple):
@@ -27,8 +29,19 @@ async def count_tokens(services: Services, call: WireCall) -> Counted:
     chat = chat_body({**call.body, "max_tokens": 1, "stream": False})
     if kind == "local" and isinstance(target.provider.chat, Writer):
         return Counted(await count_chat(target.provider.chat, chat_request(chat, call.caller)), estimated=False)
+    if kind == "anthropic":
+        return await _asked(target, call)
     raw = json.dumps(chat, ensure_ascii=False).encode()
     return Counted(expected_use(call._replace(raw=raw)).prompt, estimated=True)
+
+
+async def _asked(target: Target, call: WireCall) -> Counted:
+    """What Anthropic counts. Raises what asking it raises."""
+    reply = await target.provider.wire.open(call, target.config.model)
+    tokens = json.loads(reply.body).get("input_tokens")
+    if not isinstance(tokens, int):
+        raise UpstreamError("The upstream's answer could not be understood", upstream_status=200)
+    return Counted(tokens, estimated=False)
 
 
 async def count_chat(model: Writer, request: ChatRequest) -> int:

@@ -8,6 +8,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from apps.api.src.anthropic.target import MessagesOverChat
+from apps.api.src.anthropic.upstream import ChatOverMessages
 from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
 from apps.api.src.wiring.stores import Documents
@@ -171,6 +172,11 @@ def _provider(
     admission = _admission(name, config, settings)
     key = _key(config.api_key_env, settings).get_secret_value()
     upstream = HttpTarget(config, key, trace, connections)
+    if config.kind == "anthropic":
+        chat_wire = ChatOverMessages(upstream)
+        paths: dict[str, WireTarget] = {"/chat/completions": chat_wire, "/responses": ResponsesOverChat(chat_wire)}
+        messages = ByPath({"/messages": upstream, "/messages/count_tokens": upstream, **paths})
+        return Provider(name, config, messages, WireModel(name, chat_wire), admission)
     wire = _with_messages(_with_responses(name, config, upstream), config)
     passage = Passage(config, key, trace, connections)
     return Provider(name, config, wire, WireModel(name, upstream), admission, passage=passage)

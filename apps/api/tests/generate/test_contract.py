@@ -167,9 +167,9 @@ def check(row: Row, answer: httpx2.Response) -> None:
 
 
 def test_the_rows_show_every_code() -> None:
-    # of /v1's Idempotency-Key, of keys, and of the server before any route: proven with those
+    # of /v1's Idempotency-Key, of keys, of uploads, and of the server before any route: proven with those
     beside_the_contract = {"CONFLICT", "UNAUTHORIZED", "FORBIDDEN"}
-    beside_the_contract |= {"BAD_REQUEST", "HEADERS_TOO_LARGE", "REQUEST_TIMEOUT"}
+    beside_the_contract |= {"BAD_REQUEST", "HEADERS_TOO_LARGE", "REQUEST_TIMEOUT", "INSUFFICIENT_STORAGE"}
     assert {row.code for row in ROWS if row.code} >= {kind.code for kind in error_classes()} - beside_the_contract
 
 

@@ -99,7 +99,10 @@ def test_every_code_has_an_example_that_its_schema_accepts(page: dict[str, Any])
         jsonschema.validate(value, {**schema, "components": page["components"]})
         assert value["error"]["status"] == int(status)
         seen.setdefault(path, set()).add(value["error"]["code"])
-    assert set().union(*seen.values()) == {kind.code for kind in error_classes()} - {"CONFLICT", "INSUFFICIENT_STORAGE"}  # of /v1 and of uploads alone
+    assert set().union(*seen.values()) == {kind.code for kind in error_classes()} - {
+        "CONFLICT",
+        "INSUFFICIENT_STORAGE",
+    }  # of /v1 and of uploads alone
     for path in SEEDS_ROUTES:
         assert {"INTERNAL_ERROR", "METHOD_NOT_ALLOWED"} <= seen[path]
 

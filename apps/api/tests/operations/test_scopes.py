@@ -12,6 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from apps.agents.config import AgentsConfig
+from apps.api.src.v1.passage import KEPT
+from apps.api.src.v1.passage_routes import ONLY_BENEATH, PASSAGES
 from apps.api.src.wiring.stores import Documents, build_documents
 from apps.core.agent_runs import AgentRun
 from apps.gateway.gateway import Gateway
@@ -64,7 +66,16 @@ def _each(rule: str, base: str = "") -> list[tuple[str, str]]:
     return [(method, base + path) for method, path in (line.split(" ") for line in lines)]
 
 
+def _passed_on(kept: bool) -> list[tuple[str, str]]:
+    families = [family for family in PASSAGES if (family in KEPT) == kept]
+    names = {f"/v1/{family}": family for family in families if family not in ONLY_BENEATH}
+    names |= {f"/v1/{family}/{{path:path}}": family for family in families}
+    return [(method, path) for path, family in names.items() for method in PASSAGES[family][1]]
+
+
 RULES: dict[tuple[str, str], str] = {
+    **dict.fromkeys(_passed_on(kept=True), "nobody"),
+    **dict.fromkeys(_passed_on(kept=False), "all models"),
     **dict.fromkeys(_each(OPEN), "open"),
     **dict.fromkeys(_each(ANY_KEY), "any"),
     **dict.fromkeys(_each(ADMIN_ONLY), "admin"),
@@ -98,6 +109,8 @@ def _forbidden(key: str, method: str, path: str) -> bool:
         return True
     if needed == "admin":
         return key != "admin"
+    if needed == "nobody":  # until the routing file shares what an upstream keeps
+        return True
     return key in NAMES and needed != "any" and key not in needed.split()
 
 
@@ -154,7 +167,11 @@ class Walked:
         path, model = template, RULES[method, template]
         for base, id in self.ids.items():
             path = path.replace(f"{base}/{{id}}", f"{base}/{id}")
-        path = path.replace("{id:path}", CLOUD).replace("{name}", "a" if model == "agent/a" else "notes")
+        path = (
+            path.replace("{id:path}", CLOUD)
+            .replace("{path:path}", "some")
+            .replace("{name}", "a" if model == "agent/a" else "notes")
+        )
         path = path.replace("{id}", "some").replace("{folder}", "static")
         body = _body(template) if method == "POST" else None
         params = {"model": CLOUD} if template == "/v1/route" else {}

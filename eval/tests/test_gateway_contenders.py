@@ -70,6 +70,7 @@ def test_on_wants_its_key_and_counts_calls_and_tokens(running: dict[str, Contend
     assert (limits["rpm"], limits["tpm"]) == ("1000000000", "1000000000")
 
 
+@pytest.mark.long
 def test_on_caches_what_may_be_cached(running: dict[str, Contender]) -> None:
     on = running["on"]
     assert [on.ask(PLAIN)["x-cache"] for _ in range(2)] == ["miss", "miss"]

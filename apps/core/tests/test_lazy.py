@@ -52,6 +52,7 @@ print(len(runs), faults)
 
 
 @pytest.mark.parametrize("vendor", FIRST_USES)
+@pytest.mark.long
 def test_fifty_threads_at_the_first_use_import_it_once_and_whole(vendor: str) -> None:
     if vendor in NEEDS_LOCAL and find_spec(vendor) is None:
         pytest.skip("requirements-local.txt is not installed")

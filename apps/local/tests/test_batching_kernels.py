@@ -139,6 +139,7 @@ def test_linear_equals_float_arithmetic_over_random_shapes(library: ctypes.CDLL,
 
 
 @pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.long
 def test_a_row_has_the_same_bits_alone_and_among_others(library: ctypes.CDLL, kind: Kind) -> None:
     weights, x = pack(random_weights(1, 48, 160), kind), random_weights(2, 17, 160)
     together = linear_once(library, weights, kind, x)
@@ -202,6 +203,7 @@ def test_norm_silu_and_rotation_equal_float_arithmetic(functions: ctypes.CDLL, s
 
 @pytest.mark.parametrize(("positions", "size", "rows"), [(1, 16, 1), (15, 64, 2), (16, 128, 5), (333, 80, 6)])
 @pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.long
 def test_attention_equals_float_arithmetic(
     functions: ctypes.CDLL, positions: int, size: int, rows: int, half: int
 ) -> None:

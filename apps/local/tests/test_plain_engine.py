@@ -86,6 +86,7 @@ async def test_the_models_own_end_is_a_stop(engine: PlainEngine, tokenizer: HubT
     assert last.completion_tokens == len(tokenizer.encode(text)) + 1
 
 
+@pytest.mark.long
 async def test_a_stop_string_ends_the_answer_before_it(engine: PlainEngine, prompt: list[int]) -> None:
     whole, _ = await answer(engine, prompt, Sampling(0.0, 0.9, 30))
     for stop in ("high-level", "programming language", "gh-lev"):

@@ -223,6 +223,7 @@ def samplings(seed: int) -> Sampling:
     return Sampling(temperature, drawn.choice([0.9, 1.0]), drawn.randrange(1, 40), seed, top_logprobs=2)
 
 
+@pytest.mark.long
 async def test_answers_and_their_log_probabilities_have_the_same_bits_with_and_without(
     pair: tuple[BatchingEngine, BatchingEngine],
 ) -> None:

@@ -24,6 +24,7 @@ limits.begin_file()
         ("print('fine')", 1, 0),
     ],
 )
+@pytest.mark.long
 def test_a_watched_process_ends_itself(work: str, seconds: int, code: int) -> None:
     begin = BEGIN.format(seconds=seconds)
     done = subprocess.run([sys.executable, "-c", begin + work], cwd=ROOT, timeout=90, capture_output=True)

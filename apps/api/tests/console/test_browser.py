@@ -110,6 +110,7 @@ async def test_stop_ends_the_answer_on_the_server_too(tmp_path: Path) -> None:
             await page.wait_for("!!document.querySelector('#send')")
 
 
+@pytest.mark.long
 async def test_two_models_are_compared(tmp_path: Path) -> None:
     with serving_agents({"calculator": agent("calculator")}, ScriptedModel(saying("Four."))) as url:
         async with browsing(f"{url}/#/compare", tmp_path) as page:

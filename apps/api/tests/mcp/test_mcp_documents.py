@@ -41,6 +41,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.long
 async def test_documents_are_listed_in_pages_and_read_as_text(url: str, mode: str) -> None:
     async with connected(url, mode=mode) as client:
         resources: list[Any] = []

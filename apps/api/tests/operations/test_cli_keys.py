@@ -79,6 +79,7 @@ def test_a_keys_life_on_the_command_line(tmp_path: Path, database: dict[str, str
         ("keys revoke nobody", "No live keys are named so: give the id, as keys list shows it"),
     ],
 )
+@pytest.mark.long
 def test_what_is_wrong_is_one_line(line: str, said: str, tmp_path: Path) -> None:
     done = cli(tmp_path, line)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{said}\n")

@@ -155,6 +155,7 @@ def test_the_drive_went_where_it_should(driven: Driven) -> None:
     assert all(code in "".join(driven.errors) for code in ("INVALID_JSON", "UPSTREAM_ERROR", "INTERNAL_ERROR"))
 
 
+@pytest.mark.long
 def test_no_key_and_no_prompt_is_in_the_log(driven: Driven) -> None:
     assert found(driven.log.read_bytes(), (*KEYS, PROMPT)) == []
 

@@ -74,6 +74,7 @@ def test_the_right_passage_is_found_and_cited(url: str, http: httpx2.Client) -> 
     assert answer.json()["response"].strip()
 
 
+@pytest.mark.long
 def test_what_the_documents_do_not_hold_is_not_known(url: str, http: httpx2.Client) -> None:
     body = {"prompt": "Who painted the Night Watch?", "max_tokens": 30}
     answer = http.post(f"{url}/rag/collections/handbook/generate", json=body)

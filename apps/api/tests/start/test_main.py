@@ -39,6 +39,7 @@ def test_it_starts_without_a_key_and_without_a_model(kind: str, tmp_path: Path, 
         ("AGENTS_CONFIG", "/no/such/file.yaml"),
     ],
 )
+@pytest.mark.long
 def test_a_wrong_setting_stops_the_start_with_one_clear_line(kind: str, name: str, value: str, tmp_path: Path) -> None:
     ended = run_to_end(tmp_path, kind, **{name: value})
     assert ended.returncode != 0

@@ -212,6 +212,7 @@ def chunks(response: httpx2.Response) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", HELLOS)
+@pytest.mark.long
 def test_a_stream_arrives_whole_by_chat(name: str, url: str, http: httpx2.Client) -> None:
     for more in ({}, {"stream_options": {"include_usage": True}}):
         got = chunks(http.post(f"{url}/v1/chat/completions", json=body(name, stream=True, **more)))

@@ -46,6 +46,7 @@ def client() -> Iterator[httpx2.Client]:
 
 
 @pytest.mark.parametrize("failure", [FAILED, '{"type": "error", "code": "server_error", "message": "no"}', "", "{"])
+@pytest.mark.long
 async def test_what_fails_before_its_first_item_is_answered_by_the_next_target(
     mock: MockUpstream, file: Path, failure: str
 ) -> None:

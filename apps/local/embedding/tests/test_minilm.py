@@ -96,6 +96,7 @@ async def test_the_vectors_are_those_of_the_models_own_recipe(minilm: MiniLM) ->
 
 
 @pytest.mark.local
+@pytest.mark.long
 async def test_a_texts_vector_does_not_depend_on_what_is_embedded_with_it(minilm: MiniLM) -> None:
     texts = [f"text number {n} " + "and more " * (n % 40) for n in range(80)]
     together = await minilm.embed(texts)

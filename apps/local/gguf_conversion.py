@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apps.core.lazy import importing
+import numpy
+from gguf import GGMLQuantizationType, dequantize
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from transformers import LlamaConfig
+from transformers.integrations.gguf import read_gguf_metadata
+from transformers.integrations.gguf.reader import GgufHeader, load_gguf_state_dict
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 TOP |= {"output.weight": "lm_head.weight"}
@@ -31,12 +38,6 @@ def convert(gguf: Path, folder: Path) -> None:
 
     OSError where ``folder`` cannot be written.
     """
-    with importing():
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-        from transformers.integrations.gguf import read_gguf_metadata
-        from transformers.tokenization_utils_tokenizers import TokenizersBackend
-
     metadata, names = read_gguf_metadata(str(gguf))
     if metadata["general.architecture"] != "llama":
         raise ValueError(f"{gguf.name} is of the architecture {metadata['general.architecture']}, not llama")
@@ -63,10 +64,6 @@ def hub_name(name: str) -> str:
 
 
 def _weights(gguf: Path, heads: int, kv_heads: int) -> dict[str, Any]:
-    import numpy
-    from gguf import GGMLQuantizationType, dequantize
-    from transformers.integrations.gguf.reader import GgufHeader, load_gguf_state_dict
-
     weights: dict[str, Any] = {}
     for name, tensor in load_gguf_state_dict(GgufHeader.from_file(str(gguf))).items():
         values = dequantize(tensor.data, GGMLQuantizationType(tensor.ggml_type))
@@ -86,9 +83,6 @@ def _rotary_order(rows: Any, heads: int) -> Any:
 
 
 def _config(metadata: Mapping[str, Any], *, tied: bool) -> Any:
-    with importing():
-        from transformers import LlamaConfig
-
     config = LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=metadata["llama.vocab_size"],

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from apps.core.lazy import importing
 from apps.core.settings import SettingsError, load_settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def packaged_checkpoint(cache_dir: Path) -> Path:
         ) from error
     try:
         # imported here: only the one start that converts needs transformers' and gguf's readers
-        from apps.local.gguf_conversion import convert
+        with importing():
+            from apps.local.gguf_conversion import convert
 
         convert(gguf, partial)
         _publish(partial, target)

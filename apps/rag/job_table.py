@@ -5,21 +5,19 @@ again: that is how a killed worker's files come back. Blocks; the library calls 
 """
 
 import json
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apps.core.errors import AppError, NotFound, Overloaded
 from apps.core.messages import JsonObject
 from apps.rag.limits import Limits
 from apps.rag.records import FileProgress, Job, MetadataValue, Status
-
-if TYPE_CHECKING:
-    import sqlite3
 
 OPENING_SECONDS = 30
 LONGEST_WAIT = 60.0
@@ -78,10 +76,8 @@ class Claim:
     worker: str
 
 
-def _patiently(database: "sqlite3.Connection", statement: str) -> None:
+def _patiently(database: sqlite3.Connection, statement: str) -> None:
     """SQLite does not wait by itself where two processes turn a new file into WAL at the same time."""
-    import sqlite3
-
     ends = time.monotonic() + OPENING_SECONDS
     while True:
         try:
@@ -100,8 +96,6 @@ class JobTable:
     def __init__(self, path: Path, limits: Limits, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits
         self._clock = clock
-        import sqlite3
-
         self._db = sqlite3.connect(path, timeout=OPENING_SECONDS, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         # FULL: what was acknowledged is on the disk
@@ -122,7 +116,7 @@ class JobTable:
                     db.execute(f"ALTER TABLE files ADD COLUMN {name} {kind}")
 
     @contextmanager
-    def _writing(self) -> "Iterator[sqlite3.Connection]":
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
@@ -269,7 +263,7 @@ def _written(error: AppError) -> str:
     return json.dumps(error.envelope()["error"])
 
 
-def _progress(row: "sqlite3.Row") -> FileProgress:
+def _progress(row: sqlite3.Row) -> FileProgress:
     error: JsonObject | None = json.loads(row["error"]) if row["error"] else None
     warnings = tuple(json.loads(row["warnings"])) if row["warnings"] else ()
     counts = (row["pages"], row["passages"], row["embedded"])

@@ -9,6 +9,7 @@ the command). No HTTP here, and no concrete model.
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -122,8 +123,6 @@ class Library:
 
     async def _opens(self) -> bool:
         """Begin to ingest; the service starts also where that cannot be, and says why it takes no documents."""
-        import sqlite3  # with the first library that begins, not with the app
-
         try:
             known = await self._jobs(lambda table: table.forget())
             with storing("the folder of uploads"):

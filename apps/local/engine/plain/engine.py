@@ -9,6 +9,9 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
 from apps.core.cpu import Choice, available_cpus
 from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError, InternalError, ModelUnavailable
@@ -28,8 +31,6 @@ class PlainEngine:
     """Implements Engine. ``slots`` generations run at the same time; more wait for a thread."""
 
     def __init__(self, model: Any, tokenizer: HubTokenizer, slots: int, choice: Choice) -> None:
-        import torch
-
         self.context_length = _context_length(model.config)
         self._model = model
         self._tokenizer = tokenizer
@@ -113,9 +114,6 @@ class PlainEngine:
     def _generate(
         self, streamer: OutputStreamer, output: OutputProcessor, prompt: list[int], sampling: Sampling
     ) -> None:
-        import torch
-        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
         tokens = torch.tensor([prompt])
         if sampling.prompt_logprobs and sampling.top_logprobs is not None:
             output.prompt_logprobs = self._prompt_logprobs(tokens, sampling.top_logprobs)
@@ -138,8 +136,6 @@ class PlainEngine:
         )
 
     def _prompt_logprobs(self, tokens: Any, top: int) -> tuple[TokenLogprob, ...]:
-        import torch
-
         recorder = LogprobRecorder(top, self._tokenizer.token_bytes)
         with torch.inference_mode():
             rows = self._model(tokens).logits[0, :-1]
@@ -150,8 +146,6 @@ class PlainEngine:
 
     def _interruptible(self) -> Iterator[Any]:
         """The model's layers: a long prompt is one forward pass, too long to wait for its end."""
-        import torch
-
         for module in self._model.modules():
             if isinstance(module, torch.nn.ModuleList):
                 yield from module
@@ -174,8 +168,6 @@ class _Choosing:
         self._streamer = streamer
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        import torch
-
         logits = scores[0].float().numpy()
         token = self._sampler.choose(logits)
         self._streamer.chosen(token, logits, self._sampler.finished)
@@ -191,8 +183,6 @@ class _Stop:
         self._streamer = streamer
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        import torch
-
         return torch.full((input_ids.shape[0],), self._streamer.stopped, dtype=torch.bool)
 
 

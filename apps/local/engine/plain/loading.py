@@ -7,8 +7,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
 from apps.core.cpu import Precision, choose_precision
-from apps.core.lazy import importing
 from apps.local.engine.plain.engine import PlainEngine
 from apps.local.tokenizer import HubTokenizer
 
@@ -22,11 +25,6 @@ class CheckpointBroken(Exception):
 def load_plain_engine(folder: Path, tokenizer: HubTokenizer, precision: Precision, slots: int) -> PlainEngine:
     """Raises CheckpointBroken; never runs code from the checkpoint and never reads pickled weights."""
     parameters = count_parameters(folder)
-    with importing():
-        import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
-        from transformers.utils import logging as transformers_logging
-
     transformers_logging.disable_progress_bar()
     choice = choose_precision(precision, parameters, native_bf16=torch.cpu._is_avx512_bf16_supported())
     if precision not in ("auto", choice.precision):
@@ -55,8 +53,6 @@ def load_plain_engine(folder: Path, tokenizer: HubTokenizer, precision: Precisio
 
 def _check_finite(folder: Path, model: Any) -> None:
     """Raises CheckpointBroken for weights, or logits of a first forward pass, that are not finite."""
-    import torch
-
     for name, values in model.named_parameters():
         if not torch.isfinite(values).all():
             raise CheckpointBroken(f"{folder} is damaged: {name} has values that are not finite")

@@ -45,9 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Three workers for two cores, since many tests wait: for an upstream, a process, a browser."""
-    return max(2, (os.cpu_count() or 2) * 3 // 2)
+    """Two workers for each core, since tests wait half of their time: for an upstream, a process, a browser."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -6,8 +6,9 @@ file of a process that died is read by the next one that starts, and its rows ar
 id, so that one that was written before the end is not written twice. What a crash of the machine takes from the
 kernel's memory is lost.
 
-A record is its length and its checksum, each four bytes, and JSON. What is cut off at the end is no record: its call
-was not answered.
+A record is its length and its checksum, each four bytes, and JSON; a length of 0 is the end. What is cut off at the
+end is no record: its call was not answered. A file whose rows are all written is used again from its beginning, with
+the pages that it has: to cut it and to let it grow for each batch costs more than what is written.
 """
 
 import json
@@ -35,6 +36,7 @@ MOST_CHARACTERS = 200
 PROBE_SECONDS = 1.0
 RETRY_AFTER = 10.0
 PROBE = b"\0" * 4096
+END = b"\0" * HEADER.size
 
 log = logging.getLogger(__name__)
 _json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -50,7 +52,16 @@ class _File:
     open_calls: int = 0
 
     def write(self, data: bytes) -> None:
-        """Whole or not at all. Raises OSError."""
+        """Whole or not at all, and an end behind it. Raises OSError."""
+        self._put(data + END)
+        self.end += len(data)
+
+    def rewind(self) -> None:
+        """Forget all records; the file keeps its length. Raises OSError."""
+        self.end = 0
+        self._put(END)
+
+    def _put(self, data: bytes) -> None:
         if os.name == "nt":
             self.file.seek(self.end)
             written = self.file.write(data) or 0
@@ -59,7 +70,6 @@ class _File:
         if written != len(data):
             # the rest of the disk: what was written is cut off, or written over
             raise OSError(28, "No space left on device")
-        self.end += written
 
     def probe(self) -> None:
         """Write where the next record will be, and take it back. Raises OSError."""
@@ -187,8 +197,7 @@ class Journal:
     def _clear(self, file: _File) -> None:
         try:
             if file is self._files[-1]:
-                file.file.truncate(0)
-                file.end = 0
+                file.rewind()
             else:
                 self._files.remove(file)
                 file.remove()

@@ -77,6 +77,7 @@ def test_on_caches_what_may_be_cached(running: dict[str, Contender]) -> None:
     assert [on.ask(Call("hit", streamed=True))["x-cache"] for _ in range(2)] == ["miss", "hit"]
 
 
+@pytest.mark.long
 def test_on_keeps_a_ledger_and_metrics_and_writes_a_line_a_call(running: dict[str, Contender], folder: Path) -> None:
     on = running["on"]
     on.ask(PLAIN)

@@ -63,7 +63,7 @@ OVER_SIMDE = (
 )
 
 
-@pytest.fixture(scope="module", params=[*VARIANTS, "avx512-vnni over SIMDe"])
+@pytest.fixture(scope="module", params=[*VARIANTS, pytest.param("avx512-vnni over SIMDe", marks=pytest.mark.long)])
 def variant(request: pytest.FixtureRequest) -> Variant:
     """Of the kernels: each that this CPU runs, and AVX-512's over SIMDe's intrinsics, which needs no such CPU."""
     if request.param in VARIANTS:

@@ -73,6 +73,7 @@ CALLS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.long
 def test_a_browser_may_read_every_answer_and_the_headers_that_say_the_rest(
     call: dict[str, Any], http: httpx2.Client
 ) -> None:

@@ -66,6 +66,7 @@ async def test_documents_are_listed_in_pages_and_read_as_text(url: str, mode: st
             await client.list_resources(cursor="rag://collections/nobodys|")
 
 
+@pytest.mark.long
 async def test_prompts_name_what_they_need(url: str) -> None:
     async with connected(url) as client:
         prompts = {prompt.name: prompt for prompt in (await client.list_prompts()).prompts}

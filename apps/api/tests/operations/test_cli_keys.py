@@ -86,7 +86,8 @@ def test_what_is_wrong_is_one_line(line: str, said: str, tmp_path: Path) -> None
 
 
 def test_a_database_that_is_not_there_is_one_line_without_its_password(tmp_path: Path) -> None:
-    done = cli(tmp_path, "keys list", DATABASE_URL="postgresql://u:marked-password@127.0.0.1:1/x")
+    away = {"DATABASE_URL": "postgresql://u:marked-password@127.0.0.1:1/x", "DATABASE_TIMEOUT": "1"}
+    done = cli(tmp_path, "keys list", **away)
     assert done.returncode == 1
     assert done.stderr == "The database of DATABASE_URL or DATA_DIR cannot be used\n"
 
@@ -182,6 +183,7 @@ def test_production_starts_without_keys_where_that_is_said(tmp_path: Path, http:
         ),
     ],
 )
+@pytest.mark.long
 def test_a_wrong_setting_is_one_line_and_its_value_is_not_in_it(
     changes: dict[str, str], said: str, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_a_good_file_is_said_to_be_good(http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("text", [BAD, "a: [", "providers: {}\nproviders: {}", "", "&a [*a]", "x: 2024-99-99"])
+@pytest.mark.long
 def test_every_fault_is_told_and_no_value(http: httpx2.Client, text: str) -> None:
     told = checked(http, {"yaml": text}).json()
     assert told["ok"] is False and told["faults"]

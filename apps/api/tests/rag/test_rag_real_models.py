@@ -82,6 +82,7 @@ def test_what_the_documents_do_not_hold_is_not_known(url: str, http: httpx2.Clie
     assert answer.json()["response"].startswith("I don't know")
 
 
+@pytest.mark.long
 def test_the_official_client_asks_a_collection_like_any_model(client: openai.OpenAI) -> None:
     assert "rag/handbook" in [model.id for model in client.models.list()]
     messages: Any = [{"role": "user", "content": QUESTION}]

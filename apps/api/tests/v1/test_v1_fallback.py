@@ -90,6 +90,7 @@ async def test_an_upstreams_own_failure_after_its_first_item_reaches_the_client_
     assert [event.type for event in got][-1] == "response.failed"
 
 
+@pytest.mark.long
 def test_a_provider_set_to_chat_is_never_asked_for_responses(
     mock: MockUpstream, file: Path, client: httpx2.Client
 ) -> None:

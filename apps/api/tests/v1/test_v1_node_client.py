@@ -75,6 +75,7 @@ def test_our_answers_are_the_upstreams_answers(folder: Path, ours: dict[str, Any
         ("midway", "APIError", None, "UPSTREAM_ERROR"),
     ],
 )
+@pytest.mark.long
 def test_failures_are_the_clients_own_classes(
     ours: dict[str, Any], name: str, kind: str, status: int | None, code: str
 ) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 from fastapi import FastAPI, Request
@@ -140,7 +139,9 @@ def test_responses_are_made_from_it_too(client: openai.OpenAI) -> None:
     assert last.type == "response.completed" and last.response.output_text == "It is "
 
 
+@pytest.mark.clients
 def test_messages_pass_through_as_they_are(url: str, asked: list[Any]) -> None:
+    anthropic = pytest.importorskip("anthropic")
     with anthropic.Anthropic(base_url=url, api_key="unused", max_retries=0, timeout=60) as client:
         user: Any = [{"role": "user", "content": "Weather?"}]
         message = client.messages.create(model="claude-x", max_tokens=5, messages=user, thinking={"type": "disabled"})

@@ -9,7 +9,6 @@ needs it.
 
 import asyncio
 import logging
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,7 +16,7 @@ from urllib.parse import quote
 from apps.core.errors import AppError, NotFound
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
-from apps.gateway.upstream.access import access_headers, hidden_words
+from apps.gateway.upstream.access import access_headers, beginning, hidden_words, open_client, patience_for_words
 from apps.gateway.upstream.chat_normalizer import ChatNormalizer, normalized
 from apps.gateway.upstream.event_blocks import EventBlocks, whole_json
 from apps.gateway.upstream.message_blocks import MessageBlocks, MessageUsage
@@ -61,7 +60,6 @@ class ByPath:
 
 
 MANY = 1024
-ERROR_BYTES = 65_536
 NOTHING_SAID = b" "
 # what an upstream answers to a field that it does not know
 UNKNOWN_FIELD = (400, 422)
@@ -122,11 +120,14 @@ class HttpTarget:
 
     async def _send(self, call: WireCall, model: str, begins: float, ends: float) -> WireReply:
         asking = lacks_usage(call) and self._provider.stream_usage and (call.path, model) not in self._mute_on_usage
-        client = self._client or self._open_client()
+        if self._client is None:
+            self._client = open_client(self._provider, self._headers, self._connections)
         body = asking_for_usage(call, model) if asking else call.for_model(model)
         trace = self._trace() if self._trace is not None else None
         silent = asyncio.get_running_loop().time() + self._provider.timeouts.first_silence
-        response = await client.post(self._address(call.path, model), body, self._within(call, silent, begins), trace)
+        response = await self._client.post(
+            self._address(call.path, model), body, self._within(call, silent, begins), trace
+        )
         self.reached = True
         try:
             if response.status == 200:
@@ -147,11 +148,7 @@ class HttpTarget:
         # a name that is not found is the caller's fault where he chose it, and the routing file's where that did
         if status not in CALLERS_FAULT and not (status == 404 and call.body.get("model") == model):
             return b""
-        silence = self._provider.timeouts.between_tokens
-        try:
-            return await _beginning(response, min(until, asyncio.get_running_loop().time() + silence)) or NOTHING_SAID
-        except FAILURES:
-            return NOTHING_SAID
+        return await beginning(response, min(until, patience_for_words(self._provider))) or NOTHING_SAID
 
     def _refusal(self, response: "Response", said: bytes) -> AppError:
         rejection = read_rejection(response.status, said, self._hidden) if said else None
@@ -209,29 +206,8 @@ class HttpTarget:
             begun += chunk
         return begun, not begun.lstrip(BLANK).startswith(b"{")
 
-    def _open_client(self) -> "Client":
-        from apps.transport.client import Client
-
-        timeouts = self._provider.timeouts
-        self._client = Client(
-            self._provider.base_url,
-            self._headers,
-            timeouts.connect,
-            connections=self._connections,
-            write=timeouts.write,
-        )
-        return self._client
-
     def _address(self, path: str, model: str) -> str:
         if self._provider.kind == "azure":
             deployment = f"/openai/deployments/{quote(model, safe='')}"
             return f"{self._base}{deployment}{path}?api-version={self._provider.api_version}"
         return self._base + path
-
-
-async def _beginning(response: "Response", until: float) -> bytes:
-    """As much of an error's body as is needed to see what it is about."""
-    body = b""
-    while len(body) < ERROR_BYTES and (chunk := await response.chunk(math.inf, until)):
-        body += chunk
-    return body

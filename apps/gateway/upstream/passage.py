@@ -3,7 +3,6 @@
 Nothing is read of either, but for an error's own words; nothing is tried again, since a body can be sent once.
 """
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from urllib.parse import quote
 from apps.core.errors import NotFound
 from apps.gateway.protocol import TraceHeaders
 from apps.gateway.routing.config import ProviderConfig
-from apps.gateway.upstream.access import access_headers, hidden_words
+from apps.gateway.upstream.access import access_headers, beginning, hidden_words, open_client, patience_for_words
 from apps.gateway.upstream.patience import Body, body_of
 from apps.models.upstream_errors import FAILURES, status_error, translate
 from apps.models.upstream_key import missing_key, not_configured
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 # what a caller names by himself is not there, or is not in a state for this
 ABOUT_ITS_OBJECTS = frozenset({404, 409})
-ERROR_BYTES = 65_536
 MOST_SEGMENTS = 8
 # what an answer says of its body; a coding has been undone, and then its length is another one
 PASSED_HEADERS = ("content-type", "content-disposition", "content-range", "accept-ranges")
@@ -88,10 +86,11 @@ class Passage:
         if self._missing:
             raise not_configured(self._missing)
         timeouts = self._provider.timeouts
-        client = self._client or self._open_client()
+        if self._client is None:
+            self._client = open_client(self._provider, self._headers, self._connections)
         headers = {**call.headers, **(self._trace() if self._trace is not None else {})}
         try:
-            response = await client.stream(
+            response = await self._client.stream(
                 call.method, self._address(call), call.body, call.length, headers, timeouts.total
             )
             try:
@@ -115,13 +114,7 @@ class Passage:
         """What the upstream says of a call that failed for its caller's fault; None of any other failure."""
         if response.status not in CALLERS_FAULT | ABOUT_ITS_OBJECTS:
             return None
-        said, until = b"", asyncio.get_running_loop().time() + self._provider.timeouts.between_tokens
-        try:
-            while len(said) < ERROR_BYTES and (chunk := await response.chunk(math.inf, until)):
-                said += chunk
-        except FAILURES:
-            return said
-        return said
+        return await beginning(response, patience_for_words(self._provider))
 
     def _address(self, call: PassedCall) -> str:
         """Raises NotFound for a path that would lead elsewhere."""
@@ -133,16 +126,3 @@ class Passage:
             base += "/openai"
             query = "&".join(filter(None, (query, f"api-version={quote(self._provider.api_version)}")))
         return f"{base}/{path}?{query}" if query else f"{base}/{path}"
-
-    def _open_client(self) -> "Client":
-        from apps.transport.client import Client
-
-        timeouts = self._provider.timeouts
-        self._client = Client(
-            self._provider.base_url,
-            self._headers,
-            timeouts.connect,
-            connections=self._connections,
-            write=timeouts.write,
-        )
-        return self._client

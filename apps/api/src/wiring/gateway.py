@@ -8,7 +8,6 @@ from dotenv import dotenv_values
 from pydantic import SecretStr
 
 from apps.api.src.anthropic.target import MessagesOverChat
-from apps.api.src.anthropic.upstream import ChatOverMessages
 from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
 from apps.api.src.wiring.stores import Documents
@@ -27,6 +26,7 @@ from apps.gateway.routing.config import ANY_MODEL, GatewayConfig, ProviderConfig
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.chat_model import WireModel
+from apps.gateway.upstream.chat_over_messages import ChatOverMessages
 from apps.gateway.upstream.http_target import ByPath, HttpTarget
 from apps.gateway.upstream.passage import Passage
 from apps.local.embedding.minilm import MiniLM

@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.anthropic.upstream import messages_body
 from apps.core.errors import AppError
+from apps.gateway.upstream.chat_over_messages import messages_body
 from apps.tests.marks import PROVIDERS_VARIABLE
 from apps.tests.support.routing import provider, routing_file
 from apps.tests.support.serving import serving, serving_models

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.local.embedding.minilm import MiniLM
-from apps.rag.ranking import Ranking
+from apps.rag.search import Ranking
 from eval import rag_report
 from eval.rag import calibration
 from eval.rag_questions import QuestionSet, question_set

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apps.rag.ranking import Ranking
+from apps.rag.search import Ranking
 from eval.rag_measures import RECALL_AT, Quality, quality
 from eval.rag_questions import Split
 from eval.rag_retrieval import Found, Ingested

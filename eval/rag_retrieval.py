@@ -6,9 +6,8 @@ from pathlib import Path
 
 from apps.core.ports import Embedder
 from apps.rag.library import Library
-from apps.rag.limits import Limits
-from apps.rag.ranking import Ranking
-from apps.rag.records import SearchMode, Upload
+from apps.rag.records import Limits, SearchMode, Upload
+from apps.rag.search import Ranking
 from eval.rag_corpus import markdown
 from eval.rag_measures import rank_of
 from eval.rag_questions import Question, QuestionSet

@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apps.local.embedding.minilm import MiniLM
-from apps.rag.index.columns import widened
 from apps.rag.index.database import Database
-from apps.rag.index.rows import schema, table_of
-from apps.rag.index.upkeep import ensure_text_index, tend
+from apps.rag.index.rows import schema, table_of, widened
+from apps.rag.index.writing import ensure_text_index, tend
 from apps.rag.library import Library
-from apps.rag.parsing.chunks import Chunk
+from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document, MetadataValue
 from eval.rag_speed_ingestion import measure_ingestion
 

@@ -21,7 +21,7 @@ from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings
 from apps.rag.folder_sync import FolderSync, SyncProgress, SyncReport
 from apps.rag.library import Library
-from apps.rag.parsing.kinds import BY_SUFFIX
+from apps.rag.parsing.formats import BY_SUFFIX
 from apps.rag.records import Job, Upload, pace_of
 
 KNOWN = ", ".join(sorted(BY_SUFFIX))

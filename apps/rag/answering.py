@@ -20,8 +20,7 @@ from apps.core.ports import Readiness, Writer
 from apps.rag.library import Filter
 from apps.rag.prompting import fitted, question_of
 from apps.rag.records import Passage
-from apps.rag.relevance import RELEVANT
-from apps.rag.support import Support, quotable
+from apps.rag.relevance import RELEVANT, Support, quotable
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ import asyncio
 import re
 
 from apps.core.errors import Conflict, InvalidValue, NotFound
-from apps.rag.index.clauses import literal
 from apps.rag.index.database import model_of, refuse_mix
+from apps.rag.index.filters import literal
 from apps.rag.index.rows import DOCUMENT, PASSAGE, document_of, passage_of
 from apps.rag.index.writing import heads, no_document, remove, remove_name
-from apps.rag.names import DOCUMENT as DOCUMENT_ID
-from apps.rag.parts import Parts
+from apps.rag.records import DOCUMENT as DOCUMENT_ID
 from apps.rag.records import Collection, Document, DocumentText, Passage
+from apps.rag.storage import Parts
 
 MOST = 1000
 PASSAGE_ID = re.compile(r"[0-9a-f]{64}:\d{1,9}")

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from apps.core.errors import AppError, NotFound, Overloaded
 from apps.rag.library import Library
-from apps.rag.names import file_name
-from apps.rag.parsing.kinds import BY_SUFFIX
-from apps.rag.records import Document, Job, Upload
+from apps.rag.parsing.formats import BY_SUFFIX
+from apps.rag.records import Document, Job, Upload, file_name
 
 MARK = "synced_folder"
 """The metadata field that says which folder a document was taken from, as a hash of its path."""

@@ -17,10 +17,10 @@ from apps.core.errors import (
 )
 from apps.core.storage import storing
 from apps.rag.file_ingestion import FileIngestion, LeaseLost
-from apps.rag.index.upkeep import tend
-from apps.rag.job_table import LONGEST_WAIT, Claim
+from apps.rag.index.writing import tend
+from apps.rag.jobs import LONGEST_WAIT, Claim
 from apps.rag.parsing.sandbox import Sandbox
-from apps.rag.parts import Parts
+from apps.rag.storage import Parts
 
 log = logging.getLogger(__name__)
 

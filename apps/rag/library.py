@@ -22,18 +22,27 @@ from apps.core.storage import storing
 from apps.rag.collection_store import CollectionStore
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
-from apps.rag.job_table import NewFile
-from apps.rag.limits import Limits
-from apps.rag.names import collection_name, file_name, metadata
-from apps.rag.parts import put_together
-from apps.rag.ranking import Ranking
-from apps.rag.records import Collection, Document, DocumentText, Job, Metadata, Passage, SearchMode, Upload
-from apps.rag.search import Search, checked
-from apps.rag.spool import Spool
-from apps.rag.support import Support, supports
+from apps.rag.jobs import NewFile
+from apps.rag.records import (
+    Collection,
+    Document,
+    DocumentText,
+    Job,
+    Limits,
+    Metadata,
+    Passage,
+    SearchMode,
+    Upload,
+    collection_name,
+    file_name,
+    metadata,
+)
+from apps.rag.relevance import Support, supports
+from apps.rag.search import Ranking, Search, checked
+from apps.rag.storage import Spool, put_together
 
 Filter = Mapping[str, Any]
-"""See apps/rag/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
+"""See index/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
 
 WATCH_SECONDS = 0.2
 OPEN_AGAIN_SECONDS = 5.0

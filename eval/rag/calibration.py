@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from apps.local.embedding.minilm import MiniLM
 from apps.rag.library import Library
 from apps.rag.normalization import normalized
-from apps.rag.ranking import Ranking
 from apps.rag.records import Passage, Upload
 from apps.rag.relevance import CALIBRATED, RELEVANT, Evidence, QuestionTerms, Rule, features_of
+from apps.rag.search import Ranking
 from eval.rag_questions import QuestionSet, question_set, split
 from eval.rag_retrieval import COLLECTION, TENANT, ingest, open_library
 

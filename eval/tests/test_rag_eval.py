@@ -2,7 +2,7 @@
 
 import pytest
 
-from apps.rag.ranking import Ranking
+from apps.rag.search import Ranking
 from eval.rag_measures import fused, quality, rank_of
 from eval.rag_questions import Question, plain, question_set, split
 from eval.rag_retrieval import Found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from apps.core.errors import Conflict, ModelUnavailable, NotFound
 from apps.core.lazy import import_aside
 from apps.rag.index.rows import DIMENSIONS, MODEL, schema
-from apps.rag.names import tenant_folder
+from apps.rag.records import tenant_folder
 
 if TYPE_CHECKING:
     from lancedb import AsyncConnection

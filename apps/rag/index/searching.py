@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apps.rag.index.rows import PASSAGE, WORDS
-from apps.rag.index.upkeep import TEXT_INDEX, WORDS_INDEX
+from apps.rag.index.writing import TEXT_INDEX, WORDS_INDEX
 from apps.rag.normalization import holds_phrase, indexed
 
 if TYPE_CHECKING:

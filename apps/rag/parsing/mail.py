@@ -8,13 +8,12 @@ from email.message import EmailMessage, MIMEPart
 from typing import BinaryIO, cast
 
 from apps.core.errors import AppError
-from apps.rag.names import plain_name
-from apps.rag.parsing.formats import sections_of
+from apps.rag.parsing.formats import sections_of, unreadable
 from apps.rag.parsing.html_page import page_sections
-from apps.rag.parsing.kinds import unreadable
 from apps.rag.parsing.office import extracted, structure_sections
 from apps.rag.parsing.sections import Reading, Section
 from apps.rag.parsing.text_encoding import decoded
+from apps.rag.records import plain_name
 
 HEAD = ("Subject", "From", "To", "Cc", "Date")
 DEEPEST = 5

@@ -12,7 +12,7 @@ from xml.parsers.expat import ExpatError
 
 import kreuzberg
 
-from apps.rag.parsing.kinds import unreadable
+from apps.rag.parsing.formats import too_large, unreadable
 from apps.rag.parsing.open_document import repaired as repaired_open_document
 from apps.rag.parsing.packages import TooLarge, check_sizes
 from apps.rag.parsing.sections import Reading, Section, SectionBuilder
@@ -113,10 +113,6 @@ def structure_sections(nodes: Sequence[Mapping[str, Any]]) -> list[Section]:
                 builder.block(text)
             seen = text
     return builder.finish()
-
-
-def too_large() -> Exception:
-    return unreadable("It unpacks to more than is allowed")
 
 
 def _sections(data: bytes, media_type: str, reading: Reading) -> Iterator[Section]:

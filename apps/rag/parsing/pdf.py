@@ -1,11 +1,14 @@
-"""PDF, by PDFium (pypdfium2): a section a page, its filled form fields after its text, scans by OCR where it is there.
+"""PDF, by PDFium (pypdfium2): a section a page, its filled form fields after its text; pictures and scans by OCR.
 
-PDFium reads two to four times as many pages a second as kreuzberg, and one at a time (eval/rag/parsers.py).
+PDFium reads two to four times as many pages a second as kreuzberg, and one at a time (eval/rag/parsers.py). tesseract
+is a command of its own, under the limits of this process.
 """
 
 import ctypes
 import io
+import os
 import struct
+import subprocess
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -14,9 +17,35 @@ import pypdfium2
 from pypdfium2 import raw as pdfium
 
 from apps.core.errors import InvalidValue
-from apps.rag.parsing.kinds import unreadable
-from apps.rag.parsing.ocr import recognised
-from apps.rag.parsing.sections import HeadingPath, Reading, Section
+from apps.rag.parsing.formats import unreadable
+from apps.rag.parsing.sections import HeadingPath, OcrOptions, Reading, Section
+
+SECONDS = 60
+
+
+def image_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
+    if reading.ocr.command is None:
+        raise unreadable(f"It is an image, and images are not recognised here: {reading.ocr.reason}")
+    yield Section(recognised(file.read(), reading.ocr).strip(), page=1)
+
+
+def recognised(image: bytes, options: OcrOptions) -> str:
+    """The text of an image file in any format that tesseract reads. Raises InvalidValue."""
+    if options.command is None:
+        raise unreadable(f"Images are not recognised here: {options.reason}")
+    command = [str(options.command), "stdin", "stdout", "-l", options.languages]
+    # one thread: its own threads wait for each other more than they gain on a page
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    try:
+        done = subprocess.run(  # noqa: S603 - the command is the operator's, the image goes in as data
+            command, input=image, capture_output=True, timeout=SECONDS, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise unreadable("It takes longer to recognise than is allowed") from None
+    if done.returncode:
+        raise unreadable("tesseract cannot recognise it: it is damaged, too large, or no image")
+    return done.stdout.decode("utf-8", "replace").replace("\f", "")
+
 
 HYPHENS = str.maketrans({"\x02": "-\n", "\ufffe": "-\n", "\0": None})
 SCAN_DPI = 200
@@ -28,7 +57,7 @@ SHOWN_PAGES = 20
 PASSWORD = 4
 
 
-def sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
+def pdf_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
     try:
         document = pypdfium2.PdfDocument(file.read())
     except pypdfium2.PdfiumError as error:

@@ -1,9 +1,14 @@
 """The limits that a parsing process sets itself: the system's own where it has them, a watching thread where not."""
 
+import ctypes
 import os
 import sys
 import threading
 import time
+from ctypes import wintypes
+
+if sys.platform != "win32":
+    import resource
 
 OUT_OF_TIME = 70
 OUT_OF_MEMORY = 71
@@ -21,8 +26,6 @@ class ProcessLimits:
         if watched:
             threading.Thread(target=self._watch, daemon=True).start()
         else:
-            import resource
-
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self._watched = watched
@@ -32,8 +35,6 @@ class ProcessLimits:
         used = time.process_time()
         self._until = used + self._seconds
         if not self._watched:
-            import resource
-
             _, hard = resource.getrlimit(resource.RLIMIT_CPU)
             resource.setrlimit(resource.RLIMIT_CPU, (int(used + self._seconds) + 1, hard))
 
@@ -50,16 +51,11 @@ def memory_in_use() -> int:
     """The most that this process has had, in bytes."""
     if sys.platform == "win32":
         return _windows_peak()
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _windows_peak() -> int:
-    import ctypes
-    from ctypes import wintypes
-
     class Counters(ctypes.Structure):
         """PROCESS_MEMORY_COUNTERS of psapi.h."""
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import apps
 from apps.core.errors import AppError, InternalError, InvalidValue
-from apps.rag.limits import Limits
-from apps.rag.parsing.kinds import unreadable
+from apps.rag.parsing.formats import unreadable
 from apps.rag.parsing.process_limits import OUT_OF_MEMORY, OUT_OF_TIME
+from apps.rag.records import Limits
 
 ROOT = Path(next(iter(apps.__path__))).parent
 LONGEST_LINE = 2**22

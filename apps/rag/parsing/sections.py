@@ -1,9 +1,9 @@
-"""What a parser yields: the text of a document, in order, in sections that no passage may cross."""
+"""What a parser yields, the text of a document in sections that no passage may cross; and a passage without a vector."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from apps.rag.records import MetadataValue
 
@@ -150,3 +150,21 @@ def _grouped(lines: "list[str]") -> "list[list[str]]":
         groups[-1].append(line)
         length += len(line)
     return groups
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """``start`` and ``end`` are its span in the document's text."""
+
+    text: str
+    start: int
+    end: int
+    page: int | None
+    headings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> "Chunk":
+        return cls(**{**given, "headings": tuple(given["headings"])})

@@ -8,8 +8,7 @@ import pptx
 from lxml import etree
 from pptx.exc import PackageNotFoundError
 
-from apps.rag.parsing.kinds import unreadable
-from apps.rag.parsing.office import too_large
+from apps.rag.parsing.formats import too_large, unreadable
 from apps.rag.parsing.packages import TooLarge, check_sizes
 from apps.rag.parsing.sections import Reading, Section, SectionBuilder
 

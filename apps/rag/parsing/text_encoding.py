@@ -4,7 +4,7 @@ import codecs
 import re
 from collections.abc import Iterable
 
-from apps.rag.parsing.kinds import unreadable
+from apps.rag.parsing.formats import unreadable
 from apps.rag.parsing.sections import Warn
 
 BOMS = {

@@ -2,7 +2,8 @@
 
 In: {"path", "name"}, where the path is the spool's. Out: {"page": 1}, {"chunk": {...}}, and at the end of a file
 {"done": {"kind", "pages", "metadata", "warnings"}} or {"error": {"message", "field"}}. It holds no secret and opens
-nothing but that path; it starts nothing but tesseract, which has the same limits.
+nothing but that path; it starts nothing but tesseract, which has the same limits. Passages are cut by tokens with
+overlap, each with its span in the document's text.
 """
 
 import json
@@ -14,12 +15,59 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
 from apps.core.errors import InvalidValue
-from apps.rag.parsing.formats import sections_of
-from apps.rag.parsing.kinds import unreadable
+from apps.rag.normalization import visible
+from apps.rag.parsing.formats import sections_of, unreadable
 from apps.rag.parsing.process_limits import ProcessLimits
-from apps.rag.parsing.sections import OcrOptions, Reading, Section
-from apps.rag.parsing.splitting import Splitter
+from apps.rag.parsing.sections import Chunk, OcrOptions, Reading, Section
+
+# of English text in a usual tokenizer, where the embedder's own is not at hand
+CHARS_PER_TOKEN = 4
+GAP = 2
+"""Between two sections the document's text has an empty line."""
+# a tokenizer may see one token, or none, in a thousand characters
+LONGEST_CHARS_PER_TOKEN = 20
+
+
+class Splitter:
+    """``tokenizer`` is a tokenizer.json; without it, tokens are estimated from characters."""
+
+    def __init__(self, tokens: int, overlap: int, tokenizer: Path | None) -> None:
+        # a passage may be a quarter shorter, where that ends it at a sentence or a paragraph
+        capacity = (tokens * 3 // 4, tokens)
+        if tokenizer is None:
+            wide = (capacity[0] * CHARS_PER_TOKEN, capacity[1] * CHARS_PER_TOKEN)
+            self._plain: Any = TextSplitter(wide, overlap * CHARS_PER_TOKEN)
+            self._markdown: Any = MarkdownSplitter(wide, overlap * CHARS_PER_TOKEN)
+        else:
+            source = _measuring(tokenizer)
+            self._plain = TextSplitter.from_huggingface_tokenizer_str(source, capacity, overlap)
+            self._markdown = MarkdownSplitter.from_huggingface_tokenizer_str(source, capacity, overlap)
+        self._longest = tokens * LONGEST_CHARS_PER_TOKEN
+        self._offset = 0
+
+    def split(self, section: Section) -> Iterator[Chunk]:
+        """Called with a document's sections in order."""
+        splitter = self._markdown if section.markdown else self._plain
+        if section.text:
+            for start, text in splitter.chunk_indices(section.text):
+                for part in range(0, len(text), self._longest):
+                    chunk, first = text[part : part + self._longest], self._offset + start + part
+                    if visible(chunk):
+                        yield Chunk(chunk, first, first + len(chunk), section.page, section.headings)
+            self._offset += len(section.text) + GAP
+
+    def begin(self) -> None:
+        self._offset = 0
+
+
+def _measuring(tokenizer: Path) -> str:
+    """A tokenizer that cuts and fills would measure every text as equally long."""
+    document = json.loads(tokenizer.read_text("utf-8"))
+    return json.dumps({**document, "truncation": None, "padding": None})
+
 
 BLANKS = re.compile(r"[^\S\n]{16,}")
 LINES = re.compile(r"\n{4,}")

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from apps.rag.library import Library
-from apps.rag.limits import Limits
-from apps.rag.records import Upload
+from apps.rag.records import Limits, Upload
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 
 NAMES = 7

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apps.rag.library import Library
-from apps.rag.limits import Limits
-from apps.rag.records import Job, Metadata, Upload
+from apps.rag.records import Job, Limits, Metadata, Upload
 
 LIMITS = Limits(file_bytes=4 * 2**20, chunk_tokens=40, lease_seconds=2)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apps.rag.folder_sync import FolderSync
 from apps.rag.library import Library
-from apps.rag.limits import Limits
+from apps.rag.records import Limits
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 
 LIMITS = Limits(chunk_tokens=40, lease_seconds=1)

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 from lancedb.table import AsyncTable
 
-from apps.rag.index.columns import columns_of, widened
 from apps.rag.index.database import Database
-from apps.rag.index.rows import WORDS, schema, table_of
-from apps.rag.index.upkeep import ensure_text_index
-from apps.rag.parsing.chunks import Chunk
+from apps.rag.index.rows import WORDS, columns_of, schema, table_of, widened
+from apps.rag.index.writing import ensure_text_index
+from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 

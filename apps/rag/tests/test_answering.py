@@ -14,7 +14,7 @@ from apps.core.messages import ChatRequest, JsonObject, Message, user_message
 from apps.core.ports import ChatModel, Readiness
 from apps.rag.answering import NO_ANSWER, Asking, Place, RagModel, RagModels, own_tenant, place_of
 from apps.rag.records import Passage
-from apps.rag.support import Support
+from apps.rag.relevance import Support
 
 PLACE = Place("handbook")
 ALICE = Caller("alice")

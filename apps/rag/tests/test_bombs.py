@@ -9,8 +9,7 @@ import pytest
 
 from apps.core.errors import InvalidValue
 from apps.rag.library import Library
-from apps.rag.limits import Limits
-from apps.rag.records import Upload
+from apps.rag.records import Limits, Upload
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import finished, ingested, texts
 from apps.tests.support import made_files as made

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from lancedb.table import AsyncTable
 
-from apps.rag.filters import compile_filter
-from apps.rag.index.columns import MOST_COLUMNS, columns_of
 from apps.rag.index.database import Database
+from apps.rag.index.filters import compile_filter
+from apps.rag.index.rows import MOST_COLUMNS, columns_of
 from apps.rag.index.searching import PROBES, candidates
-from apps.rag.index.upkeep import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, tend
-from apps.rag.index.writing import put, remove
+from apps.rag.index.writing import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, put, remove, tend
 from apps.rag.library import Library
 from apps.rag.records import Document, Upload
 from apps.rag.tests.brute_filter import Row, matches

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from apps.core.errors import InvalidValue
-from apps.rag.limits import Limits
 from apps.rag.parsing.sandbox import Sandbox
+from apps.rag.records import Limits
 from apps.tests.support import made_files as made
 from apps.tests.support import office_files as office
 from apps.tests.support.office_files import p, run

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import InvalidValue, NotFound
-from apps.rag.job_table import JobTable, NewFile
-from apps.rag.limits import Limits
+from apps.rag.jobs import JobTable, NewFile
+from apps.rag.records import Limits
 
 LIMITS = Limits(lease_seconds=0.3)
 

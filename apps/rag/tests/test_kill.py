@@ -16,9 +16,9 @@ from pathlib import Path
 import lancedb
 import pytest
 
-from apps.rag.job_table import JobTable
+from apps.rag.jobs import JobTable
 from apps.rag.library import Library
-from apps.rag.names import tenant_folder
+from apps.rag.records import tenant_folder
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.ingesting_process import LIMITS, NAMES, document
 

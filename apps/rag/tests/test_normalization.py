@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from apps.rag.index.database import Database
-from apps.rag.index.upkeep import TEXT_INDEX, WORDS_INDEX, tend
+from apps.rag.index.writing import TEXT_INDEX, WORDS_INDEX, tend
 from apps.rag.library import Library
 from apps.rag.normalization import holds_phrase, indexed, normalized, visible
 from apps.rag.records import Passage

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from apps.rag.limits import Limits
 from apps.rag.parsing.sandbox import Sandbox
+from apps.rag.records import Limits
 from apps.tests.support import made_files as made
 
 pytestmark = pytest.mark.local

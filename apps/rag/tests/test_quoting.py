@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from apps.rag.quoting import harmless, instructions, mark_for, quoted
+from apps.rag.prompting import harmless, instructions, mark_for, quoted
 from apps.rag.records import Passage
 
 

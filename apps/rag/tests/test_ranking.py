@@ -2,7 +2,7 @@
 
 import pytest
 
-from apps.rag.ranking import Ranking, cosines, diverse
+from apps.rag.search import Ranking, cosines, diverse
 
 pytest.importorskip("numpy")
 

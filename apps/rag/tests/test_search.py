@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from apps.core.errors import InvalidType, InvalidValue
 from apps.core.ports import Readiness, Reranked
 from apps.rag.library import Library
-from apps.rag.ranking import Ranking
 from apps.rag.records import Upload
-from apps.rag.search import EXACT
+from apps.rag.search import EXACT, Ranking
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, finished, ingested, texts
 

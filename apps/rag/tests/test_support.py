@@ -1,7 +1,7 @@
 """The sentence that supports an answer, by its span in the document's text."""
 
 from apps.rag.records import Passage
-from apps.rag.support import Support, quotable, sentences, supports
+from apps.rag.relevance import Support, quotable, sentences, supports
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 
 

@@ -101,7 +101,7 @@ def test_the_models_own_control_texts_in_a_document_do_not_reach_it_as_such(url:
     from apps.core.settings import Settings
     from apps.local.packaged import packaged_checkpoint
     from apps.local.tokenizer import HubTokenizer
-    from apps.rag.quoting import harmless
+    from apps.rag.prompting import harmless
 
     tokenizer = HubTokenizer(packaged_checkpoint(Settings().model_cache_dir))
     control = tokenizer.control_texts()

@@ -1,15 +1,28 @@
-"""Uploads on the disk, from the moment they are acknowledged until they are ingested. Blocks."""
+"""What the library and its workers share on the disk: the spool of uploads, the writers' lock, the index, the jobs.
 
+An upload stays in the spool from the moment it is acknowledged until it is ingested. The lock is held by the operating
+system: it ends with its holder, however that ends. It is not a lease: a holder that merely sleeps keeps it.
+"""
+
+import asyncio
 import contextlib
 import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Set
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Set
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from apps.core.errors import InvalidValue, PayloadTooLarge
+from apps.core.file_lock import try_lock
+from apps.core.ports import Embedder
+from apps.core.storage import storing
+from apps.rag.index.database import Database
+from apps.rag.jobs import JobThread
+from apps.rag.records import Limits, tenant_folder
 
 BLOCK = 2**20
 # what no job knows may be an upload that is just being taken in
@@ -79,3 +92,66 @@ def _blocks(content: bytes | BinaryIO) -> Iterator[bytes]:
         return
     while block := content.read(BLOCK):
         yield block
+
+
+RETRY_SECONDS = 0.02
+
+
+@asynccontextmanager
+async def locked(path: Path) -> AsyncGenerator[None, None]:
+    """Waits for its turn without a thread."""
+    file = _opened(path)
+    try:
+        while not try_lock(file):  # noqa: ASYNC110 - another process sets no event
+            await asyncio.sleep(RETRY_SECONDS)
+        yield
+    finally:
+        file.close()
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    embedder: Embedder
+    tokenizer: Path | None
+    limits: Limits
+    jobs: JobThread
+    spool: Spool
+    database: Database
+    locks: Path
+
+    async def committing(self, tenant: str, collection: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do what commits to the collection, alone among all processes on this folder.
+
+        Once begun it is done to its end, also where the caller is cancelled: a commit that goes on behind a lock
+        that was given up could meet another one. Raises NoStorage where the disk refuses it.
+        """
+        async with locked(self.locks / f"{tenant_folder(tenant)}.{collection}"):
+            task = asyncio.create_task(work())
+            try:
+                with storing("the index"):
+                    return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await asyncio.wait({task})
+                raise
+
+
+def put_together(folder: Path, uri: str, embedder: Embedder, tokenizer: Path | None, limits: Limits) -> Parts:
+    """Folders are made when something is put into them."""
+    folder = folder.resolve()
+    return Parts(
+        embedder,
+        tokenizer.resolve() if tokenizer else None,
+        limits,
+        JobThread(folder / "jobs.sqlite3", limits),
+        Spool(folder / "spool", limits.file_bytes),
+        Database(uri or str(folder / "index")),
+        folder / "locks",
+    )

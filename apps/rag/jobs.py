@@ -1,23 +1,25 @@
 """The jobs, in SQLite: what was taken in and how far it is. Durable before a call returns; shared by processes.
 
-A file is ingested by whoever holds its lease. A lease that is not renewed runs out, and the file is up for anybody
-again: that is how a killed worker's files come back. Blocks; the library calls it in a thread of its own.
+A file is ingested by the worker that holds its lease. A lease that is not renewed runs out, and the file is free again:
+that is how a killed worker's files come back. ``JobTable`` blocks; ``JobThread`` calls it in a thread of its own.
 """
 
+import asyncio
 import json
 import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apps.core.errors import AppError, NotFound, Overloaded
 from apps.core.messages import JsonObject
-from apps.rag.limits import Limits
-from apps.rag.records import FileProgress, Job, MetadataValue, Status
+from apps.core.storage import storing
+from apps.rag.records import FileProgress, Job, Limits, MetadataValue, Status
 
 OPENING_SECONDS = 30
 LONGEST_WAIT = 60.0
@@ -279,3 +281,32 @@ def _status(files: Sequence[FileProgress]) -> Status:
     if states & {"queued", "running"}:
         return "running"
     return "failed" if "failed" in states else "done"
+
+
+T = TypeVar("T")
+
+
+class JobThread:
+    """Opens the table at the first call."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._path = path
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(1, "rag-jobs")
+        self._table: JobTable | None = None
+
+    async def __call__(self, work: Callable[[JobTable], T]) -> T:
+        """Raises NoStorage where the disk refuses it."""
+        with storing("the table of jobs"):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(self._opened()))
+
+    async def aclose(self) -> None:
+        if self._table is not None:
+            await self(lambda table: table.close())
+        await asyncio.to_thread(self._pool.shutdown)
+
+    def _opened(self) -> JobTable:
+        if self._table is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._table = JobTable(self._path, self._limits)
+        return self._table

@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import cast
 
-from apps.core.cpu import Precision
 from apps.core.messages import ChatRequest, JsonObject, user_message
+from apps.core.process import Precision
 from apps.core.settings import load_settings
 from apps.local.answer_grammar import answer_grammar
 from apps.local.engine.batching.opening import open_engine

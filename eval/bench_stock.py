@@ -24,7 +24,7 @@ def measure(folder: Path, dtype: str) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from apps.core.cpu import available_cpus
+    from apps.core.process import available_cpus
 
     torch.set_num_threads(available_cpus())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True).eval()

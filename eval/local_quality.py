@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from apps.core.cpu import Precision
 from apps.core.messages import user_message
+from apps.core.process import Precision
 from apps.core.settings import load_settings
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import open_engine, open_step, own_library

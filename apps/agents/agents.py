@@ -20,9 +20,9 @@ from apps.agents.session import RunSession, check_messages
 from apps.core.agent_runs import AgentRun, RunStore
 from apps.core.callers import Caller
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
-from apps.core.lazy import import_aside
 from apps.core.messages import Message
 from apps.core.ports import ChatModel
+from apps.core.process import import_aside
 
 if TYPE_CHECKING:
     from apps.agents.loop import Conversation

@@ -14,7 +14,7 @@ from apps.agents.config import FetchConfig
 from apps.agents.fetch_target import FetchTarget, Resolve, fetch_target, system_resolver
 from apps.agents.page_text import readable
 from apps.agents.tools import AgentTool, ToolError, function_tool
-from apps.core.lazy import import_aside
+from apps.core.process import import_aside
 
 if TYPE_CHECKING:
     import httpx2

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from apps.agents.config import McpServerConfig
 from apps.agents.tools import AgentTool, Arguments, ToolContext, ToolError
 from apps.core.errors import ModelUnavailable
-from apps.core.lazy import import_aside
 from apps.core.messages import JsonObject
+from apps.core.process import import_aside
 
 if TYPE_CHECKING:
     from mcp import Client

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from apps.agents.tools import Arguments
 from apps.core.callers import Caller
 from apps.core.errors import AppError, InternalError, MissingRequiredField, NotFound, quoted
-from apps.core.lazy import import_aside
 from apps.core.messages import JsonObject
+from apps.core.process import import_aside
 from apps.core.version import NAME
 
 if TYPE_CHECKING:

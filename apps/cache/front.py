@@ -12,15 +12,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from apps.cache.entry import CorruptEntry, Entry, delta_of, frame_of
-from apps.cache.key import CacheKey, Parameters, cache_key
+from apps.cache.entry import CacheKey, CorruptEntry, Entry, Parameters, cache_key, delta_of, frame_of
 from apps.cache.response_cache import Lookup, ResponseCache, Stored
 from apps.core.calls import CallRecord
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest, Message
+from apps.core.ports import WrapperModel
 from apps.models.metering import Meter, MeteredModel
 from apps.models.recording import ITEMS_A_TURN, Recording
-from apps.models.wrapper import WrapperModel
 
 T = TypeVar("T")
 

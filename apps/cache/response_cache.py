@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from apps.cache import semantic
-from apps.cache.entry import CorruptEntry, Entry, decode, encode
-from apps.cache.key import CacheKey
+from apps.cache.entry import CacheKey, CorruptEntry, Entry, decode, encode
 from apps.cache.semantic import SemanticIndex
 from apps.cache.store import Store
 from apps.core.ports import Observation

@@ -1,10 +1,12 @@
-"""The record of a call for a model, the usage that its answer reports, and the ports of those who keep records."""
+"""The record of a call for a model, the usage that its answer reports, its cost, and the ports of bookkeepers."""
 
 import random
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from apps.core.callers import Caller
 
@@ -161,3 +163,30 @@ class Account(Protocol):
 # The account of the call under way, set where the call is opened; None: no budget pays. It reaches every call that this
 # one makes, whichever way.
 ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)
+
+
+PER_MILLION = 1_000_000
+# tokens of an answer whose request sets no limit
+ASSUMED_ANSWER = 1_000
+
+
+class Price(BaseModel):
+    """US dollars for a million tokens."""
+
+    # built when a file is read: building takes a tenth of a start
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
+
+
+def cost(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+    """US dollars."""
+    return (prompt_tokens * price.input + completion_tokens * price.output) / PER_MILLION
+
+
+def priced(usage: Usage, price: Price | None) -> Usage:
+    """The usage with its cost: the one that it reports itself, else by the price where that is known."""
+    if usage.cost is not None or price is None:
+        return usage
+    return replace(usage, cost=cost(price, usage.prompt_tokens, usage.completion_tokens))

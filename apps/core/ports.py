@@ -1,5 +1,10 @@
-"""The ports: what floors above ask of models, embedders and windows, and the numbers that parts give for metrics."""
+"""The ports: what floors above ask of models, embedders and windows, the numbers that parts give for metrics.
 
+``WrapperModel`` is the base of what adds behaviour to a model. A revision is what a model's answers depend on besides
+the request: another revision, another answer.
+"""
+
+import hashlib
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -168,3 +173,41 @@ class AsksOthers(Protocol):
 
     def dearest(self, model: str) -> tuple[float, float] | None:
         """US dollars for a million tokens of the prompt and of the answer, however often it asks; None: not known."""
+
+
+@runtime_checkable
+class Revised(Protocol):
+    """A ChatModel that knows its revision for a request; None where it does not know it now."""
+
+    def revision(self, request: ChatRequest) -> str | None: ...
+
+
+def revision_of(model: object, request: ChatRequest) -> str | None:
+    return model.revision(request) if isinstance(model, Revised) else None
+
+
+def digest_of(*words: object) -> str:
+    """A revision that says nothing of what it was made from: no address, no folder."""
+    return hashlib.sha256("\n".join(map(repr, words)).encode()).hexdigest()
+
+
+class WrapperModel:
+    """Hands everything on; a wrapper overrides what it changes."""
+
+    def __init__(self, inner: ChatModel) -> None:
+        self.inner = inner
+
+    def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        return self.inner.stream(request)
+
+    def readiness(self) -> Readiness:
+        return self.inner.readiness()
+
+    def revision(self, request: ChatRequest) -> str | None:
+        return revision_of(self.inner, request)
+
+    async def start(self) -> None:
+        await self.inner.start()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()

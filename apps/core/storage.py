@@ -1,9 +1,15 @@
-"""What a full, read-only or broken disk says, as an error of the tree."""
+"""The disk: what it says when it is full, read-only or broken, as an error of the tree; and locks on open files.
+
+A lock is held by the operating system: it ends with its holder, however that ends.
+
+"""
 
 import errno
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from apps.core.errors import AppError, NoStorage
 
@@ -47,3 +53,29 @@ def storing(what: str) -> Iterator[None]:
         log.error("The disk refuses %s: %s", what, getattr(error, "strerror", None) or type(error).__name__)
         text = "The service cannot write to its disk, and has kept nothing of this; try again later"
         raise NoStorage(text, retry_after=RETRY_AFTER) from error
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # far behind what is written, since Windows keeps others from reading what is locked
+    _PLACE = 1 << 40
+
+    def try_lock(file: BinaryIO) -> bool:
+        """Take the lock; False where another holder has it. Closing the file gives it back."""
+        try:
+            file.seek(_PLACE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def try_lock(file: BinaryIO) -> bool:
+        """Take the lock; False where another holder has it. Closing the file gives it back."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -5,11 +5,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from apps.core.calls import CallRecord
+from apps.core.calls import CallRecord, Price, cost, priced
 from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
-from apps.core.pricing import Price, cost, priced
 from apps.gateway.protocol import WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.estimates import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image

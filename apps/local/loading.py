@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from apps.core.lazy import importing
 from apps.core.messages import JsonObject
+from apps.core.process import importing
 from apps.core.settings import Settings
 from apps.local.checkpoint import (
     Checkpoint,

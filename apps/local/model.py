@@ -15,7 +15,7 @@ from pathlib import Path
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest
-from apps.core.ports import Readiness, State
+from apps.core.ports import Readiness, State, digest_of
 from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar, offered_tools
 from apps.local.answer_reader import AnswerReader
@@ -26,7 +26,6 @@ from apps.local.grammar import GrammarCompiler, open_compiler
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.window import LocalWindow
 from apps.models.admission import Admission
-from apps.models.wrapper import digest_of
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from apps.core.lazy import importing
+from apps.core.process import importing
 from apps.core.settings import SettingsError, load_settings
 
 log = logging.getLogger(__name__)

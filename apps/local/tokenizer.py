@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from apps.core.lazy import importing
 from apps.core.messages import JsonObject, Message
+from apps.core.process import importing
 from apps.local.control_tokens import THINKING, ControlTokens
 from apps.local.prompt import NO_OPTIONS, ChatTemplate, PromptOptions
 

@@ -8,13 +8,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 
-from apps.core.calls import DISCONNECTED, Bookkeeper, CallRecord, Usage
+from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, Bookkeeper, CallRecord, Price, Usage, cost, priced
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, InternalError
 from apps.core.messages import ChatRequest
-from apps.core.ports import ChatModel
-from apps.core.pricing import ASSUMED_ANSWER, Price, cost, priced
-from apps.models.wrapper import WrapperModel
+from apps.core.ports import ChatModel, WrapperModel
 
 CHARACTERS_PER_TOKEN = 4
 # the highest price of a model, by the name that its caller gives; None where it is not known

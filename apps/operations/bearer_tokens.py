@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from apps.core.callers import Caller
-from apps.core.lazy import import_aside
+from apps.core.process import import_aside
 from apps.operations.jwks import Jwk, Jwks
 
 FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.errors import AppError, StoreUnavailable
-from apps.core.lazy import import_aside
+from apps.core.process import import_aside
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 from apps.core.callers import Budget, Caller
 from apps.core.calls import CallRecord, Usage
 from apps.core.errors import NoStorage
-from apps.core.file_lock import try_lock
+from apps.core.storage import try_lock
 
 FORMAT = 1
 HEADER = struct.Struct("<II")

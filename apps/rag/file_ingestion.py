@@ -53,10 +53,9 @@ async def fitting(embedder: Embedder, chunks: Sequence[Chunk]) -> list[tuple[Chu
 
 
 async def vectors_of(embedder: Embedder, texts: Sequence[str]) -> "NDArray[float32]":
-    import numpy as np
+    from apps.rag.vectors import as_array
 
-    # at once: as Python's own floats they would take eight times the memory
-    return np.asarray(await embedder.embed(texts), dtype=np.float32)
+    return as_array(await embedder.embed(texts))
 
 
 def _with_headings(chunk: Chunk) -> str:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from apps.core.ports import Embedder
 from apps.rag.normalization import UNSPACED, indexed, normalized
 from apps.rag.records import Passage
-from apps.rag.search import cosines
 
 RELEVANT = 0.35
 """From here on a passage is relevant: chosen on the tuning half with the rule."""
@@ -259,6 +258,8 @@ def _best(
     some: Sequence[Sentence],
     passage: Passage,
 ) -> Support | None:
+    from apps.rag.vectors import cosines
+
     likest, best = LEAST_LIKENESS, None
     for terms, vector in asking if own else ():
         for cosine, sentence in zip(cosines(vector, own), some, strict=True):

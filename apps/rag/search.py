@@ -20,12 +20,6 @@ from apps.rag.relevance import CALIBRATED, QuestionTerms
 if TYPE_CHECKING:
     from lancedb.table import AsyncTable
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Vector = Sequence[float] | NDArray[Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -50,45 +44,6 @@ class Ranking:
         """
         weighted = ((self.vector_weight * known, vector_rank), (self.text_weight, text_rank))
         return sum(weight / (self.fusion + 1 + rank) for weight, rank in weighted if rank is not None)
-
-
-def cosines(query: Sequence[float], vectors: "Sequence[Vector]") -> list[float]:
-    import numpy as np
-
-    return [float(value) for value in _unit(np.asarray(vectors)) @ _unit(np.asarray([query]))[0]]
-
-
-def diverse(relevance: Sequence[float], vectors: "Sequence[Vector]", wanted: int, weight: float) -> list[int]:
-    """Maximal marginal relevance: indices, best first; each next one is relevant and unlike those before it.
-
-    ``weight`` is the method's lambda. Relevance is scaled to 0..1, so that it can be weighed against a cosine.
-    """
-    import numpy as np
-
-    if not vectors:
-        return []
-    scores = np.asarray(relevance, dtype=np.float64)
-    spread = scores.max() - scores.min()
-    scores = (scores - scores.min()) / spread if spread > 0 else np.ones_like(scores)
-    units = _unit(np.asarray(vectors))
-    likeness = np.full(len(scores), -np.inf)
-    order: list[int] = []
-    while len(order) < min(wanted, len(scores)):
-        gain = weight * scores - (1 - weight) * np.where(np.isinf(likeness), 0, likeness)
-        gain[order] = -np.inf
-        chosen = int(gain.argmax())
-        order.append(chosen)
-        likeness = np.maximum(likeness, units @ units[chosen])
-    return order
-
-
-def _unit(vectors: "NDArray[Any]") -> "NDArray[np.float64]":
-    import numpy as np
-
-    wide = vectors.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = wide / np.where(lengths > 0, lengths, 1)
-    return unit
 
 
 T = TypeVar("T")
@@ -209,6 +164,8 @@ class Search:
     ) -> list["_Ranked"]:
         if not found:
             return []
+        from apps.rag.vectors import cosines
+
         alike = None if vector is None else cosines(vector, [candidate.vector for candidate in found])
         ranked: list[_Ranked] = []
         for index, candidate in enumerate(found):
@@ -225,6 +182,8 @@ class Search:
     def _chosen(self, ranked: Sequence["_Ranked"], query: Query) -> Sequence["_Ranked"]:
         if query.mmr is None:
             return ranked[: query.top_k]
+        from apps.rag.vectors import diverse
+
         scores, vectors = [one.score for one in ranked], [one.candidate.vector for one in ranked]
         return [ranked[index] for index in diverse(scores, vectors, query.top_k, query.mmr)]
 

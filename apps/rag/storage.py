@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from apps.core.errors import InvalidValue, PayloadTooLarge
-from apps.core.file_lock import try_lock
 from apps.core.ports import Embedder
-from apps.core.storage import storing
+from apps.core.storage import storing, try_lock
 from apps.rag.index.database import Database
 from apps.rag.jobs import JobThread
 from apps.rag.records import Limits, tenant_folder

@@ -9,9 +9,7 @@ import math
 from collections.abc import AsyncIterable, Callable
 from typing import cast
 
-from apps.transport.errors import Cut, HttpFailure, ProtocolError
-from apps.transport.parsing import HEAD_BYTES, NOT_HTTP, AnswerParser
-from apps.transport.response import Response
+from apps.transport.response import HEAD_BYTES, NOT_HTTP, AnswerParser, Cut, HttpFailure, ProtocolError, Response
 
 MOST_BUFFERED = 262_144
 ONE_WRITE = 65_536

@@ -2,19 +2,107 @@
 
 Addresses are tried a quarter of a second apart, and the first that answers wins (RFC 8305). asyncio can do that by
 itself, but loses a socket when it is cancelled at the wrong moment, and uvloop cannot.
+
+Proxies are the environment's: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, except for the servers of NO_PROXY. The lower-case
+name of a variable counts before the upper-case one, as in curl. A proxy's password appears in no message, log line or
+repr. Servers are checked against the certificates of SSL_CERT_FILE and SSL_CERT_DIR, else those of the system.
 """
 
 import asyncio
+import ipaddress
 import logging
+import platform
+import re
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from apps.transport.connection import Connection
-from apps.transport.errors import ConnectionFailed
 from apps.transport.origin import Origin, lines
-from apps.transport.proxies import Proxy
+from apps.transport.response import BadRequest, ConnectionFailed
+
+SEPARATORS = re.compile(r"[\s,]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """``authorization`` is the value of Proxy-Authorization, empty where the address has no credentials."""
+
+    origin: Origin
+    authorization: str = field(repr=False)
+
+
+class Proxies:
+    """Chooses the proxy of a server by the variables of an environment, read once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._variables = {name: _value(environment, name) for name in ("http_proxy", "https_proxy", "all_proxy")}
+        if "REQUEST_METHOD" in environment:
+            # a CGI program gets HTTP_PROXY from its caller's Proxy header
+            self._variables["http_proxy"] = environment.get("http_proxy", "")
+        self._bypassed = [entry for entry in SEPARATORS.split(_value(environment, "no_proxy")) if entry]
+
+    def of(self, server: Origin) -> Proxy | None:
+        """The proxy of a server; None where it is called directly. Raises ConnectionFailed for an unusable one."""
+        own = "https_proxy" if server.secure else "http_proxy"
+        name = own if self._variables[own] else "all_proxy"
+        address = self._variables[name]
+        if not address or any(_names(entry, server) for entry in self._bypassed):
+            return None
+        address = address if "://" in address else f"http://{address}"
+        try:
+            origin = Origin.of(address)
+        except BadRequest:
+            scheme = address.partition("://")[0]
+            kind = "a proxy of a kind that is not supported" if scheme not in ("http", "https") else "not an address"
+            raise ConnectionFailed(f"{name.upper()} is {kind}: http:// and https:// are") from None
+        return Proxy(origin, origin.credentials)
+
+
+def _value(environment: Mapping[str, str], name: str) -> str:
+    return (environment.get(name) or environment.get(name.upper()) or "").strip()
+
+
+def _names(entry: str, server: Origin) -> bool:
+    """Whether an entry of NO_PROXY names a server: ``*``, a domain, an address or a network, each with a port or not.
+
+    A domain names its subdomains too.
+    """
+    if entry == "*":
+        return True
+    entry = (entry.partition("://")[2] or entry).rstrip("/")
+    host, port = _split(entry)
+    if port is not None and port != server.port:
+        return False
+    try:
+        network = ipaddress.ip_network(host, strict=False)
+    except ValueError:
+        domain = host.lower().removeprefix("*").strip(".")
+        return bool(domain) and (server.host == domain or server.host.endswith(f".{domain}"))
+    try:
+        address = ipaddress.ip_address(server.host)
+    except ValueError:
+        return False
+    return address in network
+
+
+def _split(entry: str) -> tuple[str, int | None]:
+    """Host and port; an IPv6 address has a port only behind brackets."""
+    if entry.count(":") > 1 and not entry.startswith("["):
+        return entry, None
+    try:
+        parts = urlsplit(f"//{entry}")
+        port = parts.port
+    except ValueError:
+        return entry, None
+    if "/" in entry:
+        return entry.replace("[", "").replace("]", ""), None
+    return parts.hostname or "", port
+
 
 HEAD_START = 0.25
 TUNNEL_HEAD_BYTES = 65_536
@@ -169,3 +257,31 @@ def _close(task: "asyncio.Task[socket.socket]") -> None:
     """Close a socket that is not needed; its task may have ended before it was cancelled."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()
+
+
+CERT_FILE, CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
+
+
+def client_context(environment: Mapping[str, str]) -> ssl.SSLContext:
+    """A context for clients. Raises ConnectionFailed where a variable names nothing that can be read."""
+    file, folder = environment.get(CERT_FILE), environment.get(CERT_DIR)
+    if not file and not folder:
+        context = _system_context()
+    else:
+        # OpenSSL takes a folder that is not there for one that is empty
+        if folder and not Path(folder).is_dir():
+            raise ConnectionFailed(f"{CERT_DIR} is not a folder")
+        try:
+            context = ssl.create_default_context(cafile=file or None, capath=folder or None)
+        except OSError as error:  # an SSLError is one, too
+            raise ConnectionFailed(f"{CERT_FILE} is not a file of certificates") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _system_context() -> ssl.SSLContext:
+    if platform.system() in ("Windows", "Darwin"):
+        import truststore  # asks the system itself, whose store OpenSSL cannot read there
+
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return ssl.create_default_context()

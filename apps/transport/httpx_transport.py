@@ -8,10 +8,9 @@ from typing import Any
 
 import httpx2 as httpx
 
-from apps.transport.errors import BadRequest, ConnectionFailed, Cut, ProtocolError
 from apps.transport.origin import Origin
 from apps.transport.pool import Connections, Pool
-from apps.transport.response import Response
+from apps.transport.response import BadRequest, ConnectionFailed, Cut, ProtocolError, Response
 
 # what this transport writes by itself, or what is about one connection
 OWN_HEADERS = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})

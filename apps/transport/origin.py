@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from apps.transport.errors import BadRequest
+from apps.transport.response import BadRequest
 
 PORTS = {"http": 80, "https": 443}
 # what stands in an address as it is; everything else is escaped, blanks and control characters above all

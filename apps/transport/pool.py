@@ -7,11 +7,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 from apps.transport.connection import Connection
-from apps.transport.dialing import TlsContext, open_connection
-from apps.transport.errors import ConnectionFailed
+from apps.transport.dialing import Proxies, Proxy, TlsContext, client_context, open_connection
 from apps.transport.origin import Origin
-from apps.transport.proxies import Proxies, Proxy
-from apps.transport.trust import client_context
+from apps.transport.response import ConnectionFailed
 
 IDLE_SECONDS = 15.0
 MOST_IDLE = 256

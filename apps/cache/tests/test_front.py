@@ -12,11 +12,10 @@ from apps.cache.front import CachedModel, CacheFront
 from apps.cache.response_cache import ResponseCache
 from apps.cache.store import MemoryStore
 from apps.core.callers import Budget, Caller
-from apps.core.calls import CallRecord, Usage
+from apps.core.calls import CallRecord, Price, Usage
 from apps.core.deltas import Delta, collect
 from apps.core.errors import AppError, Forbidden, UpstreamError
 from apps.core.messages import CacheControl, ChatRequest, JsonObject, user_message
-from apps.core.pricing import Price
 from apps.core.settings import Settings
 from apps.local.checkpoint import Report
 from apps.local.loading import Loaded

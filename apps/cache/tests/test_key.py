@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from apps.cache.entry import Entry
-from apps.cache.key import CacheKey, cache_key
+from apps.cache.entry import CacheKey, Entry, cache_key
 from apps.cache.response_cache import ResponseCache
 from apps.cache.store import MemoryStore
 from apps.core.callers import Budget, Caller

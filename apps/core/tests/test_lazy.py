@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.core.lazy import import_aside, import_once
+from apps.core.process import import_aside, import_once
 
 ROOT = Path(__file__).parents[3]
 # where each is imported first, a name that was seen missing from a half-made package or is as deep, and what it needs
@@ -31,7 +31,7 @@ NEEDS_LOCAL = {"lancedb"}
 PROGRAM = """
 import sys, threading
 sys.setswitchinterval(1e-5)
-from apps.core.lazy import import_once
+from apps.core.process import import_once
 {define}
 runs, faults, gate = [], [], threading.Barrier(50)
 def counted():

@@ -13,10 +13,9 @@ from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, TextTooLong
 from apps.core.messages import ChatRequest
-from apps.core.ports import Embedder, EmbedsTokens, Readiness
+from apps.core.ports import Embedder, EmbedsTokens, Readiness, digest_of
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import WireCall, WireReply
-from apps.models.wrapper import digest_of
 
 # several dialects' words for it; the last is a number of tokens
 TRUNCATIONS = ("truncation", "truncate", "truncate_prompt_tokens")

@@ -1,9 +1,8 @@
 """The ``system_fingerprint`` of an answer: the same as long as the same model would answer the same."""
 
 from apps.core.messages import ChatRequest
-from apps.core.ports import ChatModel
+from apps.core.ports import ChatModel, digest_of, revision_of
 from apps.core.version import VERSION
-from apps.models.wrapper import digest_of, revision_of
 
 NOTHING = ChatRequest(())
 SHOWN = 12

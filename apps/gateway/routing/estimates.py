@@ -6,7 +6,7 @@ What a call will use at most, as far as its body tells: by the rule of thumb of 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from apps.core.pricing import ASSUMED_ANSWER
+from apps.core.calls import ASSUMED_ANSWER
 from apps.gateway.protocol import WireCall
 
 # what these name lives outside the request, and changes

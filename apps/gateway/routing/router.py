@@ -7,14 +7,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from apps.core.calls import Price
 from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.messages import ChatRequest
-from apps.core.pricing import Price
+from apps.core.ports import digest_of, revision_of
 from apps.gateway.routing.breaker import Breaker
 from apps.gateway.routing.config import PREFIXED, Family, GatewayConfig, TargetConfig
 from apps.gateway.routing.ordering import Needs, described, lacking, ordered, unlisted
 from apps.gateway.routing.targets import Provider, Target
-from apps.models.wrapper import digest_of, revision_of
 
 __all__ = ["Needs", "Router"]
 

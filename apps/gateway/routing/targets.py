@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass
 
+from apps.core.calls import Price
 from apps.core.ports import AsksOthers, ChatModel
-from apps.core.pricing import Price
 from apps.gateway.protocol import WireTarget
 from apps.gateway.routing.breaker import Breaker
 from apps.gateway.routing.config import ANY_MODEL, ProviderConfig, TargetConfig

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from apps.core.pricing import ASSUMED_ANSWER
+from apps.core.calls import ASSUMED_ANSWER
 from apps.gateway.protocol import WireCall
 from apps.gateway.routing.estimates import IMAGE_TOKENS, ExpectedUse, expected_use
 

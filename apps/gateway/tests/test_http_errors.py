@@ -6,7 +6,7 @@ import pytest
 
 from apps.core.errors import AppError, Timeout, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from apps.models.upstream_errors import ERRORS, FAILURES, translate
-from apps.transport import errors
+from apps.transport import response as errors
 
 FAMILY = [kind for kind in vars(errors).values() if inspect.isclass(kind) and kind is not errors.HttpFailure]
 MADE: dict[type[Exception], tuple[type[AppError], type[AppError]]] = {

@@ -18,7 +18,7 @@ from apps.core.errors import (
     UpstreamUnavailable,
 )
 from apps.core.messages import ChatRequest, Message, user_message
-from apps.core.ports import ChatModel
+from apps.core.ports import ChatModel, WrapperModel
 from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
@@ -29,7 +29,6 @@ from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Provider
 from apps.models.admission import Admission
 from apps.models.scripted import ScriptedModel, Step, saying
-from apps.models.wrapper import WrapperModel
 
 USER = user_message("What?")
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from apps.core.deltas import ToolCallDelta
 from apps.gateway.upstream.event_blocks import EVENT_END, event_data
-from apps.models.openai_chat import read_content
-from apps.models.tool_call_reader import ToolCallReader, unknown_shape
+from apps.models.openai_chat import ToolCallReader, read_content, unknown_shape
 
 TOOL_CALLS = re.compile(rb'"tool_calls"\s*:\s*\[\s*[^\s\]]')
 CONTENT_LIST = re.compile(rb'"content"\s*:\s*\[')

@@ -31,9 +31,15 @@ from apps.gateway.upstream.usage import (
     usage_in,
 )
 from apps.gateway.upstream.whole_as_stream import AtOnce, as_events
-from apps.models.upstream_errors import FAILURES, status_error, translate
-from apps.models.upstream_key import missing_key, not_configured
-from apps.models.upstream_rejections import CALLERS_FAULT, read_rejection
+from apps.models.upstream_errors import (
+    CALLERS_FAULT,
+    FAILURES,
+    missing_key,
+    not_configured,
+    read_rejection,
+    status_error,
+    translate,
+)
 
 if TYPE_CHECKING:
     from apps.transport.client import Client

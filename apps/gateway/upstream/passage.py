@@ -14,9 +14,15 @@ from apps.gateway.protocol import TraceHeaders
 from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.access import access_headers, beginning, hidden_words, open_client, patience_for_words
 from apps.gateway.upstream.patience import Body, body_of
-from apps.models.upstream_errors import FAILURES, status_error, translate
-from apps.models.upstream_key import missing_key, not_configured
-from apps.models.upstream_rejections import CALLERS_FAULT, read_rejection
+from apps.models.upstream_errors import (
+    CALLERS_FAULT,
+    FAILURES,
+    missing_key,
+    not_configured,
+    read_rejection,
+    status_error,
+    translate,
+)
 
 if TYPE_CHECKING:
     from apps.transport.client import Client

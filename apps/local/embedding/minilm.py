@@ -17,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from apps.core.cpu import available_cpus
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, TextTooLong
-from apps.core.lazy import importing
 from apps.core.ports import Readiness
+from apps.core.process import available_cpus, importing
 
 if TYPE_CHECKING:
     from apps.local.embedding.bert import Bert

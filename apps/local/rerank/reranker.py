@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from apps.core.cpu import available_cpus
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.ports import Readiness, Reranked
+from apps.core.process import available_cpus
 
 if TYPE_CHECKING:
     from apps.local.rerank.cross_encoder import CrossEncoder

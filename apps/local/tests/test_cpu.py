@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.core.cpu import available_cpus, cgroup_quota
+from apps.core.process import available_cpus, cgroup_quota
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

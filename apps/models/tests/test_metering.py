@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from apps.core.callers import ANONYMOUS, Budget, Caller
-from apps.core.calls import CallRecord, Usage
+from apps.core.calls import CallRecord, Price, Usage
 from apps.core.deltas import Delta, collect
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.messages import ChatRequest, user_message
-from apps.core.pricing import Price
 from apps.models.metering import Meter, MeteredModel
 from apps.models.scripted import ScriptedModel, Step
 

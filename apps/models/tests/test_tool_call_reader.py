@@ -7,7 +7,7 @@ import pytest
 
 from apps.core.deltas import ToolCallDelta
 from apps.core.errors import UpstreamError
-from apps.models.tool_call_reader import ToolCallReader
+from apps.models.openai_chat import ToolCallReader
 
 NONE: Any = object()
 PARIS, ROME = '{"city": "Paris"}', '{"city": "Rome"}'

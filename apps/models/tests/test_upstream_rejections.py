@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from apps.models.upstream_rejections import LONGEST_MESSAGE, read_rejection
+from apps.models.upstream_errors import LONGEST_MESSAGE, read_rejection
 
 TOO_LONG = "context_length_exceeded"
 

@@ -2,8 +2,8 @@
 
 from apps.core.deltas import collect
 from apps.core.messages import ChatRequest, user_message
+from apps.core.ports import WrapperModel
 from apps.models.scripted import ScriptedModel, saying
-from apps.models.wrapper import WrapperModel
 
 
 async def test_everything_is_handed_on() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import Conflict, ModelUnavailable, NotFound
-from apps.core.lazy import import_aside
+from apps.core.process import import_aside
 from apps.rag.index.rows import DIMENSIONS, MODEL, schema
 from apps.rag.records import tenant_folder
 

@@ -1,4 +1,4 @@
-"""What a parser yields, the text of a document in sections that no passage may cross; and a passage without a vector."""
+"""What a parser yields: the text of a document in sections that no passage may cross; and passages without vectors."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass

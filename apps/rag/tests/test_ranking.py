@@ -2,7 +2,8 @@
 
 import pytest
 
-from apps.rag.search import Ranking, cosines, diverse
+from apps.rag.search import Ranking
+from apps.rag.vectors import cosines, diverse
 
 pytest.importorskip("numpy")
 

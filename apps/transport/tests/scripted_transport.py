@@ -3,8 +3,7 @@
 import asyncio
 
 from apps.transport.connection import Connection
-from apps.transport.errors import HttpFailure
-from apps.transport.response import Response
+from apps.transport.response import HttpFailure, Response
 
 
 class ScriptedTransport(asyncio.Transport):

@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from apps.transport.client import Client
-from apps.transport.errors import BadRequest, ConnectionFailed, Cut, ProtocolError
 from apps.transport.pool import IDLE_SECONDS, MOST_IDLE
+from apps.transport.response import BadRequest, ConnectionFailed, Cut, ProtocolError
 from apps.transport.tests.calls import Start, in_seconds, served
 from apps.transport.tests.raw_server import CHUNKED, Talk, always, chunk, once, whole
 

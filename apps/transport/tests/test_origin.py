@@ -2,8 +2,8 @@
 
 import pytest
 
-from apps.transport.errors import BadRequest
 from apps.transport.origin import Origin, lines
+from apps.transport.response import BadRequest
 
 
 @pytest.mark.parametrize(

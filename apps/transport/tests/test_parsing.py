@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.transport.connection import MOST_BUFFERED
-from apps.transport.errors import Cut, ProtocolError
-from apps.transport.parsing import HEAD_BYTES, INTERIM_ANSWERS
+from apps.transport.response import HEAD_BYTES, INTERIM_ANSWERS, Cut, ProtocolError
 from apps.transport.tests.raw_server import CHUNKED, chunk, whole
 from apps.transport.tests.scripted_transport import Exchange
 

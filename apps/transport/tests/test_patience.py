@@ -6,7 +6,7 @@ import time
 import pytest
 
 from apps.transport.connection import MOST_BUFFERED, Connection
-from apps.transport.errors import Cut
+from apps.transport.response import Cut
 from apps.transport.tests.calls import Call, Start, in_seconds, served
 from apps.transport.tests.raw_server import CHUNKED, Script, Talk, chunk, whole
 

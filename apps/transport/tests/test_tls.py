@@ -9,7 +9,7 @@ from cryptography import x509
 
 from apps.tests.support.certificates import HERE, contexts
 from apps.transport.client import Client
-from apps.transport.errors import ConnectionFailed
+from apps.transport.response import ConnectionFailed
 from apps.transport.tests.calls import in_seconds, served
 from apps.transport.tests.raw_server import CHUNKED, Talk, always, chunk, raw_server, whole
 

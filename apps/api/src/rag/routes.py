@@ -46,8 +46,8 @@ from apps.api.src.rag.serialization import (
 from apps.api.src.rag.uploads import uploads_of
 from apps.api.src.routes.openai_routes import Stream
 from apps.api.src.wiring.services import Services
+from apps.core.calls import Price
 from apps.core.fields import Between
-from apps.core.pricing import Price
 from apps.core.settings import Settings
 from apps.gateway.routing.router import Needs
 from apps.gateway.routing.targets import FREE

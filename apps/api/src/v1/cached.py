@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator
 
 from apps.api.src.http.streaming import LastFrame
 from apps.api.src.v1.execution import Execution, SealedFrame, WholeFrame
-from apps.cache.entry import CorruptEntry
+from apps.cache.entry import CacheKey, CorruptEntry, cache_key
 from apps.cache.front import CacheFront
-from apps.cache.key import CacheKey, cache_key
 from apps.core.calls import CallRecord
 from apps.core.messages import CacheControl
 from apps.gateway.protocol import WireCall

@@ -10,9 +10,8 @@ from typing import Self
 
 from apps.api.src.http.headers import cache_use
 from apps.api.src.http.streaming import LastFrame
-from apps.core.calls import CallRecord, Usage
+from apps.core.calls import CallRecord, Usage, priced
 from apps.core.errors import AppError, Timeout
-from apps.core.pricing import priced
 from apps.gateway.gateway import Gateway
 from apps.gateway.protocol import Blocks, WireCall, WireReply
 from apps.gateway.routing.attempts import Opened

@@ -16,9 +16,8 @@ from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.api.src.v1.replies import receipt_headers
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS, Caller
-from apps.core.calls import DISCONNECTED, CallRecord, Usage
+from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, CallRecord, Price, Usage, cost, priced
 from apps.core.errors import Forbidden, InvalidType, UnsupportedMediaType
-from apps.core.pricing import ASSUMED_ANSWER, Price, cost, priced
 from apps.gateway.routing.config import ANY_MODEL, Family
 from apps.gateway.routing.estimates import BYTES_PER_TOKEN
 from apps.gateway.routing.targets import Provider

@@ -19,8 +19,8 @@ from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.v1.idempotency import IdempotentRecording, Identity, Recordings, identity
 from apps.api.src.v1.replies import WholeResponse, streamed_reply, whole_reply, whole_response
 from apps.api.src.wiring.services import Services
+from apps.cache.entry import CacheKey
 from apps.cache.front import CacheFront, replayed
-from apps.cache.key import CacheKey
 from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, Timeout
 from apps.gateway.protocol import WireCall

@@ -11,8 +11,8 @@ from apps.api.src.anthropic.target import MessagesOverChat
 from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
 from apps.api.src.wiring.stores import Documents
+from apps.core.calls import Price
 from apps.core.ports import ChatModel, Embedder
-from apps.core.pricing import Price
 from apps.core.settings import Settings
 from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
@@ -32,7 +32,7 @@ from apps.gateway.upstream.passage import Passage
 from apps.local.embedding.minilm import MiniLM
 from apps.models.admission import Admission, OwnQueue
 from apps.models.metering import PriceOf
-from apps.models.upstream_key import KEY_VARIABLE, needs_key
+from apps.models.upstream_errors import KEY_VARIABLE, needs_key
 from apps.transport.pool import Connections
 
 UPSTREAM = "openai"

@@ -19,8 +19,7 @@ from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
 from apps.local.embedding.minilm import MiniLM
 from apps.local.rerank.reranker import LocalReranker
-from apps.models.openai_embedder import OpenAIEmbedder
-from apps.models.upstream_reranker import UpstreamReranker
+from apps.models.upstream_retrieval import OpenAIEmbedder, UpstreamReranker
 from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
 from apps.operations.jwks import Jwks

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.models.upstream_key import OPENAI_URL
+from apps.models.upstream_errors import OPENAI_URL
 from apps.tests.support.faults import FAULTS, READ_TIMEOUT, Fault
 from apps.tests.support.reading import JSON, checked, envelope, read_events
 from apps.tests.support.serving import serving_models, upstream_at

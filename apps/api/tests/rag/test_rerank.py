@@ -13,7 +13,7 @@ from apps.core.calls import CallRecord
 from apps.core.errors import Overloaded
 from apps.core.ports import Readiness, Reranked
 from apps.models.metering import Meter
-from apps.models.upstream_reranker import UpstreamReranker
+from apps.models.upstream_retrieval import UpstreamReranker
 from apps.tests.support.rag_serving import rag_app
 from apps.tests.support.serving import serving, settings
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.core.cpu import Precision, available_cpus, choose_precision
-from apps.core.lazy import importing
+from apps.core.process import Precision, available_cpus, choose_precision, importing
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import load_weights, weights_name
 from apps.local.engine.batching.prefix_store import PrefixStore

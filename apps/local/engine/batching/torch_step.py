@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from apps.core.lazy import importing
 from apps.core.messages import JsonObject
+from apps.core.process import importing
 from apps.local.engine.batching.shape import Shape, rope_table
 from apps.local.engine.batching.tensors import checkpoint_files
 from apps.local.engine.batching.weights import EMBEDDING

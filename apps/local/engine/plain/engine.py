@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from apps.core.cpu import Choice, available_cpus
 from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
+from apps.core.process import Choice, available_cpus
 from apps.local.engine.output import OutputProcessor
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
 from apps.local.engine.port import EngineOutput, Sampling

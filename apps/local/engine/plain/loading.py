@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from apps.core.cpu import Precision, choose_precision
+from apps.core.process import Precision, choose_precision
 from apps.local.engine.plain.engine import PlainEngine
 from apps.local.tokenizer import HubTokenizer
 

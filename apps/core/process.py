@@ -1,12 +1,16 @@
-"""How many CPUs this process may really use: the affinity mask and the cgroup's quota, not the host's core count.
+"""This process: the CPUs that it may use, and its first imports of what is heavy.
 
-For all that runs threads. Knows nothing of torch.
-
-Which number format the plain engine computes in, and why: LOCAL_PRECISION, the CPU and the model's size.
+CPUs are counted by the affinity mask and the cgroup's quota, not by the host's cores. Two threads that import one
+package at the same time can see it half made (Python breaks the deadlock of packages whose modules import each other by
+handing one of them out early). One lock for all heavy packages keeps every first import whole, and off the event loop.
 """
 
+import asyncio
 import math
 import os
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,3 +117,27 @@ def _automatic(parameters: int, *, native_bf16: bool) -> Choice:
     if parameters * 4 <= LARGEST_FP32_BYTES:
         return Choice("fp32", "auto: this CPU has no bf16 arithmetic, and the model is small enough for fp32")
     return Choice("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")
+
+
+_LOCK = threading.RLock()
+_DONE: set[Callable[[], None]] = set()
+
+
+def importing() -> AbstractContextManager[bool | None]:
+    """The lock to hold around heavy imports, in threads other than the event loop's."""
+    return _LOCK
+
+
+def import_once(imports: Callable[[], None]) -> None:
+    """Run a function that does nothing but import; at once where it has run before."""
+    if imports not in _DONE:
+        with _LOCK:
+            if imports not in _DONE:
+                imports()
+                _DONE.add(imports)
+
+
+async def import_aside(imports: Callable[[], None]) -> None:
+    """The same from the event loop, in a thread of its own where there is anything to do."""
+    if imports not in _DONE:
+        await asyncio.to_thread(import_once, imports)

@@ -7,6 +7,8 @@ TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 VENV ?= .venv
 
 BIN = $(VENV)/bin
+# without bytecode every worker and every service of a test would compile the whole house anew
+unexport PYTHONDONTWRITEBYTECODE
 # apps/tests/plugin.py says how many workers; one that has nothing left to do takes tests from the others
 PARALLEL = -n auto --dist worksteal
 COMPOSE = docker compose -f infra/docker-compose.yml
@@ -70,7 +72,6 @@ lint: $(VENV)/.dev ## Linters, types and import floors
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy infra
 	$(BIN)/lint-imports
 
 lock: $(VENV)/.dev ## Write the lock files anew from the requirements (UPGRADE=1 takes newer versions)

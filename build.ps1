@@ -98,7 +98,6 @@ function Invoke-Lint {
     Invoke-Python @('-m', 'ruff', 'check')
     Invoke-Python @('-m', 'ruff', 'format', '--check')
     Invoke-Python @('-m', 'mypy')
-    Invoke-Python @('-m', 'mypy', 'infra')
     Invoke-Python @('-c', 'from importlinter.cli import lint_imports_command; lint_imports_command()')
 }
 

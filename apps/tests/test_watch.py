@@ -97,6 +97,7 @@ def leaking(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, subprocess.C
 
 
 @pytest.mark.parametrize("way", LEAKS)
+@pytest.mark.long
 def test_eight_characters_fail_the_test_that_wrote_them(
     way: str, leaking: tuple[str, subprocess.CompletedProcess[str]]
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_leak_fails_the_run_and_is_not_told(leaking: tuple[str, subprocess.Com
     assert known(secret).find(done.stdout.encode()) == []
 
 
+@pytest.mark.long
 def test_what_belongs_where_it_is_fails_nothing(tmp_path: Path) -> None:
     done = run(tmp_path, INNOCENT, "x9" + secrets.token_urlsafe(30))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -120,6 +122,7 @@ def test_what_belongs_where_it_is_fails_nothing(tmp_path: Path) -> None:
     assert "secrets: " in done.stdout
 
 
+@pytest.mark.long
 def test_what_came_when_its_test_was_over_fails_the_run(tmp_path: Path) -> None:
     """It is in a folder of a module, which is looked through at the end."""
     body = "later = tmp_path.parent / 'of-a-module'; later.mkdir(); (later / 'log').write_text(PART)"

@@ -14,6 +14,7 @@ NO_LOCAL = {"LOCAL_MODEL": "./no-model", "LOCAL_FALLBACK": "none"}
 ASKS = {"method": "POST", "path": "/generate?stream=true"}
 
 
+@pytest.mark.long
 def test_nothing_of_the_callers_settings_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_PROMPT_CHARS", "1")
     monkeypatch.setenv("OPENAI_API_KEY", "the-callers-own")
@@ -33,6 +34,7 @@ def test_one_that_does_not_start_is_an_error_with_its_own_words(tmp_path: Path) 
         raise AssertionError("it started")
 
 
+@pytest.mark.long
 def test_a_kept_stream_is_open_while_the_case_runs_and_over_afterwards(tmp_path: Path) -> None:
     with mock_upstream() as mock, server(NO_LOCAL, mock.base_url, tmp_path / "log") as url:
         slow = Request.model_validate({**ASKS, "json": {"prompt": "hi", "model": "slow-300"}})
@@ -41,6 +43,7 @@ def test_a_kept_stream_is_open_while_the_case_runs_and_over_afterwards(tmp_path:
         assert (mock.stats()["open"], mock.stats()["aborted"]) == (0, 1)
 
 
+@pytest.mark.long
 def test_a_stream_that_does_not_begin_is_an_error_with_the_answer(tmp_path: Path) -> None:
     case = {"name": "one", "request": {"path": "/health"}, "expect": {"status": 200}, "meanwhile": {**ASKS, "json": {}}}
     with (
@@ -50,6 +53,7 @@ def test_a_stream_that_does_not_begin_is_an_error_with_the_answer(tmp_path: Path
         run(Case.model_validate(case), url)
 
 
+@pytest.mark.long
 def test_calls_are_made_as_often_as_the_case_says(tmp_path: Path) -> None:
     case = {"name": "one", "before": 2, "expect": {"status": 200}, "request": {**ASKS, "json": {"prompt": "hi"}}}
     with mock_upstream() as mock, server(NO_LOCAL, mock.base_url, tmp_path / "log") as url:
@@ -57,6 +61,7 @@ def test_calls_are_made_as_often_as_the_case_says(tmp_path: Path) -> None:
         assert (exchange.status, exchange.cut, mock.stats()["requests"]) == (200, None, 3)
 
 
+@pytest.mark.long
 def test_a_broken_answer_is_kept_as_far_as_it_came(tmp_path: Path) -> None:
     body = {"prompt": "hi", "model": "fault-cut"}
     request = {**ASKS, "json": body, "headers": {"Accept": "text/plain"}}

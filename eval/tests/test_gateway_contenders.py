@@ -90,6 +90,7 @@ def test_on_keeps_a_ledger_and_metrics_and_writes_a_line_a_call(running: dict[st
     assert "/v1/chat/completions" in (folder / "on.log").read_text()
 
 
+@pytest.mark.long
 def test_off_wants_no_key_counts_nothing_and_caches_nothing(running: dict[str, Contender], folder: Path) -> None:
     off = running["off"]
     assert not off.key
@@ -114,6 +115,7 @@ def test_wrk_makes_each_kind_of_calls(
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+@pytest.mark.long
 def test_hits_of_a_contender_without_a_cache_end_the_run(running: dict[str, Contender], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="off keeps no answer"):
         Wrk(tmp_path, running["mock"], 1).run(running["off"], "hit", False, 1)

@@ -64,6 +64,7 @@ def test_the_questions_are_many_split_in_two_and_no_copies_of_a_passage() -> Non
         assert plain(question.text) not in everything
 
 
+@pytest.mark.long
 def test_every_question_has_an_answer_in_the_documents() -> None:
     questions = question_set()
     known = {entry.name for entries in questions.files.values() for entry in entries}

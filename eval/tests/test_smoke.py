@@ -49,6 +49,7 @@ def test_passing_cases_end_in_0_and_are_in_both_reports(tmp_path: Path, base_url
     assert "it passes" in (tmp_path / "smoke.html").read_text()
 
 
+@pytest.mark.long
 def test_a_failing_case_ends_in_1_and_says_what_was_wrong(tmp_path: Path, base_url: str) -> None:
     done = smoke(tmp_path, base_url, good=PASSES, bad=FAILS)
     assert done.returncode == 1
@@ -56,6 +57,7 @@ def test_a_failing_case_ends_in_1_and_says_what_was_wrong(tmp_path: Path, base_u
     assert "1 failed, 1 passed" in done.stdout
 
 
+@pytest.mark.long
 def test_a_wrong_case_file_fails_the_run_and_the_others_still_run(tmp_path: Path, base_url: str) -> None:
     done = smoke(tmp_path, base_url, good=PASSES, wrong="cases: {}")
     assert done.returncode != 0
@@ -63,6 +65,7 @@ def test_a_wrong_case_file_fails_the_run_and_the_others_still_run(tmp_path: Path
     assert "1 passed, 1 error" in done.stdout
 
 
+@pytest.mark.long
 def test_what_a_model_says_is_escaped_in_the_reports(tmp_path: Path, base_url: str) -> None:
     smoke(tmp_path, base_url, hostile=HOSTILE)
     page = (tmp_path / "smoke.html").read_text()
@@ -73,6 +76,7 @@ def test_what_a_model_says_is_escaped_in_the_reports(tmp_path: Path, base_url: s
     ElementTree.parse(tmp_path / "smoke.xml")  # noqa: S314 - our own file
 
 
+@pytest.mark.long
 def test_a_case_that_base_url_cannot_serve_is_skipped_with_the_reason(tmp_path: Path, base_url: str) -> None:
     done = smoke(tmp_path, base_url, own="server: {DEBUG: 'false'}\n" + PASSES, needs="needs: [mock]\n" + PASSES)
     assert done.returncode == 0

@@ -26,6 +26,7 @@ def test_growth_compares_the_last_quarter_with_the_middle() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process is measured in /proc")
+@pytest.mark.long
 def test_a_short_soak_counts_calls_faults_and_those_who_left(tmp_path: Path) -> None:
     with (
         mock_upstream(tokens=5) as upstream,

@@ -87,6 +87,7 @@ async def test_a_hung_call_ends_in_time_and_a_dead_server_is_started_anew(server
         McpServerConfig(url="http://127.0.0.1:9/mcp", tools=("x",), connect_seconds=5),
     ],
 )
+@pytest.mark.long
 async def test_a_server_that_is_not_there_is_a_clear_error_within_a_bound(config: McpServerConfig) -> None:
     servers = McpServers({"gone": config}, lookup)
     started = time.perf_counter()
@@ -101,6 +102,7 @@ async def test_a_server_that_is_not_there_is_a_clear_error_within_a_bound(config
     await servers.aclose()
 
 
+@pytest.mark.long
 async def test_a_run_uses_the_tools_and_the_servers_key_is_in_no_step() -> None:
     config = AgentsConfig(mcp_servers={"small": stdio()}, agents={"a": declared("small/add", "small/secret")})
     script = in_turns(calling(("small_add", {"a": 1, "b": 2}), ("small_secret", {})), saying("3"))

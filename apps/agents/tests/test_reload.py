@@ -95,6 +95,7 @@ async def closed(server: McpServer) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.long
 async def test_a_run_ends_on_what_it_began_with_and_then_its_server_is_closed(files: Files) -> None:
     file = files(WITH_SERVER, ADDING)
     session = file.begin()
@@ -116,6 +117,7 @@ async def test_a_run_ends_on_what_it_began_with_and_then_its_server_is_closed(fi
     await closed(old)
 
 
+@pytest.mark.long
 async def test_a_server_that_stays_as_it_is_keeps_its_connection(files: Files) -> None:
     file = files(WITH_SERVER, ADDING)
     file.go.set()
@@ -150,6 +152,7 @@ async def test_a_server_that_changed_is_connected_to_anew_and_the_old_one_closed
     await closed(old)
 
 
+@pytest.mark.long
 async def test_a_run_that_begins_late_on_an_old_roster_leaves_no_server_open(files: Files) -> None:
     file = files(WITH_SERVER, ADDING)
     file.go.set()
@@ -196,6 +199,7 @@ async def test_where_there_is_no_file_there_is_nothing_to_reload() -> None:
     assert not agents.reload()
 
 
+@pytest.mark.long
 async def test_the_end_of_the_service_closes_servers_of_old_files_too(files: Files) -> None:
     file = files(WITH_SERVER, ADDING)
     running = asyncio.create_task(read(file.begin()))

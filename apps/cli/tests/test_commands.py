@@ -65,6 +65,7 @@ def test_a_model_that_is_not_there_is_one_line(url: str, tmp_path: Path) -> None
     assert "no/such model" in done.stderr
 
 
+@pytest.mark.long
 def test_a_service_that_is_not_there_has_a_status_of_its_own(tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     for words in (["hi"], ["models"], ["agents", "list"], ["docs", "list"], ["usage"]):
@@ -113,6 +114,7 @@ def test_the_server_module_explains_itself_without_starting(tmp_path: Path) -> N
     assert done.stdout.startswith("usage: python -m apps.api.src.main")
 
 
+@pytest.mark.long
 def test_the_old_address_says_the_new_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "apps.api.src.cli", "keys", "list"]
     done = subprocess.run(

@@ -132,6 +132,7 @@ def test_two_processes_may_pack_at_once(packaged: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(stored[name], weights.packed[name]) for name in list(stored)[:5])
 
 
+@pytest.mark.long
 def test_weights_are_packed_into_memory_where_nothing_can_be_written(packaged: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way of a folder")

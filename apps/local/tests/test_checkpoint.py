@@ -188,6 +188,7 @@ def test_an_unreachable_hub_gives_the_packaged_model_and_one_warning_that_names_
 
 
 @pytest.mark.local
+@pytest.mark.long
 def test_the_hub_gives_weights_config_and_tokenizer_and_neither_pickle_nor_code(
     tmp_path: Path, hub: tuple[str, list[str]]
 ) -> None:

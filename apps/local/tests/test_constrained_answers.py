@@ -48,7 +48,7 @@ PERSON = {
 }
 
 
-@pytest.fixture(scope="module", params=["plain", "batching"])
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.long), "batching"])
 def model(request: pytest.FixtureRequest, packaged: Path) -> Iterator[LocalModel]:
     def load_plain(settings: Settings, report: Report) -> Loaded:
         from apps.local.engine.plain.loading import load_plain_engine

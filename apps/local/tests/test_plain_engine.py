@@ -30,6 +30,7 @@ def prompt(tokenizer: HubTokenizer) -> list[int]:
     return tokenizer.encode_chat(user_message("What is Python?"))
 
 
+@pytest.mark.long
 async def test_a_greedy_answer_is_what_transformers_generates_token_for_token(
     engine: PlainEngine, tokenizer: HubTokenizer, prompt: list[int], packaged: Path
 ) -> None:

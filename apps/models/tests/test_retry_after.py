@@ -51,6 +51,7 @@ def test_a_date_in_the_past_is_no_wait() -> None:
 
 
 @given(st.text(), st.text())
+@pytest.mark.long
 def test_no_value_raises(seconds: str, milliseconds: str) -> None:
     value = parse_retry_after({"retry-after": seconds, "retry-after-ms": milliseconds})
     assert value is None or value >= 0

@@ -132,6 +132,7 @@ async def test_without_an_answer_from_the_database_nothing_more_is_spent(
     assert budgets.state().unavailable == 1
 
 
+@pytest.mark.long
 async def test_calls_that_cost_nothing_and_keys_without_a_budget_ask_no_database(
     meter: Meter, database: Database
 ) -> None:

@@ -62,6 +62,7 @@ async def test_a_hundred_parallel_calls_on_a_budget_for_ten_are_ten(
     assert after.rows == 100
 
 
+@pytest.mark.long
 async def test_several_processes_hold_one_budget_together(url: str, tmp_path: Path) -> None:
     databases = [Database(url, tmp_path, 60.0) for _ in range(3)]
     ledgers = [Ledger(database) for database in databases]

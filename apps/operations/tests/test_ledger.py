@@ -106,6 +106,7 @@ async def test_a_full_ledger_loses_and_counts_what_has_no_budget_and_refuses_wha
 
 
 @needs_postgres
+@pytest.mark.long
 async def test_rows_wait_for_a_database_that_is_away(postgres: PostgresServer, tmp_path: Path) -> None:
     database = Database(postgres.create("waiting"), tmp_path)
     await database.start()

@@ -120,6 +120,7 @@ async def test_several_processes_at_once_count_every_row_once(url: str, tmp_path
             await database.aclose()
 
 
+@pytest.mark.long
 async def test_the_ledger_and_budgets_go_on_beside_it(database: Database) -> None:
     await fill(database, old_calls(1_000))
     ledger = Ledger(database)

@@ -151,6 +151,7 @@ async def test_a_restart_ingests_what_was_taken_in_before_it(tmp_path: Path) -> 
     assert not list((tmp_path / "spool").iterdir())
 
 
+@pytest.mark.long
 async def test_closing_in_the_middle_of_a_file_gives_it_back_whole(tmp_path: Path) -> None:
     first = Library(tmp_path, HashingEmbedder(seconds=0.2), limits=LIMITS)
     await first.start()

@@ -23,6 +23,7 @@ ASK = {"prompt": "How much leave?"}
 
 
 @pytest.mark.local
+@pytest.mark.long
 async def test_each_searches_in_what_its_key_reaches(tmp_path: Path) -> None:
     terms: list[dict[str, Any]] = [
         {"tenant": "red"},

@@ -27,6 +27,7 @@ QUESTIONS = {
 }
 
 
+@pytest.mark.long
 def test_the_calculator_computes_with_the_packaged_model(http: httpx2.Client) -> None:
     agents = load_agents_config(EXAMPLE, TOOLS).agents
     local = LocalModel(settings(local_model="no-such-org/tests-of-agents"))

@@ -101,6 +101,7 @@ def test_an_answer_under_another_ones_key_is_not_given(cached: Cached, redis: Re
     assert cached.cache.counts.corrupt == 1
 
 
+@pytest.mark.long
 def test_killed_it_is_a_miss_and_comes_back(cached: Cached, redis: RedisServer, tmp_path: Path) -> None:
     assert recovers(cached, 0)
     redis.process.kill()
@@ -115,6 +116,7 @@ def test_killed_it_is_a_miss_and_comes_back(cached: Cached, redis: RedisServer, 
         process.wait()
 
 
+@pytest.mark.long
 def test_muted_it_is_asked_once_by_calls_and_then_by_its_probe_alone(cached: Cached, redis: RedisServer) -> None:
     """The first call waits a fifth of a second; the others do not ask, so that they do not wait."""
     assert recovers(cached, 0)

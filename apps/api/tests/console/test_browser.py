@@ -76,6 +76,7 @@ async def ask(page: Page, prompt: str) -> None:
     await page.click("#send")
 
 
+@pytest.mark.long
 async def test_an_answer_streams_with_its_receipt_and_is_kept(tmp_path: Path) -> None:
     model = ScriptedModel(saying("Hello **wor", "ld**."), name="scripted")
     with serving_models(local=model) as url:
@@ -92,6 +93,7 @@ async def test_an_answer_streams_with_its_receipt_and_is_kept(tmp_path: Path) ->
             assert outside == []
 
 
+@pytest.mark.long
 async def test_stop_ends_the_answer_on_the_server_too(tmp_path: Path) -> None:
     def endless(request: ChatRequest) -> Sequence[Step]:
         return [step for _ in range(2000) for step in (Delta("word ", model="scripted"), 0.05)]
@@ -141,6 +143,7 @@ async def test_hostile_answers_stay_text(tmp_path: Path) -> None:
             await page.wait_for("document.querySelector('h1').innerText === 'genai-project'")
 
 
+@pytest.mark.long
 async def test_a_document_goes_in_and_its_citation_opens(tmp_path: Path) -> None:
     app, _ = rag_app(tmp_path / "data", ScriptedModel(saying("There are 30 days [1].")))
     with serving(app) as url:
@@ -159,6 +162,7 @@ async def test_a_document_goes_in_and_its_citation_opens(tmp_path: Path) -> None
             await page.wait_for("document.querySelector('#cited').innerText.includes('30 days')")
 
 
+@pytest.mark.long
 async def test_an_approval_is_given(tmp_path: Path) -> None:
     script = in_turns(calling(("calculator", {"expression": "2 + 3"})), saying("It is 5."))
     declared = {"careful": agent("calculator", approval=["calculator"])}

@@ -100,6 +100,7 @@ def resting(loop: asyncio.AbstractEventLoop) -> int:
     return fewest
 
 
+@pytest.mark.long
 def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
     url: str, mock: MockUpstream, model: WatchedModel
 ) -> None:

@@ -85,6 +85,7 @@ async def test_prompts_name_what_they_need(url: str) -> None:
             await client.get_prompt("nothing", {})
 
 
+@pytest.mark.long
 async def test_a_call_reports_its_progress_where_that_is_asked_for(url: str) -> None:
     heard: list[float] = []
 

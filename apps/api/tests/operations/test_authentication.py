@@ -127,6 +127,7 @@ def ask(client: httpx2.Client, guarded: Guarded, caller: str, method: str, path:
     return client.request(method, guarded.url + path, json=body, headers=encoded)
 
 
+@pytest.mark.long
 def test_every_route_with_every_kind_of_key(guarded: Guarded, http: httpx2.Client) -> None:
     seen = 0
     for method, template, path, body in calls(guarded.page):

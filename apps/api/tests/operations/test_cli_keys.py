@@ -85,6 +85,7 @@ def test_what_is_wrong_is_one_line(line: str, said: str, tmp_path: Path) -> None
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{said}\n")
 
 
+@pytest.mark.long
 def test_a_database_that_is_not_there_is_one_line_without_its_password(tmp_path: Path) -> None:
     away = {"DATABASE_URL": "postgresql://u:marked-password@127.0.0.1:1/x", "DATABASE_TIMEOUT": "1"}
     done = cli(tmp_path, "keys list", **away)
@@ -92,6 +93,7 @@ def test_a_database_that_is_not_there_is_one_line_without_its_password(tmp_path:
     assert done.stderr == "The database of DATABASE_URL or DATA_DIR cannot be used\n"
 
 
+@pytest.mark.long
 def test_the_secret_of_development_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
     created(tmp_path, CI, SECRET_KEY="")
     file = tmp_path / "data" / "secret_key"

@@ -55,6 +55,7 @@ def test_a_folder_is_ingested_listed_searched_and_deleted(tmp_path: Path) -> Non
     assert (gone.returncode, gone.stderr) == (1, "No such collection\n")
 
 
+@pytest.mark.long
 def test_nothing_to_ingest_and_a_wrong_name_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = rag(tmp_path / "data", "ingest", str(tmp_path / "empty"), "--collection", "zoo")

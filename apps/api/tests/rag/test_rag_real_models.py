@@ -97,6 +97,7 @@ def test_the_official_client_asks_a_collection_like_any_model(client: openai.Ope
     assert streamed == whole.choices[0].message.content
 
 
+@pytest.mark.long
 def test_the_models_own_control_texts_in_a_document_do_not_reach_it_as_such(url: str, http: httpx2.Client) -> None:
     from apps.core.settings import Settings
     from apps.local.packaged import packaged_checkpoint

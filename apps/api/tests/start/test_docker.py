@@ -123,6 +123,7 @@ def is_healthy(environment: dict[str, str]) -> bool:
     return subprocess.run(exec_form("HEALTHCHECK"), env=environment, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) -> None:
     with container(tmp_path) as (process, environment):
         assert not is_healthy({**environment, "API_PORT": "1"})
@@ -135,6 +136,7 @@ def test_the_images_command_serves_health_and_ends_on_sigterm(tmp_path: Path) ->
     assert "Application shutdown complete" in output
 
 
+@pytest.mark.long
 def test_the_images_command_writes_nothing_beside_its_code(tmp_path: Path) -> None:
     with container(tmp_path) as (process, environment):
         before = sorted((tmp_path / "app").rglob("*"))

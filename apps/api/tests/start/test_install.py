@@ -51,6 +51,7 @@ def test_an_index_without_torch_is_not(index: str) -> None:
     assert exit_code_of_probe(index.replace("torch", "tarch")) == 1
 
 
+@pytest.mark.long
 def test_a_silent_index_is_given_up_within_seconds(silent: str) -> None:
     assert exit_code_of_probe(silent) == 1
 

@@ -168,6 +168,7 @@ def test_a_client_that_leaves_ends_the_upstreams_call(model: str, stream: bool, 
     assert until(lambda: mock.stats()["open"] == 0)
 
 
+@pytest.mark.long
 def test_a_hundred_clients_cut_at_random_leave_nothing_behind(url: str, mock: MockUpstream) -> None:
     chance = random.Random(7)
 

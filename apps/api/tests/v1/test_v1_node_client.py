@@ -85,5 +85,6 @@ def test_failures_are_the_clients_own_classes(
     assert failure["seen"] is (name == "midway")
 
 
+@pytest.mark.long
 def test_the_list_of_models_can_be_read(ours: dict[str, Any]) -> None:
     assert {"org/tiny", "all-MiniLM-L6-v2", "gpt-4o-mini"} <= set(ours["models"])

@@ -7,9 +7,12 @@ The standard library is all it may import: it runs before anything is installed.
 
 import argparse
 import compileall
+import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from pathlib import Path
@@ -17,24 +20,42 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 PROBE_SECONDS = 4
+NAME = re.compile(r"[\w.-]+")
+CUDA = ("cuda-", "nvidia-", "triton")
+CUDA_GB = 5.7
 KERNELS = "apps.local.engine.kernel.build"
 PACKAGED = "apps.local.packaged"
+# sh reads it first: a path with a blank, or a long one, is none that a first line may name
+COMMAND = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
+import sys
+
+sys.path.insert(0, {root!r})
+from apps.cli.main import main
+
+sys.exit(main())
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-local", action="store_true", help="requirements.txt only: no torch, no local model")
     parser.add_argument("--torch-index", default="", help="index of torch's CPU builds, tried first on Linux")
+    parser.add_argument("--command-only", action="store_true", help="write the command genai, and install nothing")
     parser.add_argument("--probe", metavar="URL", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.probe:
         return probe(given.probe)
     if sys.version_info < OLDEST:
         sys.exit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
+    if given.command_only:
+        return write_command()
     install_lock("requirements.lock")
     if not given.without_local:
         install_local(given.torch_index)
     compile_sources()
+    write_command()
     return None
 
 
@@ -67,7 +88,27 @@ def install_torch(requirement: str, index: str) -> None:
     elif index:
         say(f"{index} cannot be reached: taking the {requirement} that pip finds")
     # a build for CUDA needs its packages, which are in no lock either
+    if packages := cuda_packages(requirement):
+        say(
+            f"that {requirement} is the build for CUDA: with {', '.join(packages[:3])} and {len(packages)} such "
+            f"packages in all it takes about {CUDA_GB} GB of disk. To avoid it stop here (Ctrl-C), and set "
+            "TORCH_INDEX_URL to an index of CPU builds that can be reached from here"
+        )
     return pip(requirement)
+
+
+def cuda_packages(requirement: str) -> list[str]:
+    """The packages for CUDA that the torch which pip finds would bring along here; none where it is a CPU build."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--no-deps"]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        # pip reads the package's metadata for it, and not the package, where the index offers that
+        done = subprocess.run([*command, "--report", str(report), requirement], check=False)  # noqa: S603
+        if done.returncode:
+            return []  # what is wrong is said by the installation that follows
+        found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    needs = [need for package in found for need in package["metadata"].get("requires_dist", ())]
+    return sorted({NAME.findall(need)[0] for need in needs if need.startswith(CUDA) and "extra ==" not in need})
 
 
 def reachable(index: str) -> bool:
@@ -109,6 +150,21 @@ def convert_packaged_model() -> None:
 def compile_sources() -> None:
     """Write the bytecode of apps, as pip does of packages: else PYTHONDONTWRITEBYTECODE has every start compile it."""
     compileall.compile_dir(ROOT / "apps", quiet=1)
+
+
+def write_command() -> None:
+    """Write the command `genai` beside this Python: the checkout's own modules, whatever folder it is called in."""
+    if sys.prefix == sys.base_prefix:
+        return say("no virtual environment: `genai` is `python -m apps.cli.main` here")
+    scripts = Path(sys.executable).parent
+    if sys.platform == "win32":
+        lines = ("@setlocal", f"@set PYTHONPATH={ROOT};%PYTHONPATH%", '@"%~dp0python.exe" -m apps.cli.main %*')
+        (scripts / "genai.cmd").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return None
+    command = scripts / "genai"
+    command.write_text(COMMAND.format(python=sys.executable, root=str(ROOT)), encoding="utf-8")
+    command.chmod(0o755)
+    return None
 
 
 def pip(*arguments: str) -> None:

@@ -25,6 +25,13 @@ from apps.api.src.console.page import console_router
 from apps.api.src.console.routes import account_router
 from apps.api.src.health.routes import health_router, metrics_router, ready_router
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
+from apps.api.src.http.docs_page import (
+    docs_router,
+    fold_shared_collections,
+    name_ready_model,
+    share_errors,
+    tell_summaries,
+)
 from apps.api.src.http.middleware.body_limit import BodyLimit
 from apps.api.src.http.middleware.client_address import BrowserCors, ClientAddress
 from apps.api.src.http.middleware.crash import CrashGuard
@@ -57,7 +64,12 @@ from apps.core.version import NAME, VERSION
 
 DESCRIPTION = """One HTTP contract in front of cloud models and a local model on a plain CPU.
 
-Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`.
+Every error, on every route, has the same envelope: `{"error": {"code", "message", "status", "field", "details"}}`;
+under `/v1` with OpenAI's fields beside them. A line below an operation is one status with what leads to it; the bodies
+stand once, in the document's `components.responses`.
+
+A stream (`?stream=true`, or `"stream": true` under `/v1`) is server-sent events: pieces of text, and then exactly one
+end, `done` or `error` (`[DONE]` or an `error` chunk under `/v1`). One without an end was cut off.
 """
 UNLIMITED = (
     "This server has no limits of its own: heads, slow clients and connections are unbounded. Put a proxy that has them"
@@ -70,7 +82,12 @@ TAGS = [
     {"name": "v1", "description": "OpenAI's API over every model, for any client of it."},
     {"name": "anthropic", "description": "Anthropic's messages over the same models."},
     {"name": "ollama", "description": "Ollama's API over the same models."},
-    {"name": "documents", "description": "Collections of documents: taken in, searched, answered from with citations."},
+    {
+        "name": "documents",
+        "description": "Collections of documents: taken in, searched, answered from with citations. "
+        "Each route is there under `/rag/shared` in the place of `/rag/collections`, too: collections that every "
+        "caller reads and administrators write.",
+    },
     {"name": "agents", "description": "Agents with tools and approvals, and the MCP server."},
     {"name": "keys", "description": "Keys of callers; needs an admin key."},
     {"name": "operations", "description": "Health, readiness, metrics, usage."},
@@ -135,8 +152,8 @@ def create_app(
     app.state.recordings = Recordings()
     exceptions.install(app)
     routes = _routes(services, settings, accounts.limits, mcp)
-    app.router.routes[:0] = routes
-    _complete_page(app)
+    app.router.routes[:0] = [*routes, *docs_router(app).routes]
+    _complete_page(app, services)
     app.add_middleware(HotPaths, routes=routes)
     if settings.auth != "off":
         app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
@@ -154,14 +171,23 @@ def _authenticator(settings: Settings, services: Services) -> Authenticator:
     return Authenticator(services.keys, services.tokens, refused, open_while_empty=open_while_empty)
 
 
-def _complete_page(app: FastAPI) -> None:
-    """Have the OpenAPI page say what FastAPI cannot know of it, when it is first asked for."""
+def _complete_page(app: FastAPI, services: Services) -> None:
+    """Have the OpenAPI page say what FastAPI cannot know of it, when it is first asked for.
+
+    Its examples name the model that answers now: the page is made anew where that has changed.
+    """
     generate = app.openapi
+    made_for: tuple[str, bool] | None = None
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal made_for
+        answering = services.local.readiness().name, services.cloud.readiness().state != "not_configured"
+        if app.openapi_schema is None or made_for != answering:
+            app.openapi_schema = None
             page = document_ollama(document_anthropic(document_v1(generate())))
-            app.openapi_schema = whole_examples(document_security(document_rag(page)))
+            page = tell_summaries(fold_shared_collections(document_security(document_rag(page))))
+            app.openapi_schema = share_errors(whole_examples(name_ready_model(page, *answering)))
+            made_for = answering
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

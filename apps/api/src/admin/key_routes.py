@@ -12,7 +12,7 @@ from apps.api.src.http.json_body import JsonRoute
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS
-from apps.core.errors import Forbidden, NotFound, Overloaded
+from apps.core.errors import Forbidden, InvalidValue, NotFound, Overloaded
 from apps.core.fields import Schema
 from apps.operations.key_store import KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
@@ -140,13 +140,13 @@ def admin_key_router(services: Services) -> APIRouter:
         now = time.time()
         return KeyList(data=[key_view(key, now) for key in await _store(services).all()])
 
-    @router.post("/{id}/rotate", responses=_answers(200, NEW_KEY, NotFound))
+    @router.post("/{id}/rotate", responses=_answers(200, NEW_KEY, NotFound, InvalidValue))
     async def rotate_key(id: Id, response: Response) -> NewKeyView:
         """A new key on the same terms; the old one is void at once."""
         response.headers["Cache-Control"] = "no-store"
         return new_key_view(*await _store(services).rotate(id), time.time())
 
-    @router.delete("/{id}", responses=_answers(200, KEY, NotFound))
+    @router.delete("/{id}", responses=_answers(200, KEY, NotFound, InvalidValue))
     async def revoke_key(id: Id) -> KeyView:
         """Revoke a key: at once in this process, within two seconds in every other."""
         return key_view(await _store(services).revoke(id), time.time())

@@ -60,7 +60,7 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
         cards = [asked.card(name) for name in asked.names() if caller.may_use(AGENT_PREFIX + name)]
         return AgentList(agents=[AgentAnswer(**shown_agent(card, settings.default_model)) for card in cards])
 
-    @router.get("/agents/runs", responses=error_responses(*READ))
+    @router.get("/agents/runs", responses=error_responses(*READ, InvalidValue))
     async def runs(request: Request, limit: Limit = 50, before: Before = None) -> RunList:
         """The tenant's runs of agents that the caller's key is for, the newest first.
 
@@ -71,12 +71,12 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
         shown = [RunAnswer(**shown_run(run)) for run in found if caller.may_use(AGENT_PREFIX + run.agent)]
         return RunList(runs=shown, next=found[-1].begun_at if len(found) == limit else None)
 
-    @router.get("/agents/runs/{id}", responses=error_responses(*READ))
+    @router.get("/agents/runs/{id}", responses=error_responses(*READ, InvalidValue))
     async def run(request: Request, id: str) -> RunAnswer:
         """A run of the caller's tenant: what it did, what it used, how it ended."""
         return RunAnswer(**shown_run(await _allowed_run(agents_of(services), id, caller_of(request))))
 
-    @router.delete("/agents/runs/{id}", responses=error_responses(*READ, Conflict))
+    @router.delete("/agents/runs/{id}", responses=error_responses(*READ, InvalidValue, Conflict))
     async def cancel(request: Request, id: str) -> RunAnswer:
         """End a run that is under way, with its tools, or one that waits for an approval."""
         caller, agents = caller_of(request), agents_of(services)

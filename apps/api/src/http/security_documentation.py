@@ -6,6 +6,7 @@ Imported when the page is first asked for.
 from typing import Any
 
 from apps.api.src.auth.middleware import is_open
+from apps.api.src.http.docs_page import METHODS
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.v1.documentation import v1_errors
 from apps.core.errors import Forbidden, Overloaded, Unauthorized
@@ -21,9 +22,6 @@ SCHEMES = {
 
 
 EITHER: list[dict[str, list[str]]] = [{name: []} for name in SCHEMES]
-
-
-METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def document_security(page: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 
 from apps.core.errors import error_classes
 from apps.tests.support.fuzzing import HOOKS
+from apps.tests.support.openapi_page import with_whole_responses
 from apps.tests.support.serving import serving_models
 
 EXAMPLES = 100
@@ -29,7 +30,7 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def page(url: str) -> dict[str, Any]:
     with httpx2.Client(trust_env=False, timeout=90) as client:
-        return dict(client.get(f"{url}/openapi.json").json())
+        return with_whole_responses(client.get(f"{url}/openapi.json").json())
 
 
 @pytest.mark.long

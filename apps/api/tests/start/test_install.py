@@ -1,10 +1,12 @@
-"""The installer's question whether torch's index answers: over real sockets, and never for long."""
+"""The installer asks whether torch's index answers, over real sockets, and brings no gigabytes of CUDA in silence."""
 
 import http.server
+import os
 import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +68,59 @@ def test_the_installer_needs_the_standard_library_alone() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "--without-local" in done.stdout
+
+
+NO_INDEX = "http://127.0.0.1:1/"
+INSTALLING = "import sys; sys.path.insert(0, sys.argv[1]); import install; install.install_torch(*sys.argv[2:])"
+
+
+def wheel(folder: Path, *needs: str) -> None:
+    """A package that pip takes for torch 9.9."""
+    about = "Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n" + "".join(f"Requires-Dist: {need}\n" for need in needs)
+    kind = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / "torch-9.9-py3-none-any.whl", "w") as made:
+        made.writestr("torch-9.9.dist-info/METADATA", about)
+        made.writestr("torch-9.9.dist-info/WHEEL", kind)
+        made.writestr("torch-9.9.dist-info/RECORD", "")
+
+
+def installing(folder: Path) -> str:
+    """What the installer says, with pip's own lines, where only ``folder`` has packages and nothing is installed."""
+    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_DRY_RUN": "1", "PIP_IGNORE_INSTALLED": "1"}
+    command = [sys.executable, "-c", INSTALLING, str(INSTALLER.parent), "torch==9.9", NO_INDEX]
+    environment = {**os.environ, **settings, "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is the CPU build")
+def test_a_build_for_cuda_is_announced_with_its_size_before_it_is_fetched(tmp_path: Path) -> None:
+    wheel(tmp_path, "nvidia-cublas-cu12", "triton (==3.4) ; platform_system == 'Linux'", "numpy ; extra == 'opt'")
+    said = installing(tmp_path)
+    assert "cannot be reached: taking the torch==9.9 that pip finds" in said
+    assert "nvidia-cublas-cu12, triton and 2 such packages in all it takes about 5.7 GB of disk" in said
+    assert "Ctrl-C" in said and "TORCH_INDEX_URL" in said
+    # pip looks for the packages only then
+    assert said.index("5.7 GB") < said.index("No matching distribution found for nvidia-cublas-cu12")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is the CPU build")
+def test_a_cpu_build_is_taken_without_a_word_of_cuda(tmp_path: Path) -> None:
+    wheel(tmp_path)
+    said = installing(tmp_path)
+    assert "Would install torch-9.9" in said
+    assert "CUDA" not in said
+
+
+def test_the_command_works_from_any_folder_and_a_path_with_blanks(tmp_path: Path) -> None:
+    venv = tmp_path / "a venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    subprocess.run([str(python), str(INSTALLER), "--command-only"], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    # the packages of the Python that runs this
+    (packages / "here.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    done = subprocess.run(
+        [str(venv / "bin/genai"), "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("genai "), done.stderr

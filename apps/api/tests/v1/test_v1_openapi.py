@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from apps.gateway.routing.config import FAMILIES
+from apps.tests.support.openapi_page import with_whole_responses
 from apps.tests.support.serving import serving_models
 
 POSTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
@@ -21,7 +22,7 @@ OTHERS = ["/v1/rerank", "/v1/me", "/v1/summary", "/v1/tokenize", "/v1/detokenize
 @pytest.fixture(scope="module")
 def page() -> Iterator[dict[str, Any]]:
     with serving_models() as url, httpx2.Client(trust_env=False, timeout=90) as client:
-        yield client.get(f"{url}/openapi.json").json()
+        yield with_whole_responses(client.get(f"{url}/openapi.json").json())
 
 
 def test_every_route_of_v1_is_there(page: dict[str, Any]) -> None:

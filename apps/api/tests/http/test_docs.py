@@ -122,7 +122,9 @@ def example(page: dict[str, Any], path: str) -> dict[str, Any]:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat", "/v1/tokenize"])
 @pytest.mark.parametrize(("cloud", "named"), [(False, "mine"), (True, "gpt-4o-mini")])
 def test_try_it_out_names_a_model_that_answers(path: str, cloud: bool, named: str, http: httpx2.Client) -> None:
-    page = {"paths": {path: {"post": {"requestBody": {"content": {"application/json": {"example": {}}}}}}}}
+    page: dict[str, Any] = {
+        "paths": {path: {"post": {"requestBody": {"content": {"application/json": {"example": {}}}}}}}
+    }
     media = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     for written in ("gpt-4o-mini", "SmolLM2-135M-Instruct", "all-MiniLM-L6-v2"):
         media["example"] = {"model": written, "stream": False}

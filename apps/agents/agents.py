@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from apps.agents.config import AgentConfig, Overrides
 from apps.agents.decisions import Verdict, Verdicts, all_of, decided, undecided
 from apps.agents.progress import Emit, Progress, RunEnded
+from apps.agents.retried_runs import RetriedRuns
 from apps.agents.roster import AgentCard, Roster
 from apps.agents.session import RunSession, check_messages
 from apps.core.agent_runs import AgentRun, RunStore
@@ -60,7 +61,7 @@ class Agents:
         self._read = read
         self._price = price
         self._chat = chat
-        self._store = store
+        self._store = RetriedRuns(store)
         self._sessions: dict[str, RunSession] = {}
         self._asked_for_price: set[str] = set()
         self._cleaning: asyncio.Task[None] | None = None
@@ -93,6 +94,7 @@ class Agents:
         for session in list(self._sessions.values()):
             session.cancel()
         await asyncio.gather(*(roster.servers.aclose() for roster in self._rosters))
+        await self._store.aclose()
 
     def names(self) -> list[str]:
         return self.roster.names()

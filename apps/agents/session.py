@@ -157,6 +157,8 @@ class RunSession:
             saved = await self._store.save(self.run)
         except AppError:
             if self.run.status != "done":
+                # what waits and is not written down could never be decided: it ends here, as a failure
+                self.run.status, self.run.pending, self.run.state = "running", [], ""
                 raise
             log.exception("The run %s is done, and could not be written down", self.run.id)
             return

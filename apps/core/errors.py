@@ -254,6 +254,22 @@ def error_classes() -> Iterator[type[AppError]]:
             yield cls
 
 
+def forget_tracebacks(error: BaseException) -> None:
+    """Drop the tracebacks of an error that has been answered, and of those that it came from.
+
+    A traceback leads to its frames, and a frame that has the error in a variable leads back to it: what the call held
+    would wait for the garbage collector, which comes rarely.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            waiting += one.__cause__, one.__context__
+
+
 LONGEST = 100
 REDACTED = "[redacted]"
 KEY_PREFIXES = ("ga_", "sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "ghp_", "hf_", "AIza")

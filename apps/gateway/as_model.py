@@ -67,7 +67,10 @@ class GatewayModel:
                 async for delta in deltas:
                     yield delta
         except AppError as error:
-            raise _tried(error) from error
+            final = _tried(error)
+            if final is error:  # an error that is its own cause would keep itself for ever
+                raise
+            raise final from error
 
     async def window(self, request: ChatRequest) -> ContextWindow:
         name = request.model or self._default

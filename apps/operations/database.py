@@ -7,10 +7,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from apps.core.errors import AppError, StoreUnavailable
 from apps.core.process import import_aside
+from apps.core.storage import is_no_storage
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -43,7 +44,7 @@ class Database:
         self._opening: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._abandoned: set[asyncio.Task[object]] = set()
-        self._down = False
+        self._down: Literal["", "all", "writes"] = ""
 
     async def start(self) -> None:
         """Begin to open and migrate it; a database that is down is tried until it is there."""
@@ -73,11 +74,11 @@ class Database:
 
     async def read(self, work: Work[T], within: float | None = None) -> T:
         """Run ``work`` in a transaction that sees one state of everything."""
-        return await self._bounded(self._transact(work, write=False), within)
+        return await self._bounded(self._transact(work, write=False), within, write=False)
 
     async def write(self, work: Work[T], within: float | None = None) -> T:
         """Run ``work`` in a transaction, committed where it returns. On SQLite one at a time, from its beginning."""
-        return await self._bounded(self._serialized(work), within)
+        return await self._bounded(self._serialized(work), within, write=True)
 
     async def _serialized(self, work: Work[T]) -> T:
         await self._opened.wait()
@@ -96,7 +97,7 @@ class Database:
             async with connection.begin():
                 return await work(connection)
 
-    async def _bounded(self, work: Awaitable[T], given: float | None) -> T:
+    async def _bounded(self, work: Awaitable[T], given: float | None, *, write: bool) -> T:
         """The result in time. What a driver does with a silent server can take longer, and is left to itself."""
         # what needs longer than most asks for it; nothing waits less than the setting says
         within = self._seconds if given is None else max(given, self._seconds)
@@ -123,10 +124,14 @@ class Database:
         except Exception as error:
             if not is_unavailable(error):
                 raise
-            self._note_failure(type(error).__name__)
+            if write and is_no_storage(error):
+                # what is there can still be read
+                self._note_failure(f"the disk takes nothing ({_named(error)})", "writes")
+            else:
+                self._note_failure(type(error).__name__)
             raise StoreUnavailable from None
-        if self._down:
-            self._down = False
+        if self._down == "all" or (self._down and write):
+            self._down = ""
             log.info("The database answers again")
         return result
 
@@ -140,10 +145,10 @@ class Database:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("An abandoned transaction failed: %s", type(error).__name__)
 
-    def _note_failure(self, reason: str) -> None:
+    def _note_failure(self, reason: str, what: Literal["all", "writes"] = "all") -> None:
         """Once until it is back; a driver's own words may hold the address."""
         if not self._down:
-            self._down = True
+            self._down = what
             log.error("The database cannot be used: %s", reason)
 
     async def _open(self) -> None:
@@ -204,6 +209,11 @@ def is_unavailable(error: BaseException) -> bool:
         mistaken = getattr(error.driver_exception, "sqlite_errorcode", None) == SQLITE_ERROR
         return error.connection_invalidated or not (mistaken or isinstance(error, mistakes))
     return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)
+
+
+def _named(error: BaseException) -> str:
+    """SQLite's name for it, which holds nothing of the statement."""
+    return getattr(error.__cause__, "sqlite_errorname", None) or type(error).__name__
 
 
 def import_engines() -> None:

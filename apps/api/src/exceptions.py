@@ -1,7 +1,7 @@
 """The one global handler: whatever was raised before the first byte leaves as the same envelope."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -27,6 +27,7 @@ from apps.core.errors import (
     PayloadTooLarge,
     Unauthorized,
     UnsupportedMediaType,
+    forget_tracebacks,
 )
 
 BY_STATUS: dict[int, tuple[type[AppError], str]] = {
@@ -66,12 +67,23 @@ def shape_of(path: str) -> ErrorShape:
 
 def install(app: FastAPI) -> None:
     """Register the envelope for every error that Starlette, FastAPI or our own code raises."""
-    app.add_exception_handler(AppError, _app_error)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientGone, _client_gone)
-    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(AppError, _answered(_app_error))
+    app.add_exception_handler(RequestValidationError, _answered(_validation))
+    app.add_exception_handler(HTTPException, _answered(_http))
+    app.add_exception_handler(ClientGone, _answered(_client_gone))
+    app.add_exception_handler(ClientDisconnect, _answered(_client_gone))
     app.add_exception_handler(Exception, _crash)
+
+
+def _answered(handler: Callable[[Request, Any], Awaitable[Response]]) -> Callable[[Request, Any], Awaitable[Response]]:
+    """The handler, and the end of what its error holds."""
+
+    async def answer(request: Request, error: Any) -> Response:
+        response = await handler(request, error)
+        forget_tracebacks(error)
+        return response
+
+    return answer
 
 
 def render(error: AppError, path: str, beside: Mapping[str, Any] | None = None) -> JSONResponse:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from apps.api.src.auth.authenticator import Authenticator, allow_path
 from apps.api.src.auth.caller import SCOPE_KEY
 from apps.api.src.exceptions import render
-from apps.core.errors import AppError
+from apps.core.errors import AppError, forget_tracebacks
 
 OPEN_PATHS = frozenset(
     {"/", "/favicon.ico", "/health", "/health/", "/healthz", "/ready", "/docs", "/redoc", "/openapi.json"}
@@ -36,6 +36,7 @@ class Authentication:
                 allow_path(caller, path)
             except AppError as error:
                 await _refuse(error, scope, receive, send)
+                forget_tracebacks(error)
                 return
             scope[SCOPE_KEY] = caller
         await self._app(scope, receive, send)

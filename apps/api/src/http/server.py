@@ -157,6 +157,9 @@ class Protocol(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         super().connection_lost(exc)
+        # These refer to each other: left to the garbage collector, which comes rarely, they would be kept for minutes.
+        self._answering = self.cycle = None
+        del self._writer
 
     def abort(self) -> None:
         self.transport.abort()

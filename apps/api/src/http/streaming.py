@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from apps.api.src.http.guard import ClientGone, guarded
 from apps.api.src.http.shutdown import Shutdown
-from apps.core.errors import AppError, InternalError
+from apps.core.errors import AppError, InternalError, forget_tracebacks
 
 PING_AFTER = 15.0
 
@@ -93,6 +93,7 @@ class StreamedResponse(Response):
                     self._refused(error)
                 raise
             await self._end_with(_as_app_error(error, tracebacks=scope["app"].state.settings.debug))
+            forget_tracebacks(error)
 
     async def _stream(self) -> None:
         async with aclosing(self._frames) as frames:

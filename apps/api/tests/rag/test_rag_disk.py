@@ -1,6 +1,5 @@
 """Documents on a disk that is full or cannot be written: 507, nothing half-kept, and all well again by itself."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from apps.tests.support.processes import running
 from apps.tests.support.rag_serving import LEAVE, serving_documents, waited
 from apps.tests.support.reading import envelope
 from apps.tests.support.routing import ASK
+from apps.tests.support.small_disk import fill
+from apps.tests.support.small_disk import small_disk as disk
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 NOTES = "/rag/collections/notes/documents"
@@ -38,37 +39,14 @@ def test_an_upload_that_the_disk_refuses_is_507_and_nothing_of_it_is_kept(tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("needs root, to mount a small file system")
-    try:
+    with disk(tmp_path / "disk", 24) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture
 def mock() -> Iterator[MockUpstream]:
     with mock_upstream() as upstream:
         yield upstream
-
-
-def fill(place: Path) -> Path:
-    """All that is left, to the last byte."""
-    ballast = place / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (2**20, 2**12, 1):
-            try:
-                while file.write(b"x" * size):
-                    pass
-            except OSError:
-                continue
-    return ballast
 
 
 @pytest.mark.long

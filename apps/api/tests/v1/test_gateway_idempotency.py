@@ -170,6 +170,24 @@ def test_a_callers_deadline_is_its_own(url: str, mock: MockUpstream) -> None:
     assert mock.stats()["requests"] == 1
 
 
+@both_ways
+def test_a_call_that_the_disk_refuses_is_not_kept_under_its_key_and_can_be_made_when_there_is_room(
+    stream: bool, mock: MockUpstream, tmp_path: Path
+) -> None:
+    mock.reset()
+    folder = tmp_path / "journal"
+    folder.write_text("a file where the journal's folder should be")
+    with serving_models(openai_base_url=mock.base_url, data_dir=tmp_path, ledger_journal="required") as url:
+        for _ in range(2):
+            refused = ask(url, "k", stream=stream)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (507, "INSUFFICIENT_STORAGE")
+        assert mock.stats()["requests"] == 0
+        folder.unlink()
+        assert until(lambda: ask(url, "k", stream=stream).status_code == 200)
+        assert ask(url, "k", stream=stream).headers["X-Cache"] == "replay"
+        assert mock.stats()["requests"] == 1
+
+
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256])
 def test_a_bad_key_is_refused(key: str, url: str, mock: MockUpstream) -> None:
     answer = ask(url, key)

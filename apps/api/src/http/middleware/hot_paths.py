@@ -14,7 +14,7 @@ from apps.api.src.exceptions import render
 from apps.api.src.http.guard import ClientGone
 from apps.api.src.http.raw_route import RawRoute
 from apps.api.src.observability.tracing import served_by
-from apps.core.errors import AppError
+from apps.core.errors import AppError, forget_tracebacks
 
 
 class HotPaths:
@@ -38,5 +38,7 @@ class HotPaths:
             await response(scope, receive, send)
         except AppError as error:
             await render(error, scope["path"])(scope, receive, send)
-        except (ClientGone, ClientDisconnect):
+            forget_tracebacks(error)
+        except (ClientGone, ClientDisconnect) as gone:
             await Response(status_code=499)(scope, receive, send)
+            forget_tracebacks(gone)

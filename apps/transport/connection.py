@@ -11,7 +11,8 @@ from typing import cast
 
 from apps.transport.response import HEAD_BYTES, NOT_HTTP, AnswerParser, Cut, HttpFailure, ProtocolError, Response
 
-MOST_BUFFERED = 262_144
+# a caller that reads nothing costs as much, and there may be hundreds
+MOST_BUFFERED = 65_536
 ONE_WRITE = 65_536
 # a timer may come this much early: a millisecond is what uvloop counts in
 EARLY = 0.002

@@ -1,7 +1,8 @@
 """An upstream's event stream, cut into blocks of whole events, judged without parsing what is well.
 
-A block is forwarded byte for byte. Four things are looked for in it: the end of the stream, finish reasons, an error
-that came with status 200, and an event that is not whole. A cut never leaves half an event with the client.
+A block is forwarded byte for byte. Five things are looked for in it: the end of the stream, finish reasons, an error
+that came with status 200, an event that is not whole, and bytes that are no UTF-8. A cut never leaves half an event
+with the client.
 """
 
 import json
@@ -36,6 +37,7 @@ class EventBlocks:
     def __init__(self, choices: int = 1) -> None:
         self._pending = b""
         self._unfinished = choices
+        self._has_events = False
         self.ended = False
         self.fault: UpstreamError | None = None
 
@@ -67,11 +69,16 @@ class EventBlocks:
     def _judged(self, block: bytes) -> bytes:
         if FINISHES[0] in block or FINISHES[1] in block:
             self._unfinished -= len(FINISH.findall(block))
-        if block.count(b"{") != block.count(b"}") or ERROR_KEY.search(block):
+        if block.count(b"{") != block.count(b"}") or ERROR_KEY.search(block) or not is_utf8(block):
             return self._sound_part(block)
+        if not self._has_events:
+            self._has_events = b"{" in block
         done = find_done(block)
         if done < 0:
             return block
+        if not self._has_events:
+            self.fault = nonsense("The upstream's answer is empty")
+            return b""
         self.ended = True
         return block[: _end_of_first_event(block, done)]
 
@@ -103,8 +110,21 @@ def find_done(block: bytes) -> int:
     return -1
 
 
+def is_utf8(data: bytes) -> bool:
+    """Whether JSON of these bytes can be read by every client."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def whole_json(body: bytes) -> bytes:
     """The body of a whole answer. Raises UpstreamError where it is no JSON object, or reports an error."""
+    if not is_utf8(body):
+        raise nonsense("The upstream's answer is not UTF-8")
     text = body.strip()
     balanced = text[:1] == b"{" and text[-1:] == b"}" and text.count(b"{") == text.count(b"}")
     if not balanced or ERROR_KEY.search(text):

@@ -35,6 +35,7 @@ from apps.models.upstream_errors import (
     CALLERS_FAULT,
     FAILURES,
     missing_key,
+    nonsense,
     not_configured,
     read_rejection,
     status_error,
@@ -70,6 +71,8 @@ NOTHING_SAID = b" "
 # what an upstream answers to a field that it does not know
 UNKNOWN_FIELD = (400, 422)
 JSON, EVENTS = "application/json", "text/event-stream"
+# the key of each choice's answer; within a model's text its quotes would be escaped
+ANSWERS = {"/chat/completions": b'"message"', "/completions": b'"text"'}
 # types of content that leave open what it is
 SAYS_NOTHING = frozenset({"", "text/plain", "application/octet-stream"})
 # white space, and the bytes of a byte order mark
@@ -193,6 +196,8 @@ class HttpTarget:
     async def _whole(self, call: WireCall, body: Body, ends: float, begun: bytes = b"") -> bytes:
         """A whole answer, whose usage is noted. Raises UpstreamError where it is none."""
         whole = whole_json(await read_whole(body, self._provider.timeouts.between_tokens, ends, begun))
+        if ANSWERS.get(call.path, b"") not in whole:
+            raise nonsense("The upstream's answer has no choices")
         if call.path == "/chat/completions":
             whole = normalized(whole)
         if call.path == "/messages":

@@ -17,7 +17,7 @@ import pytest
 
 from apps.tests.marks import marked
 from apps.tests.support.ports import free_port
-from apps.tests.support.waiting import HANG_SECONDS
+from apps.tests.support.waiting import HANG_SECONDS, until
 from apps.tests.watch import WATCH
 
 PASSWORD = marked("password of PostgreSQL")
@@ -75,6 +75,18 @@ class PostgresServer:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(90)
             self.process = None
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all of its processes: it recovers from its log at the next start."""
+        if self.process is not None:
+            pids = self._pids()
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(90)
+            self.process = None
+            # one that is still leaving holds the shared memory, and a new server would not start beside it
+            assert until(lambda: not any(_is_running(pid) for pid in pids))
 
     def freeze(self) -> None:
         """SIGSTOP to the server and all of its processes: connections stay open, nothing answers."""
@@ -158,6 +170,15 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.hear()
         finally:
             server.stop()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether it is there, and no zombie that only waits to be counted."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def _without_rights() -> dict[str, Any]:

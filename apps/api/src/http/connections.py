@@ -47,7 +47,9 @@ WHY: dict[Reason, str] = {
     "address_limit": "the address has MAX_CONNECTIONS_PER_ADDRESS connections",
     "descriptors": "the process is about to run out of file descriptors; what is left is for health checks",
 }
+# what ordinary clients do all day: the log has it where so many did at once
 UNREMARKABLE: frozenset[Reason] = frozenset({"idle"})
+REMARKABLE_AT_ONCE = 20
 
 SHORTEST_TICK = 0.02
 LONGEST_TICK = 1.0
@@ -165,9 +167,8 @@ class Connections:
     def note(self, reason: Reason, host: str | None) -> None:
         """Count a connection that is closed for ``reason``; the log says it within a tick, one line a reason."""
         self.closed[reason] += 1
-        if reason not in UNREMARKABLE:
-            count, _ = self._unsaid.get(reason, (0, ""))
-            self._unsaid[reason] = (count + 1, host or "a local socket")
+        count, _ = self._unsaid.get(reason, (0, ""))
+        self._unsaid[reason] = (count + 1, host or "a local socket")
 
     def observations(self) -> Iterable[Observation]:
         yield Observation("genai_connections", "Connections of clients that are open", float(len(self.open)))
@@ -202,6 +203,8 @@ class Connections:
         """Write one line for each reason that there was since the last time."""
         unsaid, self._unsaid = self._unsaid, {}
         for reason, (count, host) in unsaid.items():
+            if reason in UNREMARKABLE and count < REMARKABLE_AT_ONCE:
+                continue
             log.warning("Closed %d connection(s), the last of %s: %s", count, host, WHY[reason])
 
 

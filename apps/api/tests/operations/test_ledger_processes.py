@@ -188,3 +188,32 @@ def test_without_postgresql_budgets_are_closed_and_open_again_with_it(
         assert load.count(503)
     at.check()
     assert at.rows >= load.count(200)
+
+
+@needs_postgres
+@pytest.mark.long
+def test_a_postgresql_that_is_killed_in_the_middle_loses_no_answered_call_and_doubles_none(
+    on_postgres: Site, postgres: PostgresServer
+) -> None:
+    at = on_postgres
+    with running(at.folder, **at.settings | {"DATABASE_TIMEOUT": "0.9"}) as service:
+        url = service.url + CHAT
+        with loading(url, BODY, at.paying) as paying, loading(url, BODY, at.free) as free:
+            for _ in range(3):
+                assert until(partial(begun, paying))
+                assert until(partial(begun, free))
+                seen, answered = len(paying.seen) + len(free.seen), paying.count(200)
+                postgres.kill()
+                assert until(lambda seen=seen: len(paying.seen) + len(free.seen) > seen + 8)
+                postgres.start()
+                assert until(lambda answered=answered: paying.count(200) > answered + 5)
+        whole = paying.count(200) + free.count(200)
+        # by itself: the service was neither ended nor started again
+        assert until(lambda: at.rows >= whole)
+        assert at.rows == whole
+        assert at.ask("SELECT count(DISTINCT id) FROM calls WHERE outcome = 'ok'") == whole
+        service.gone_after(service.terminate(), at_most=60)
+    assert at.rows == whole
+    assert {seen.status for load in (paying, free) for seen in load.seen} <= {200, 503}
+    at.check()
+    assert at.reserved == 0

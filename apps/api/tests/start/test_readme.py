@@ -25,6 +25,13 @@ def test_each_link_of_a_page_leads_to_a_file(page: Path) -> None:
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
+def test_each_test_that_the_threat_model_names_is_there() -> None:
+    named = set(re.findall(r"`((?:[\w-]+/)*(?:test_\w+\.py|tests))`", (ROOT / "SECURITY.md").read_text()))
+    files = [f"/{path.relative_to(ROOT)}" for path in (ROOT / "apps").glob("**/tests/**/*.py")]
+    assert len(named) > 40
+    assert not [name for name in named if not any(file.endswith(f"/{name}") or f"/{name}/" in file for file in files)]
+
+
 def test_the_readme_is_short_and_begins_with_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.split()) <= 950

@@ -257,7 +257,7 @@ def attacked_service(folder: Path) -> Iterator[Running]:
     """The service before an upstream, after its first requests: what these leave behind is no attack's doing."""
     with (
         odd_upstream({"large": LARGE}) as upstream,
-        running(folder, OPENAI_BASE_URL=upstream.base_url, **TIMES) as service,
+        running(folder, OPENAI_BASE_URL=upstream.base_url, AUTH="off", **TIMES) as service,
     ):
         for _ in range(50):
             ask_health(service, [])

@@ -34,7 +34,17 @@ ENOUGH = 0.9
 HANG = 120.0
 KILLED, SURVIVED = 1, 0
 # third-party packages only: what is of this tree must be imported behind the change
-BEFORE = ("pytest", "fastapi", "httpx2", "pydantic", "pydantic_settings", "yaml", "uvicorn", "httptools", "structlog")
+BEFORE: tuple[str, ...] = (
+    "pytest",
+    "fastapi",
+    "httpx2",
+    "pydantic",
+    "pydantic_settings",
+    "yaml",
+    "uvicorn",
+    "httptools",
+    "structlog",
+)
 BEFORE += ("sqlalchemy.ext.asyncio", "aiosqlite", "asyncpg", "limits", "prometheus_client", "redis.asyncio", "alembic")
 
 

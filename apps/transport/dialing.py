@@ -134,7 +134,7 @@ async def open_connection(connection: Connection, server: Origin, proxy: Proxy |
     connection.connection_made(cast(asyncio.BaseTransport, secured))
 
 
-async def _create(protocol: asyncio.Protocol, server: Origin, tls: TlsContext) -> asyncio.Transport:
+async def _create(protocol: asyncio.BaseProtocol, server: Origin, tls: TlsContext) -> asyncio.Transport:
     loop = asyncio.get_running_loop()
     secure: dict[str, Any] = {"ssl": tls(), "server_hostname": server.host} if server.secure else {}
     connected = await dial(server.host, server.port)

@@ -158,7 +158,8 @@ class Protocol(HttpToolsProtocol):
                 cycle.message_event.set()
         super().connection_lost(exc)
         # These refer to each other: left to the garbage collector, which comes rarely, they would be kept for minutes.
-        self._answering = self.cycle = None
+        self._answering = None
+        self.cycle = None  # type: ignore[assignment]
         del self._writer
 
     def abort(self) -> None:

@@ -104,7 +104,7 @@ class Budgets:
         from apps.operations.ledger_store import go_on
 
         try:
-            over = await self._database.write(lambda c: go_on(c, call.id, charge, limit, expires_at))
+            over = await self._database.write_together(lambda c: go_on(c, call.id, charge, limit, expires_at))
         except StoreUnavailable:
             self._unavailable += 1
             raise
@@ -138,7 +138,7 @@ class Budgets:
         # needs SQLAlchemy, which is there once a database is open
         from apps.operations.ledger_store import reserve
 
-        return await self._database.write(lambda c: reserve(c, call.id, charge, limit, expires_at))
+        return await self._database.write_together(lambda c: reserve(c, call.id, charge, limit, expires_at))
 
 
 class CallAccount:

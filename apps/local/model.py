@@ -24,6 +24,7 @@ from apps.local.engine.port import Constraint
 from apps.local.engine_request import answer_limit, checked_tokens, sampling_of, tokenized
 from apps.local.grammar import GrammarCompiler, open_compiler
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
+from apps.local.prompt import text_of
 from apps.local.window import LocalWindow
 from apps.models.admission import Admission
 
@@ -173,9 +174,18 @@ class LocalModel:
             except Exception as error:
                 raise InternalError("The local model failed", details={"cause": type(error).__name__}) from error
 
-    async def tokenize(self, request: ChatRequest) -> list[int]:
+    async def tokenize(self, request: ChatRequest, *, special: bool = True) -> list[int]:
         """The prompt's tokens, as a call with this request would have them. Raises as ``stream``."""
-        return await tokenized(self._require_serving().loaded, request, offered_tools(request))
+        loaded = self._require_serving().loaded
+        if request.raw and not special:
+            return await asyncio.to_thread(loaded.tokenizer.encode_text, "".join(map(text_of, request.messages)))
+        return await tokenized(loaded, request, offered_tools(request))
+
+    async def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Each token by itself, special ones by their names. Raises ModelUnavailable, InvalidValue."""
+        tokenizer = self._require_serving().loaded.tokenizer
+        known = checked_tokens(tokens, tokenizer.vocabulary_size)
+        return await asyncio.to_thread(lambda: list(map(tokenizer.piece, known)))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of ``tokens``, without special ones. Raises ModelUnavailable, InvalidValue."""

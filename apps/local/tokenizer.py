@@ -90,8 +90,14 @@ class ChatTokenizer(Protocol):
         Its control tokens are control tokens: such a caller writes the whole prompt, turns included.
         """
 
+    def encode_text(self, text: str) -> list[int]:
+        """Tokens of a text, without the special ones that a text begins with."""
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a run of tokens, without special tokens."""
+
+    def piece(self, token: int) -> str:
+        """What one token stands for, or its name where that is no text."""
 
     def vocabulary(self) -> Vocabulary:
         """The bytes of all tokens. The first call may take a tenth of a second."""
@@ -128,6 +134,9 @@ class HubTokenizer:
     def encode_raw(self, text: str) -> list[int]:
         return list(self._backend.encode(text).ids)
 
+    def encode_text(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
@@ -136,6 +145,9 @@ class HubTokenizer:
             return str(self._backend.decode(tokens, skip_special_tokens=True))
         heard = [token for token in tokens if token not in self._silent]
         return str(self._backend.decode(heard, skip_special_tokens=False))
+
+    def piece(self, token: int) -> str:
+        return self.token_bytes(token).decode("utf-8", "replace") or str(self._backend.id_to_token(token) or "")
 
     def vocabulary(self) -> Vocabulary:
         with self._reading:

@@ -74,7 +74,8 @@ def _check_schema(wrapped: Any) -> None:
         raise MissingRequiredField("Json schema is required", field=where)
     if not isinstance(wrapped, Mapping):
         raise InvalidType("Json schema must be an object", field=where)
-    if not isinstance(wrapped.get("name"), str) or not NAME.fullmatch(wrapped["name"]):
+    # some clients give it no name, and nothing here depends on one
+    if wrapped.get("name") is not None and not (isinstance(wrapped["name"], str) and NAME.fullmatch(wrapped["name"])):
         raise InvalidValue(f"Name must match {NAME.pattern}", field=f"{where}.name")
     if not isinstance(wrapped.get("schema", {}), Mapping):
         raise InvalidType("Schema must be an object", field=f"{where}.schema")

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
+from apps.gateway.openai_api import fields
+from apps.gateway.openai_api.chat_request import FORMS, SAMPLERS
 
 Turn = dict[str, Any]
 ROLES = ("user", "assistant", "system", "developer")
@@ -130,8 +132,11 @@ def _string(item: Mapping[str, Any], name: str, where: str) -> str:
 
 # the same word in both
 SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "user")
+# what this API has no word for, and clients of vLLM and llama.cpp send all the same: a chat's own words
+PASSED = (SAMPLERS | FORMS) - set(SHARED)
 # these change nothing about the answer: the name, and why
 IGNORED: Mapping[str, str] = {
+    **fields.IGNORED,
     "metadata": "bookkeeping of the caller's, repeated in the answer",
     "safety_identifier": "bookkeeping of the caller's",
     "client_metadata": "bookkeeping of the caller's",
@@ -140,7 +145,18 @@ IGNORED: Mapping[str, str] = {
     "store": "nothing is stored for later on this route, whatever is asked; the answer says so",
 }
 READ = frozenset(
-    {*SHARED, "input", "instructions", "tools", "tool_choice", "text", "max_output_tokens", "reasoning", "stream"}
+    {
+        *SHARED,
+        *PASSED,
+        "input",
+        "instructions",
+        "tools",
+        "tool_choice",
+        "text",
+        "max_output_tokens",
+        "reasoning",
+        "stream",
+    }
 )
 STATEFUL = frozenset({"previous_response_id", "conversation", "prompt", "background", "context_management"})
 # these may stand there with the values that mean "nothing special"
@@ -165,7 +181,8 @@ FIELDS = {
 def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """Raises an error of the contract's table that names the field."""
     _refuse(body)
-    chat = {name: body[name] for name in SHARED if body.get(name) is not None and name not in ONLY}
+    told = (name for name in (*SHARED, *sorted(PASSED)) if name not in ONLY)
+    chat = {name: body[name] for name in told if body.get(name) is not None}
     chat["messages"] = messages_of(body.get("input"), _text(body, "instructions"))
     limit = body.get("max_output_tokens")
     if limit is not None:

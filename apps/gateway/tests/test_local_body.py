@@ -184,7 +184,7 @@ def test_choices_and_usage() -> None:
         ({"response_format": {"type": "yaml"}}, "response_format.type", InvalidValue),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", MissingRequiredField),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
             "response_format.json_schema.name",
             InvalidValue,
         ),

@@ -26,8 +26,14 @@ class EchoTokenizer:
     def encode_raw(self, text: str) -> list[int]:
         return [ord(character) for character in text]
 
+    def encode_text(self, text: str) -> list[int]:
+        return self.encode_raw(text)
+
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(chr(token) for token in tokens)
+
+    def piece(self, token: int) -> str:
+        return chr(token)
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary([bytes([token]) for token in range(256)], frozenset(), frozenset({4}), self)

@@ -4,9 +4,9 @@ import json
 from typing import NamedTuple
 
 from apps.api.src.anthropic.request import chat_body
+from apps.api.src.anthropic.target import count_chat
 from apps.api.src.wiring.services import Services
 from apps.core.errors import UpstreamError
-from apps.core.messages import ChatRequest
 from apps.core.ports import Writer
 from apps.gateway.openai_api.chat_request import chat_request
 from apps.gateway.protocol import WireCall
@@ -42,9 +42,3 @@ async def _asked(target: Target, call: WireCall) -> Counted:
     if not isinstance(tokens, int):
         raise UpstreamError("The upstream's answer could not be understood", upstream_status=200)
     return Counted(tokens, estimated=False)
-
-
-async def count_chat(model: Writer, request: ChatRequest) -> int:
-    """Tokens of a conversation as the model's own template writes it, tools and all."""
-    window = await model.window(request)
-    return await window.count(request.messages, request.tools)

@@ -17,9 +17,13 @@ DELTAS = {"text": "text_delta", "thinking": "thinking_delta"}
 
 
 class MessageEvents:
-    """One message. Feed it the chunks of a chat; a whole chat completion counts as one."""
+    """One message. Feed it the chunks of a chat; a whole chat completion counts as one.
 
-    def __init__(self, model: str) -> None:
+    ``prompt_tokens`` are told at the start where they are known by then; the end tells them in any case.
+    """
+
+    def __init__(self, model: str, prompt_tokens: int = 0) -> None:
+        self._prompt_tokens = prompt_tokens
         self._id = f"msg_{secrets.token_hex(12)}"
         self._model = model
         self._content: list[dict[str, Any]] = []
@@ -38,7 +42,7 @@ class MessageEvents:
 
     def start(self, first: Mapping[str, Any]) -> Iterator[Event]:
         self._take_model(first)
-        usage = {**_usage({}), "output_tokens": 0}
+        usage = _usage({"prompt_tokens": self._prompt_tokens})
         yield {"type": "message_start", "message": {**self._head(), "content": [], "usage": usage}}
         yield {"type": "ping"}
 

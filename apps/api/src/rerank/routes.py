@@ -6,10 +6,10 @@ from fastapi import APIRouter, Request, Response
 
 from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.rerank.schemas import DocumentText, RerankAnswer, RerankBody, RerankResult, RerankUsage
+from apps.api.src.rerank.schemas import DocumentText, RankedText, RerankAnswer, RerankBody, RerankResult, RerankUsage
 from apps.api.src.wiring.services import Services
 from apps.core.calls import CallRecord, Usage
-from apps.core.errors import ModelUnavailable, NotFound, quoted
+from apps.core.errors import InvalidValue, MissingRequiredField, ModelUnavailable, NotFound, quoted
 from apps.core.ports import Reranker
 from apps.core.settings import Settings
 from apps.models.metering import CHARACTERS_PER_TOKEN
@@ -22,14 +22,14 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
     is_local = not settings.rerank_base_url
 
     @router.post("/rerank", response_model_exclude_none=True)
-    async def rerank(request: Request, response: Response, body: RerankBody) -> RerankAnswer:
-        """Documents by relevance to the query, best first (Cohere's and Jina's shape)."""
+    async def rerank(request: Request, response: Response, body: RerankBody) -> RerankAnswer | list[RankedText]:
+        """Documents by relevance to the query, best first (Cohere's and Jina's shape, and that of TEI)."""
+        texts = _texts(body)
         if body.model is not None:
             # before the answer tells what there is
             allow_model(caller_of(request), body.model, lambda _: is_local)
         reranker = _reranker(services, body.model)
         allow_model(caller_of(request), reranker.name, lambda _: is_local)
-        texts = [one if isinstance(one, str) else one.text for one in body.documents]
         record = CallRecord(caller_of(request), "/v1/rerank", body.model or reranker.name)
         record.model, record.provider = reranker.name, "local" if is_local else "rerank"
         record.estimated_tokens = _estimated_tokens(body.query, texts)
@@ -42,6 +42,12 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
             record.usage = Usage(counted, 0, cost=0.0 if is_local else None, estimated=ranked.tokens is None)
         order = sorted(range(len(texts)), key=lambda index: (-ranked.scores[index], index))[: body.top_n]
         response.headers["X-Model"] = ranked.model
+        if body.documents is None:
+            shown = body.return_text
+            return [
+                RankedText(index=index, score=ranked.scores[index], text=texts[index] if shown else None)
+                for index in order
+            ]
         return RerankAnswer(
             id=f"rerank-{request.state.request_id}" if hasattr(request.state, "request_id") else "rerank",
             model=ranked.model,
@@ -53,10 +59,23 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
                 )
                 for index in order
             ],
-            usage=RerankUsage(total_tokens=ranked.tokens) if ranked.tokens is not None else None,
+            usage=RerankUsage(prompt_tokens=ranked.tokens, total_tokens=ranked.tokens)
+            if ranked.tokens is not None
+            else None,
         )
 
     return router
+
+
+def _texts(body: RerankBody) -> list[str]:
+    """Raises an error of the contract's table where there are none, or two lists of them."""
+    if body.documents is not None and body.texts is not None:
+        raise InvalidValue("Documents and texts are the same by two names: send one of them", field="texts")
+    if body.texts is not None:
+        return body.texts
+    if body.documents is None:
+        raise MissingRequiredField("Documents is required", field="documents")
+    return [one if isinstance(one, str) else one.text for one in body.documents]
 
 
 def _estimated_tokens(query: str, texts: Sequence[str]) -> int:

@@ -23,15 +23,22 @@ class DocumentText(Schema):
 
 
 class RerankBody(BaseModel):
-    """What /v1/rerank takes. Types are strict; unknown fields are ignored."""
+    """What /v1/rerank takes. Types are strict; unknown fields are ignored.
+
+    ``texts`` in place of ``documents`` is the shape of Text Embeddings Inference, which is answered in its own.
+    """
 
     model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra={"examples": [EXAMPLE]})
 
     model: str | None = Field(None, description="The reranker's name; left out, the one that there is")
     query: Annotated[str, Field(min_length=1)]
-    documents: Annotated[list[str | DocumentText], Field(min_length=1, max_length=MOST_DOCUMENTS)]
+    documents: Annotated[list[str | DocumentText], Field(min_length=1, max_length=MOST_DOCUMENTS)] | None = None
+    texts: Annotated[list[str], Field(min_length=1, max_length=MOST_DOCUMENTS)] | None = Field(
+        None, description="In place of documents; the answer is an array of index and score"
+    )
     top_n: Annotated[int, Between(1, MOST_DOCUMENTS)] | None = Field(None, description="The most results; default: all")
     return_documents: bool = Field(False, description="Whether each result has its document's text")
+    return_text: bool = Field(False, description="The same for texts")
 
 
 class RerankResult(Schema):
@@ -41,7 +48,16 @@ class RerankResult(Schema):
 
 
 class RerankUsage(Schema):
+    prompt_tokens: int
     total_tokens: int
+
+
+class RankedText(Schema):
+    """A result in the shape of Text Embeddings Inference."""
+
+    index: int
+    score: float
+    text: str | None = None
 
 
 class RerankAnswer(Schema):

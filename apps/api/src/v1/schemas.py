@@ -78,6 +78,9 @@ class EmbeddingsBody(_Body):
 
 class TokenizeBody(_Body):
     prompt: str | None = Field(None, description="A text; no chat template is applied")
+    content: str | None = Field(None, description="The same by llama.cpp's name, without a beginning of its own")
+    add_special_tokens: bool = Field(True, description="Begin the prompt as the model was trained to see it")
+    return_token_strs: bool = Field(False, description="Tell each token's text")
     messages: list[JsonObject] | None = Field(None, description="A chat in place of the prompt, with its tools")
     tools: list[JsonObject] | None = None
 

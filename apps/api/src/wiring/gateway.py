@@ -12,7 +12,7 @@ from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
 from apps.api.src.wiring.stores import Documents
 from apps.core.calls import Price
-from apps.core.ports import ChatModel, Embedder
+from apps.core.ports import ChatModel, Embedder, Writer
 from apps.core.settings import Settings
 from apps.gateway.as_model import GatewayModel
 from apps.gateway.gateway import Gateway
@@ -168,7 +168,8 @@ def _provider(
         wire, chat = own[config.kind]
         owns = isinstance(chat, OwnQueue)
         admission = chat.admission if isinstance(chat, OwnQueue) else _admission(name, config, settings)
-        return Provider(name, config, _with_messages(wire, config), chat, admission, writer, owns)
+        counter = chat if config.kind == "local" and isinstance(chat, Writer) else None
+        return Provider(name, config, _with_messages(wire, config, counter), chat, admission, writer, owns)
     admission = _admission(name, config, settings)
     key = _key(config.api_key_env, settings).get_secret_value()
     upstream = HttpTarget(config, key, trace, connections)
@@ -182,9 +183,10 @@ def _provider(
     return Provider(name, config, wire, WireModel(name, upstream), admission, passage=passage)
 
 
-def _with_messages(wire: WireTarget, config: ProviderConfig) -> WireTarget:
+def _with_messages(wire: WireTarget, config: ProviderConfig, counter: Writer | None = None) -> WireTarget:
     """The wire with Anthropic's messages too, made from its chat completions."""
-    return ByPath({"/messages": MessagesOverChat(wire, in_process=config.kind == "local")}, wire)
+    messages = MessagesOverChat(wire, in_process=config.kind == "local", counter=counter)
+    return ByPath({"/messages": messages}, wire)
 
 
 def _admission(name: str, config: ProviderConfig, settings: Settings) -> Admission:

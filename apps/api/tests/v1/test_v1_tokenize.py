@@ -31,8 +31,18 @@ def test_a_prompt_and_a_chat_become_tokens_and_text_again(http: httpx.Client) ->
     chat = post(http, "tokenize", messages=[{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}])
     assert (chat.json()["count"], chat.json()["tokens"]) == (3, [97, 98, 99])
     assert post(http, "tokenize", prompt="").json()["tokens"] == []
-    assert post(http, "detokenize", tokens=tokens).json() == {"prompt": "häß"}
-    assert post(http, "detokenize", tokens=[]).json() == {"prompt": ""}
+    assert post(http, "detokenize", tokens=tokens).json() == {"prompt": "häß", "content": "häß"}
+    assert post(http, "detokenize", tokens=[]).json() == {"prompt": "", "content": ""}
+
+
+def test_a_text_in_llama_cpps_words_and_tokens_with_their_pieces(http: httpx.Client) -> None:
+    pieces = post(http, "tokenize", content="hä", add_special=True, with_pieces=True).json()
+    assert pieces["tokens"] == [{"id": 104, "piece": "h"}, {"id": 228, "piece": "ä"}]
+    assert post(http, "tokenize", content="hä").json()["tokens"] == [104, 228]
+    strings = post(http, "tokenize", prompt="hä", add_special_tokens=False, return_token_strs=True).json()
+    assert (strings["tokens"], strings["token_strs"]) == ([104, 228], ["h", "ä"])
+    chat = post(http, "tokenize", messages=[{"role": "user", "content": "a"}], return_token_strs=True).json()
+    assert chat["token_strs"] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -42,8 +52,10 @@ def test_a_prompt_and_a_chat_become_tokens_and_text_again(http: httpx.Client) ->
         ("tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
         ("tokenize", {"prompt": 3}, "prompt"),
         ("tokenize", {"messages": "a"}, "messages"),
-        ("tokenize", {"prompt": "a", "add_special_tokens": False}, "add_special_tokens"),
-        ("tokenize", {"prompt": "a", "return_token_strs": True}, "return_token_strs"),
+        ("tokenize", {"prompt": "a", "content": "a"}, "prompt"),
+        ("tokenize", {"prompt": "a", "add_special_tokens": 1}, "add_special_tokens"),
+        ("tokenize", {"content": "a", "with_pieces": "yes"}, "with_pieces"),
+        ("tokenize", {"content": "a", "parse_special": False}, "parse_special"),
         ("detokenize", {}, "tokens"),
         ("detokenize", {"tokens": ["a"]}, "tokens"),
         ("detokenize", {"tokens": [-1]}, "tokens"),

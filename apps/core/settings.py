@@ -137,6 +137,12 @@ class Settings(BaseSettings):
         Path.home() / ".cache" / "genai-project", description="Folder for converted and packed weights"
     )
 
+    embedding_models: Listed = Field(
+        [],
+        description="Folders of sentence encoders beside all-MiniLM-L6-v2, separated by commas; each answers to its"
+        " folder's name",
+    )
+
     rag_model: str = Field(
         "", max_length=200, description="Who writes answers from documents: a model's name; empty: the local model"
     )
@@ -239,7 +245,9 @@ class Settings(BaseSettings):
         "eng", pattern=r"^[A-Za-z_]{3,20}(\+[A-Za-z_]{3,20}){0,9}$", description="tesseract's languages, joined by +"
     )
     rag_embedding_model: str = Field(
-        "", description="Name of an embedding model at OPENAI_BASE_URL; empty: all-MiniLM-L6-v2 on this CPU"
+        "",
+        description="Name of an embedding model of EMBEDDING_MODELS, or else at OPENAI_BASE_URL; empty:"
+        " all-MiniLM-L6-v2 on this CPU",
     )
     rag_embedding_dimensions: int = Field(
         1536, ge=8, le=4096, multiple_of=8, description="Dimensions of RAG_EMBEDDING_MODEL"

@@ -43,6 +43,8 @@ def _app(settings: Settings) -> FastAPI:
     server_rewrites = __name__ != "__main__" and TRUST not in os.environ
     try:
         services = build_services(settings)
+    except SettingsError as error:
+        sys.exit(str(error))
     except GatewayConfigError as error:
         sys.exit(f"Wrong setting GATEWAY_CONFIG: {error}")
     except AgentsConfigError as error:

@@ -62,6 +62,10 @@ SCHEMA_ALONE = {"type": "json_schema", "json_schema": {"name": "answer", "schema
         ({"structured_outputs": {"choice": ["a", "b"]}}, ("answer_choices", ("a", "b"))),
         ({"structured_outputs": {"grammar": "start: /a/"}}, ("answer_grammar", "start: /a/")),
         ({"structured_outputs": {"json": {"type": "object"}}}, ("response_format", SCHEMA_ALONE)),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}},
+            ("response_format", {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}),
+        ),
         ({"structured_outputs": {"json": '{"type": "object"}'}}, ("response_format", SCHEMA_ALONE)),
         ({"structured_outputs": {"json_object": True}}, ("response_format", {"type": "json_object"})),
         ({"guided_regex": "a+"}, ("answer_regex", "a+")),

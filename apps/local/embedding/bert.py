@@ -1,4 +1,4 @@
-"""A BERT sentence encoder in transformers: batches of texts in, mean-pooled L2-normalised vectors out.
+"""A sentence encoder of BERT's kind in transformers: batches of texts in, pooled L2-normalised vectors out.
 
 Blocks: whoever calls it owns the thread.
 """
@@ -10,24 +10,35 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertModel
 
+UNKNOWN = ("[UNK]", "<unk>")
 BATCH_TEXTS = 64
 # eight texts of full length: twice that is slower, since it no longer fits into the caches
 BATCH_TOKENS = 2048
 
 
 class Bert:
-    """``folder`` is a checkpoint with a tokenizer.json. ``precision`` is bf16 where the CPU multiplies that itself."""
+    """``folder`` is a checkpoint with a tokenizer.json. ``precision`` is bf16 where the CPU multiplies that itself.
 
-    def __init__(self, folder: Path, precision: Literal["auto", "bf16", "fp32"] = "auto") -> None:
+    ``pooling``: a text's vector is the mean of its tokens' or the first one's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        precision: Literal["auto", "bf16", "fp32"] = "auto",
+        pooling: Literal["mean", "cls"] = "mean",
+    ) -> None:
+        self._pooling = pooling
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         self.precision = ("bf16" if native else "fp32") if precision == "auto" else precision
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         # built and filled by hand: from_pretrained writes a progress bar and a report to the terminal
-        model = BertModel(BertConfig.from_pretrained(str(folder), local_files_only=True))
-        weights = load_file(folder / "model.safetensors")
-        model.load_state_dict({name: tensor for name, tensor in weights.items() if not name.endswith("position_ids")})
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        model = BertModel(config) if config.model_type == "bert" else AutoModel.from_config(config)
+        _fill(model, load_file(folder / "model.safetensors"))
+        self._padding = int(config.pad_token_id or 0)
         self._model = model.to(dtype).eval()
         self.vocabulary_size = int(model.config.vocab_size)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -41,7 +52,7 @@ class Bert:
 
     def unknown_shares(self, texts: Sequence[str]) -> list[float]:
         """Of each text, the share of its tokens that are the unknown one; special tokens are not counted."""
-        unknown = self._tokenizer.token_to_id("[UNK]")
+        unknown = next((id for text in UNKNOWN if (id := self._tokenizer.token_to_id(text)) is not None), None)
         counted = [ids[1:-1] for ids in self.tokens(texts)]
         return [sum(id == unknown for id in ids) / len(ids) if ids else 0.0 for ids in counted]
 
@@ -61,14 +72,25 @@ class Bert:
 
     def _encode(self, tokens: list[list[int]]) -> list[list[float]]:
         length = max(map(len, tokens))
-        ids = torch.tensor([text + [0] * (length - len(text)) for text in tokens])
+        ids = torch.tensor([text + [self._padding] * (length - len(text)) for text in tokens])
         mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in tokens])
         with torch.inference_mode():
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             weights = mask.unsqueeze(-1).float()
-            pooled = (hidden * weights).sum(1) / weights.sum(1)
+            pooled = hidden[:, 0] if self._pooling == "cls" else (hidden * weights).sum(1) / weights.sum(1)
             vectors: Any = torch.nn.functional.normalize(pooled, dim=1)
         return [[float(value) for value in row] for row in vectors.tolist()]
+
+
+def _fill(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Put the weights in, without the prefix and the heads of what it was trained as. Raises ValueError for a gap."""
+    own = set(model.state_dict())
+    prefix = f"{model.base_model_prefix}."
+    found = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    missing, _ = model.load_state_dict({name: found[name] for name in own & set(found)}, strict=False)
+    # nothing here reads the pooler, and some checkpoints come without it
+    if gaps := [name for name in missing if not name.startswith("pooler.")]:
+        raise ValueError(f"the checkpoint has no {gaps[0]}")
 
 
 def batches(order: Sequence[int], tokens: Sequence[Sequence[int]]) -> list[list[int]]:

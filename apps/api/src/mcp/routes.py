@@ -10,11 +10,22 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from apps.agents.mcp_server import McpEndpoint
+from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.guard import ClientGone, guarded
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.http.raw_route import RawRoute
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
+from apps.api.src.mcp.cancellation import (
+    CANCELLED,
+    SESSION_HEADER,
+    Key,
+    RunningCalls,
+    Stopped,
+    call_key,
+    new_session,
+    read_message,
+)
 from apps.core import errors
 from apps.core.errors import Forbidden
 from apps.core.settings import Settings
@@ -41,25 +52,41 @@ def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) ->
         **error_responses(*ERRORS),
     }
 
+    running = RunningCalls()
+
     async def mcp(request: Request) -> Response:
         """The Model Context Protocol: models, agents and a search as tools, documents as resources, and prompts."""
         _check_origin(request.headers.get("origin"), settings.allowed_origins)
-        return McpResponse(endpoint, await request.body(), request.app.state.shutdown)
+        body = await request.body()
+        message, session = read_message(body), request.headers.get(SESSION_HEADER)
+        if message.get("method") == CANCELLED and isinstance(message.get("params"), dict):
+            cancelled = call_key(caller_of(request), session, message["params"].get("requestId"))
+            if cancelled is not None:
+                running.stop(cancelled)
+        key = call_key(caller_of(request), session, message.get("id"))
+        response = McpResponse(endpoint, body, request.app.state.shutdown, running, key)
+        if message.get("method") == "initialize":
+            response.headers[SESSION_HEADER] = new_session()
+        return response
 
     router.add_api_route(PATH, mcp, methods=["POST"], responses=described, openapi_extra=BODY)
     return router
 
 
 class McpResponse(Response):
-    """Hands the request on to the MCP server; a client that leaves ends its call."""
+    """Hands the request on to the MCP server; a client that leaves ends its call, and so does one that cancels it."""
 
-    def __init__(self, endpoint: McpEndpoint, body: bytes, shutdown: Shutdown) -> None:
+    def __init__(
+        self, endpoint: McpEndpoint, body: bytes, shutdown: Shutdown, running: RunningCalls, key: Key | None
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = []
         self._endpoint = endpoint
         self._taken = body
         self._shutdown = shutdown
+        self._running = running
+        self._key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # who wants to hear of progress gets events; whether it is the field itself, the package finds out
@@ -70,16 +97,26 @@ class McpResponse(Response):
             # a client that leaves is noticed by the guard, which ends all this
             return messages.pop() if messages else await asyncio.get_running_loop().create_future()
 
+        begun = False
+
         async def told(message: Message) -> None:
+            nonlocal begun
+            begun = True
             # what the route's layers have put here, the limits' standing above all, goes out with the server's own
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *self.raw_headers]
             await send(message)
 
         try:
-            await guarded(self._endpoint.handle(scope, replay, told, streamed=streamed), receive, self._shutdown)
+            with self._running.running(self._key):
+                await guarded(self._endpoint.handle(scope, replay, told, streamed=streamed), receive, self._shutdown)
         except ClientGone:
             return
+        except Stopped:
+            # a cancelled request is not answered: taken is all that can be said of it
+            if not begun:
+                await send({"type": "http.response.start", "status": 202, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _check_origin(origin: str | None, allowed: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ class Model(Schema):
     max_model_len: int | None = Field(
         description="Most tokens of prompt and answer, at the target that has the fewest; null: not known"
     )
+    dimensions: int | None = Field(None, description="Of an embedding model's vectors, where they are known")
     status: State
     reason: str
     targets: list[TargetStatus]
@@ -87,6 +88,7 @@ class ModelDirectory:
             created=self._created,
             owned_by=targets[0].provider.name,
             max_model_len=min(lengths, default=None),
+            dimensions=_dimensions(targets),
             status=best.status,
             reason=best.reason,
             targets=statuses,
@@ -99,6 +101,11 @@ def _length(target: Target) -> int | None:
     told = details.get("context_length", details.get("longest_input"))
     known = [length for length in (told, target.config.context) if isinstance(length, int)]
     return min(known, default=None)
+
+
+def _dimensions(targets: Sequence[Target]) -> int | None:
+    told = targets[0].provider.chat.readiness().details.get("dimensions")
+    return told if isinstance(told, int) else None
 
 
 def _status(target: Target) -> TargetStatus:

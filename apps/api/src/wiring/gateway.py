@@ -1,7 +1,7 @@
 """The gateway of the settings: which providers there are, who answers which name, and at what price."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -74,10 +74,12 @@ def load_gateway(
     documents: Documents | None = None,
     agents: AgentParts | None = None,
     connections: Connections | None = None,
+    embedders: Sequence[Embedder] = (),
 ) -> None:
     """Load the routing file of GATEWAY_CONFIG, or the configuration that the settings make without one.
 
-    ``connections`` are closed by their owner; without them each provider has its own.
+    ``connections`` are closed by their owner; without them each provider has its own. ``embedders`` are there beside
+    the first, wherever that is.
     """
     own: dict[str, Own] = {"local": (local_wire(local), local)}
     embeddings = EmbeddingsWire(embedder or MiniLM())
@@ -94,6 +96,7 @@ def load_gateway(
             name: _provider(name, provider, settings, own, trace, connections)
             for name, provider in config.providers.items()
         }
+        providers |= {one.name: one for one in _more_embedders(config, settings, embedders)}
         router = Router(config, providers)
         if isinstance(local, OwnQueue):
             local.admission.bound(*_local_bounds(config.providers.values(), settings))
@@ -187,6 +190,17 @@ def _with_messages(wire: WireTarget, config: ProviderConfig, counter: Writer | N
     """The wire with Anthropic's messages too, made from its chat completions."""
     messages = MessagesOverChat(wire, in_process=config.kind == "local", counter=counter)
     return ByPath({"/messages": messages}, wire)
+
+
+def _more_embedders(config: GatewayConfig, settings: Settings, embedders: Iterable[Embedder]) -> Iterator[Provider]:
+    """A provider for each, on the terms of the first embedder's; none where that is not offered.
+
+    Its name cannot be one of the file's, which has no slash in the names of its own embedders.
+    """
+    first = next((provider for provider in config.providers.values() if provider.kind == "embedder"), None)
+    for embedder in embedders if first is not None else ():
+        wire, name = EmbeddingsWire(embedder), f"embedder/{embedder.name}"
+        yield Provider(name, first, wire, wire, _admission(name, first, settings))
 
 
 def _admission(name: str, config: ProviderConfig, settings: Settings) -> Admission:

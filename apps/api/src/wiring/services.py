@@ -30,6 +30,7 @@ from apps.core.version import VERSION
 from apps.gateway.as_model import LOCAL
 from apps.gateway.gateway import Gateway
 from apps.gateway.routing.targets import FREE
+from apps.local.embedding.checkpoints import embedders
 from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.bearer_tokens import BearerTokens
@@ -61,6 +62,7 @@ class Services:
     agents: Agents | None = None
     connections: Connections | None = None
     reranker: Reranker | None = None
+    embedders: Sequence[Embedder] = ()
 
     @property
     def generate(self) -> MeteredModel | CachedModel:
@@ -110,9 +112,11 @@ class Services:
             await self.front.cache.aclose()
         if self.embedder is not None:
             await self.embedder.aclose()
+        for embedder in self.embedders:
+            await embedder.aclose()
         if self.reranker is not None:
             await self.reranker.aclose()
-        if self.documents is not None and self.documents.embedder is not self.embedder:
+        if self.documents is not None and self.documents.embedder not in (self.embedder, *self.embedders):
             await self.documents.embedder.aclose()
         if self.tracing is not None:
             await self.tracing.aclose()
@@ -130,19 +134,21 @@ class Services:
 
 
 def build_services(settings: Settings) -> Services:
-    """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is."""
+    """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is,
+    SettingsError where a folder of EMBEDDING_MODELS is no embedding model.
+    """
     local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
     connections = Connections()
     gateway = new_gateway(settings)
-    reranker = chosen_reranker(settings, connections)
-    documents, embedder = open_documents(settings, gateway, local, connections, reranker)
+    reranker, others = chosen_reranker(settings, connections), embedders(settings.embedding_models)
+    documents, embedder = open_documents(settings, gateway, local, connections, reranker, others)
     parts = open_agents(settings, gateway, local, documents.library, database, lambda name: setting_of(name, settings))
-    load_gateway(gateway, settings, local, embedder, tracing, documents, parts, connections)
+    load_gateway(gateway, settings, local, embedder, tracing, documents, parts, connections, others)
     cloud = build_cloud(settings, gateway)
     services = on_record(
         settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents, connections=connections
     )
-    return replace(services, reranker=reranker)
+    return replace(services, reranker=reranker, embedders=others)
 
 
 def on_record(

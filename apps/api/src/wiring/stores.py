@@ -3,6 +3,7 @@
 What is kept, by the settings: the database with its keys, tokens of an issuer, the response cache.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
+from apps.local.embedding.checkpoints import embedders
+from apps.local.embedding.local_embedder import LocalEmbedder
 from apps.local.embedding.minilm import MiniLM
 from apps.local.rerank.reranker import LocalReranker
 from apps.models.upstream_retrieval import OpenAIEmbedder, UpstreamReranker
@@ -30,8 +33,16 @@ from apps.rag.library import Library
 from apps.transport.pool import Connections
 
 
-def chosen_embedder(settings: Settings, connections: Connections | None = None) -> tuple[Embedder, Path | None]:
-    """The embedder of collections of documents, and its tokenizer.json where there is one."""
+def chosen_embedder(
+    settings: Settings, connections: Connections | None = None, others: Sequence[LocalEmbedder] | None = None
+) -> tuple[Embedder, Path | None]:
+    """The embedder of collections of documents, and its tokenizer.json where there is one.
+
+    ``others`` are those of EMBEDDING_MODELS where they are made already.
+    """
+    for other in embedders(settings.embedding_models) if others is None else others:
+        if other.name == settings.rag_embedding_model:
+            return other, other.tokenizer_file
     if settings.rag_embedding_model:
         return OpenAIEmbedder(settings, connections), None
     minilm = MiniLM()
@@ -66,9 +77,10 @@ def open_documents(
     local: ChatModel,
     connections: Connections | None = None,
     reranker: Reranker | None = None,
+    others: Sequence[LocalEmbedder] | None = None,
 ) -> tuple[Documents, Embedder]:
     """The documents, and the embedder of /v1/embeddings: where both are MiniLM, it is one and is loaded once."""
-    embeds, tokenizer = chosen_embedder(settings, connections)
+    embeds, tokenizer = chosen_embedder(settings, connections, others)
     library = Library.from_settings(settings, embeds, tokenizer=tokenizer, reranker=reranker)
     documents = build_documents(settings, gateway, local, embeds, library)
     return documents, embeds if isinstance(embeds, MiniLM) else MiniLM()

@@ -52,14 +52,25 @@ def test_documents_come_back_by_relevance(tmp_path: Path) -> None:
         {"index": 1, "relevance_score": 0.04, "document": {"text": "aaaa"}},
         {"index": 0, "relevance_score": 0.02, "document": {"text": "aa"}},
     ]
-    assert (told["model"], told["usage"]) == ("longest", {"total_tokens": 7})
+    assert (told["model"], told["usage"]) == ("longest", {"prompt_tokens": 7, "total_tokens": 7})
     bare = called(tmp_path, BODY, Longest()).json()
     assert [sorted(one) for one in bare["results"]] == [["index", "relevance_score"]] * 3
+
+
+def test_texts_come_back_in_the_shape_of_text_embeddings_inference(tmp_path: Path) -> None:
+    body = {"query": "q", "texts": ["aa", "aaaa", "a"], "top_n": 2, "return_text": True}
+    answer = called(tmp_path, body, Longest())
+    assert answer.json() == [{"index": 1, "score": 0.04, "text": "aaaa"}, {"index": 0, "score": 0.02, "text": "aa"}]
+    bare = called(tmp_path, {"query": "q", "texts": ["aa"]}, Longest()).json()
+    assert bare == [{"index": 0, "score": 0.02}]
 
 
 @pytest.mark.parametrize(
     ("body", "reranker", "status", "param"),
     [
+        ({"query": "q"}, Longest(), 400, "documents"),
+        (BODY | {"texts": ["a"]}, Longest(), 400, "texts"),
+        ({"query": "q", "documents": 3}, Longest(), 400, "documents"),
         ({"query": "q", "documents": []}, Longest(), 400, "documents"),
         ({"documents": ["a"]}, Longest(), 400, "query"),
         (BODY | {"top_n": 0}, Longest(), 400, "top_n"),

@@ -1,0 +1,219 @@
+"""A checkpoint on this CPU as an Embedder: loads at its first use, computes in two threads of its own.
+
+sentence-transformers is not needed: pooling over the last layer and an L2 norm give the same vectors. Torch is imported
+in the threads, when the first text comes.
+"""
+
+import asyncio
+import functools
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, TextTooLong
+from apps.core.ports import Readiness
+from apps.core.process import available_cpus, importing
+
+if TYPE_CHECKING:
+    from apps.local.embedding.bert import Bert
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Pooling = Literal["mean", "cls"]
+
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors")
+INSTALL = "make setup, or pip install -r requirements-local.txt"
+RETRY_AFTER = 60.0
+# a question, not a document
+SHORT_TEXTS = 4
+# of 19: a tenth of the share of a thread that does not give way
+LOW_PRIORITY = 10
+
+
+# one model loads at a time: two at once would take the memory and the cores of both
+LOADING = threading.Lock()
+
+
+class LocalEmbedder:
+    """Implements Embedder and EmbedsTokens. Calls are computed one after the other; a cancelled one ends at its batch.
+
+    Calls of few texts have a thread of their own. The long ones' runs at low priority: who embeds a library must not
+    slow down everything else that this machine does. ``folder`` tells where the checkpoint is once ``required``
+    packages are there; ``pooling`` makes one vector of a text's, by their mean or the first token's.
+    """
+
+    # vectors may be cut only where the model was trained for that, which a checkpoint does not tell
+    cuttable = False
+
+    def __init__(
+        self,
+        name: str,
+        dimensions: int,
+        longest: int,
+        folder: Callable[[], Path],
+        *,
+        pooling: Pooling = "mean",
+        required: Sequence[str] = REQUIRED,
+        install: str = INSTALL,
+    ) -> None:
+        self.name = name
+        self.dimensions = dimensions
+        self.longest = longest
+        self._folder = folder
+        self._pooling: Pooling = pooling
+        self._required = tuple(required)
+        self._how = install
+        self._short = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
+        self._long = ThreadPoolExecutor(1, "embedding-long", initializer=_use_threads_when_idle)
+        self._model: Bert | None = None
+        self._failure: str | None = None
+        self._closed = threading.Event()
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """Its tokenizer.json; None where a package is missing."""
+        return None if self._missing() else self._folder() / "tokenizer.json"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Raises InvalidValue for a text over ``longest`` tokens, and ModelUnavailable."""
+        cancelled = threading.Event()
+        try:
+            return await self._in_thread(lambda: self._embed(texts, cancelled), short=len(texts) <= SHORT_TEXTS)
+        finally:
+            cancelled.set()
+
+    async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of each text, the two special tokens included. Raises ModelUnavailable."""
+        return await self._in_thread(lambda: self._loaded().tokens(texts), short=len(texts) <= SHORT_TEXTS)
+
+    async def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raises InvalidValue for a run over ``longest`` and for what is no token, and ModelUnavailable."""
+        cancelled = threading.Event()
+        work = functools.partial(self._embed_tokens, [list(run) for run in tokens], cancelled)
+        try:
+            return await self._in_thread(work, short=len(tokens) <= SHORT_TEXTS)
+        finally:
+            cancelled.set()
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text, the two special tokens included. Raises ModelUnavailable."""
+        short = len(texts) <= SHORT_TEXTS
+        return await self._in_thread(lambda: list(map(len, self._loaded().tokens(texts))), short=short)
+
+    async def unknown_shares(self, texts: Sequence[str]) -> list[float]:
+        """Implements KnowsWords. Raises ModelUnavailable."""
+        return await self._in_thread(lambda: self._loaded().unknown_shares(texts), short=len(texts) <= SHORT_TEXTS)
+
+    def readiness(self) -> Readiness:
+        details = {"dimensions": self.dimensions, "longest_input": self.longest}
+        missing = self._missing()
+        if missing:
+            return Readiness(self.name, "not_configured", self._install(missing), details)
+        if self._failure is not None:
+            return Readiness(self.name, "failed", self._failure, details)
+        if self._model is None:
+            return Readiness(self.name, "ready", "Installed; loads at its first use", details)
+        return Readiness(self.name, "ready", "Loaded", {**details, "precision": self._model.precision})
+
+    async def aclose(self) -> None:
+        """What is being computed ends after its batch; what still waits finds out that it is closed."""
+        self._closed.set()
+        for pool in (self._short, self._long):
+            await asyncio.to_thread(pool.shutdown)
+
+    async def _in_thread(self, work: Callable[[], T], *, short: bool) -> T:
+        missing = self._missing()
+        if self._closed.is_set():
+            raise _closing(self.name)
+        if missing:
+            raise ModelUnavailable(self._install(missing), details={"state": "not_configured"}, retry_after=RETRY_AFTER)
+        pool = self._short if short else self._long
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+        except AppError:
+            raise
+        except Exception as error:
+            raise InternalError(f"{self.name} failed", details={"cause": type(error).__name__}) from error
+
+    def _embed(self, texts: Sequence[str], cancelled: threading.Event) -> list[list[float]]:
+        return self._embed_tokens(self._loaded().tokens(texts), cancelled)
+
+    def _embed_tokens(self, tokens: list[list[int]], cancelled: threading.Event) -> list[list[float]]:
+        model = self._loaded()
+        for index, run in enumerate(tokens):
+            where = "input" if len(tokens) == 1 else f"input.{index}"
+            if len(run) > self.longest:
+                raise TextTooLong(len(run), self.longest, index, where)
+            if not run or not all(0 <= token < model.vocabulary_size for token in run):
+                details = {"min": 0, "max": model.vocabulary_size - 1}
+                raise InvalidValue("Input has a token that the model does not have", field=where, details=details)
+        vectors = model.embed(tokens, lambda: cancelled.is_set() or self._closed.is_set())
+        if len(vectors) < len(tokens):
+            raise _closing(self.name)
+        return vectors
+
+    def _loaded(self) -> "Bert":
+        if self._closed.is_set():
+            raise _closing(self.name)
+        if self._model is not None:
+            return self._model
+        with LOADING:
+            return self._model or self._load()
+
+    def _load(self) -> "Bert":
+        with importing():
+            from apps.local.embedding.bert import Bert
+
+        started = time.monotonic()
+        try:
+            self._model = Bert(self._folder(), pooling=self._pooling)
+        except Exception as error:
+            self._failure = f"Loading ended with {type(error).__name__}: reinstall it by {self._how}"
+            raise ModelUnavailable(
+                f"{self.name} could not be loaded", details={"state": "failed"}, retry_after=RETRY_AFTER
+            ) from error
+        self._failure = None
+        log.info("%s is loaded in %s after %.1f s", self.name, self._model.precision, time.monotonic() - started)
+        return self._model
+
+    def _missing(self) -> list[str]:
+        return missing_packages(self._required)
+
+    def _install(self, missing: list[str]) -> str:
+        return f"The embedding model needs {', '.join(missing)}, not installed here: {self._how}"
+
+
+def _closing(name: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{name} is shutting down", retry_after=5)
+
+
+@functools.cache  # asked for every call of the gateway; a process does not gain packages
+def missing_packages(required: tuple[str, ...] = REQUIRED) -> list[str]:
+    """Packages that are not installed here; nothing is imported to find out."""
+    return [name for name in required if importlib.util.find_spec(name) is None]
+
+
+def _use_threads() -> None:
+    """In the thread itself: the number of threads is a property of the thread that calls torch."""
+    if not missing_packages():
+        import torch
+
+        torch.set_num_threads(available_cpus())
+
+
+def _use_threads_when_idle() -> None:
+    """Before torch makes its own threads, which inherit the priority. Linux alone has one for each thread."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, max(LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread)))
+        except OSError as error:
+            log.warning("Embedding of documents cannot give way to other work here: %s", error.strerror)
+    _use_threads()

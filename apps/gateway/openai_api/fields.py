@@ -125,8 +125,8 @@ def refuse_others(
 
 
 def asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
-    """``null`` does, and what is one of ``neutral``; true and 1 are different values."""
-    if value is None:
+    """``null`` and what is empty do, and what is one of ``neutral``; true and 1 are different values."""
+    if value is None or value == [] or value == {}:
         return True
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in neutral)
 

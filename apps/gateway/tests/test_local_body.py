@@ -153,7 +153,7 @@ def test_choices_and_usage() -> None:
         ({"chat_template_kwargs": 1}, "chat_template_kwargs", InvalidType),
         ({"documents": ["x"]}, "documents", InvalidType),
         ({"functions": [{"name": "f"}]}, "functions", InvalidValue),
-        ({"audio": {}}, "audio", InvalidValue),
+        ({"audio": {"voice": "x"}}, "audio", InvalidValue),
         ({"reasoning_effort": "low"}, "reasoning_effort", InvalidValue),
         ({"nobody_knows": 0}, "nobody_knows", InvalidValue),
         ({"logprobs": 1}, "logprobs", InvalidType),

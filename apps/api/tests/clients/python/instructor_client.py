@@ -15,7 +15,8 @@ ASKED = [{"role": "user", "content": "Ada is 36 years old."}]
 for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA, instructor.Mode.JSON):
     client = instructor.from_openai(OpenAI(base_url=f"{SCRIPTED}/v1", api_key=KEY), mode=mode)
     person = client.chat.completions.create(model=MODEL, messages=ASKED, response_model=Person, max_retries=0)
-    assert person == Person(name="Ada", age=36), mode
+    # an instance with the raw answer beside its fields
+    assert (person.name, person.age) == ("Ada", 36), mode
 # the packaged model is small: what holds is the schema
 for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
     client = instructor.from_openai(OpenAI(base_url=f"{PACKAGED}/v1", api_key=KEY), mode=mode)

@@ -13,10 +13,8 @@ SLIDERS = {
     "use_mmap": True, "use_mlock": False, "keep_alive": "5m",
 }  # fmt: skip
 BOOKKEEPING = {
-    "session_id": "s", "chat_id": "c", "id": "m", "metadata": {"chat_id": "c"}, "background_tasks": {},
-    "features": {"web_search": False}, "files": [], "tool_ids": [], "filter_ids": [],
-    "variables": {"{{USER_NAME}}": "a"},
-    "params": {}, "tool_servers": [], "model_item": {}, "terminal_id": None,
+    "session_id": "s", "chat_id": "c", "metadata": {"chat_id": "c"}, "background_tasks": {}, "features": {},
+    "files": [], "tool_ids": [], "filter_ids": [], "variables": {}, "params": {}, "tool_servers": [], "model_item": {},
 }  # fmt: skip
 
 

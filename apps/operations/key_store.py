@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.callers import Budget, Caller
 from apps.core.errors import NotFound
-from apps.operations.database import Database, Work
+from apps.operations.database import Database
+from apps.operations.group_commit import Work
 from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:

@@ -120,7 +120,10 @@ class ServerProcess:
             answer = self.make_request(method, path, data, headers, timeout)
             assert answer.status_code == 200, answer.body
             return answer.body
-        texts, thoughts, calls, reason = [], [], [], None
+        texts: list[str] = []
+        thoughts: list[str] = []
+        calls: list[Any] = []
+        reason = None
         for chunk in self.make_stream_request(method, path, data, headers):
             for choice in chunk["choices"]:
                 delta = choice["delta"]

@@ -88,7 +88,8 @@ async def test_one_that_is_cancelled_before_its_turn_is_not_run() -> None:
         return name
 
     group = GroupCommit(transact)
-    kept, left = (asyncio.create_task(group.run(lambda _, name=name: noting(name))) for name in ("kept", "left"))
+    kept = asyncio.create_task(group.run(lambda _: noting("kept")))
+    left = asyncio.create_task(group.run(lambda _: noting("left")))
     await begun.wait()
     left.cancel()
     await asyncio.wait({left})

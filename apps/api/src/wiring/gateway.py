@@ -198,7 +198,9 @@ def _more_embedders(config: GatewayConfig, settings: Settings, embedders: Iterab
     Its name cannot be one of the file's, which has no slash in the names of its own embedders.
     """
     first = next((provider for provider in config.providers.values() if provider.kind == "embedder"), None)
-    for embedder in embedders if first is not None else ():
+    if first is None:
+        return
+    for embedder in embedders:
         wire, name = EmbeddingsWire(embedder), f"embedder/{embedder.name}"
         yield Provider(name, first, wire, wire, _admission(name, first, settings))
 

@@ -65,8 +65,9 @@ async def test_the_call_that_is_named_stops_and_no_other(meta: dict[str, Any]) -
                 assert (taken.status_code, model.open) == (202, 3)
             assert (await http.post("/mcp", json=cancelling(1))).status_code == 202
             assert model.open == 3
-            for left, id in ((2, 1), (1, "1")):
-                await http.post("/mcp", json=cancelling(id), headers={"mcp-session-id": mine})
+            ends: list[tuple[int, Any]] = [(2, 1), (1, "1")]
+            for left, name in ends:
+                await http.post("/mcp", json=cancelling(name), headers={"mcp-session-id": mine})
                 await until(model, left)
             answers = [await call for call in calls[:2]]
             # a cancelled request has no answer

@@ -14,7 +14,8 @@ $Help = [ordered]@{
     'dev-api'       = 'The same as run'
     'dev-services'  = 'Start Redis in Docker, for several API processes that share their limits'
     'test'          = 'Linters, types, import floors and the tests, on every core'
-    'test-clients'  = 'Real clients against the service: OpenAI''s, Anthropic''s and Ollama''s'
+    'test-clients'  = 'Real clients against the service, Python''s and JavaScript''s'
+    'peer-suites'   = 'Other servers'' API tests from LLAMA_CPP_TESTS and VLLM_TESTS, folders that hold them; reports/'
     'test-long'     = 'Soaks, storms, kills, fuzzing and bombs with their full budgets'
     'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
@@ -91,6 +92,21 @@ function Invoke-Dev {
 
 function Invoke-Clients {
     Invoke-Python @('-m', 'pip', 'install', '-r', 'requirements-clients.txt')
+    $Sources = 'apps/api/tests/clients'
+    # the clients of other projects have environments of their own: their packages and ours do not go together
+    Invoke-Python @('-m', 'venv', '.cache/clients/python')
+    $Pip = @('-m', 'pip', 'install', '-q', '--no-deps', '-r', "$Sources/python/requirements.txt")
+    Invoke-Checked '.cache/clients/python/Scripts/python.exe' $Pip
+    if (Get-Command npm -ErrorAction SilentlyContinue) {
+        $null = New-Item -ItemType Directory -Force '.cache/clients/javascript'
+        Copy-Item "$Sources/javascript/package*.json" '.cache/clients/javascript'
+        Invoke-Checked 'npm' @('ci', '--prefix', '.cache/clients/javascript', '--no-audit', '--no-fund')
+    }
+}
+
+function Invoke-Peers {
+    if ($env:LLAMA_CPP_TESTS) { Invoke-Python @('-m', 'eval.peer_suites', 'llama.cpp', $env:LLAMA_CPP_TESTS) }
+    if ($env:VLLM_TESTS) { Invoke-Python @('-m', 'eval.peer_suites', 'vllm', $env:VLLM_TESTS) }
 }
 
 function Invoke-Lint {
@@ -139,6 +155,7 @@ switch ($Command) {
     'dev-services' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'up', '-d', 'redis')) }
     'test' { Invoke-Lint; Invoke-Tests 'not long and not clients' }
     'test-clients' { Invoke-Dev; Invoke-Clients; Invoke-Tests 'clients' }
+    'peer-suites' { Invoke-Dev; Invoke-Clients; Invoke-Peers }
     'test-long' { Invoke-Dev; Invoke-Tests 'long' }
     'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }

@@ -26,7 +26,7 @@ from eval.mock_upstream import mock_upstream
 from eval.peers.renaming_proxy import Names, renaming_proxy
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = ROOT / ".cache" / "clients" / "python" / "bin" / "python"
+PYTHON = ROOT / ".cache" / "clients" / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 UNREADABLE = "about their internals, which the file needs to be read at all"
 EMBEDDER = "all-MiniLM-L6-v2"
 SECONDS = 3600

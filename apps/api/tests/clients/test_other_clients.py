@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.clients, pytest.mark.xdist_group("clients")]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[3]
-PYTHON = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".cache" / "clients" / "python" / "bin" / "python"))
+PROGRAM = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+PYTHON = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".cache" / "clients" / "python" / PROGRAM))
 MODULES = Path(os.environ.get("CLIENTS_MODULES", ROOT / ".cache" / "clients" / "javascript" / "node_modules"))
 SCRIPTS = sorted(path.name for path in (HERE / "python").glob("*.py") if path.name != "support.py")
 PROGRAMS = sorted(path.name for path in (HERE / "javascript").glob("*.js") if path.name != "support.js")

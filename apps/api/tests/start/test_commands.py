@@ -20,6 +20,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "test",
     "test-long",
     "test-clients",
+    "peer-suites",
     "bench-gateway",
     "bench-local",
     "soak",

@@ -69,7 +69,7 @@ eval-rag: $(VENV)/.dev ## Measure retrieval from documents: its quality and its 
 eval-local: $(VENV)/.dev ## Measure the local model's quality at each precision; reports/
 	$(BIN)/python -m eval.local_quality
 
-pictures: $(VENV)/.dev ## Photograph the console and /docs in Chromium; reports/pictures/
+pictures: $(VENV)/.dev ## Photograph the console, /docs, README.md and genai; draw the plots; reports/pictures/
 	$(BIN)/python -m eval.pictures
 
 compose-up: ## Build the image and start it in Docker

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from apps.core.settings import load_settings
-from apps.local.packaged import packaged_checkpoint
+from apps.local.packaged import transformers_checkpoint
 from eval import bench_report, tinyllama_shape
 from eval.bench_client import Timed, ask, ask_all, decode_speed, long_prompt_beside
 from eval.case_server import server
@@ -131,7 +131,7 @@ def main() -> None:
         tinyllama_shape.write(folder)
         results["TinyLlama shape"] = measure(folder, cache_dir, options.rounds)
     if options.only != "tinyllama":
-        results["SmolLM2-135M"] = measure(packaged_checkpoint(cache_dir), cache_dir, options.rounds)
+        results["SmolLM2-135M"] = measure(transformers_checkpoint(cache_dir), cache_dir, options.rounds)
     bench_report.write(results, Path("reports"))
     print((Path("reports") / "bench_local.md").read_text())
 

@@ -18,7 +18,7 @@ from apps.core.messages import Message
 from apps.core.settings import load_settings
 from apps.local.engine.batching.opening import open_engine
 from apps.local.engine.port import Sampling
-from apps.local.packaged import packaged_checkpoint
+from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval.bench_local import prompt as words
 from eval.bench_report import processor
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="a checkpoint; none: the packaged model")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    folder = options.folder or packaged_checkpoint(load_settings().model_cache_dir)
+    folder = options.folder or transformers_checkpoint(load_settings().model_cache_dir)
     tokenizer = HubTokenizer(folder)
     cold, warm = [], []
     with tempfile.TemporaryDirectory() as name:

@@ -23,7 +23,7 @@ from apps.local.answer_grammar import answer_grammar
 from apps.local.engine.batching.opening import open_engine
 from apps.local.engine.port import Engine, Sampling
 from apps.local.grammar import open_compiler
-from apps.local.packaged import packaged_checkpoint
+from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval.bench_report import processor
 
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     cache_dir = load_settings().model_cache_dir
-    folder = options.folder or packaged_checkpoint(cache_dir)
+    folder = options.folder or transformers_checkpoint(cache_dir)
     tokenizer = HubTokenizer(folder)
     precision = cast(Precision, options.precision)
     engines: dict[str, Engine] = {

@@ -20,7 +20,7 @@ from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import open_engine, open_step, own_library
 from apps.local.engine.batching.step import Step
 from apps.local.engine.port import Sampling
-from apps.local.packaged import packaged_checkpoint
+from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval import docstrings
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=100, help="0 leaves the answers out")
     options = parser.parse_args()
     cache_dir = load_settings().model_cache_dir
-    folder = packaged_checkpoint(cache_dir)
+    folder = transformers_checkpoint(cache_dir)
     if options.tokens:
         perplexities(folder, cache_dir, options.tokens)
     if options.prompts:

@@ -1,7 +1,8 @@
-"""Pictures of the console and of /docs: `python -m eval.pictures [PAGE...]`; reports/pictures/*.png.
+"""Pictures of the console, /docs, README.md and `genai` in a terminal, and the plots: `make pictures [PAGE...]`.
 
-A service of its own with the packaged model answers a question and takes a document in; then each page is photographed
-in Chromium, on a desk and on a phone, by day and by night. Some minutes on two cores.
+They are in reports/pictures; the plots in docs/pictures, where README.md shows them. A service of its own with the
+packaged model answers a question and takes a document in; then each page is photographed in Chromium, on a desk and on
+a phone, by day and by night. Some minutes on two cores.
 """
 
 import asyncio
@@ -14,17 +15,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+from markdown_it import MarkdownIt
 
 from apps.tests.support.browser import BINARY, Page, browsing
 from apps.tests.support.processes import ROOT, running
+from eval.plots import draw
+from eval.terminal_pictures import command_beside, photograph, screens
 
 FOLDER = Path("reports/pictures")
 PAGES = ("start", "chat", "compare", "documents", "agents", "usage", "keys", "routing", "live")
+OTHERS = ("docs", "plots", "readme", "terminal")
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
 QUESTION = "What is Python?"
 COLLECTION = "handbook"
 READY_SECONDS = 300
+README_PAGE = (
+    "<!doctype html><meta charset=utf-8><base href='%s/'><style>body{font:16px/1.5 sans-serif;max-width:880px;"
+    "margin:32px auto;color:#1f2328}pre,code{background:#f6f8fa;font:13px monospace}pre{padding:12px;overflow:auto}"
+    "table{border-collapse:collapse}td,th{border:1px solid #d0d7de;padding:4px 12px}img{max-width:100%%}</style>%s"
+)
 SETTLED_SECONDS = 1.5
 """Fonts, plots and the first answers of the API are there by then."""
 
@@ -33,11 +43,19 @@ def main() -> int:
     if BINARY is None:
         print("No Chromium is installed (Debian: apt-get install chromium)", file=sys.stderr)
         return 1
-    wanted = sys.argv[1:] or [*PAGES, "docs"]
+    wanted = sys.argv[1:] or [*PAGES, *OTHERS]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), **_settings()) as service:
         _prepare(service.url)
-        asyncio.run(_photograph(service.url, Path(folder) / "browser", wanted))
+        pages = [name for name in wanted if name in (*PAGES, "docs")]
+        asyncio.run(_photograph(service.url, Path(folder) / "browser", pages))
+        if "plots" in wanted:
+            draw()
+        if "readme" in wanted:
+            asyncio.run(_photograph_readme(Path(folder)))
+        if "terminal" in wanted:
+            shown = screens(Path(folder), command_beside(), service.url)
+            asyncio.run(photograph(shown, Path(folder), FOLDER))
     print("\n".join(f"{path} {path.stat().st_size >> 10} kB" for path in sorted(FOLDER.glob("*.png"))))
     return 0
 
@@ -79,6 +97,21 @@ async def _photograph(url: str, folder: Path, wanted: list[str]) -> None:
             for size, (width, height) in SIZES.items():
                 for scheme in SCHEMES if name != "docs" else SCHEMES[:1]:
                     await _shot(page, FOLDER / f"{name}-{size}-{scheme}.png", (width, height), scheme)
+
+
+async def _photograph_readme(folder: Path) -> None:
+    """README.md as GitHub renders it, nearly: Mermaid's diagrams stay text."""
+    rendered = MarkdownIt("commonmark").enable("table").render((ROOT / "README.md").read_text(encoding="utf-8"))
+    file = folder / "readme.html"
+    file.write_text(README_PAGE % (ROOT.as_uri(), rendered), encoding="utf-8")
+    async with browsing(file.as_uri(), folder / "browser-readme") as page:
+        await page.call("Page.enable")
+        await page.call("Emulation.setDeviceMetricsOverride", width=980, height=800, deviceScaleFactor=1, mobile=False)
+        height = await page.run("document.documentElement.scrollHeight")
+        clip = {"x": 0, "y": 0, "width": 980, "height": height, "scale": 1}
+        await asyncio.sleep(SETTLED_SECONDS)
+        taken = await page.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        await asyncio.to_thread((FOLDER / "readme.png").write_bytes, base64.b64decode(taken["data"]))
 
 
 async def _opened(page: Page, url: str, name: str) -> None:

@@ -1,31 +1,47 @@
-"""What goes into an image, in megabytes: `python infra/image_sizes.py`.
+"""What goes into each image, in megabytes: `python infra/image_sizes.py`.
 
-Sums the installed files of the packages in each lock, as this environment has them, and this repository's own code.
-The base image and Debian's packages are not in it.
+Sums the installed files of the packages in each lock, as this environment has them and `infra/slim.py` leaves them,
+this repository's code, and the packed weights of the packaged model. Neither the base image nor Debian's packages.
 """
 
 import re
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
+import slim  # type: ignore[import-not-found]  # its folder is the first where a script looks
+
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^]]*\])?==", re.MULTILINE)
-LARGEST = 5
+LARGEST = 7
 MEGABYTE = 1_000_000
+PACKED = "packed weights"
 
 
-def installed_sizes(lock: Path) -> dict[str, int]:
-    """Bytes of each package of a lock file. Packages that are not installed here are left out and told."""
-    sizes: dict[str, int] = {}
-    for name in NAME.findall(lock.read_text(encoding="utf-8")):
-        try:
-            files = metadata.files(name) or []
-        except metadata.PackageNotFoundError:
-            print(f"{name} of {lock.name} is not installed here", file=sys.stderr)
-            continue
-        sizes[name] = sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file())
-    return sizes
+class Installed:
+    """The packages of this environment."""
+
+    def __init__(self) -> None:
+        packages = Path(sysconfig.get_path("platlib"))
+        self._unused = tuple(f"{path}/" if path.is_dir() else str(path) for path in slim.unused(packages))
+        self._bytecode = slim.used_bytecode()
+
+    def sizes(self, lock: Path) -> dict[str, int]:
+        """Bytes of each package of a lock file. Packages that are not installed here are left out and told."""
+        sizes: dict[str, int] = {}
+        for name in NAME.findall(lock.read_text(encoding="utf-8")):
+            try:
+                files = metadata.files(name) or []
+            except metadata.PackageNotFoundError:
+                print(f"{name} of {lock.name} is not installed here", file=sys.stderr)
+                continue
+            paths = {Path(str(file.locate())) for file in files}
+            sizes[name] = sum(path.stat().st_size for path in paths if path.is_file() and self._stays(str(path)))
+        return sizes
+
+    def _stays(self, path: str) -> bool:
+        return not path.startswith(self._unused) and (not path.endswith(".pyc") or path in self._bytecode)
 
 
 def code_size() -> int:
@@ -34,12 +50,22 @@ def code_size() -> int:
     )
 
 
+def packed_size() -> int:
+    """The packaged model's, in 4 bits, as its first start or set-up has left them in the cache."""
+    found = sorted((ROOT / ".cache" / "packed").glob("SmolLM2-135M-Instruct-*-int4-*.safetensors"))
+    return found[0].stat().st_size if found else 0
+
+
 def main() -> None:
-    base, local = (installed_sizes(ROOT / name) for name in ("requirements.lock", "requirements-local.lock"))
+    installed = Installed()
+    base = installed.sizes(ROOT / "requirements.lock")
+    kernels = base | installed.sizes(ROOT / "requirements-kernels.lock") | {PACKED: packed_size()}
     # torch is installed by itself, from an index of CPU builds
-    local |= installed_sizes(ROOT / "requirements-local.txt")
+    whole = (
+        kernels | installed.sizes(ROOT / "requirements-local.lock") | installed.sizes(ROOT / "requirements-local.txt")
+    )
     code = code_size()
-    for title, sizes in (("cloud (LOCAL=false)", base), ("whole (LOCAL=true)", base | local)):
+    for title, sizes in (("cloud (LOCAL=false)", base), ("LOCAL=kernels", kernels), ("whole (LOCAL=true)", whole)):
         total = (sum(sizes.values()) + code) / MEGABYTE
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:LARGEST]
         shown = ", ".join(f"{name} {sizes[name] / MEGABYTE:.0f}" for name in largest)

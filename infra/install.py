@@ -1,6 +1,6 @@
 """Installs what the API needs into the Python that runs this file: one owner for make, build.ps1 and the Dockerfile.
 
-    python infra/install.py [--without-local] [--torch-index URL]
+    python infra/install.py [--without-local | --kernels] [--torch-index URL]
 
 The standard library is all it may import: it runs before anything is installed.
 """
@@ -24,7 +24,7 @@ NAME = re.compile(r"[\w.-]+")
 CUDA = ("cuda-", "nvidia-", "triton")
 CUDA_GB = 5.7
 KERNELS = "apps.local.engine.kernel.build"
-PACKAGED = "apps.local.packaged"
+PREPARED = "apps.local.prepare"
 # sh reads it first: a path with a blank, or a long one, is none that a first line may name
 COMMAND = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
@@ -41,6 +41,7 @@ sys.exit(main())
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-local", action="store_true", help="requirements.txt only: no torch, no local model")
+    parser.add_argument("--kernels", action="store_true", help="the local model on the engine's own kernels: no torch")
     parser.add_argument("--torch-index", default="", help="index of torch's CPU builds, tried first on Linux")
     parser.add_argument("--command-only", action="store_true", help="write the command genai, and install nothing")
     parser.add_argument("--probe", metavar="URL", help=argparse.SUPPRESS)
@@ -52,7 +53,11 @@ def main() -> None:
     if given.command_only:
         return write_command()
     install_lock("requirements.lock")
-    if not given.without_local:
+    if given.kernels:
+        install_lock("requirements-kernels.lock")
+        build_kernels()
+        prepare_packaged_model()
+    elif not given.without_local:
         install_local(given.torch_index)
     compile_sources()
     write_command()
@@ -70,7 +75,7 @@ def install_local(torch_index: str) -> None:
     install_torch(next(line for line in lines if line.startswith("torch==")), torch_index)
     install_lock("requirements-local.lock")
     build_kernels()
-    convert_packaged_model()
+    prepare_packaged_model()
 
 
 def install_torch(requirement: str, index: str) -> None:
@@ -138,11 +143,11 @@ def build_kernels() -> None:
     return None
 
 
-def convert_packaged_model() -> None:
-    """Convert the packaged model now, so that the first start takes it as it is. A failure is left to that start."""
-    if not ROOT.joinpath(*PACKAGED.split(".")).with_suffix(".py").is_file():
+def prepare_packaged_model() -> None:
+    """Convert and pack the packaged model now: the first start takes it as it is. A failure is left to that start."""
+    if not ROOT.joinpath(*PREPARED.split(".")).with_suffix(".py").is_file():
         return say("no packaged model to convert")
-    if subprocess.run([sys.executable, "-m", PACKAGED], cwd=ROOT, check=False).returncode:  # noqa: S603
+    if subprocess.run([sys.executable, "-m", PREPARED], cwd=ROOT, check=False).returncode:  # noqa: S603
         say("the packaged model could not be converted: the first start tries again and says why")
     return None
 

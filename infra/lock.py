@@ -21,6 +21,7 @@ CUDA = ("cuda-", "nvidia-", "triton==")
 LOCKS = {
     "requirements.lock": ("requirements.txt",),
     "requirements-local.lock": ("requirements-local.txt", "requirements.lock"),
+    "requirements-kernels.lock": ("requirements-kernels.txt", "requirements.lock", "requirements-local.lock"),
     "requirements-dev.lock": ("requirements-dev.txt", "requirements.lock", "requirements-local.lock"),
 }
 HEADER = "# Written by make lock from {source}; installed by make setup with --no-deps --require-hashes.\n"

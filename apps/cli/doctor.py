@@ -22,13 +22,13 @@ from apps.gateway.routing.config import GatewayConfigError, load_gateway_config
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.kernel.build import compiler, cpu_flags, library_path, usable_variants
 from apps.local.engine.kernel.errors import NoKernel
+from apps.local.loading import PLAIN_REQUIRED, REQUIRED
 
 Status = Literal["ok", "note", "fault"]
 FAULTY = 1
 SECONDS = 3.0
 GIBIBYTE = 1 << 30
 LEAST_DISK = 5 * GIBIBYTE
-LOCAL_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,11 @@ def _answers(port: int) -> bool:
 
 
 def _packages(settings: Settings) -> tuple[Status, str]:
-    missing = [name for name in LOCAL_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         return "note", f"no local model: {', '.join(missing)} not installed (make setup)"
+    if any(importlib.util.find_spec(name) is None for name in PLAIN_REQUIRED):
+        return "note", "installed for the project's own kernels alone: without torch and transformers"
     return "ok", "installed"
 
 

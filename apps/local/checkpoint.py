@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import math
+import mmap
 import re
 import ssl
 import sys
@@ -20,6 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from apps.local.gguf import WEIGHTS, read_gguf
 from apps.local.packaged import PACKAGED_NAME, packaged_checkpoint
 
 log = logging.getLogger(__name__)
@@ -99,8 +101,11 @@ def identity_of(folder: Path) -> str:
 
 
 def parameters_of(folder: Path) -> int:
-    """How many numbers the checkpoint's safetensors files hold, read from their headers alone."""
+    """How many numbers the checkpoint's safetensors or GGUF files hold, read from their heads alone."""
     total = 0
+    if (gguf := folder / WEIGHTS).is_file():
+        with gguf.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+            total += sum(math.prod(tensor.shape) for tensor in read_gguf(memory).tensors)
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -140,7 +145,7 @@ def _from_folder(folder: Path) -> Checkpoint:
 def _complete(folder: Path, what: str) -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"LOCAL_MODEL: {what} has no config.json, so it is not a transformers checkpoint")
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")) and not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"LOCAL_MODEL: {what} has no *.safetensors weights (pickled weights are never loaded)")
     return folder
 

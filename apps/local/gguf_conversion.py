@@ -4,7 +4,6 @@
 (28 s against 6 s for SmolLM2). Knows the names and the row order of llama.cpp's Llama files, no other architecture.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,7 @@ from transformers.integrations.gguf import read_gguf_metadata
 from transformers.integrations.gguf.reader import GgufHeader, load_gguf_state_dict
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-TOP |= {"output.weight": "lm_head.weight"}
-LAYER = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_norm": "post_attention_layernorm",
-}
+from apps.local.gguf import hub_name
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -51,16 +38,6 @@ def convert(gguf: Path, folder: Path) -> None:
     except SafetensorError as error:
         # what it raises for a full disk too
         raise OSError(str(error)) from error
-
-
-def hub_name(name: str) -> str:
-    """transformers' name of llama.cpp's tensor ``name``."""
-    if name in TOP:
-        return TOP[name]
-    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
-    if match is None or match[2] not in LAYER:
-        raise ValueError(f"Tensor {name} is none of a Llama's")
-    return f"model.layers.{match[1]}.{LAYER[match[2]]}.weight"
 
 
 def _weights(gguf: Path, heads: int, kv_heads: int) -> dict[str, Any]:

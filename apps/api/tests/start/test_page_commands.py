@@ -20,7 +20,7 @@ from apps.tests.support.pages import (
 )
 
 PAGES = pages()
-LEAST_RUN = 18
+LEAST_RUN = 28
 
 
 def runs(block: Block) -> bool:

@@ -1,5 +1,6 @@
 """README.md is short, and no link of a page leads nowhere. That its commands work: test_page_commands.py."""
 
+import json
 import re
 from pathlib import Path
 
@@ -37,3 +38,14 @@ def test_the_readme_is_short_and_begins_with_the_two_commands() -> None:
     assert len(text.split()) <= 950
     assert blocks()[0] == "make run\n"
     assert blocks()[1].startswith("curl -X POST localhost:8000/local/generate")
+
+
+def test_the_plots_show_the_figures_of_the_performance_page() -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    figures = json.loads((ROOT / "docs/figures.json").read_text())
+    for figure in figures.values():
+        assert figure["command"].removeprefix("python -m ") in page
+        for values in figure["series"].values():
+            assert [
+                value for value in values if not re.search(rf"(?<![\d.]){re.escape(f'{value:g}')}(?![\d.])", page)
+            ] == []

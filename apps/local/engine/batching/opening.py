@@ -1,6 +1,7 @@
 """From a checkpoint's folder to a running engine: precision, kernels, weights, memory."""
 
 import ctypes
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -78,6 +79,8 @@ def open_engine(
         library = own_library(cache_dir)
     except NoKernel as error:
         missing = str(error)
+        if importlib.util.find_spec("torch") is None:
+            raise UnsupportedModel(f"the kernels cannot be had ({missing}), and torch is not installed") from error
         kernels_reason = "the project's kernels cannot be had"
         log.warning("The project's own kernels cannot serve: %s. torch's kernels serve instead, slower", missing)
         chosen, reason = _without_kernels(precision, shape)

@@ -1,7 +1,7 @@
-"""A checkpoint's safetensors files, mapped into memory: nothing is read before it is used, nothing is unpickled.
+"""A checkpoint's safetensors or GGUF files, mapped: nothing is read before it is used, nothing is unpickled.
 
 numpy has no bfloat16, so the files are read here directly: eight bytes with the header's length, the header in JSON,
-the values (https://github.com/huggingface/safetensors#format).
+the values (https://github.com/huggingface/safetensors#format). A GGUF file's blocks are dequantized row by row.
 """
 
 import json
@@ -14,7 +14,9 @@ import numpy as np
 
 from apps.local.engine.kernel.errors import UnsupportedModel
 from apps.local.engine.kernel.packing import from_bf16
+from apps.local.gguf import QUANTIZED, WEIGHTS, bytes_of_row, dequantized, read_gguf, source_rows_of
 
+GGUF = ".gguf"
 TYPES: Mapping[str, Any] = {
     "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "I64": np.int64
 }  # fmt: skip
@@ -25,6 +27,7 @@ class Tensors:
 
     def __init__(self, files: list[Path]) -> None:
         self._maps: list[mmap.mmap] = []
+        self._reordered: dict[str, Any] = {}
         self._entries: dict[str, tuple[mmap.mmap, int, str, list[int]]] = {}
         self.metadata: dict[str, str] = {}
         for file in files:
@@ -44,8 +47,14 @@ class Tensors:
         return self._entry(name)[3]
 
     def raw(self, name: str) -> Any:
-        """The values as they lie in the file, read-only; bfloat16 as uint16. Raises UnsupportedModel."""
+        """The values as they lie in the file, read-only; bfloat16 as uint16. Raises UnsupportedModel.
+
+        Quantized ones are their rows' bytes, uint8 [rows, bytes].
+        """
         memory, start, dtype, shape = self._entry(name)
+        if dtype in QUANTIZED:
+            width = bytes_of_row(dtype, shape[-1])
+            return np.frombuffer(memory, np.uint8, shape[0] * width, start).reshape(shape[0], width)
         if dtype not in TYPES:
             raise UnsupportedModel(f"{name} is of the type {dtype}")
         kind = np.dtype(TYPES[dtype])
@@ -53,7 +62,10 @@ class Tensors:
 
     def floats(self, name: str, rows: slice = slice(None)) -> Any:
         """float32 values, of ``rows`` only."""
-        values = self.raw(name)[rows]
+        order = self._reordered.get(name)
+        values = self.raw(name)[rows if order is None else order[rows]]
+        if self.dtype(name) in QUANTIZED:
+            return dequantized(values, self.dtype(name))
         return from_bf16(values) if self.dtype(name) == "BF16" else np.asarray(values, np.float32)
 
     def forget_pages(self) -> None:
@@ -71,6 +83,8 @@ class Tensors:
         try:
             with file.open("rb") as opened:
                 memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            if file.suffix == GGUF:
+                return self._add_gguf(memory)
             length = int.from_bytes(memory[:8], "little")
             header = json.loads(memory[8 : 8 + length])
             self.metadata |= header.pop("__metadata__", {})
@@ -82,6 +96,19 @@ class Tensors:
         self._maps.append(memory)
         for name, entry in header.items():
             self._entries[name] = (memory, 8 + length + entry["data_offsets"][0], entry["dtype"], entry["shape"])
+        return None
+
+    def _add_gguf(self, memory: mmap.mmap) -> None:
+        """Raises ValueError and KeyError."""
+        tensors = read_gguf(memory).tensors
+        for tensor in tensors:
+            rows = 1 if len(tensor.shape) == 1 else tensor.shape[0]
+            if tensor.start + rows * bytes_of_row(tensor.dtype, tensor.shape[-1]) > len(memory):
+                raise ValueError("it is shorter than its head says")
+            self._entries[tensor.name] = (memory, tensor.start, tensor.dtype, tensor.shape)
+            if tensor.rows_of_heads:
+                self._reordered[tensor.name] = source_rows_of(tensor)
+        self._maps.append(memory)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -90,11 +117,16 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+    for name in ("model.safetensors", WEIGHTS):
+        if (folder / name).is_file():
+            return [folder / name]
     raise UnsupportedModel(f"{folder.name} has neither model.safetensors nor an index of several")
 
 
 def fingerprint(files: list[Path]) -> list[list[Any]]:
-    """What changes when the weights do, without reading them: names, sizes, times."""
-    return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in files]
+    """What changes when the weights do, without reading them: names, sizes, times.
+
+    A GGUF file's time is that of its package's installation: the folder's name has the package's version.
+    """
+    times = [0 if file.suffix == GGUF else file.stat().st_mtime_ns for file in files]
+    return [[file.name, file.stat().st_size, time] for file, time in zip(files, times, strict=True)]

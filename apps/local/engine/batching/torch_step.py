@@ -11,7 +11,7 @@ import numpy as np
 from apps.core.messages import JsonObject
 from apps.core.process import importing
 from apps.local.engine.batching.shape import Shape, rope_table
-from apps.local.engine.batching.tensors import checkpoint_files
+from apps.local.engine.batching.tensors import Tensors, checkpoint_files
 from apps.local.engine.batching.weights import EMBEDDING
 
 
@@ -126,13 +126,12 @@ class TorchStep:
         return weight * wide.to(self._dtype)
 
     def _load(self, folder: Path) -> dict[str, Any]:
-        from safetensors import safe_open
-
+        tensors = Tensors(checkpoint_files(folder))
         weights = {}
-        for file in checkpoint_files(folder):
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 - not a dict
-                    weights[name] = opened.get_tensor(name).to(self._dtype)
+        for name in tensors.names:
+            # a copy: torch wants values that can be written
+            weights[name] = self._torch.from_numpy(np.array(tensors.floats(name), np.float32)).to(self._dtype)
+            tensors.forget_pages()
         return weights
 
 

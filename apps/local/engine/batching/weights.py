@@ -10,6 +10,7 @@ from apps.local.engine.batching.shape import Shape
 from apps.local.engine.batching.tensors import Tensors
 from apps.local.engine.kernel.errors import UnsupportedModel
 from apps.local.engine.kernel.packing import BLOCK, Kind, from_bf16
+from apps.local.gguf import QUANTIZED, dequantized
 
 EMBEDDING = "model.embed_tokens.weight"
 IGNORED = ("rotary_emb.inv_freq",)
@@ -45,6 +46,8 @@ class Weights:
     def embedded(self, tokens: Sequence[int]) -> Any:
         """Their rows of the embedding, float32 [tokens, hidden]."""
         rows = self.embedding[np.asarray(tokens, np.int64)]
+        if self.embedding_type in QUANTIZED:
+            return dequantized(rows, self.embedding_type)
         return from_bf16(rows) if self.embedding_type == "BF16" else np.ascontiguousarray(rows, np.float32)
 
     @property

@@ -1,0 +1,194 @@
+"""GGUF files of the Llama architecture, read as they are: metadata, and tensors under transformers' names.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Q4_1 and Q8_0 are block
+formats of ggml.
+"""
+
+import mmap
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+# of the metadata's values, by their numbers in the format
+SCALARS = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "?", 10: "<Q", 11: "<q", 12: "<d"}
+STRING, ARRAY = 8, 9
+BLOCK = 32
+# in a checkpoint's folder
+WEIGHTS = "model.gguf"
+
+TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+TOP |= {"output.weight": "lm_head.weight"}
+LAYER = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """A tensor under transformers' name. ``rows_of_heads`` heads have their rows in llama.cpp's rotary order."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    start: int
+    rows_of_heads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """The head of a file. Raises ValueError for one of another format or architecture."""
+
+    metadata: Mapping[str, Any]
+    tensors: tuple[GgufTensor, ...]
+
+
+def read_gguf(memory: mmap.mmap | bytes) -> GgufFile:
+    reader = _Reader(memory)
+    if reader.take(4) != MAGIC or reader.number("<I") not in VERSIONS:
+        raise ValueError("it is no GGUF file of version 2 or 3")
+    tensor_count, value_count = reader.number("<Q"), reader.number("<Q")
+    metadata = {reader.text(): reader.value(reader.number("<I")) for _ in range(value_count)}
+    if metadata.get("general.architecture") != "llama":
+        raise ValueError(f"it is of the architecture {metadata.get('general.architecture')}, not llama")
+    found = [_described(reader) for _ in range(tensor_count)]
+    alignment = int(metadata.get("general.alignment", 32))
+    begin = -(-reader.at // alignment) * alignment
+    heads = {"attn_q": metadata["llama.attention.head_count"], "attn_k": metadata["llama.attention.head_count_kv"]}
+    tensors = tuple(
+        GgufTensor(hub_name(name), KINDS[kind].name, shape, begin + offset, _heads_of(name, heads))
+        for name, shape, kind, offset in found
+    )
+    return GgufFile(metadata, tensors)
+
+
+def hub_name(name: str) -> str:
+    """transformers' name of llama.cpp's tensor ``name``."""
+    if name in TOP:
+        return TOP[name]
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+    if match is None or match[2] not in LAYER:
+        raise ValueError(f"Tensor {name} is none of a Llama's")
+    return f"model.layers.{match[1]}.{LAYER[match[2]]}.weight"
+
+
+def bytes_of_row(dtype: str, columns: int) -> int:
+    kind = BY_NAME[dtype]
+    return columns // kind.values * kind.size
+
+
+def dequantized(rows: Any, dtype: str) -> Any:
+    """float32 [rows, columns] of rows of bytes, uint8 [rows, bytes]."""
+    return BY_NAME[dtype].read(np.ascontiguousarray(rows))
+
+
+def source_rows_of(tensor: GgufTensor) -> Any:
+    """Where each of transformers' rows lies in the file: llama.cpp keeps the halves of rotary pairs side by side."""
+    rows = np.arange(tensor.shape[0])
+    if tensor.rows_of_heads:
+        rows = rows.reshape(tensor.rows_of_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    return rows
+
+
+def _described(reader: "_Reader") -> tuple[str, list[int], int, int]:
+    name = reader.text()
+    shape = [reader.number("<Q") for _ in range(reader.number("<I"))][::-1]
+    kind, offset = reader.number("<I"), reader.number("<Q")
+    if kind not in KINDS:
+        raise ValueError(f"{name} is of ggml's type {kind}, which is not read here")
+    return name, shape, kind, offset
+
+
+def _heads_of(name: str, heads: Mapping[str, int]) -> int:
+    return next((count for part, count in heads.items() if f".{part}." in name), 0)
+
+
+class _Reader:
+    """Takes values one after another. Raises ValueError where the file ends before they do."""
+
+    def __init__(self, memory: mmap.mmap | bytes) -> None:
+        self._memory = memory
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        taken = self._memory[self.at : self.at + size]
+        if len(taken) < size:
+            raise ValueError("it ends within its head")
+        self.at += size
+        return bytes(taken)
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        return self.take(self.number("<Q")).decode("utf-8")
+
+    def value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            if kind not in SCALARS:
+                raise ValueError(f"a value is of the type {kind}, which the format has not")
+            return self.number(SCALARS[kind])
+        of, count = self.number("<I"), self.number("<Q")
+        if of in SCALARS:
+            form = SCALARS[of].lstrip("<")
+            return list(struct.unpack(f"<{count}{form}", self.take(count * struct.calcsize(f"<{form}"))))
+        return [self.value(of) for _ in range(count)]
+
+
+def _floats(rows: Any) -> Any:
+    return rows.view(np.float32)
+
+
+def _halves(rows: Any) -> Any:
+    return rows.view(np.float16).astype(np.float32)
+
+
+def _q8_0(rows: Any) -> Any:
+    """A block: a scale in float16, 32 values in int8."""
+    blocks = rows.reshape(-1, 34)
+    scale = blocks[:, :2].view(np.float16).astype(np.float32)
+    return (blocks[:, 2:].view(np.int8).astype(np.float32) * scale).reshape(len(rows), -1)
+
+
+def _q4_1(rows: Any) -> Any:
+    """A block: scale and least value in float16, 32 values of 4 bits; the first half of them in the low bits."""
+    blocks = rows.reshape(-1, 20)
+    scale, least = (blocks[:, at : at + 2].view(np.float16).astype(np.float32) for at in (0, 2))
+    packed = blocks[:, 4:]
+    values = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
+    return (values * scale + least).reshape(len(rows), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A block of ``values`` numbers takes ``size`` bytes."""
+
+    name: str
+    values: int
+    size: int
+    read: Callable[[Any], Any]
+
+
+KINDS = {
+    0: _Kind("F32", 1, 4, _floats),
+    1: _Kind("F16", 1, 2, _halves),
+    3: _Kind("Q4_1", BLOCK, 20, _q4_1),
+    8: _Kind("Q8_0", BLOCK, 34, _q8_0),
+}
+BY_NAME = {kind.name: kind for kind in KINDS.values()}
+QUANTIZED = frozenset({"Q4_1", "Q8_0"})

@@ -1,7 +1,7 @@
 """The gateway: a routing file in force, asked in OpenAI's shapes or as a ChatModel, and replaced whole on reload."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,8 +42,8 @@ class Gateway:
         The caller closes what is returned, where it is a stream; a whole answer has given its place back already.
         """
 
-        async def opener(target: Target) -> WireReply:
-            return await target.provider.wire.open(call, target.config.model)
+        def opener(target: Target) -> Awaitable[WireReply]:
+            return target.provider.wire.open(call, target.config.model)
 
         name, router = str(call.body["model"]), self.router
         candidates = router.candidates(name, needs_of(call))
@@ -138,8 +138,8 @@ def needs_of(call: WireCall) -> Needs:
         # each text counts for itself, and not against a context
         return Needs()
     body = call.body
-    messages = body.get("messages") or body.get("input")
-    images = b"image" in call.raw and isinstance(messages, list) and any(_has_image(message) for message in messages)
+    named, messages = call.raw.find(b"image") >= 0, body.get("messages") or body.get("input")
+    images = named and isinstance(messages, list) and any(_has_image(message) for message in messages)
     limit = next((limit for name in LIMITS if (limit := body.get(name))), 0)
     answer = limit if isinstance(limit, int) else 0
     prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN

@@ -79,10 +79,10 @@ class Admission:
 
         ``joins``: it belongs to a call that was let in, and waits however long the queue is.
         """
+        if len(self._running) < self.slots:
+            return self._grant()
         if not joins:
             self.check()
-        if self.running < self.slots:
-            return self._grant()
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:

@@ -6,30 +6,36 @@ file of a process that died is read by the next one that starts, and its rows ar
 id, so that one that was written before the end is not written twice. What a crash of the machine takes from the
 kernel's memory is lost.
 
-A record is its length and its checksum, each four bytes, and JSON; a length of 0 is the end. What is cut off at the
-end is no record: its call was not answered. A file whose rows are all written is used again from its beginning, with
-the pages that it has: to cut it and to let it grow for each batch costs more than what is written.
+A record is its length and its checksum, each four bytes, and the call as `encoded` writes it; a length of 0 is the
+end. What is cut off at the end is no record: its call was not answered. A file whose rows are all written is used again
+from its beginning, with the pages that it has: to cut it and to let it grow for each batch costs more than what is
+written.
 """
 
-import json
 import logging
+import math
 import os
 import secrets
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
 
-from apps.core.callers import Budget, Caller
-from apps.core.calls import CallRecord, Usage
+from apps.core.callers import Budget, Caller, Period
+from apps.core.calls import CacheUse, CallRecord, Usage
 from apps.core.errors import NoStorage
 from apps.core.storage import try_lock
 
-FORMAT = 1
+FORMAT = 2
 HEADER = struct.Struct("<II")
+# format and facts; counts; times and money; lengths of texts
+NUMBERS = struct.Struct("<BB4q8d10I")
+STREAMED, HAS_KEY, HAS_BUDGET, HAS_USAGE, ESTIMATED = 1, 2, 4, 8, 16
+UNKNOWN = math.nan
+MOST_TOKENS = 2**62
 SUFFIX = ".journal"
 MOST_BYTES = 4 * 1024 * 1024
 MOST_CHARACTERS = 200
@@ -39,7 +45,6 @@ PROBE = b"\0" * 4096
 END = b"\0" * HEADER.size
 
 log = logging.getLogger(__name__)
-_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 @dataclass(slots=True)
@@ -245,61 +250,89 @@ class Journal:
 
 
 def encoded(call: CallRecord) -> bytes:
-    """A record with all that a row is made of."""
+    """A record with all that a row is made of: numbers in their places, lengths of texts, and the texts."""
     caller, usage, budget = call.caller, call.usage, call.caller.budget
-    counted = None
+    key_id, period, budget_usd = caller.key_id, "", 0.0
+    facts = STREAMED if call.streamed else 0
+    if key_id is None:
+        key_id = ""
+    else:
+        facts |= HAS_KEY
+    if budget is not None:
+        facts |= HAS_BUDGET
+        period, budget_usd = budget.period, budget.usd
+    prompt = completion = cached = 0
+    cost = None
     if usage is not None:
-        counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cost, usage.estimated)
-    data = _json(
-        (
-            FORMAT,
-            call.id,
-            call.begun_at,
-            caller.tenant,
-            caller.key_id,
-            None if budget is None else (budget.usd, budget.period),
-            call.route,
-            call.asked[:MOST_CHARACTERS],
-            call.model[:MOST_CHARACTERS],
-            call.provider,
-            call.outcome,
-            call.cache,
-            call.streamed,
-            call.attempts,
-            call.queued,
-            call.first_token,
-            call.duration,
-            call.spent,
-            call.estimated_cost,
-            counted,
-        )
-    ).encode()
+        facts |= HAS_USAGE | (ESTIMATED if usage.estimated else 0)
+        # an upstream may say any number
+        prompt, completion = min(usage.prompt_tokens, MOST_TOKENS), min(usage.completion_tokens, MOST_TOKENS)
+        cached, cost = min(usage.cached_tokens, MOST_TOKENS), usage.cost
+    id, tenant, asked, model = call.id, caller.tenant, call.asked[:MOST_CHARACTERS], call.model[:MOST_CHARACTERS]
+    route, provider, outcome, cache = call.route, call.provider, call.outcome, call.cache
+    first_token, spent, estimated_cost = call.first_token, call.spent, call.estimated_cost
+    numbers = NUMBERS.pack(
+        FORMAT,
+        facts,
+        call.attempts,
+        prompt,
+        completion,
+        cached,
+        call.begun_at,
+        call.queued,
+        call.duration,
+        budget_usd,
+        UNKNOWN if first_token is None else first_token,
+        UNKNOWN if spent is None else spent,
+        UNKNOWN if estimated_cost is None else estimated_cost,
+        UNKNOWN if cost is None else cost,
+        len(id),
+        len(tenant),
+        len(key_id),
+        len(period),
+        len(route),
+        len(asked),
+        len(model),
+        len(provider),
+        len(outcome),
+        len(cache),
+    )
+    texts = f"{id}{tenant}{key_id}{period}{route}{asked}{model}{provider}{outcome}{cache}"
+    data = numbers + texts.encode("utf-8", "surrogatepass")
     return HEADER.pack(len(data), zlib.crc32(data)) + data
 
 
 def decoded(data: bytes) -> CallRecord:
     """Raises ValueError for what `encoded` did not make."""
-    fields: Sequence[Any] = json.loads(data)
-    if not isinstance(fields, list) or not fields or fields[0] != FORMAT:
+    if len(data) < NUMBERS.size or data[0] != FORMAT:
         raise ValueError("another format")
-    _, id, begun_at, tenant, key_id, budget, route, asked, model, provider, *rest = fields
-    outcome, cache, streamed, attempts, queued, first_token, duration, spent, estimated_cost, counted = rest
+    _, facts, attempts, prompt, completion, cached, *rest = NUMBERS.unpack_from(data)
+    begun_at, queued, duration, budget_usd = rest[:4]
+    first_token, spent, estimated_cost, cost = (None if math.isnan(number) else number for number in rest[4:8])
+    text, at, texts = data[NUMBERS.size :].decode("utf-8", "surrogatepass"), 0, []
+    for length in rest[8:]:
+        texts.append(text[at : at + length])
+        at += length
+    id, tenant, key_id, period, route, asked, model, provider, outcome, cache = texts
     usage = None
-    if counted is not None:
-        prompt, completion, cached, cost, estimated = counted
-        usage = Usage(prompt, completion, cached, cost, estimated=estimated)
+    if facts & HAS_USAGE:
+        usage = Usage(prompt, completion, cached, cost, estimated=bool(facts & ESTIMATED))
     return CallRecord(
-        Caller(tenant, key_id, budget=None if budget is None else Budget(*budget)),
+        Caller(
+            tenant,
+            key_id if facts & HAS_KEY else None,
+            budget=Budget(budget_usd, cast(Period, period)) if facts & HAS_BUDGET else None,
+        ),
         route,
         asked,
-        streamed=streamed,
+        streamed=bool(facts & STREAMED),
         estimated_cost=estimated_cost,
         id=id,
         begun_at=begun_at,
         model=model,
         provider=provider,
         outcome=outcome,
-        cache=cache,
+        cache=cast(CacheUse, cache),
         attempts=attempts,
         queued=queued,
         first_token=first_token,

@@ -76,10 +76,14 @@ class Response:
 
     async def begun(self, until: float) -> None:
         """Wait for the head. Raises TimeoutError, Cut or ProtocolError."""
-        while not self.status:
-            if self._failure is not None:
-                raise self._failure
-            await self._wait(until)
+        try:
+            while not self.status:
+                if self._failure is not None:
+                    raise self._failure
+                await self._woken(until)
+        except BaseException:
+            self.close()
+            raise
 
     async def chunk(self, silence: float, ends: float) -> bytes:
         """All that has arrived of the body; where that is nothing, the next bytes, and nothing at the end.
@@ -88,11 +92,15 @@ class Response:
         is no wait. Raises Cut behind the last byte of a body that breaks off.
         """
         until = 0.0
-        while self._connection is not None:
-            if data := self._connection.take():
-                return data
-            until = until or min(self._loop.time() + silence, ends)
-            await self._wait(until)
+        try:
+            while (connection := self._connection) is not None:
+                if data := connection.take():
+                    return data
+                until = until or min(self._loop.time() + silence, ends)
+                await self._woken(until)
+        except BaseException:
+            self.close()
+            raise
         rest, self._rest = self._rest, b""
         if not rest and self._failure is not None:
             raise self._failure
@@ -123,7 +131,7 @@ class Response:
 
     @property
     def waits(self) -> bool:
-        return self.unread or self._waiter is not None
+        return self.unread or (self._waiter is not None and not self._waiter.done())
 
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -137,19 +145,12 @@ class Response:
         self._connection, self._rest, self._failure = None, rest, failure
         self.wake()
 
-    async def _wait(self, until: float) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        self._waiter = self._loop.create_future()
-        try:
-            connection.watch(until)
-            await self._waiter
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._waiter = None
+    def _woken(self, until: float) -> asyncio.Future[None]:
+        """What is done when something has come; it fails at the time ``until``. Its connection is there."""
+        waiter = self._waiter = self._loop.create_future()
+        if self._connection is not None:
+            self._connection.watch(until)
+        return waiter
 
 
 NOT_HTTP = (HttpParserError, HttpParserUpgrade)

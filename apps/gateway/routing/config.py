@@ -1,5 +1,6 @@
 """What a routing file can say: providers, and the model names that callers use. `routing_file.py` reads it."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -40,7 +41,7 @@ class TimeoutsConfig(_Strict):
     write: Seconds = Field(10, description="In which nothing of a request leaves")
     total: Seconds = 600
 
-    @property
+    @cached_property
     def first_silence(self) -> float:
         """Seconds without a byte before the first token."""
         if self.silence is not None:
@@ -89,11 +90,11 @@ class ProviderConfig(_Strict):
     stream_usage: bool = Field(True, description="Ask for the usage of streams whose callers did not (stream_options)")
     prices: dict[str, Price] = Field(default_factory=dict, description="By model; * is for those not listed")
 
-    @property
+    @cached_property
     def in_process(self) -> bool:
         return self.kind in ("local", "embedder", "rag", "agent")
 
-    @property
+    @cached_property
     def prefix(self) -> str:
         """What the names begin with that are this provider's, whoever else may be the default."""
         return f"{self.kind}/" if self.kind in PREFIXED else ""

@@ -93,7 +93,7 @@ def _positive(body: Mapping[str, Any], names: tuple[str, ...]) -> int:
 def _images(call: WireCall) -> int | None:
     """The tokens of a prompt with images in it, whose bytes say nothing; None where it has none."""
     messages = call.body.get("messages") or call.body.get("input")
-    if b"image" not in call.raw or not isinstance(messages, list):
+    if call.raw.find(b"image") < 0 or not isinstance(messages, list):
         return None
     parts = [part for message in messages for part in _parts(message)]
     images = [part for part in parts if is_image(part)]

@@ -14,6 +14,9 @@ from apps.models.openai_chat import ToolCallReader, read_content, unknown_shape
 
 TOOL_CALLS = re.compile(rb'"tool_calls"\s*:\s*\[\s*[^\s\]]')
 CONTENT_LIST = re.compile(rb'"content"\s*:\s*\[')
+END = b"[DONE]\n\n"
+# in which the first choices of a block begin
+HEAD_BYTES = 400
 
 
 class ChatNormalizer:
@@ -24,7 +27,7 @@ class ChatNormalizer:
 
     def read(self, block: bytes) -> bytes:
         """The block as its caller shall see it. Raises UpstreamError for calls that nobody can make sense of."""
-        if not self._calls and not _is_of_interest(block):
+        if not self._calls and (_has_choices_alone(block) or not _is_of_interest(block)):
             return block
         kept, at = [], 0
         while at < len(block):
@@ -35,7 +38,7 @@ class ChatNormalizer:
 
     def _event(self, event: bytes) -> bytes:
         # once there are calls, their end is looked for too
-        if not _is_of_interest(event) and b'"finish_reason"' not in event:
+        if not _is_of_interest(event) and event.find(b'"finish_reason"') < 0:
             return event
         try:
             chunk = json.loads(event_data(event))
@@ -97,9 +100,16 @@ def normalized(body: bytes) -> bytes:
 
 def _is_of_interest(data: bytes) -> bool:
     """Whether there are calls of tools, or content in parts; inside a model's text the quotes would be escaped."""
-    return (b'"tool_calls"' in data and TOOL_CALLS.search(data) is not None) or (
-        b'"content"' in data and CONTENT_LIST.search(data) is not None
+    return (data.find(b'"tool_calls"') >= 0 and TOOL_CALLS.search(data) is not None) or (
+        data.find(b'"content"') >= 0 and CONTENT_LIST.search(data) is not None
     )
+
+
+def _has_choices_alone(block: bytes) -> bool:
+    """Whether there are no lists but those of the choices, so neither calls nor parts; counting is soon done."""
+    begin = b'"choices": [' if block.find(b'"choices": ', 0, HEAD_BYTES) >= 0 else b'"choices":['
+    # the end of a stream looks like one
+    return block.count(b"[") == block.count(begin) + block.endswith(END)
 
 
 def _flatten(message: dict[str, Any]) -> bool:

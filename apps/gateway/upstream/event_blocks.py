@@ -3,6 +3,9 @@
 A block is forwarded byte for byte. Five things are looked for in it: the end of the stream, finish reasons, an error
 that came with status 200, an event that is not whole, and bytes that are no UTF-8. A cut never leaves half an event
 with the client.
+
+Bytes are searched by ``find``: in this Python, ``in`` first makes and drops the text of a TypeError each time, which
+takes longer than the search. Regular expressions read where a plain search has found something.
 """
 
 import json
@@ -67,12 +70,12 @@ class EventBlocks:
         return block + DONE_EVENT
 
     def _judged(self, block: bytes) -> bytes:
-        if FINISHES[0] in block or FINISHES[1] in block:
+        if block.find(FINISHES[0]) >= 0 or block.find(FINISHES[1]) >= 0:
             self._unfinished -= len(FINISH.findall(block))
-        if block.count(b"{") != block.count(b"}") or ERROR_KEY.search(block) or not is_utf8(block):
+        if block.count(b"{") != block.count(b"}") or _reports_error(block) or not is_utf8(block):
             return self._sound_part(block)
         if not self._has_events:
-            self._has_events = b"{" in block
+            self._has_events = block.find(b"{") >= 0
         done = find_done(block)
         if done < 0:
             return block
@@ -127,7 +130,7 @@ def whole_json(body: bytes) -> bytes:
         raise nonsense("The upstream's answer is not UTF-8")
     text = body.strip()
     balanced = text[:1] == b"{" and text[-1:] == b"}" and text.count(b"{") == text.count(b"}")
-    if not balanced or ERROR_KEY.search(text):
+    if not balanced or _reports_error(text):
         fault = _fault_of(text) if text else nonsense("The upstream's answer is empty")
         if fault is not None:
             raise fault
@@ -136,7 +139,7 @@ def whole_json(body: bytes) -> bytes:
 
 def is_silent(block: bytes) -> bool:
     """Whether a block says nothing yet: the role, or what a filter made of the prompt. It is no first delta."""
-    if SAYS_SOMETHING.search(block) or DONE in block:
+    if SAYS_SOMETHING.search(block) or block.find(DONE) >= 0:
         return False
     at = 0
     while at < len(block):
@@ -150,6 +153,8 @@ def is_silent(block: bytes) -> bool:
 
 def event_data(event: bytes) -> bytes:
     """The data of one event, its lines joined by LF; empty for a comment."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
+        return event[6:-2]  # as nearly all are
     values = [line[5:].removeprefix(b" ") for line in LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(values)
 
@@ -185,6 +190,10 @@ def _fault_of(data: bytes) -> UpstreamError | None:
     return None
 
 
+def _reports_error(data: bytes) -> bool:
+    return data.find(b'"error"') >= 0 and ERROR_KEY.search(data) is not None
+
+
 def _end_of_first_event(data: bytes, start: int) -> int:
     match = EVENT_END.search(data, start)
     return match.end() if match else len(data)
@@ -194,7 +203,7 @@ def end_of_last_event(data: bytes) -> int:
     """The index behind the last blank line; 0 where there is none."""
     end = data.rfind(b"\n\n")
     end = end + 2 if end >= 0 else 0
-    if b"\r" in data:
+    if data.find(b"\r") >= 0:
         # where CR CR is the half of something longer, the LF left over is a blank line more, which means nothing
         for blank in (b"\r\n\r\n", b"\r\r", b"\n\r\n"):
             at = data.rfind(blank)

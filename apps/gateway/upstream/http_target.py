@@ -9,8 +9,8 @@ needs it.
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from apps.core.errors import AppError, NotFound
@@ -54,12 +54,15 @@ class ByPath:
     def __init__(self, targets: Mapping[str, WireTarget], rest: WireTarget | None = None) -> None:
         self._targets = dict(targets)
         self._rest = rest
+        if isinstance(rest, ByPath):
+            # one look instead of one after the other
+            self._targets, self._rest = {**rest._targets, **targets}, rest._rest
 
-    async def open(self, call: WireCall, model: str) -> WireReply:
+    def open(self, call: WireCall, model: str) -> Coroutine[Any, Any, WireReply]:
         target = self._targets.get(call.path, self._rest)
         if target is None:
             raise NotFound(f"This model does not serve {call.path}", field="model")
-        return await target.open(call, model)
+        return target.open(call, model)
 
     async def aclose(self) -> None:
         for target in [*self._targets.values(), *([self._rest] if self._rest else [])]:
@@ -94,6 +97,7 @@ class HttpTarget:
         connections: "Connections | None" = None,
     ) -> None:
         self._provider = provider
+        self._first_silence = provider.timeouts.first_silence
         self._base = provider.base_url.rstrip("/")
         self._trace = trace
         self._connections = connections
@@ -119,7 +123,7 @@ class HttpTarget:
         # where it is not streamed, its caller waits for the last token, so only the total time bounds it: see Attempts
         begins = min(now + timeouts.first_token, ends) if call.stream else ends
         try:
-            return await self._send(call, model, begins, ends)
+            return await self._send(call, model, now, begins, ends)
         except FAILURES as error:
             raise translate(error) from error
 
@@ -127,16 +131,14 @@ class HttpTarget:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _send(self, call: WireCall, model: str, begins: float, ends: float) -> WireReply:
+    async def _send(self, call: WireCall, model: str, now: float, begins: float, ends: float) -> WireReply:
         asking = lacks_usage(call) and self._provider.stream_usage and (call.path, model) not in self._mute_on_usage
         if self._client is None:
             self._client = open_client(self._provider, self._headers, self._connections)
         body = asking_for_usage(call, model) if asking else call.for_model(model)
         trace = self._trace() if self._trace is not None else None
-        silent = asyncio.get_running_loop().time() + self._provider.timeouts.first_silence
-        response = await self._client.post(
-            self._address(call.path, model), body, self._within(call, silent, begins), trace
-        )
+        until = min(now + self._first_silence, begins) if call.stream else begins
+        response = await self._client.post(self._address(call.path, model), body, until, trace)
         self.reached = True
         try:
             if response.status == 200:
@@ -149,7 +151,7 @@ class HttpTarget:
             raise
         response.close()
         self._note_refusal(call.path, model)
-        return await self._send(call, model, begins, ends)
+        return await self._send(call, model, asyncio.get_running_loop().time(), begins, ends)
 
     async def _said(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
         """What the upstream says of a call that it refused for the caller's fault; nothing of any other failure."""
@@ -169,9 +171,6 @@ class HttpTarget:
         self._mute_on_usage.add((path, model))
         log.warning("An upstream refuses stream_options on %s: the tokens of its streams are estimated", path)
 
-    def _within(self, call: WireCall, silent: float, begins: float) -> float:
-        return min(silent, begins) if call.stream else begins
-
     async def _reply(
         self, call: WireCall, response: "Response", begins: float, ends: float, *, hidden: bool
     ) -> WireReply:
@@ -180,18 +179,20 @@ class HttpTarget:
         if not call.stream:
             whole = await self._whole(call, body, ends)
             return WireReply(content_type if "json" in content_type.lower() else JSON, whole)
-        begun, is_stream = await self._begun(content_type.lower(), body, begins)
+        begun, is_stream = b"", content_type.startswith(EVENTS)
+        if not is_stream:
+            begun, is_stream = await self._begun(content_type.lower(), body, begins)
         if not is_stream:
             return WireReply(EVENTS, as_events(call, await self._whole(call, body, begins, begun)), AtOnce())
         chat = ChatNormalizer() if call.path == "/chat/completions" else None
         choices = call.body.get("n")
         if call.path == "/messages":
             messages = UpstreamBlocks(body, silence, ends, MessageBlocks(), MessageUsage(call.record))
-            first = await messages.first(self._provider.timeouts.first_silence, begins, begun)
+            first = await messages.first(self._first_silence, begins, begun)
             return WireReply(EVENTS, first, messages)
         events = ResponseBlocks() if call.path == "/responses" else EventBlocks(choices if type(choices) is int else 1)
         blocks = UpstreamBlocks(body, silence, ends, events, UsageReader(call.record, hidden=hidden), chat)
-        return WireReply(EVENTS, await blocks.first(self._provider.timeouts.first_silence, begins, begun), blocks)
+        return WireReply(EVENTS, await blocks.first(self._first_silence, begins, begun), blocks)
 
     async def _whole(self, call: WireCall, body: Body, ends: float, begun: bytes = b"") -> bytes:
         """A whole answer, whose usage is noted. Raises UpstreamError where it is none."""
@@ -213,7 +214,7 @@ class HttpTarget:
         if content_type.partition(";")[0].strip() not in SAYS_NOTHING:
             return b"", False
         begun = b""
-        while not begun.lstrip(BLANK) and (chunk := await body.chunk(self._provider.timeouts.first_silence, until)):
+        while not begun.lstrip(BLANK) and (chunk := await body.chunk(self._first_silence, until)):
             begun += chunk
         return begun, not begun.lstrip(BLANK).startswith(b"{")
 

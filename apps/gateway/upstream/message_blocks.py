@@ -28,7 +28,7 @@ class MessageUsage:
 
     def read(self, block: bytes) -> bytes:
         """The block as it is."""
-        if self._record is not None and b'"usage"' in block:
+        if self._record is not None and block.find(b'"usage"') >= 0:
             for name in self._known:
                 if found := name.findall(block):
                     self._known[name] = int(found[-1])

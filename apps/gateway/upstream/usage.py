@@ -34,7 +34,7 @@ def usage_in(body: bytes) -> Usage | None:
 
     A usage that leaves the answer's tokens open (null) is none; that of embeddings has no such field.
     """
-    if b'"usage"' not in body:
+    if body.find(b'"usage"') < 0:
         return None
     prompts = PROMPT.findall(body)
     completions = COMPLETION.findall(body)
@@ -99,7 +99,8 @@ class UsageReader:
 
     def read(self, block: bytes) -> bytes:
         """The block for the caller; it may be empty."""
-        found = USAGE.search(block) if b'"usage"' in block else None
+        at = block.find(b'"usage"')
+        found = USAGE.search(block, at) if at >= 0 else None
         if found is None:
             return block
         # what stands before the event with the usage, mostly all of the block, is not read again
@@ -115,8 +116,9 @@ def _without_usage_chunk(block: bytes) -> bytes:
     kept, at = [], 0
     while at < len(block):
         end = found.end() if (found := EVENT_END.search(block, at)) else len(block)
-        if not _has_usage_alone(block[at:end]):
-            kept.append(block[at:end])
+        event = block[at:end]
+        if event.find(b'"usage"') < 0 or not _has_usage_alone(event):
+            kept.append(event)
         at = end
     return b"".join(kept)
 
@@ -125,7 +127,7 @@ def _has_usage_alone(event: bytes) -> bool:
     if not USAGE.search(event):
         return False
     try:
-        chunk: Any = json.loads(event_data(event))
+        chunk: Any = json.loads(event_data(event).decode())
     except (ValueError, RecursionError):
         return False
     return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)

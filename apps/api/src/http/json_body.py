@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from functools import lru_cache
 from typing import Any
 
 from fastapi import Request
@@ -94,9 +96,10 @@ def parse_json(body: bytes) -> Any:
         raise InvalidJson("Request body is empty")
     _refuse_many_values(body)
     try:
-        text = body.decode("utf-8-sig")
+        # the codec of the byte order mark is written in Python
+        text = body.decode("utf-8-sig") if body.startswith(BOM_UTF8) else body.decode()
         parsed = _decode(text)
-        if SURROGATE_ESCAPE.search(body):
+        if body.find(b"\\u") >= 0 and SURROGATE_ESCAPE.search(body):
             json.dumps(parsed, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise InvalidJson("Request body is not UTF-8", details={"position": error.start}) from None
@@ -113,21 +116,21 @@ def parse_json(body: bytes) -> Any:
 
 
 # what allow-lists, budgets and limits are decided by, and what goes on to a target as the bytes that came
-DECIDING = (
+DECIDING = frozenset({
     "model", "stream", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
     "messages", "input", "prompt", "tools", "background",
-)  # fmt: skip
+})  # fmt: skip
 ESCAPED_LETTER = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
 
 
-def refuse_duplicates(raw: bytes, body: Mapping[str, Any], names: Sequence[str] = DECIDING) -> None:
+def refuse_duplicates(raw: bytes, body: Mapping[str, Any], names: Collection[str] = DECIDING) -> None:
     """Raise InvalidJson where one of ``names`` stands twice at the top of ``raw``, of which ``body`` was parsed.
 
     Parsers differ on which of the two counts: a call must not be judged by one and made by the other. The parse
     that sees both is made only where a name may stand there twice.
     """
-    suspects = [name for name in names if name in body and raw.count(b'"%s"' % name.encode()) != 1]
-    if not suspects and not ESCAPED_LETTER.search(raw):
+    suspects = [name for name in body if name in names and raw.count(_quoted(name)) != 1]
+    if not suspects and (raw.find(b"\\u00") < 0 or not ESCAPED_LETTER.search(raw)):
         return
     top = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=lambda pairs: pairs)
     written = [name for name, _ in top]
@@ -136,11 +139,18 @@ def refuse_duplicates(raw: bytes, body: Mapping[str, Any], names: Sequence[str] 
             raise InvalidJson(f"Request body has {name} twice", details={"duplicate": name})
 
 
+@lru_cache(maxsize=256)
+def _quoted(name: str) -> bytes:
+    return b'"%s"' % name.encode()
+
+
 def _refuse_many_values(body: bytes) -> None:
     """A megabyte of empty lists is a second of the event loop, before anything can look at it.
 
     What stands in texts does not count; that is looked at closely only where the plain count is over.
     """
+    if len(body) <= MOST_CONTAINERS:
+        return
     if body.count(b",") <= MOST_VALUES and body.count(b"[") + body.count(b"{") <= MOST_CONTAINERS:
         return
     bare = TEXT.sub(b"", body)

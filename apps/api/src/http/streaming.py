@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -96,19 +95,26 @@ class StreamedResponse(Response):
             forget_tracebacks(error)
 
     async def _stream(self) -> None:
-        async with aclosing(self._frames) as frames:
-            frame = await anext(frames)
-            self.raw_headers += self._late_headers()
-            await self._send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            self._started = True
-            while not isinstance(frame, LastFrame):
-                await self._write(frame)
-                try:
-                    frame = await anext(frames)
-                except StopAsyncIteration:
-                    frame = LastFrame()
+        frames, last = self._frames, LastFrame()
+        send, time = self._send, asyncio.get_running_loop().time
+        try:
+            async for frame in frames:
+                if not self._started:
+                    self.raw_headers += self._late_headers()
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                    self._started = True
+                if isinstance(frame, LastFrame):
+                    last = frame
+                    break
+                self._active_at, self._sending = time(), True
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+                self._sending = False
+        finally:
+            await frames.aclose()
+        if not self._started:
+            raise RuntimeError("a stream has a first frame")
         # the generator is closed, and what it held is free, before the client may know that the answer is whole
-        await self._write(frame, more=False)
+        await self._write(last, more=False)
 
     async def _write(self, frame: bytes, *, more: bool = True) -> None:
         self._sending = True

@@ -77,8 +77,13 @@ class Execution:
                 try:
                     yield self._accounted(opened.value.body, metered)
                     blocks = opened.value.rest
-                    while blocks is not None and (block := await self._next(blocks)) is not None:
-                        yield self._accounted(block, metered)
+                    if blocks is not None and self.deadline is None:
+                        async for block in blocks:
+                            yield self._accounted(block, metered)
+                    elif blocks is not None:
+                        async with aclosing(self._in_time(blocks)) as timed:
+                            async for block in timed:
+                                yield self._accounted(block, metered)
                 except AppError as error:
                     if not isinstance(error, Timeout) or error.upstream_status is not None:
                         opened.broke_off(error)
@@ -99,21 +104,24 @@ class Execution:
             async for frame in frames:
                 yield frame
 
-    async def _next(self, blocks: Blocks) -> bytes | None:
-        """The next block, None behind the last. The time limit encloses no yield, so that it never cancels a reader."""
-        if self.deadline is None:
-            return await anext(blocks, None)
-        try:
-            async with asyncio.timeout_at(self.deadline) as limit:
-                return await anext(blocks, None)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise Timeout("The deadline ran out") from None
+    async def _in_time(self, blocks: Blocks) -> AsyncGenerator[bytes, None]:
+        """The blocks up to the deadline. The time limit encloses no yield, so that it never cancels a reader."""
+        while True:
+            try:
+                async with asyncio.timeout_at(self.deadline) as limit:
+                    block = await anext(blocks, None)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise Timeout("The deadline ran out") from None
+            if block is None:
+                return
+            yield block
 
     def _accounted(self, block: bytes, metered: MeteredCall) -> bytes:
         """The block; the one that ends the stream has the receipt before its last event, and closes the record."""
-        self._pieces += block.count(b"data:")
+        if self.record.usage is None:
+            self._pieces += block.count(b"data:")
         end = END_OF.get(self.call.path, find_done)(block)
         if end < 0:
             return block
@@ -155,6 +163,7 @@ def new_record(call: WireCall, gateway: Gateway) -> CallRecord:
 
 def receipt_comment(record: CallRecord) -> bytes:
     """The receipt of a call as a comment of an event stream, which every conforming client ignores."""
+    usage = record.usage
     receipt = {
         "model": record.model,
         "provider": record.provider,
@@ -162,10 +171,10 @@ def receipt_comment(record: CallRecord) -> bytes:
         "cache": cache_use(record),
         "queued": record.queued,
         "first_token": record.latency,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "cached_tokens": record.cached_tokens,
-        "estimated": record.estimated,
+        "prompt_tokens": None if usage is None else usage.prompt_tokens,
+        "completion_tokens": None if usage is None else usage.completion_tokens,
+        "cached_tokens": 0 if usage is None else usage.cached_tokens,
+        "estimated": usage is not None and usage.estimated,
         "cost": record.cost,
         "tried": record.tried,
         "age": record.age,

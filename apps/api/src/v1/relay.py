@@ -42,7 +42,7 @@ async def respond(request: Request, call: WireCall) -> Response:
     gateway = services.gateway
     deadline = _deadline(request)
     record = new_record(call, gateway)
-    call = call._replace(record=record)
+    call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits)
     named = identity(request, call)
     execution = Execution(gateway, services.meter, call, record)
     if named is not None:
@@ -96,7 +96,7 @@ async def read_call(request: Request, path: str, is_local: Callable[[str], bool]
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
     refuse_duplicates(raw, body)
-    return _checked(request, WireCall(path, raw, body, False), is_local)
+    return _checked(request, path, raw, body, is_local)
 
 
 def call_of(
@@ -104,12 +104,19 @@ def call_of(
 ) -> WireCall:
     """A call whose ``body`` was translated from that of another API; see WireCall for ``fits``."""
     raw = json.dumps(body, ensure_ascii=False).encode()
-    return _checked(request, WireCall(path, raw, body, False, fits=fits), is_local)
+    return _checked(request, path, raw, body, is_local, fits=fits)
 
 
-def _checked(request: Request, call: WireCall, is_local: Callable[[str], bool]) -> WireCall:
+def _checked(
+    request: Request,
+    path: str,
+    raw: bytes,
+    body: dict[str, Any],
+    is_local: Callable[[str], bool],
+    *,
+    fits: bool = False,
+) -> WireCall:
     """The call as its caller may make it."""
-    body, path = call.body, call.path
     model, stream = body.get("model"), body.get("stream")
     if model is None:
         raise MissingRequiredField("Model is required", field="model")
@@ -122,7 +129,7 @@ def _checked(request: Request, call: WireCall, is_local: Callable[[str], bool]) 
     caller = caller_of(request)
     allow_model(caller, model, is_local)
     note_body(request, body)
-    return call._replace(stream=bool(stream) and path not in NEVER_STREAMED, caller=caller)
+    return WireCall(path, raw, body, bool(stream) and path not in NEVER_STREAMED, caller, fits=fits)
 
 
 def _deadline(request: Request) -> float | None:

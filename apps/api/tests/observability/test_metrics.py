@@ -15,9 +15,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client import CollectorRegistry
 
 from apps.api.src.application import create_app
 from apps.api.src.observability.metrics.exposition import Metrics
+from apps.api.src.observability.metrics.instruments import Durations
 from apps.api.src.observability.metrics.labels import KnownNames
 from apps.api.src.observability.metrics.loop_lag import LoopLag
 from apps.api.src.wiring.gateway import build_gateway
@@ -317,6 +319,20 @@ def test_one_call_that_cannot_be_counted_costs_no_other_its_numbers() -> None:
     _, text = metrics.render()
     line = next(line for line in text.splitlines() if b"genai_tokens_total{" in line and b"completion" in line)
     assert line.endswith(b" 10.0")
+
+
+def test_values_that_are_observed_together_count_as_one_by_one() -> None:
+    registry = CollectorRegistry()
+    apart, together = (Durations(name, "Seconds", buckets=(0.1, 1, 10), registry=registry) for name in ("a", "b"))
+    values = (0.0, 0.1, 0.11, 1.0, 3.0, 3.0, 11.0)
+    for value in values:
+        apart.observe(value)
+    together.observe_all(values)
+    one, other = (
+        [(s.name[1:], s.labels, s.value) for s in next(iter(each.collect())).samples if not s.name.endswith("_created")]
+        for each in (apart, together)
+    )
+    assert one == other
 
 
 async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog: pytest.LogCaptureFixture) -> None:

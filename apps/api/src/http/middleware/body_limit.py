@@ -1,6 +1,7 @@
 """The limit of a request's body, enforced while it is read and before anything else looks at it."""
 
 import re
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,18 +27,15 @@ class BodyLimit:
         self._max_bytes = max_bytes
         self._max_upload_bytes = max_upload_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         length, most = _content_length(scope), self._limit(scope)
         if length is not None:
             # the server reads no more than what was announced, so there is nothing left to count
             if length > most:
-                await render(_too_large(most), scope["path"])(scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
-            return
+                return render(_too_large(most), scope["path"])(scope, receive, send)
+            return self._app(scope, receive, send)
         received = 0
 
         async def limited() -> Message:
@@ -48,7 +46,7 @@ class BodyLimit:
                 raise _too_large(most)
             return message
 
-        await self._app(scope, limited, send)
+        return self._app(scope, limited, send)
 
     def _limit(self, scope: Scope) -> int:
         path = scope["path"].removeprefix(scope.get("root_path", ""))

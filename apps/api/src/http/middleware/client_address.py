@@ -4,7 +4,7 @@ uvicorn believes X-Forwarded-For from 127.0.0.1 unless it is told otherwise, and
 environment only. Where it was not, this layer takes that back, then trusts FORWARDED_ALLOW_IPS alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -51,13 +51,12 @@ async def _was_rewritten(scope: Scope) -> bool:
 class BrowserCors(CORSMiddleware):
     """A request without an Origin is not a page's: it needs none of the headers, and passes untouched."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         if scope["type"] == "http":
             for name, _ in scope["headers"]:
                 if name == b"origin":
-                    await super().__call__(scope, receive, send)
-                    return
-        await self.app(scope, receive, send)
+                    return super().__call__(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """What Starlette answers, with its refusal in the envelope instead of plain text."""

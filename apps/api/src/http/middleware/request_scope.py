@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Awaitable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,7 +48,7 @@ class RequestScope:
         line = RequestLine(name)
         current_line.set(line)
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 line.status = message["status"]
                 message["headers"] = [
@@ -56,7 +57,7 @@ class RequestScope:
                     *([(b"request-id", name.encode())] if scope["path"].startswith(ANTHROPIC) else ()),
                     (b"server-timing", b"app;dur=%.1f" % _milliseconds(started)),
                 ]
-            await send(message)
+            return send(message)
 
         try:
             with self._shutdown.request():

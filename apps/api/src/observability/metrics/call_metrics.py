@@ -5,7 +5,8 @@ first. A clock read at each token would cost every stream, and an upstream's blo
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,27 @@ if TYPE_CHECKING:
     from apps.api.src.observability.metrics.instruments import Instruments
 
 RequestKey = tuple[str, str, int]
-Bound = tuple[Callable[[], None], Callable[[float], None]]
+Inc = Callable[[float], None]
+ObserveAll = Callable[[Sequence[float]], None]
+Bound = tuple[Inc, ObserveAll]
 
 # counted several at a time, which takes half of what it takes between two other things
 AT_ONCE = 256
+
+
+class _Batch:
+    """What is counted and observed together: each instrument takes its lock once for all of it."""
+
+    def __init__(self) -> None:
+        self.counted: defaultdict[Inc, float] = defaultdict(int)
+        self.observed: defaultdict[ObserveAll, list[float]] = defaultdict(list)
+
+    def add(self) -> None:
+        """Tell the instruments."""
+        for inc, amount in self.counted.items():
+            inc(amount)
+        for observe_all, values in self.observed.items():
+            observe_all(values)
 
 
 class RequestMetrics:
@@ -40,15 +58,17 @@ class RequestMetrics:
     def settle(self) -> None:
         """Count what has ended since the last time."""
         ended, self._ended = self._ended, []
+        batch = _Batch()
         for key, seconds in ended:
-            count, observe = self._bound.get(key) or self._bind(key)
-            count()
-            observe(seconds)
+            count, observe_all = self._bound.get(key) or self._bind(key)
+            batch.counted[count] += 1
+            batch.observed[observe_all].append(seconds)
+        batch.add()
 
     def _bind(self, key: RequestKey) -> Bound:
         instruments, (route, method, status) = self._instruments(), key
         count = instruments.requests.labels(route, method, str(status)).inc
-        bound = self._bound[key] = (count, instruments.request_seconds.labels(route, method).observe)
+        bound = self._bound[key] = (count, instruments.request_seconds.labels(route, method).observe_all)
         return bound
 
 
@@ -83,18 +103,20 @@ class CallMetrics:
     def settle(self) -> None:
         """Count what has ended since the last time."""
         ended, self._ended = self._ended, []
+        batch = _Batch()
         for call in ended:
             try:
-                self._count(call)
+                self._count(call, batch)
             except Exception:
                 log.exception("A call could not be counted")  # the others are
+        batch.add()
 
-    def _count(self, call: CallRecord) -> None:
+    def _count(self, call: CallRecord, batch: _Batch) -> None:
         key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
         children = self._children.get(key)
         if children is None:
             children = self._children[key] = _Children(self._instruments(), *key)
-        children.count(call)
+        children.count(call, batch)
 
     def observations(self) -> Iterable[Observation]:
         text = "Calls for a model that have begun and not ended"
@@ -112,78 +134,85 @@ class _Children:
         self._route = route
         self._model = model
         self._provider = provider
-        self._outcomes: dict[str, Callable[[], None]] = {}
-        self._duration = instruments.call_seconds.labels(route, model).observe
+        self._outcomes: dict[str, Inc] = {}
+        self._duration = instruments.call_seconds.labels(route, model).observe_all
 
-    def count(self, call: CallRecord) -> None:
-        (self._outcomes.get(call.outcome) or self._bind(call.outcome))()
-        self._duration(call.duration)
+    def count(self, call: CallRecord, batch: _Batch) -> None:
+        counted, observed = batch.counted, batch.observed
+        counted[self._outcomes.get(call.outcome) or self._bind(call.outcome)] += 1
+        observed[self._duration].append(call.duration)
         if call.first_token is not None:
-            self._first_token(call.first_token)
+            observed[self._first_token].append(call.first_token)
             tokens = call.completion_tokens or 0
             if tokens > 1 and call.outcome == "ok":  # what broke off has its tokens guessed
-                self._per_token((call.duration - call.first_token) / (tokens - 1))
+                observed[self._per_token].append((call.duration - call.first_token) / (tokens - 1))
         if call.attempts:
-            self._queued(call.queued)
-            self._attempts(call.attempts)
+            observed[self._queued].append(call.queued)
+            counted[self._attempts] += call.attempts
             if call.attempts > 1:
-                self._retries(call.attempts - 1)
+                counted[self._retries] += call.attempts - 1
         if call.cache != "off":
             self._instruments.cache_uses.labels(call.cache).inc()
-            self._saved(call.saved)
-        self._count_usage(call)
+            counted[self._saved] += call.saved
+        self._count_usage(call, batch.counted)
 
-    def _count_usage(self, call: CallRecord) -> None:
-        if call.prompt_tokens:
-            self._prompt(call.prompt_tokens)
-        if call.completion_tokens:
-            self._completion(call.completion_tokens)
-        if call.cached_tokens:
-            self._cached(call.cached_tokens)
-        if call.cost:
-            self._cost(call.cost)
+    def _count_usage(self, call: CallRecord, counted: defaultdict[Inc, float]) -> None:
+        usage, cost = call.usage, call.cost
+        if (cost or 0) < 0:
+            raise ValueError("a negative cost")
+        if usage is not None:
+            if min(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) < 0:
+                raise ValueError("a negative count")
+            if usage.prompt_tokens:
+                counted[self._prompt] += usage.prompt_tokens
+            if usage.completion_tokens:
+                counted[self._completion] += usage.completion_tokens
+            if usage.cached_tokens:
+                counted[self._cached] += usage.cached_tokens
+        if cost:
+            counted[self._cost] += cost
 
-    def _bind(self, outcome: str) -> Callable[[], None]:
+    def _bind(self, outcome: str) -> Inc:
         labels = (self._route, self._model, self._provider, outcome)
         bound = self._outcomes[outcome] = self._instruments.calls.labels(*labels).inc
         return bound
 
     @cached_property
-    def _first_token(self) -> Callable[[float], None]:
-        return self._instruments.first_token_seconds.labels(self._route, self._model).observe
+    def _first_token(self) -> ObserveAll:
+        return self._instruments.first_token_seconds.labels(self._route, self._model).observe_all
 
     @cached_property
-    def _per_token(self) -> Callable[[float], None]:
-        return self._instruments.per_token_seconds.labels(self._route, self._model).observe
+    def _per_token(self) -> ObserveAll:
+        return self._instruments.per_token_seconds.labels(self._route, self._model).observe_all
 
     @cached_property
-    def _queued(self) -> Callable[[float], None]:
-        return self._instruments.queue_seconds.labels(self._provider).observe
+    def _queued(self) -> ObserveAll:
+        return self._instruments.queue_seconds.labels(self._provider).observe_all
 
     @cached_property
-    def _prompt(self) -> Callable[[float], None]:
+    def _prompt(self) -> Inc:
         return self._instruments.tokens.labels(self._model, self._provider, "prompt").inc
 
     @cached_property
-    def _completion(self) -> Callable[[float], None]:
+    def _completion(self) -> Inc:
         return self._instruments.tokens.labels(self._model, self._provider, "completion").inc
 
     @cached_property
-    def _cached(self) -> Callable[[float], None]:
+    def _cached(self) -> Inc:
         return self._instruments.cached_tokens.labels(self._model, self._provider).inc
 
     @cached_property
-    def _cost(self) -> Callable[[float], None]:
+    def _cost(self) -> Inc:
         return self._instruments.cost.labels(self._model, self._provider).inc
 
     @cached_property
-    def _saved(self) -> Callable[[float], None]:
+    def _saved(self) -> Inc:
         return self._instruments.saved.labels(self._model).inc
 
     @cached_property
-    def _attempts(self) -> Callable[[float], None]:
+    def _attempts(self) -> Inc:
         return self._instruments.attempts.labels(self._model, self._provider).inc
 
     @cached_property
-    def _retries(self) -> Callable[[float], None]:
+    def _retries(self) -> Inc:
         return self._instruments.retries.labels(self._model, self._provider).inc

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.core.deltas import ToolCallDelta
-from apps.gateway.upstream.event_blocks import EVENT_END, event_data
+from apps.gateway.upstream.event_blocks import end_of_first_event, event_data
 from apps.models.openai_chat import ToolCallReader, read_content, unknown_shape
 
 TOOL_CALLS = re.compile(rb'"tool_calls"\s*:\s*\[\s*[^\s\]]')
@@ -31,7 +31,7 @@ class ChatNormalizer:
             return block
         kept, at = [], 0
         while at < len(block):
-            end = found.end() if (found := EVENT_END.search(block, at)) else len(block)
+            end = end_of_first_event(block, at)
             kept.append(self._event(block[at:end]))
             at = end
         return b"".join(kept)

@@ -13,7 +13,7 @@ from typing import Any
 from apps.core.calls import CallRecord, Usage
 from apps.gateway.protocol import WireCall
 from apps.gateway.routing.estimates import BYTES_PER_TOKEN, NO_ANSWER, expected_use
-from apps.gateway.upstream.event_blocks import EVENT_END, end_of_last_event, event_data
+from apps.gateway.upstream.event_blocks import end_of_first_event, end_of_last_event, event_data
 
 PATHS = frozenset({"/chat/completions", "/completions"})
 OPTIONS = "stream_options"
@@ -115,7 +115,7 @@ class UsageReader:
 def _without_usage_chunk(block: bytes) -> bytes:
     kept, at = [], 0
     while at < len(block):
-        end = found.end() if (found := EVENT_END.search(block, at)) else len(block)
+        end = end_of_first_event(block, at)
         event = block[at:end]
         if event.find(b'"usage"') < 0 or not _has_usage_alone(event):
             kept.append(event)

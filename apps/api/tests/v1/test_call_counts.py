@@ -94,8 +94,14 @@ async def functions_of_a_call(app: FastAPI, other: StepwiseUpstream, **fields: A
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
     messages: list[dict[str, Any]] = []
+    read = False
 
     async def receive() -> dict[str, Any]:
+        nonlocal read
+        if read:
+            # the client stays: who watches for its leaving waits
+            await asyncio.get_running_loop().create_future()
+        read = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
@@ -106,6 +112,7 @@ async def functions_of_a_call(app: FastAPI, other: StepwiseUpstream, **fields: A
     counts = []
     for _ in range(CALLS):
         messages.clear()
+        read = False
         with counting() as ran:
             await app({**scope, "client": ("127.0.0.1", 1), "http_version": "1.1"}, receive, send)
         assert messages[0]["status"] == 200

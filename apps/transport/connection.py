@@ -167,7 +167,8 @@ class Connection(asyncio.BufferedProtocol):
         return _read.buffer if self._own_buffer is None else self._own_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self.get_buffer(nbytes)[:nbytes]))
+        buffer = _read.buffer if self._own_buffer is None else self._own_buffer
+        self.data_received(bytes(buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._drained is not None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UNUSED = ("torch/include", "torch/test", "torch/share/cmake", "pyarrow/include", "pyarrow/src")
+# Arrow's RPC; and libraries that are there three times, where the linker asks for the one with a single number
+UNUSED_FILES = ("pyarrow/*flight*", "pyarrow/libarrow_python*.so", "pyarrow/libarrow_python*.so.*.*")
 TESTED = ("sympy", "numpy", "networkx", "pyarrow", "mpmath", "regex", "lance_namespace")
 # every module of the service, with whatever it imports that is installed
 IMPORTING = """
@@ -39,6 +41,8 @@ def unused(packages: Path) -> Iterator[Path]:
     # torch asks for this one when it is imported
     yield from (file for file in (packages / "torch/bin").glob("*") if file.name != "torch_shm_manager")
     yield from (folder for name in UNUSED if (folder := packages / name).is_dir())
+    # a file may fit two patterns
+    yield from {file for pattern in UNUSED_FILES for file in packages.glob(pattern) if file.is_file()}
     for name in TESTED:
         yield from (folder for folder in (packages / name).rglob("tests") if folder.is_dir())
 

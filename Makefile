@@ -119,7 +119,9 @@ $(VENV)/.dev: $(VENV)/.setup requirements-dev.lock
 
 $(CLIENTS)/.done: $(CLIENT_SOURCES)/python/requirements.txt
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install -q --no-deps --no-compile -r $<
+	# pip takes minutes for so many packages
+	$(CLIENTS)/bin/python -m pip install -q uv==0.13.9
+	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python --no-deps -r $<
 	@touch $@
 
 $(CLIENTS_JS)/.done: $(CLIENT_SOURCES)/javascript/package-lock.json

@@ -79,7 +79,9 @@ class LocalLoader:
             raise LoadFailed(str(error)) from error
         try:
             folder = packaged_checkpoint(settings.model_cache_dir)
-            loaded = _load(Checkpoint(PACKAGED_NAME, folder, f"{settings.local_model} is being fetched"), settings)
+            loaded = _load(
+                Checkpoint(PACKAGED_NAME, folder, f"{settings.local_model} is being fetched"), settings, report
+            )
         except (PackagedModelError, LoadFailed) as error:
             log.warning("Nothing answers until %s is here: %s", settings.local_model, error)
             return None
@@ -100,7 +102,7 @@ class LocalLoader:
             loaded = self._first[1]
             return replace(loaded, details={**loaded.details, "fallback_reason": checkpoint.fallback_reason})
         report(f"loading {checkpoint.name}")
-        return _load(checkpoint, settings)
+        return _load(checkpoint, settings, report)
 
 
 def load_local(settings: Settings, report: Report) -> Loaded:
@@ -108,12 +110,12 @@ def load_local(settings: Settings, report: Report) -> Loaded:
     return LocalLoader().load(settings, report)
 
 
-def _load(checkpoint: Checkpoint, settings: Settings) -> Loaded:
+def _load(checkpoint: Checkpoint, settings: Settings, report: Report) -> Loaded:
     started = time.monotonic()
     _check_hashes(checkpoint, settings.model_cache_dir)
     with _without_garbage_collection():
         tokenizer = _load_tokenizer(checkpoint.folder)
-        engine, refused = _load_engine(checkpoint.folder, tokenizer, settings)
+        engine, refused = _load_engine(checkpoint.folder, tokenizer, settings, report)
     seconds = time.monotonic() - started
     log.info("The local model %s is ready after %.1f s: %s", checkpoint.name, seconds, dict(engine.describe()))
     details = {
@@ -152,7 +154,9 @@ def _load_tokenizer(folder: Path) -> HubTokenizer:
         raise LoadFailed(f"The tokenizer in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> tuple[Engine, str | None]:
+def _load_engine(
+    folder: Path, tokenizer: HubTokenizer, settings: Settings, report: Report
+) -> tuple[Engine, str | None]:
     """The batching engine; where it refuses, transformers' own `generate`, and why."""
     from apps.local.engine.batching.opening import open_engine
     from apps.local.engine.kernel.errors import UnsupportedModel
@@ -160,7 +164,8 @@ def _load_engine(folder: Path, tokenizer: HubTokenizer, settings: Settings) -> t
     precision, slots, cache_dir = settings.local_precision, settings.local_slots, settings.model_cache_dir
     try:
         speculation, prefix_bytes = settings.local_speculation == "auto", settings.local_prefix_max_bytes
-        return open_engine(folder, tokenizer, precision, slots, cache_dir, speculation, prefix_bytes), None
+        engine = open_engine(folder, tokenizer, precision, slots, cache_dir, speculation, prefix_bytes, report)
+        return engine, None
     except UnsupportedModel as error:
         refused = str(error)
         if missing := _missing(PLAIN_REQUIRED):

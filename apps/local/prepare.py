@@ -9,7 +9,7 @@ import sys
 from apps.core.process import available_cpus
 from apps.core.settings import SettingsError, load_settings
 from apps.local.engine.batching.opening import own_library
-from apps.local.engine.batching.packed_cache import load_weights
+from apps.local.engine.batching.packed_cache import Packer, load_weights
 from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
 from apps.local.packaged import PackagedModelError, packaged_checkpoint
@@ -21,9 +21,9 @@ def main() -> int:
     try:
         settings = load_settings()
         folder, cache_dir = packaged_checkpoint(settings.model_cache_dir), settings.model_cache_dir
-        own_library(cache_dir)
+        packer = Packer(own_library(cache_dir).functions, available_cpus())
         precision = "int4" if settings.local_precision == "auto" else settings.local_precision
-        load_weights(folder, read_shape(folder), precision, cache_dir, available_cpus())
+        load_weights(folder, read_shape(folder), precision, cache_dir, packer)
     except NoKernel as error:
         # torch's kernels take the weights as they are
         print(f"Nothing is packed: {error}", file=sys.stderr)

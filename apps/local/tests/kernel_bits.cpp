@@ -29,7 +29,28 @@ struct Made {
   }
 };
 
+// Packs made-up weights of every type into every layout and prints the bytes.
+static void print_packed() {
+  for (int32_t type : {F32, F16, BF16_BITS})
+    for (int32_t kind : {INT4, INT8, BF16, FP32}) {
+      std::vector<uint8_t> values(16 * 96 * 4), packed(16 * 96 * 4 + 1024);
+      for (int64_t i = 0; i < 16 * 96; i++) {
+        const float v = number() * (i % 7 ? .1f : 1e-4f);
+        const Half half = {(uint16_t)(next() >> 18)};
+        if (type == F32) memcpy(&values[4 * i], &v, 4);
+        else if (type == F16) memcpy(&values[2 * i], &half, 2);
+        else memcpy(&values[2 * i], (const char*)&v + 2, 2);
+      }
+      const void* rows[16];
+      int32_t types[16];
+      for (int r = 0; r < 16; r++) rows[r] = r == 11 ? nullptr : &values[r * 96 * (type == F32 ? 4 : 2)], types[r] = type;
+      if (pack_blocks(rows, types, 1, 96, kind, packed.data())) printf("7fc00000\n");
+      for (size_t i = 0; i < packed.size(); i += 4) printf("%08x\n", packed[i] | packed[i + 1] << 8 | packed[i + 2] << 16);
+    }
+}
+
 int main() {
+  print_packed();
   const int64_t hidden = 96, heads = 4, kv_heads = 2, d = 32, inner = 160, context = 128, words = 112, layers = 2;
   std::vector<Made> made(4 * layers + 1);
   std::vector<float> norm(hidden), angles(2 * context * d / 2);

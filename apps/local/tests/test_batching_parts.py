@@ -17,6 +17,7 @@ from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.kernel.packing import dequantize, quantize
 from apps.local.engine.port import EngineOutput
 from apps.local.packaged import packaged_gguf
+from apps.tests.support.kernels import packer
 
 pytestmark = pytest.mark.local
 
@@ -109,7 +110,7 @@ def test_blocks_of_the_packaged_file_are_not_quantized_twice() -> None:
 
 
 def _pack(folder: Path, cache_dir: Path) -> None:
-    load_weights(folder, read_shape(folder), "int4", cache_dir, 1)
+    load_weights(folder, read_shape(folder), "int4", cache_dir, packer(1))
 
 
 @pytest.mark.long
@@ -126,7 +127,7 @@ def test_two_processes_may_pack_at_once(packaged: Path, tmp_path: Path) -> None:
     # and what they wrote is what safetensors itself reads
     from safetensors.numpy import load_file
 
-    weights = load_weights(packaged, read_shape(packaged), "int4", tmp_path, 1)
+    weights = load_weights(packaged, read_shape(packaged), "int4", tmp_path, packer())
     stored = load_file(files[0])
     assert stored.keys() == weights.packed.keys()
     assert all(np.array_equal(stored[name], weights.packed[name]) for name in list(stored)[:5])
@@ -136,8 +137,8 @@ def test_two_processes_may_pack_at_once(packaged: Path, tmp_path: Path) -> None:
 def test_weights_are_packed_into_memory_where_nothing_can_be_written(packaged: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way of a folder")
-    in_memory = load_weights(packaged, read_shape(packaged), "int4", blocked, 2)
-    in_file = load_weights(packaged, read_shape(packaged), "int4", tmp_path, 2)
+    in_memory = load_weights(packaged, read_shape(packaged), "int4", blocked, packer())
+    in_file = load_weights(packaged, read_shape(packaged), "int4", tmp_path, packer())
     assert all(np.array_equal(in_memory.packed[name], in_file.packed[name]) for name in in_file.packed)
 
 

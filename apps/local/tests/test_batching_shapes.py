@@ -10,7 +10,7 @@ import pytest
 
 from apps.core.settings import Settings
 from apps.local.engine.batching.opening import plan_memory
-from apps.local.engine.batching.packed_cache import load_weights
+from apps.local.engine.batching.packed_cache import Packer, load_weights
 from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.batching.step import Step
 from apps.local.engine.batching.torch_step import TorchStep
@@ -91,7 +91,7 @@ def native(folder: Path, cache_dir: Path, precision: str = "fp32") -> NativeStep
     except NoKernel as error:
         pytest.skip(f"no kernels here: {error}")
     shape = read_shape(folder)
-    weights = load_weights(folder, shape, precision, cache_dir, 2)
+    weights = load_weights(folder, shape, precision, cache_dir, Packer(library, 2))
     return NativeStep(library, "avx2", shape, weights, shape.context_length, 2, 64)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from apps.core.process import Precision, available_cpus, choose_precision, importing
 from apps.local.engine.batching.engine import BatchingEngine
-from apps.local.engine.batching.packed_cache import load_weights, weights_name
+from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
 from apps.local.engine.batching.prefix_store import PrefixStore
 from apps.local.engine.batching.scheduler import LARGEST
 from apps.local.engine.batching.shape import Shape, read_shape
@@ -58,11 +58,13 @@ def open_engine(
     cache_dir: Path,
     speculation: bool = True,
     prefix_bytes: int = 0,
+    progress: Progress = lambda step, seconds_left: None,
 ) -> BatchingEngine:
     """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
 
     ``precision`` as LOCAL_PRECISION; auto is int4. ``speculation`` changes no answer, only its speed.
     At most ``prefix_bytes`` of keys and values are kept on disk for prompts that begin alike.
+    ``progress`` takes how far the packing of the weights is, and may raise to end it.
     Without the kernels torch's own serve, in float32 or bfloat16.
     Raises UnsupportedModel for a checkpoint that is not of the shape.
     """
@@ -89,7 +91,7 @@ def open_engine(
         step = TorchStep(folder, shape, chosen, memory.context_length, threads, LARGEST + slots)
     else:
         memory = plan_memory(shape, chosen, slots, free_bytes())
-        step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots)
+        step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots, progress)
         kernels_reason = library.reason
         if prefix_bytes:
             identity = f"{weights_name(folder, shape, chosen)} {library.build}"
@@ -134,11 +136,17 @@ def own_library(cache_dir: Path, variants: Sequence[Variant] | None = None) -> L
 
 
 def open_step(
-    folder: Path, precision: str, cache_dir: Path, library: Library, context_length: int = 1024, slots: int = 0
+    folder: Path,
+    precision: str,
+    cache_dir: Path,
+    library: Library,
+    context_length: int = 1024,
+    slots: int = 0,
+    progress: Progress = lambda step, seconds_left: None,
 ) -> NativeStep:
-    """The arithmetic alone, on the project's kernels. Raises UnsupportedModel."""
+    """The arithmetic alone, on the project's kernels. Raises UnsupportedModel, and what ``progress`` raises."""
     shape, threads = read_shape(folder), available_cpus()
-    weights = load_weights(folder, shape, precision, cache_dir, threads)
+    weights = load_weights(folder, shape, precision, cache_dir, Packer(library.functions, threads, progress))
     return NativeStep(library.functions, library.name, shape, weights, context_length, threads, LARGEST + slots)
 
 

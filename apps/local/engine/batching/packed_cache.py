@@ -5,6 +5,7 @@ so that a file under its final name is whole, and several processes may write it
 """
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,20 +26,42 @@ import numpy as np
 
 from apps.local.engine.batching.shape import Shape
 from apps.local.engine.batching.tensors import Tensors, checkpoint_files, fingerprint
-from apps.local.engine.batching.weights import EMBEDDING, Part, Weights, parts_of, small_tensors, source_rows
+from apps.local.engine.batching.weights import (
+    EMBEDDING,
+    Part,
+    Weights,
+    addresses_of,
+    output_rows,
+    parts_of,
+    small_tensors,
+)
 from apps.local.engine.kernel.errors import UnsupportedModel
-from apps.local.engine.kernel.packing import pack, packed_shape
+from apps.local.engine.kernel.library import TYPES, pack_blocks
+from apps.local.engine.kernel.packing import BLOCK, packed_shape
+from apps.local.gguf import QUANTIZED
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 SLAB = 512
 ABANDONED_AFTER = 3600.0
 # takes where a slab begins, in bytes after the header, and its values: uint8 [blocks, width]
 Store = Callable[[int, Any], None]
+# takes what is being done, and the seconds that it may take yet where they are known
+Progress = Callable[[str, float | None], None]
 
 
-def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, threads: int) -> Weights:
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Packs with the kernels of ``library`` on ``threads`` threads; ``progress`` may raise, which ends it."""
+
+    library: ctypes.CDLL
+    threads: int
+    progress: Progress = lambda step, seconds_left: None
+    clock: Callable[[], float] = time.monotonic
+
+
+def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, packer: Packer) -> Weights:
     """Maps the packed file, or makes it first. Raises UnsupportedModel.
 
     Where the cache cannot be written, or its disk is full, the weights are packed into memory, with a warning: each
@@ -48,8 +72,8 @@ def load_weights(folder: Path, shape: Shape, precision: str, cache_dir: Path, th
     parts = parts_of(shape, precision)
     target = cache_dir / "packed" / f"{weights_name(folder, shape, precision)}.safetensors"
     if not target.is_file():
-        _check_embedding(tensors)
-        packed = _pack_into_cache(target, parts, tensors, threads)
+        _check_embedding(tensors, packer.library)
+        packed = _pack_into_cache(target, parts, tensors, packer)
     else:
         log.info("Packed weights taken from %s", target)
         packed = _mapped(target, parts)
@@ -69,32 +93,39 @@ def _key(folder: Path, files: list[Path], parts: Sequence[Part]) -> str:
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:20]
 
 
-def _check_embedding(tensors: Tensors) -> None:
+def _check_embedding(tensors: Tensors, library: ctypes.CDLL) -> None:
     """Raises UnsupportedModel for values that are not finite; packing looks at the linear layers itself."""
-    for begin in range(0, tensors.shape(EMBEDDING)[0], SLAB):
-        if not np.isfinite(tensors.floats(EMBEDDING, slice(begin, begin + SLAB))).all():
-            raise UnsupportedModel(f"{EMBEDDING} has values that are not finite")
+    values, dtype = tensors.raw(EMBEDDING), tensors.dtype(EMBEDDING)
+    if dtype in QUANTIZED:
+        slabs = range(0, len(values), SLAB)
+        finite = all(np.isfinite(tensors.floats(EMBEDDING, slice(begin, begin + SLAB))).all() for begin in slabs)
+    elif dtype in TYPES:
+        finite = bool(library.all_finite(values.ctypes.data, TYPES[dtype], values.size))
+    else:
+        raise UnsupportedModel(f"{EMBEDDING} is of the type {dtype}, none of {', '.join(TYPES)}")
+    if not finite:
+        raise UnsupportedModel(f"{EMBEDDING} has values that are not finite")
 
 
-def _pack_into_cache(target: Path, parts: Sequence[Part], tensors: Tensors, threads: int) -> Mapping[str, Any]:
+def _pack_into_cache(target: Path, parts: Sequence[Part], tensors: Tensors, packer: Packer) -> Mapping[str, Any]:
     started = time.monotonic()
     header, size = _header(parts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
-        _pack_into_file(target, header, size, parts, tensors, threads)
+        _pack_into_file(target, header, size, parts, tensors, packer)
     except OSError as error:
         log.warning("Packed weights cannot be kept in %s (%s): packing into memory", target.parent, error.strerror)
         memory = mmap.mmap(-1, size)
         values = np.frombuffer(memory, np.uint8)
-        _fill(lambda at, slab: np.copyto(values[at : at + slab.size], slab.reshape(-1)), parts, tensors, threads)
+        _fill(lambda at, slab: np.copyto(values[at : at + slab.size], slab.reshape(-1)), parts, tensors, packer)
         return _arrays(memory, parts)
     log.info("Packed the weights into %s in %.1f s", target, time.monotonic() - started)
     return _mapped(target, parts)
 
 
 def _pack_into_file(
-    target: Path, header: bytes, size: int, parts: Sequence[Part], tensors: Tensors, threads: int
+    target: Path, header: bytes, size: int, parts: Sequence[Part], tensors: Tensors, packer: Packer
 ) -> None:
     """Raises OSError, on a full disk too: a write through a mapping would end the process there with SIGBUS."""
     descriptor, unfinished = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
@@ -109,7 +140,7 @@ def _pack_into_file(
 
             _write_all(file, np.frombuffer(header, np.uint8))
             file.truncate(len(header) + size)
-            _fill(store, parts, tensors, threads)
+            _fill(store, parts, tensors, packer)
         Path(unfinished).replace(target)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
@@ -157,22 +188,29 @@ def _arrays(memory: mmap.mmap, parts: Sequence[Part]) -> dict[str, Any]:
     return arrays
 
 
-def _fill(store: Store, parts: Sequence[Part], tensors: Tensors, threads: int) -> None:
+def _fill(store: Store, parts: Sequence[Part], tensors: Tensors, packer: Packer) -> None:
     """Packs every part, a slab of rows at a time."""
 
-    def slab(part: Part, start: int, width: int, begin: int) -> None:
-        rows = source_rows(part, tensors, begin, min(begin + SLAB, part.outputs))
+    def slab(part: Part, start: int, width: int, sources: Any, rows: Any, begin: int) -> int:
+        end = begin + SLAB
+        at, types, _alive = addresses_of(part, tensors, sources[begin:end], rows[begin:end])
         try:
-            values = pack(np.ascontiguousarray(rows), part.kind)
+            values = pack_blocks(packer.library, at, types, part.inputs, part.kind)
         except ValueError as error:
             raise UnsupportedModel(f"{', '.join(part.sources)}: {error}") from error
-        store(start + begin // 16 * width, np.ascontiguousarray(values))
+        store(start + begin // BLOCK * width, values)
+        return int(values.nbytes)
 
-    start = 0
-    with ThreadPoolExecutor(threads, "pack-weights") as pool:
+    began, start, done = packer.clock(), 0, 0
+    total = _header(parts)[1]
+    with ThreadPoolExecutor(packer.threads, "pack-weights") as pool:
         for part in parts:
             blocks, width = packed_shape(part.kind, part.outputs, part.inputs)
-            list(pool.map(partial(slab, part, start, width), range(0, part.outputs, SLAB)))
+            sources, rows = output_rows(part, tensors)
+            for packed in pool.map(partial(slab, part, start, width, sources, rows), range(0, len(rows), SLAB)):
+                done += packed
+                left = (packer.clock() - began) * (total - done) / done
+                packer.progress(f"packing the weights for this CPU: {100 * done // total}%", left)
             tensors.forget_pages()
             start += blocks * width
 

@@ -60,6 +60,23 @@ class Tensors:
         kind = np.dtype(TYPES[dtype])
         return np.frombuffer(memory, kind, int(np.prod(shape, dtype=np.int64)), start).reshape(shape)
 
+    def addresses(self, name: str, rows: Any) -> tuple[Any, str, Any]:
+        """Where the values of ``rows`` lie, int64, their type, and what must live as long as they are read.
+
+        Quantized ones are float32 then: ``rows`` are neighbours, or are made so.
+        """
+        values, dtype = self.raw(name), self.dtype(name)
+        if dtype in QUANTIZED:
+            first = int(rows.min())
+            values, dtype, rows = (
+                np.ascontiguousarray(self.floats(name, slice(first, int(rows.max()) + 1))),
+                "F32",
+                rows - first,
+            )
+        elif (order := self._reordered.get(name)) is not None:
+            rows = np.asarray(order, np.int64)[rows]
+        return values.ctypes.data + rows * values.strides[0], dtype, values
+
     def floats(self, name: str, rows: slice = slice(None)) -> Any:
         """float32 values, of ``rows`` only."""
         order = self._reordered.get(name)

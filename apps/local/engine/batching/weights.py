@@ -1,7 +1,7 @@
 """A checkpoint's weights in the kernels' layouts: which tensors become which linear layer, and what stays as it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from apps.local.engine.batching.shape import Shape
 from apps.local.engine.batching.tensors import Tensors
 from apps.local.engine.kernel.errors import UnsupportedModel
+from apps.local.engine.kernel.library import TYPES
 from apps.local.engine.kernel.packing import BLOCK, Kind, from_bf16
 from apps.local.gguf import QUANTIZED, dequantized
 
@@ -97,30 +98,44 @@ def small_tensors(shape: Shape, tensors: Tensors, weights: Weights) -> None:
     _refuse_unknown(shape, tensors, weights)
 
 
-def source_rows(part: Part, tensors: Tensors, start: int, stop: int) -> Any:
-    """The float32 rows [start, stop) of a part, gathered from its sources.
+def output_rows(part: Part, tensors: Tensors) -> tuple[Any, Any]:
+    """Of each output, padded to whole blocks: the number of its source, -1 for padding, and its row there.
 
-    Where those are interleaved, start and stop are multiples of a block of each.
+    Raises UnsupportedModel.
     """
-    if part.interleaved:
-        half = len(part.sources)
-        apart = [
-            replace(part, sources=(source,), outputs=part.outputs // half, interleaved=False) for source in part.sources
-        ]
-        return interleave([source_rows(one, tensors, start // half, stop // half) for one in apart])
-    pieces, begin = [], 0
+    counts = []
     for source in part.sources:
         name = f"{source}.weight"
-        rows, inputs = tensors.shape(name)
-        if inputs != part.inputs:
-            raise UnsupportedModel(f"{name} has {inputs} inputs, not {part.inputs}")
-        low, high = max(start - begin, 0), min(stop - begin, rows)
-        if low < high:
-            pieces.append(tensors.floats(name, slice(low, high)))
-        begin += rows
-    if begin != part.outputs:
-        raise UnsupportedModel(f"{', '.join(part.sources)} have {begin} outputs, not {part.outputs}")
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        shape = tensors.shape(name)
+        if len(shape) != 2 or shape[1] != part.inputs:
+            raise UnsupportedModel(f"{name} has {shape[-1]} inputs, not {part.inputs}")
+        if tensors.dtype(name) not in TYPES and tensors.dtype(name) not in QUANTIZED:
+            raise UnsupportedModel(f"{name} is of the type {tensors.dtype(name)}, none of {', '.join(TYPES)}")
+        counts.append(shape[0])
+    if sum(counts) != part.outputs or (part.interleaved and len(set(counts)) > 1):
+        raise UnsupportedModel(f"{', '.join(part.sources)} have {sum(counts)} outputs, not {part.outputs}")
+    sources = [np.full(count, number, np.int64) for number, count in enumerate(counts)]
+    return _in_blocks(part, sources, -1), _in_blocks(part, [np.arange(count, dtype=np.int64) for count in counts], 0)
+
+
+def addresses_of(part: Part, tensors: Tensors, sources: Any, rows: Any) -> tuple[Any, Any, Any]:
+    """Where the values of some of a part's outputs lie, int64, 0 for padding; their types; what must live meanwhile."""
+    addresses, types, alive = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int32), []
+    for number, source in enumerate(part.sources):
+        mine = sources == number
+        if mine.any():
+            found, dtype, values = tensors.addresses(f"{source}.weight", rows[mine])
+            addresses[mine], types[mine] = found, TYPES[dtype]
+            alive.append(values)
+    return addresses, types, alive
+
+
+def _in_blocks(part: Part, sources: Sequence[Any], padding: int) -> Any:
+    """One value of each output: as the part has them, padded to whole blocks."""
+    if part.interleaved:
+        return interleave(sources)
+    values = np.concatenate(sources)
+    return np.concatenate([values, np.full(-len(values) % BLOCK, padding, values.dtype)])
 
 
 def interleave(sources: Sequence[Any]) -> Any:

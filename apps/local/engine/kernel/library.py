@@ -1,19 +1,21 @@
 """The kernels' shared library: loaded, its C structures mirrored, and checked against float arithmetic before use."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from apps.local.engine.kernel.errors import NoKernel
-from apps.local.engine.kernel.packing import Kind, pack
+from apps.local.engine.kernel.packing import Kind, pack, packed_shape
 
 POINTER = ctypes.c_void_p
 INT = ctypes.c_int64
 # int8 inputs by groups of 32 are off by half a percent; a wrong layout by more than a hundred
 TOLERANCE = {Kind.INT4: 0.02, Kind.INT8: 0.02, Kind.BF16: 0.01, Kind.FP32: 1e-5}
+# a checkpoint's types that can be packed, by safetensors' names; the numbers are the kernels'
+TYPES: Mapping[str, int] = {"F32": 0, "F16": 1, "BF16": 2}
 
 
 class CLinear(ctypes.Structure):
@@ -70,6 +72,18 @@ def linear_once(library: ctypes.CDLL, packed: Any, kind: Kind, x: Any, bias: Any
     return result
 
 
+def pack_blocks(library: ctypes.CDLL, rows: Any, types: Any, inputs: int, kind: Kind) -> Any:
+    """Packs linear layers' outputs, on the calling thread, which lets others run: uint8 of ``packed_shape``.
+
+    ``rows`` int64 are the addresses of the outputs' values, a multiple of 16, with 0 for zeros; ``types`` int32 their
+    numbers in TYPES. Raises ValueError where a weight cannot be quantized.
+    """
+    packed = np.empty(packed_shape(kind, len(rows), inputs), np.uint8)
+    if library.pack_blocks(rows.ctypes.data, types.ctypes.data, len(packed), inputs, kind, packed.ctypes.data):
+        raise ValueError("a weight is not finite, or beyond float16's range")
+    return packed
+
+
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "kernel_permission": (ctypes.c_int, []),
@@ -77,6 +91,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "engine_free": (None, [POINTER]),
         "engine_step": (None, [POINTER, ctypes.POINTER(CRows)]),
         "linear_once": (None, [ctypes.POINTER(CLinear), INT, POINTER, POINTER]),
+        "pack_blocks": (ctypes.c_int, [POINTER, POINTER, INT, INT, ctypes.c_int32, POINTER]),
+        "all_finite": (ctypes.c_int, [POINTER, ctypes.c_int32, INT]),
     }
     for name, (result, arguments) in signatures.items():
         function: Callable[..., Any] = getattr(library, name)
@@ -93,9 +109,13 @@ def _self_check(library: ctypes.CDLL, name: str) -> None:
             # on the grid already, so that only the inputs are rounded
             weights_seen = np.clip(np.rint(weights * 4), -7, 8).astype(np.float32)
             weights_seen[:, ::32], weights_seen[:, 1::32] = -7, 8
+        packed = pack(weights_seen, kind)
+        rows_at = weights_seen.ctypes.data + np.arange(48, dtype=np.int64) * weights_seen.strides[0]
+        if not np.array_equal(pack_blocks(library, rows_at, np.zeros(48, np.int32), 96, kind), packed):
+            raise NoKernel(f"{name} packs {kind.name} wrongly")
         for rows in (1, 2, 5, 19):
             x = random.standard_normal((rows, 96)).astype(np.float32)
-            got, expected = linear_once(library, pack(weights_seen, kind), kind, x), x @ weights_seen.T
+            got, expected = linear_once(library, packed, kind, x), x @ weights_seen.T
             error = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
             if not error < TOLERANCE[kind]:
                 raise NoKernel(f"{name} computes {kind.name} with {rows} rows wrongly: off by {error:.3g}")

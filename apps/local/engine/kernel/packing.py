@@ -1,7 +1,8 @@
-"""The grids of the quantized weights: groups of 32 along the inputs, each with a float16 step and minimum.
+"""Packing in numpy: what kernel/pack.h does is compared with it, to the bit, at each load and in the tests.
 
-w = step * q + minimum with q of 4 or 8 bits. This is the information of GGUF's Q4_1: weights that were dequantized
-from such blocks come out as the very blocks they were. Knows nothing of layouts.
+The grids of the quantized weights: groups of 32 along the inputs, each with a float16 step and minimum, w = step * q +
+minimum with q of 4 or 8 bits. This is the information of GGUF's Q4_1: weights that were dequantized from such blocks
+come out as the very blocks they were.
 
 The kernels' layouts of a linear layer's weights; kernel/linear.h describes them from the other side.
 """
@@ -22,13 +23,15 @@ def quantize(weights: Any, bits: Bits) -> tuple[Any, Any, Any]:
     """
     rows, columns = weights.shape
     groups = weights.reshape(rows, columns // GROUP, GROUP)
-    low, high = groups.min(axis=-1), groups.max(axis=-1)
+    # -0 becomes 0: which of the two is the smallest is nobody's promise
+    low, high = (edge + np.float32(0) for edge in (groups.min(axis=-1), groups.max(axis=-1)))
     if not (np.isfinite(low).all() and np.isfinite(high).all() and max(-low.min(), high.max()) < 65504):
         raise ValueError("a weight is not finite, or beyond float16's range")
     top = (1 << bits) - 1
     step = ((high - low) / top).astype(np.float16)
     minimum = low.astype(np.float16)
-    inverse = np.divide(1, step, out=np.zeros(step.shape, np.float32), where=step > 0)
+    # in float32: in float16 a step below 1.6e-5 has no inverse
+    inverse = np.divide(np.float32(1), step.astype(np.float32), out=np.zeros(step.shape, np.float32), where=step > 0)
     scaled = (groups - minimum.astype(np.float32)[..., None]) * inverse[..., None]
     q = np.clip(np.rint(scaled, out=scaled), 0, top, out=scaled).astype(np.uint8)
     return q.reshape(rows, columns), step, minimum

@@ -2,6 +2,7 @@
 // an answer or one of a prompt. C interface for ctypes; every pointer handed in must outlive the engine.
 #include "attention.h"
 #include "linear.h"
+#include "pack.h"
 #include "pool.h"
 #if defined(KERNEL_AMX) && !defined(KERNEL_AMX_EMULATED)
 #include <sys/syscall.h>
@@ -175,5 +176,19 @@ void linear_once(const Linear* lin, int64_t rows, const float* x, float* y) {
   Input in(rows, lin->k, lin->kind);
   for (int64_t r = 0; r < rows; r++) in.put(r, lin->k, 0, x + r * lin->k, lin->k);
   for (int64_t b = 0; b < lin->n / 16; b++) linear_block(*lin, in, rows, b, y + 16 * b, lin->n, false);
+}
+// Packs blocks of 16 outputs: rows and types are of each output, a null row is zeros. Returns 0, or 1 where a weight
+// cannot be quantized. On the calling thread.
+int pack_blocks(const void* const* rows, const int32_t* types, int64_t blocks, int64_t inputs, int32_t kind, uint8_t* to) {
+  const Linear one{nullptr, nullptr, 16, inputs, kind};
+  for (int64_t b = 0; b < blocks; b++)
+    if (!pack_block(rows + 16 * b, types + 16 * b, inputs, kind, to + b * one.block_bytes())) return 1;
+  return 0;
+}
+// 1 where all values are finite; count is a multiple of 16
+int all_finite(const void* values, int32_t type, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16)
+    if (!within(load_values(values, type, i), std::numeric_limits<float>::infinity())) return 0;
+  return 1;
 }
 }

@@ -16,7 +16,7 @@ from statistics import median
 
 from apps.core.messages import Message
 from apps.core.settings import load_settings
-from apps.local.engine.batching.opening import open_engine
+from apps.local.engine.batching.opening import Options, open_engine
 from apps.local.engine.port import Sampling
 from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
@@ -30,7 +30,7 @@ async def timed(
     folder: Path, tokenizer: HubTokenizer, cache_dir: Path, prompt: Sequence[int], keep: int
 ) -> tuple[float, str]:
     """Seconds to the first token of an engine that was just opened, and the answer."""
-    engine = open_engine(folder, tokenizer, "int4", 1, cache_dir, prefix_bytes=keep)
+    engine = open_engine(folder, tokenizer, "int4", 1, cache_dir, Options(prefix_bytes=keep))
     try:
         began, first, text = time.perf_counter(), 0.0, ""
         async for output in engine.generate(prompt, GREEDY):

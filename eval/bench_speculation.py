@@ -20,7 +20,7 @@ from apps.core.messages import ChatRequest, JsonObject, user_message
 from apps.core.process import Precision
 from apps.core.settings import load_settings
 from apps.local.answer_grammar import answer_grammar
-from apps.local.engine.batching.opening import open_engine
+from apps.local.engine.batching.opening import Options, open_engine
 from apps.local.engine.port import Engine, Sampling
 from apps.local.grammar import open_compiler
 from apps.local.packaged import transformers_checkpoint
@@ -139,8 +139,7 @@ def main() -> None:
     tokenizer = HubTokenizer(folder)
     precision = cast(Precision, options.precision)
     engines: dict[str, Engine] = {
-        name: open_engine(folder, tokenizer, precision, 1, cache_dir, speculation=name == "on")
-        for name in ("off", "on")
+        name: open_engine(folder, tokenizer, precision, 1, cache_dir, Options(name == "on")) for name in ("off", "on")
     }
     rows = asyncio.run(measure(engines, tokenizer, options.rounds))
     described = engines["on"].describe()

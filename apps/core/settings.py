@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     local_speculation: Literal["auto", "off"] = Field(
         "auto", description="auto checks guessed tokens where that is faster, which changes no answer; off does not"
     )
+    local_draft: str = Field(
+        "", description="Hub name or folder of a small model of the same tokenizer that drafts; empty: none does"
+    )
     local_prefix_max_bytes: int = Field(
         536_870_912, ge=0, description="Most bytes of computed prompts kept in MODEL_CACHE_DIR over restarts; 0: none"
     )

@@ -115,7 +115,7 @@ def _load(checkpoint: Checkpoint, settings: Settings, report: Report) -> Loaded:
     _check_hashes(checkpoint, settings.model_cache_dir)
     with _without_garbage_collection():
         tokenizer = _load_tokenizer(checkpoint.folder)
-        engine, refused = _load_engine(checkpoint.folder, tokenizer, settings, report)
+        engine, refused = _load_engine(checkpoint, tokenizer, settings, report)
     seconds = time.monotonic() - started
     log.info("The local model %s is ready after %.1f s: %s", checkpoint.name, seconds, dict(engine.describe()))
     details = {
@@ -155,17 +155,21 @@ def _load_tokenizer(folder: Path) -> HubTokenizer:
 
 
 def _load_engine(
-    folder: Path, tokenizer: HubTokenizer, settings: Settings, report: Report
+    checkpoint: Checkpoint, tokenizer: HubTokenizer, settings: Settings, report: Report
 ) -> tuple[Engine, str | None]:
     """The batching engine; where it refuses, transformers' own `generate`, and why."""
-    from apps.local.engine.batching.opening import open_engine
-    from apps.local.engine.kernel.errors import UnsupportedModel
+    from apps.local.engine.batching.opening import Options, open_engine
+    from apps.local.engine.kernel.errors import UnsupportedModel, UnusableDraft
 
-    precision, slots, cache_dir = settings.local_precision, settings.local_slots, settings.model_cache_dir
+    folder, cache_dir = checkpoint.folder, settings.model_cache_dir
+    precision, slots = settings.local_precision, settings.local_slots
+    draft = _draft_folder(checkpoint, tokenizer, settings, report)
+    options = Options(settings.local_speculation == "auto", settings.local_prefix_max_bytes, draft)
     try:
-        speculation, prefix_bytes = settings.local_speculation == "auto", settings.local_prefix_max_bytes
-        engine = open_engine(folder, tokenizer, precision, slots, cache_dir, speculation, prefix_bytes, report)
+        engine = open_engine(folder, tokenizer, precision, slots, cache_dir, options, report)
         return engine, None
+    except UnusableDraft as error:
+        raise LoadFailed(f"LOCAL_DRAFT={settings.local_draft} cannot draft: {error}") from error
     except UnsupportedModel as error:
         refused = str(error)
         if missing := _missing(PLAIN_REQUIRED):
@@ -184,6 +188,30 @@ def _load_engine(
         return load_plain_engine(folder, tokenizer, precision, slots), refused
     except (CheckpointBroken, PackagedModelError) as error:
         raise LoadFailed(str(error)) from error
+
+
+def _draft_folder(checkpoint: Checkpoint, tokenizer: HubTokenizer, settings: Settings, report: Report) -> Path | None:
+    """The checkpoint of LOCAL_DRAFT; None where none is asked for, or another model than the asked-for one serves.
+
+    Raises LoadFailed where it cannot be had or has another tokenizer.
+    """
+    name = settings.local_draft
+    if not name:
+        return None
+    if checkpoint.fallback_reason is not None:
+        log.warning("LOCAL_DRAFT=%s does not draft: %s serves instead of LOCAL_MODEL", name, checkpoint.name)
+        return None
+    report(f"looking for {name}, which drafts")
+    try:
+        draft = find_checkpoint(name, "none", settings.model_cache_dir, report)
+    except (CheckpointError, PackagedModelError) as error:
+        raise LoadFailed(f"LOCAL_DRAFT: {error}") from error
+    _check_hashes(draft, settings.model_cache_dir)
+    if difference := tokenizer.difference(_load_tokenizer(draft.folder)):
+        raise LoadFailed(
+            f"LOCAL_DRAFT={name} cannot draft for {checkpoint.name}: its tokenizer is another one ({difference})"
+        )
+    return draft.folder
 
 
 def _require_installed() -> None:

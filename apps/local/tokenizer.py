@@ -160,6 +160,15 @@ class HubTokenizer:
         added = self._backend.get_added_tokens_decoder().values()
         return frozenset(token.content for token in added if token.special and token.content.strip())
 
+    def difference(self, other: "HubTokenizer") -> str | None:
+        """In words, where a token is not the same text in the other one; None where all are."""
+        here, there = (each._backend.get_vocab(with_added_tokens=True) for each in (self, other))
+        if here == there:
+            return None
+        text, token = min((here.items() ^ there.items()), key=lambda entry: entry[1])
+        apart = len(here.items() ^ there.items()) // 2 or 1
+        return f"{apart} of {len(here)} tokens differ, {text!r} ({token}) is the first"
+
     def token_bytes(self, token: int) -> bytes:
         """What one token stands for; nothing where a row of logits is longer than the vocabulary."""
         tokens = self.vocabulary().tokens

@@ -11,17 +11,10 @@ import pytest
 from apps.core.messages import ChatRequest, JsonObject, user_message
 from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar
+from apps.local.engine.batching.drafting import MOST_DRAFTED, Draft, GrammarDrafter, Odds, PromptLookup, StepTimes
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import open_step, own_library
-from apps.local.engine.batching.speculation import (
-    MOST_DRAFTED,
-    Draft,
-    GrammarDrafter,
-    Odds,
-    PromptLookup,
-    Speculation,
-    StepTimes,
-)
+from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.kernel.errors import NoKernel
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.grammar import open_compiler
@@ -92,6 +85,7 @@ class Told:
     """An answer as far as speculation looks at it."""
 
     constraint = None
+    tenant = ""
 
     def __init__(self, tokens: Sequence[int], room: int = 100) -> None:
         self.tokens = list(tokens)

@@ -58,10 +58,8 @@ class BatchingEngine:
                 self._scheduler.cancel(answer)
 
     def describe(self) -> JsonObject:
-        if self._speculation is None:
-            return {**self._details, "speculation": "off"}
-        counts = {"drafted_tokens": self._speculation.drafted, "accepted_tokens": self._speculation.accepted}
-        return {**self._details, "speculation": "prompt lookup, grammar", **counts}
+        speculation = {"speculation": "off"} if self._speculation is None else self._speculation.describe()
+        return {**self._details, **speculation}
 
     def close(self) -> None:
         self._scheduler.close()

@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from apps.core.process import Precision, available_cpus, choose_precision, importing
+from apps.local.engine.batching.chunking import LARGEST
+from apps.local.engine.batching.draft_model import DraftModel
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
 from apps.local.engine.batching.prefix_store import PrefixStore
-from apps.local.engine.batching.scheduler import LARGEST
 from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
-from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
+from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel, UnusableDraft
 from apps.local.engine.kernel.library import load_library
 from apps.local.engine.kernel.native_step import NativeStep
 from apps.local.tokenizer import HubTokenizer
@@ -50,23 +51,33 @@ class Memory:
     most_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What changes no answer, only speed and memory.
+
+    ``speculation``: drafts are checked where that is faster; ``draft`` is the folder of a model that drafts, of the
+    same tokenizer. At most ``prefix_bytes`` of keys and values are kept on disk for prompts that begin alike.
+    """
+
+    speculation: bool = True
+    prefix_bytes: int = 0
+    draft: Path | None = None
+
+
 def open_engine(
     folder: Path,
     tokenizer: HubTokenizer,
     precision: Precision,
     slots: int,
     cache_dir: Path,
-    speculation: bool = True,
-    prefix_bytes: int = 0,
+    options: Options = Options(),
     progress: Progress = lambda step, seconds_left: None,
 ) -> BatchingEngine:
     """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
 
-    ``precision`` as LOCAL_PRECISION; auto is int4. ``speculation`` changes no answer, only its speed.
-    At most ``prefix_bytes`` of keys and values are kept on disk for prompts that begin alike.
-    ``progress`` takes how far the packing of the weights is, and may raise to end it.
-    Without the kernels torch's own serve, in float32 or bfloat16.
-    Raises UnsupportedModel for a checkpoint that is not of the shape.
+    ``precision`` as LOCAL_PRECISION; auto is int4. ``progress`` takes how far the packing of the weights is, and may
+    raise to end it. Without the kernels torch's own serve, in float32 or bfloat16.
+    Raises UnsupportedModel for a checkpoint that is not of the shape, UnusableDraft for a draft's that is not.
     """
     shape = read_shape(folder)
     chosen: str = "int4" if precision == "auto" else precision
@@ -74,6 +85,7 @@ def open_engine(
     missing: str | None = None
     kernels_reason = ""
     store: PrefixStore | None = None
+    drafting = Speculation() if options.speculation else None
     step: Step
     try:
         if any(shape.windows):
@@ -93,9 +105,16 @@ def open_engine(
         memory = plan_memory(shape, chosen, slots, free_bytes())
         step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots, progress)
         kernels_reason = library.reason
-        if prefix_bytes:
+        if drafting is not None and options.draft is not None:
+            try:
+                model = _open_draft(options.draft, shape, chosen, slots, cache_dir, library, memory, progress)
+            except BaseException:
+                step.close()
+                raise
+            drafting = Speculation(model)
+        if options.prefix_bytes:
             identity = f"{weights_name(folder, shape, chosen)} {library.build}"
-            store = PrefixStore(cache_dir / "prefixes", identity, prefix_bytes)
+            store = PrefixStore(cache_dir / "prefixes", identity, options.prefix_bytes)
     details = {
         "precision": chosen,
         "precision_reason": reason,
@@ -104,11 +123,35 @@ def open_engine(
         "slots": slots,
         "cached_sequences": memory.caches,
         "cache_bytes_at_most": memory.most_bytes,
-        "prefix_bytes_on_disk_at_most": prefix_bytes if store is not None else 0,
+        "prefix_bytes_on_disk_at_most": options.prefix_bytes if store is not None else 0,
     }
     _check_first_pass(step)
-    drafting = Speculation() if speculation else None
     return BatchingEngine(step, tokenizer, memory.context_length, slots, memory.caches, details, drafting, store)
+
+
+def _open_draft(
+    folder: Path,
+    target: Shape,
+    precision: str,
+    slots: int,
+    cache_dir: Path,
+    library: Library,
+    taken: Memory,
+    progress: Progress,
+) -> DraftModel:
+    """The model that drafts, in the memory that the large one's caches leave. Raises UnusableDraft."""
+    try:
+        shape, free = read_shape(folder), free_bytes()
+        if any(shape.windows):
+            raise UnsupportedModel("its attention slides over a window")
+        memory = plan_memory(shape, precision, slots, None if free is None else max(0, free - taken.most_bytes))
+        context = min(memory.context_length, taken.context_length)
+        step = open_step(folder, precision, cache_dir, library, context, slots, progress)
+        _check_first_pass(step)
+    except UnsupportedModel as error:
+        raise UnusableDraft(str(error)) from error
+    share = shape.parameters / target.parameters
+    return DraftModel(step, context, target.vocabulary, memory.caches, share)
 
 
 def _check_first_pass(step: Step) -> None:

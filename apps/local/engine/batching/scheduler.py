@@ -1,7 +1,4 @@
-"""How many tokens of prompts go into one step: as many as take so long, at the speed that was measured.
-
-Continuous batching: one thread that computes step after step; answers join and leave between two of them.
-"""
+"""Continuous batching: one thread that computes step after step; answers join and leave between two of them."""
 
 import logging
 import threading
@@ -12,32 +9,14 @@ from typing import Any
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.local.engine.batching.answer import Answer
+from apps.local.engine.batching.chunking import Chunking
 from apps.local.engine.batching.prefix_cache import PrefixCache
 from apps.local.engine.batching.prefix_store import PrefixStore
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
 
-SMALLEST, LARGEST = 12, 252
-# while answers are running, a step is also the gap between two of their tokens
-SECONDS_BESIDE_ANSWERS, SECONDS_ALONE = 0.1, 0.25
 # rows of logits are as wide as the vocabulary
 MOST_PROMPT_LOGITS = 48
-
-
-class Chunking:
-    """Learns from each wide step. Rows are counted in twelves, the height of one of the kernels' tiles, or of three."""
-
-    def __init__(self) -> None:
-        self._seconds_per_row = SECONDS_BESIDE_ANSWERS / 48
-
-    def rows(self, answers_running: bool) -> int:
-        seconds = SECONDS_BESIDE_ANSWERS if answers_running else SECONDS_ALONE
-        return max(SMALLEST, min(LARGEST, int(seconds / self._seconds_per_row) // SMALLEST * SMALLEST))
-
-    def learn(self, rows: int, seconds: float) -> None:
-        if rows >= SMALLEST:
-            self._seconds_per_row += 0.3 * (seconds / rows - self._seconds_per_row)
-
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +93,8 @@ class Scheduler:
             self._end_all(_failed(error))
         finally:
             self._step.close()
+            if self._speculation is not None:
+                self._speculation.close()
 
     def _admit(self) -> bool:
         """Waits until there is something to compute. False when the engine closes."""

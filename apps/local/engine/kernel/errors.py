@@ -1,4 +1,4 @@
-"""Why the batching engine, or its kernels, cannot be had. Neither is the end: something else serves then."""
+"""Why the batching engine, its kernels or its draft model cannot be had; for the first two something else serves."""
 
 
 class UnsupportedModel(Exception):
@@ -7,3 +7,7 @@ class UnsupportedModel(Exception):
 
 class NoKernel(Exception):
     """The kernels cannot be used on this machine; the message says what is missing."""
+
+
+class UnusableDraft(Exception):
+    """The model that is to draft cannot; the message says why."""

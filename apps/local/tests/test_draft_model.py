@@ -252,7 +252,7 @@ async def test_answers_and_their_log_probabilities_have_the_same_bits_with_a_mod
         # the same arithmetic: every greedy token is the drafted one
         assert told["accepted_tokens"] > 0.6 * told["drafted_tokens"]
     else:
-        assert 0 < told["accepted_tokens"] < 0.5 * told["drafted_tokens"]
+        assert told["accepted_tokens"] < 0.5 * told["drafted_tokens"]
 
 
 @pytest.mark.long

@@ -159,7 +159,8 @@ def test_a_long_prompt_is_caught_up_with_in_chunks_and_only_for_answers_that_are
     model.plan(measured(row=0.1), 1)
     assert not ModelDrafter(model, Told(room=1), PromptLookup()).propose(prompt, 1).tokens
     assert step.calls == []
-    drafter, drafts = ModelDrafter(model, Told(), PromptLookup()), []
+    drafter = ModelDrafter(model, Told(), PromptLookup())
+    drafts: list[int] = []
     while not drafts:
         model.plan(measured(row=0.1), 1)
         drafts = list(drafter.propose(prompt, 2).tokens)

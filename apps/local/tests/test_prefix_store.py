@@ -169,7 +169,7 @@ async def test_an_answer_has_the_same_bits_from_disk_from_memory_and_computed(
     engine = tiny_engine(tiny, precision, PrefixStore(tmp_path, precision, 1 << 24))
     turn = await said(engine, first)
     text = "".join(output.text for output in turn)
-    follow_up = [*first, *(ord(character) - 32 for character in text), 3, 4, 5]
+    follow_up = [*first, *TinyTokenizer().encode(text), 3, 4, 5]
     from_memory = await said(engine, follow_up)
     engine.close()
     restarted = tiny_engine(tiny, precision, PrefixStore(tmp_path, precision, 1 << 24))

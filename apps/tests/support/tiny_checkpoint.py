@@ -60,9 +60,13 @@ class TinyTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(self._character, tokens))
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens that ``decode`` made ``text`` of."""
+        return [ord(character) - (32 if ord(character) < 127 else 0x100) for character in text]
+
     def token_bytes(self, token: int) -> bytes:
         return self._character(token).encode()
 
     @staticmethod
     def _character(token: int) -> str:
-        return chr(32 + token % 95)
+        return chr((32 if token < 95 else 0x100) + token)

@@ -183,7 +183,7 @@ async def _usable(settings: Settings) -> bool:
     database = build_database(settings)
     await database.start()
     try:
-        return await database.ready(DATABASE_SECONDS)
+        return await database.ready(max(DATABASE_SECONDS, settings.database_timeout))
     finally:
         await database.aclose()
 

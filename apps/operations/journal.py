@@ -252,25 +252,33 @@ class Journal:
 def encoded(call: CallRecord) -> bytes:
     """A record with all that a row is made of: numbers in their places, lengths of texts, and the texts."""
     caller, usage, budget = call.caller, call.usage, call.caller.budget
-    key_id, period, budget_usd = caller.key_id, "", 0.0
+    first_token, spent, estimated_cost = call.first_token, call.spent, call.estimated_cost
     facts = STREAMED if call.streamed else 0
-    if key_id is None:
-        key_id = ""
-    else:
+    key_id, period, budget_usd, cost = caller.key_id, "", 0.0, None
+    prompt = completion = cached = 0
+    if key_id is not None:
         facts |= HAS_KEY
     if budget is not None:
         facts |= HAS_BUDGET
         period, budget_usd = budget.period, budget.usd
-    prompt = completion = cached = 0
-    cost = None
     if usage is not None:
         facts |= HAS_USAGE | (ESTIMATED if usage.estimated else 0)
-        # an upstream may say any number
-        prompt, completion = min(usage.prompt_tokens, MOST_TOKENS), min(usage.completion_tokens, MOST_TOKENS)
-        cached, cost = min(usage.cached_tokens, MOST_TOKENS), usage.cost
-    id, tenant, asked, model = call.id, caller.tenant, call.asked[:MOST_CHARACTERS], call.model[:MOST_CHARACTERS]
-    route, provider, outcome, cache = call.route, call.provider, call.outcome, call.cache
-    first_token, spent, estimated_cost = call.first_token, call.spent, call.estimated_cost
+        prompt, completion, cached, cost = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.cost
+        if prompt > MOST_TOKENS or completion > MOST_TOKENS or cached > MOST_TOKENS:
+            # an upstream may say any number
+            prompt, completion, cached = (min(count, MOST_TOKENS) for count in (prompt, completion, cached))
+    texts = (
+        call.id,
+        caller.tenant,
+        key_id or "",
+        period,
+        call.route,
+        call.asked[:MOST_CHARACTERS],
+        call.model[:MOST_CHARACTERS],
+        call.provider,
+        call.outcome,
+        call.cache,
+    )
     numbers = NUMBERS.pack(
         FORMAT,
         facts,
@@ -286,19 +294,9 @@ def encoded(call: CallRecord) -> bytes:
         UNKNOWN if spent is None else spent,
         UNKNOWN if estimated_cost is None else estimated_cost,
         UNKNOWN if cost is None else cost,
-        len(id),
-        len(tenant),
-        len(key_id),
-        len(period),
-        len(route),
-        len(asked),
-        len(model),
-        len(provider),
-        len(outcome),
-        len(cache),
+        *map(len, texts),
     )
-    texts = f"{id}{tenant}{key_id}{period}{route}{asked}{model}{provider}{outcome}{cache}"
-    data = numbers + texts.encode("utf-8", "surrogatepass")
+    data = numbers + "".join(texts).encode("utf-8", "surrogatepass")
     return HEADER.pack(len(data), zlib.crc32(data)) + data
 
 

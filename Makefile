@@ -19,7 +19,7 @@ COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
 .PHONY: help setup run dev-api dev-services test test-long test-clients peer-suites smoke bench-gateway bench-local soak \
-	eval-local eval-rag pictures compose-up compose-down lint lock sbom coverage clean
+	eval-local eval-rag console-speed pictures compose-up compose-down lint lock sbom coverage clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -68,6 +68,9 @@ eval-rag: $(VENV)/.dev ## Measure retrieval from documents: its quality and its 
 
 eval-local: $(VENV)/.dev ## Measure the local model's quality at each precision; reports/
 	$(BIN)/python -m eval.local_quality
+
+console-speed: $(VENV)/.dev ## Ten minutes of a fast answer in Chromium: frames, first paint, memory; reports/console_speed.json
+	$(BIN)/python -m eval.console_speed
 
 pictures: $(VENV)/.dev ## Photograph the console, /docs, README.md and genai; draw the plots; reports/pictures/
 	$(BIN)/python -m eval.pictures

@@ -23,6 +23,7 @@ $Help = [ordered]@{
     'soak'          = 'Half an hour of traffic with faults: does the service grow? reports/soak.json'
     'eval-local'    = 'Measure the local model''s quality at each precision; reports/'
     'eval-rag'      = 'Measure retrieval from documents: its quality and its speed; reports/'
+    'console-speed' = 'Ten minutes of a fast answer in Chromium: frames, first paint, memory; reports/console_speed.json'
     'pictures'      = 'Photograph the console, /docs, README.md and genai; draw the plots; reports/pictures/'
     'compose-up'    = 'Build the image and start it in Docker'
     'compose-down'  = 'Stop what compose-up and dev-services started'
@@ -163,6 +164,7 @@ switch ($Command) {
     'soak' { Invoke-Dev; Invoke-Python @('-m', 'eval.soak') }
     'eval-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.local_quality') }
     'eval-rag' { Invoke-Dev; Invoke-Python @('-m', 'eval.rag_eval') }
+    'console-speed' { Invoke-Dev; Invoke-Python @('-m', 'eval.console_speed') }
     'pictures' { Invoke-Dev; Invoke-Python @('-m', 'eval.pictures') }
     'compose-up' { Invoke-Checked 'docker' ($Compose + @('up', '-d', '--build')) }
     'compose-down' { Invoke-Checked 'docker' ($Compose + @('--profile', 'services', 'down')) }

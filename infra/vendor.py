@@ -1,7 +1,7 @@
-"""Fetches the console's libraries from the npm registry: python infra/vendor.py
+"""Fetches the console's libraries, and those of its tests, from the npm registry: python infra/vendor.py
 
-Reads apps/api/src/console/vendor/vendor.json: for each library its name, version, the package's integrity as npm
-publishes it, its licence, and the files to take. Writes the files and their SHA-256 beside them. `npm` must be there.
+Reads vendor.json of each folder: for each library its name, version, the package's integrity as npm publishes it, its
+licence, and the files to take. Writes the files and their SHA-256 beside them. `npm` must be there.
 """
 
 import base64
@@ -14,13 +14,19 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[1] / "apps/api/src/console/vendor"
-LIST = FOLDER / "vendor.json"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("apps/api/src/console/vendor", "apps/tests/support/axe")
 
 
 def main() -> int:
-    """Fetch every library of the list; 1 where a package is not what the list says."""
-    libraries = json.loads(LIST.read_text())
+    """Fetch every library of the lists; 1 where a package is not what its list says."""
+    return max([fetch(ROOT / folder) for folder in FOLDERS])
+
+
+def fetch(folder: Path) -> int:
+    """Fetch the libraries of one folder's list; 1 where a package is not what the list says."""
+    listed = folder / "vendor.json"
+    libraries = json.loads(listed.read_text())
     for library in libraries:
         package = f"{library['name']}@{library['version']}"
         data = fetched(package)
@@ -38,8 +44,8 @@ def main() -> int:
                 lines = [line for line in member.read().splitlines() if not line.startswith(b"//# sourceMappingURL")]
                 content = b"\n".join(lines) + b"\n"
                 file["sha256"] = hashlib.sha256(content).hexdigest()
-                (FOLDER / target).write_bytes(content)
-    LIST.write_text(json.dumps(libraries, indent=2) + "\n")
+                (folder / target).write_bytes(content)
+    listed.write_text(json.dumps(libraries, indent=2) + "\n")
     return 0
 
 

@@ -113,6 +113,8 @@ class LocalModel:
             "running": self.admission.running,
             "waiting": self.admission.waiting,
             "queue_size": self.admission.queue_size,
+            "predicted_wait": self.admission.predicted_wait(),
+            "seconds_left": self._seconds_left,
         }
         if (serving := self._serving) is not None:
             engine = serving.loaded.engine

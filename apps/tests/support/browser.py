@@ -1,11 +1,13 @@
 """A real Chromium without a window, driven over its own debugging protocol; it reaches this machine and no other."""
 
 import asyncio
+import base64
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ OPTIONS = [
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     "--remote-debugging-port=0",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
@@ -38,6 +43,8 @@ class Page:
         self._number = 0
         self.requested: list[str] = []
         self.failed: list[str] = []
+        self.dialogs: list[str] = []
+        self.errors: list[str] = []
 
     async def call(self, method: str, **params: Any) -> Any:
         self._number += 1
@@ -53,6 +60,10 @@ class Page:
             self.requested.append(message["params"]["request"]["url"])
         if message["method"] == "Network.loadingFailed":
             self.failed.append(message["params"]["errorText"])
+        if message["method"] == "Page.javascriptDialogOpening":
+            self.dialogs.append(message["params"]["message"])
+        if message["method"] == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(message["params"]["exceptionDetails"]))
 
     async def run(self, script: str) -> Any:
         """The value of an expression."""
@@ -67,37 +78,113 @@ class Page:
             await asyncio.sleep(0.1)
         raise AssertionError(f"never came: {script}\n{await self.run('document.body.innerText')}")
 
+    async def type_into(self, selector: str, text: str) -> None:
+        """Set a field's value as typing would, once the field is there, and wait until the page has taken it in."""
+        field = f"document.querySelector({json.dumps(selector)})"
+        await self.wait_for(f"!!{field}")
+        await self.run(
+            f"(() => {{ const field = {field}; field.value = {json.dumps(text)};"
+            " field.dispatchEvent(new Event('input', {bubbles: true}));"
+            " field.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+        # what the page draws because of it comes with the next frame
+        await self.run("new Promise((seen) => requestAnimationFrame(() => setTimeout(seen, 0)))")
+
+    async def upload(self, selector: str, name: str, content: bytes) -> None:
+        """Choose a file, as its input would."""
+        encoded = base64.b64encode(content).decode()
+        await self.wait_for(f"!!document.querySelector({json.dumps(selector)})")
+        await self.run(
+            "(() => { const files = new DataTransfer();"
+            f" const content = Uint8Array.from(atob({json.dumps(encoded)}), (one) => one.charCodeAt(0));"
+            f" files.items.add(new File([content], {json.dumps(name)}));"
+            f" const input = document.querySelector({json.dumps(selector)}); input.files = files.files;"
+            " input.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
+    async def show_as(self, *, width: int, dark: bool) -> None:
+        """The size of the window and the colours that its owner likes."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
+        )
+
     async def click(self, selector: str) -> None:
         await self.wait_for(f"!!document.querySelector({json.dumps(selector)})")
         await self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
 
-@asynccontextmanager
-async def browsing(url: str, folder: Path) -> AsyncIterator[Page]:
-    """A tab at ``url``; the browser ends with the block."""
+class Browser:
+    """A Chromium whose tabs know nothing of each other: each has storage of its own."""
+
+    def __init__(self, port: int, pid: int) -> None:
+        self._port = port
+        self._pid = pid
+
+    def renderer_bytes(self) -> int:
+        """Memory that the largest of its renderers shares with no other process (Linux)."""
+        own = {self._pid}
+        processes = sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+        largest = 0
+        for pid in processes:
+            # a process may end meanwhile
+            with suppress(OSError):
+                folder = Path("/proc", str(pid))
+                if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) not in own:
+                    continue
+                own.add(pid)
+                if b"--type=renderer" in (folder / "cmdline").read_bytes():
+                    rolled = (folder / "smaps_rollup").read_text().splitlines()
+                    own_kilobytes = sum(int(line.split()[1]) for line in rolled if line.startswith("Private_"))
+                    largest = max(largest, own_kilobytes * 1024)
+        return largest
+
+    @asynccontextmanager
+    async def tab(self, url: str) -> AsyncIterator[Page]:
+        """A tab at ``url``; it is closed, and forgotten, with the block."""
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{self._port}/json/version") as answer:
+                address = (await answer.json())["webSocketDebuggerUrl"]
+            async with session.ws_connect(address, max_msg_size=0) as whole:
+                owner = Page(whole)
+                context = (await owner.call("Target.createBrowserContext", disposeOnDetach=True))["browserContextId"]
+                made = await owner.call("Target.createTarget", url="about:blank", browserContextId=context)
+                place = f"ws://127.0.0.1:{self._port}/devtools/page/{made['targetId']}"
+                async with session.ws_connect(place, max_msg_size=0) as socket:
+                    page = Page(socket)
+                    for domain in ("Network", "Page", "Runtime"):
+                        await page.call(f"{domain}.enable")
+                    await page.call("Page.navigate", url=url)
+                    yield page
+                await owner.call("Target.disposeBrowserContext", browserContextId=context)
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Browser]:
+    """A browser that keeps its profile in ``folder``; it ends with the block."""
     assert BINARY
     command = [BINARY, *OPTIONS, f"--user-data-dir={WATCH.foreign(folder)}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - once
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        port = await _debugging_port(folder)
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                targets = await answer.json()
-            address = next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
-            async with session.ws_connect(address, max_msg_size=0) as socket:
-                page = Page(socket)
-                await page.call("Network.enable")
-                await page.call("Page.navigate", url=url)
-                yield page
+        yield Browser(_debugging_port(folder), process.pid)
     finally:
         process.terminate()
         process.wait(SECONDS)
 
 
-async def _debugging_port(folder: Path) -> int:
+@asynccontextmanager
+async def browsing(url: str, folder: Path) -> AsyncIterator[Page]:
+    """A tab at ``url`` in a browser of its own."""
+    with chromium(folder) as browser:
+        async with browser.tab(url) as page:
+            yield page
+
+
+def _debugging_port(folder: Path) -> int:
     for _ in range(SECONDS * 10):
         written = folder / "DevToolsActivePort"
         if written.exists() and (lines := written.read_text().splitlines()):
             return int(lines[0])
-        await asyncio.sleep(0.1)
+        time.sleep(0.1)
     raise TimeoutError("Chromium did not start")

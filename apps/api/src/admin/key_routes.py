@@ -42,6 +42,13 @@ class KeyView(Schema):
     revoked_at: str | None
 
 
+class ListedKeyView(KeyView):
+    """A key with the standing of its budget in the current period."""
+
+    budget_limit_usd: float | None = Field(description="null without a budget")
+    budget_left_usd: float | None = Field(description="What calls under way have reserved is not left")
+
+
 class NewKeyView(KeyView):
     """The one answer that holds the key."""
 
@@ -108,6 +115,7 @@ KEY: dict[str, Any] = {
     "expires_at": "2027-02-23T09:00:00+00:00",
     "revoked_at": None,
 }
+LISTED_KEY = {**KEY, "budget_limit_usd": 5.0, "budget_left_usd": 3.75}
 NEW_KEY = {**KEY, "key": "ga_x7Kq0123456789abcdefghijklmnopqrstuvwxyz-_A"}
 Id = Annotated[str, Path(description="The id of the key, not the key", max_length=64, examples=[KEY["id"]])]
 
@@ -115,7 +123,7 @@ Id = Annotated[str, Path(description="The id of the key, not the key", max_lengt
 class KeyList(Schema):
     """The oldest first; the revoked and expired ones too."""
 
-    data: list[KeyView]
+    data: list[ListedKeyView]
 
 
 def admin_only(request: Request) -> None:
@@ -134,11 +142,11 @@ def admin_key_router(services: Services) -> APIRouter:
         response.headers["Cache-Control"] = "no-store"
         return new_key_view(*await _store(services).create(terms), time.time())
 
-    @router.get("", responses=_answers(200, {"data": [KEY]}))
+    @router.get("", responses=_answers(200, {"data": [LISTED_KEY]}))
     async def list_keys() -> KeyList:
         """All keys, the oldest first."""
         now = time.time()
-        return KeyList(data=[key_view(key, now) for key in await _store(services).all()])
+        return KeyList(data=[await _listed(services, key, now) for key in await _store(services).all()])
 
     @router.post("/{id}/rotate", responses=_answers(200, NEW_KEY, NotFound, InvalidValue))
     async def rotate_key(id: Id, response: Response) -> NewKeyView:
@@ -152,6 +160,15 @@ def admin_key_router(services: Services) -> APIRouter:
         return key_view(await _store(services).revoke(id), time.time())
 
     return router
+
+
+async def _listed(services: Services, stored: StoredKey, now: float) -> ListedKeyView:
+    """Raises StoreUnavailable."""
+    limit = left = None
+    if (budget := stored.caller.budget) is not None and services.accounts is not None and services.accounts.budgets:
+        spent, reserved = await services.accounts.budgets.standing(stored.caller)
+        limit, left = budget.usd, max(0.0, budget.usd - spent - reserved)
+    return ListedKeyView.model_validate({**_fields(stored, now), "budget_limit_usd": limit, "budget_left_usd": left})
 
 
 def _store(services: Services) -> KeyStore:

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".json": "application/json"}
 FILES = {
     f"{path.parent.name}/{path.name}": path
-    for folder in ("static", "vendor")
+    for folder in ("static", "pages", "vendor")
     for path in (HERE / folder).iterdir()
     if path.suffix in TYPES
 }

@@ -1,4 +1,4 @@
-"""The console in a real Chromium, against a real server."""
+"""The console in a real Chromium, against a service with a scripted model."""
 
 import asyncio
 import json
@@ -11,96 +11,75 @@ from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.models.scripted import ScriptedModel, Step, calling, in_turns, saying
 from apps.tests.support.agent_serving import agent, serving_agents
-from apps.tests.support.browser import Page, browsing, needs_chromium
+from apps.tests.support.browser import Browser, Page, needs_chromium
 from apps.tests.support.keys import make_keys
 from apps.tests.support.rag_serving import rag_app
 from apps.tests.support.serving import serving, serving_models, settings
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
-UNSAFE = "script, img, iframe, object, embed, link, style, form, input, svg, math, video, [style], [onclick]"
-ROW = "[...document.querySelectorAll('tr')].find((row) => row.innerText.includes('guest'))"
-HOSTILE = [
-    "<script>window.pwned=1</script>",
-    "<img src=x onerror='window.pwned=1'>",
-    "<img src='https://example.org/leak.png'>",
-    "![leak](https://example.org/leak.png)",
-    "[click](javascript:window.pwned=1)",
-    "[click](data:text/html;base64,PHNjcmlwdD53aW5kb3cucHduZWQ9MTwvc2NyaXB0Pg==)",
-    "[click](vbscript:window.pwned=1)",
-    "<svg onload='window.pwned=1'><circle r=9 /></svg>",
-    "<svg><script>window.pwned=1</script></svg>",
-    "<math><mtext><table><mglyph><style><img src=x onerror=window.pwned=1></style></mglyph></table></mtext></math>",
-    "<iframe src='https://example.org/'></iframe>",
-    "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe>",
-    "<object data='https://example.org/x.swf'></object><embed src='https://example.org/x'>",
-    "<link rel=stylesheet href='https://example.org/x.css'>",
-    "<style>@import url(https://example.org/x.css); body{display:none}</style>",
-    "<div style='background:url(https://example.org/x.png);position:fixed;inset:0'>over</div>",
-    "<form action='https://example.org/'><input name=a><button>go</button></form>",
-    "<base href='https://example.org/'>",
-    "<meta http-equiv=refresh content='0;url=https://example.org/'>",
-    "<video src='https://example.org/x.mp4' autoplay></video><audio src='https://example.org/x.mp3'></audio>",
-    "<a href='https://example.org/' onmouseover='window.pwned=1'>link</a>",
-    "<details open ontoggle='window.pwned=1'><summary>x</summary></details>",
-    "<body onload='window.pwned=1'>",
-    "<input autofocus onfocus='window.pwned=1'>",
-    "<template><script>window.pwned=1</script></template>",
-    "<noscript><p title='</noscript><img src=x onerror=window.pwned=1>'></noscript>",
-    "<!--><img src=x onerror=window.pwned=1>-->",
-    "<x onclick='window.pwned=1' id=main>clobber</x><form id=app name=app></form>",
-    "`<img src=x onerror=window.pwned=1>`\n\n```html\n<script>window.pwned=1</script>\n```",
-    "<b><i><u><table><tr><td>unclosed " * 50,
-    "\u202eevil\u2066 bidi \u2069\u200f text\u061c",
-    "| a | b |\n|---|---|\n| <img src=x onerror=window.pwned=1> | [x](javascript:window.pwned=1) |",
-    "<a href='&#106;avascript:window.pwned=1'>x</a> <a href=' javascript:window.pwned=1'>y</a>",
-    "<picture><source srcset='https://example.org/x.png'><img src='https://example.org/y.png'></picture>",
-    "x" * 2_000_000,
-]
+LONG = "A paragraph of the answer, which goes on.\n\n" * 6000
+FENCED = "```python\n" + "print('a line of code')\n" * 600 + "```\n\nAfter the *code*."
 
+GROWING = """A *first* paragraph
+of two lines, with [a link](https://example.org/).
 
-async def type_into(page: Page, selector: str, text: str) -> None:
-    """Set a field's value as typing would, once the field is there."""
-    await page.wait_for(f"!!document.querySelector({json.dumps(selector)})")
-    await page.run(
-        f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.value = {json.dumps(text)};"
-        " field.dispatchEvent(new Event('input', {bubbles: true}));"
-        " field.dispatchEvent(new Event('change', {bubbles: true})); })()"
-    )
-    await asyncio.sleep(0.1)
+Heading by underlining
+======================
+
+- one
+
+- two, loosely
+  - inner
+
+1. first
+2. second
+
+```python
+def area(width):
+
+    return width
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+> a quotation
+> of two lines
+
+The end, **strong** and `code`."""
 
 
 async def ask(page: Page, prompt: str) -> None:
     await page.wait_for("!!document.querySelector('#send:enabled')")
-    await type_into(page, "#message", prompt)
+    await page.type_into("#message", prompt)
     await page.click("#send")
 
 
-@pytest.mark.long
-async def test_an_answer_streams_with_its_receipt_and_is_kept(tmp_path: Path) -> None:
+async def test_an_answer_streams_with_its_receipt_and_is_kept(browser: Browser) -> None:
     model = ScriptedModel(saying("Hello **wor", "ld**."), name="scripted")
     with serving_models(local=model) as url:
-        async with browsing(f"{url}/#/chat", tmp_path) as page:
+        async with browser.tab(f"{url}/#/chat") as page:
             await ask(page, "Say hello")
-            await page.wait_for("(document.querySelector('.receipt') || {}).innerText")
+            receipt = await page.wait_for("(document.querySelector('.receipt') || {}).innerText")
             assert await page.run("document.querySelector('.answer strong').innerText") == "world"
-            receipt = await page.run("document.querySelector('.receipt').innerText")
             assert "scripted" in receipt and "first token" in receipt
+            await page.wait_for("!!document.querySelector('.past .link')")
             await page.call("Page.reload")
             await page.click(".past .link")
             await page.wait_for("!!document.querySelector('.answer strong')")
             outside = [asked for asked in page.requested if not asked.startswith((url, "data:", "blob:"))]
-            assert outside == []
+            assert (outside, page.errors) == ([], [])
 
 
-@pytest.mark.long
-async def test_stop_ends_the_answer_on_the_server_too(tmp_path: Path) -> None:
+async def test_stop_ends_the_answer_on_the_server_too(browser: Browser) -> None:
     def endless(request: ChatRequest) -> Sequence[Step]:
         return [step for _ in range(2000) for step in (Delta("word ", model="scripted"), 0.05)]
 
     model = ScriptedModel(endless, name="scripted")
     with serving_models(local=model) as url:
-        async with browsing(f"{url}/#/chat", tmp_path) as page:
+        async with browser.tab(f"{url}/#/chat") as page:
             await ask(page, "Go on for ever")
             await page.wait_for("(document.querySelector('.answer') || {innerText: ''}).innerText.includes('word')")
             assert model.open == 1
@@ -110,86 +89,103 @@ async def test_stop_ends_the_answer_on_the_server_too(tmp_path: Path) -> None:
                 while model.open:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             await page.wait_for("!!document.querySelector('#send')")
+            assert "stopped" in await page.wait_for("document.querySelector('.receipt').innerText")
 
 
-@pytest.mark.long
-async def test_two_models_are_compared(tmp_path: Path) -> None:
+async def test_a_long_answer_leaves_the_page_at_its_beginning_and_code_stays_code(browser: Browser) -> None:
+    turns = iter([LONG, FENCED])
+    model = ScriptedModel(lambda request: saying(*_cut(next(turns), 1000))(request), name="scripted")
+    with serving_models(local=model) as url:
+        async with browser.tab(f"{url}/#/chat") as page:
+            await ask(page, "Write a book")
+            await page.wait_for("document.querySelectorAll('.receipt').length === 1")
+            shown = await page.run("document.querySelector('.markdown').textContent.length")
+            assert 100_000 < shown < 220_000 < len(LONG)
+            assert "characters are not shown here" in await page.run("document.querySelector('.answer').innerText")
+            await page.click("[aria-label=Conversations] .second")
+            await ask(page, "Write code")
+            await page.wait_for("document.querySelectorAll('.receipt').length === 1")
+            code = await page.run(
+                "[...document.querySelectorAll('.markdown pre')].map((one) => one.textContent).join('')"
+            )
+            assert code.count("print('a line of code')") == 600
+            assert await page.run("document.querySelector('.markdown em').innerText") == "code"
+            assert page.errors == []
+
+
+async def test_markdown_that_grows_is_what_it_would_be_whole(browser: Browser) -> None:
+    """In pieces of any size: blocks that end late, fences, loose lists, a table, a heading by underlining."""
+    write = (
+        "(pieces) => import('/console/static/markdown.js').then(({MarkdownWriter}) => {"
+        " const place = document.createElement('div'); const writer = new MarkdownWriter(place);"
+        " for (const piece of pieces) writer.append(piece);"
+        " const kinds = [...place.querySelectorAll('.block *')].map((one) => one.tagName);"
+        " return [kinds, place.textContent.replace(/\\s+/g, ' ').trim()]; })"
+    )
+    with serving_models(local=ScriptedModel(saying("hello"))) as url:
+        async with browser.tab(f"{url}/#/chat") as page:
+            await page.wait_for("!!document.querySelector('#send')")
+            whole = await page.run(f"({write})({json.dumps([GROWING])})")
+            assert {"PRE", "LI", "TABLE", "EM", "H1", "BLOCKQUOTE", "A"} <= set(whole[0])
+            for size in (1, 2, 3, 7, 50):
+                assert await page.run(f"({write})({json.dumps(_cut(GROWING, size))})") == whole, size
+            assert page.errors == []
+
+
+async def test_two_models_are_compared(browser: Browser) -> None:
     with serving_agents({"calculator": agent("calculator")}, ScriptedModel(saying("Four."))) as url:
-        async with browsing(f"{url}/#/compare", tmp_path) as page:
+        async with browser.tab(f"{url}/#/compare") as page:
             await page.wait_for("document.querySelectorAll('.check input').length >= 2")
             await page.run("document.querySelectorAll('.check input:not(:checked)').forEach((box) => box.click())")
-            await type_into(page, "textarea", "What is 2 + 2?")
-            await page.click("form button")
+            await page.type_into("#prompt", "What is 2 + 2?")
+            await page.click("#ask")
             await page.wait_for("document.querySelectorAll('.columns article').length >= 2")
+            await page.wait_for("document.body.innerText.includes('Differences')")
+            told = "import('/console/pages/compare.js').then(({differences}) => differences('a b c', 'a x c d'))"
+            assert await page.run(told) == [["same", "a"], ["del", "b"], ["ins", "x"], ["same", "c"], ["ins", "d"]]
 
 
-@pytest.mark.long
-async def test_hostile_answers_stay_text(tmp_path: Path) -> None:
-    turn = iter(HOSTILE)
-    model = ScriptedModel(lambda request: saying(next(turn))(request), name="scripted")
-    with serving_models(local=model) as url:
-        async with browsing(f"{url}/#/chat", tmp_path) as page:
-            await page.call("Page.enable")
-            for number in range(len(HOSTILE)):
-                await ask(page, f"number {number}")
-                await page.wait_for(f"document.querySelectorAll('.receipt').length === {number + 1}")
-            assert await page.run("window.pwned") is None
-            parts = "[...document.querySelectorAll('.markdown')]"
-            assert await page.run(f"{parts}.flatMap((part) => [...part.querySelectorAll('{UNSAFE}')]).length") == 0
-            links = await page.run("[...document.querySelectorAll('.markdown a[href]')].map((link) => link.protocol)")
-            assert set(links) <= {"http:", "https:"}
-            assert [asked for asked in page.requested if "example.org" in asked] == []
-            await page.run("location.hash = '#/start'")
-            await page.wait_for("document.querySelector('h1').innerText === 'genai-project'")
-
-
-@pytest.mark.long
-async def test_a_document_goes_in_and_its_citation_opens(tmp_path: Path) -> None:
+async def test_a_document_goes_in_and_its_citation_opens(browser: Browser, tmp_path: Path) -> None:
     app, _ = rag_app(tmp_path / "data", ScriptedModel(saying("There are 30 days [1].")))
     with serving(app) as url:
-        async with browsing(f"{url}/#/documents", tmp_path / "browser") as page:
-            await page.wait_for("!!document.querySelector('#files')")
-            await page.run(
-                "(() => { const files = new DataTransfer();"
-                " files.items.add(new File(['# Leave\\n\\nEverybody has 30 days of leave.'], 'leave.md'));"
-                " const input = document.querySelector('#files'); input.files = files.files;"
-                " input.dispatchEvent(new Event('change', {bubbles: true})); })()"
-            )
+        async with browser.tab(f"{url}/#/documents") as page:
+            await page.upload("#files", "leave.md", b"# Leave\n\nEverybody has 30 days of leave. Ask early.")
             await page.wait_for("document.body.innerText.includes('leave.md: done')")
-            await type_into(page, "#question", "How many days of leave are there?")
-            await page.click("form button")
+            await page.type_into("#question", "How many days of leave are there?")
+            await page.click("#question-form button")
             await page.click(".citation")
             await page.wait_for("document.querySelector('#cited').innerText.includes('30 days')")
 
 
-@pytest.mark.long
-async def test_an_approval_is_given(tmp_path: Path) -> None:
+async def test_an_approval_is_given(browser: Browser) -> None:
     script = in_turns(calling(("calculator", {"expression": "2 + 3"})), saying("It is 5."))
     declared = {"careful": agent("calculator", approval=["calculator"])}
     with serving_agents(declared, ScriptedModel(script)) as url:
-        async with browsing(f"{url}/#/agents", tmp_path) as page:
-            await type_into(page, "#task", "What is 2 + 3?")
-            await page.click("form button")
+        async with browser.tab(f"{url}/#/agents") as page:
+            await page.type_into("#task", "What is 2 + 3?")
+            await page.click("#run")
             await page.click(".approve")
             await page.wait_for("document.body.innerText.includes('It is 5.')")
 
 
-@pytest.mark.long
-async def test_a_key_is_made_used_and_revoked(tmp_path: Path) -> None:
-    configured = settings(data_dir=tmp_path / "data", auth="on")
-    (admin,) = await asyncio.to_thread(make_keys, configured, {"name": "operator", "admin": True})
-    with serving_models(data_dir=tmp_path / "data", auth="on", secret_key=configured.secret_key) as url:
-        async with browsing(f"{url}/#/keys", tmp_path / "browser") as page:
-            await type_into(page, "#key", admin)
-            await page.click(".signin button")
-            await type_into(page, "[name=name]", "guest")
-            await type_into(page, "[name=routes]", "/v1/*")
-            await page.click("form button")
-            made = await page.wait_for("(document.querySelector('#made') || {}).innerText")
-            seen = f"fetch('/v1/me', {{headers: {{Authorization: 'Bearer {made}'}}}}).then((answer) => answer.status)"
-            assert await page.run(seen) == 200
-            await page.wait_for(f"!!{ROW}")
-            await page.run(f"{ROW}.querySelector('.revoke').click()")
-            await page.wait_for("document.body.innerText.includes('revoked')")
-            assert await page.run(seen) == 401
+async def test_a_key_sees_the_pages_that_it_reaches(browser: Browser, tmp_path: Path) -> None:
+    configured = settings(data_dir=tmp_path, auth="on")
+    keys = await asyncio.to_thread(make_keys, configured, {"routes": ["/v1/*"]}, {"name": "operator", "admin": True})
+    with serving_models(data_dir=tmp_path, auth="on", secret_key=configured.secret_key) as url:
+        async with browser.tab(f"{url}/#/keys") as page:
+            for key, pages in zip(keys, ({"Start", "Chat", "Compare", "Usage", "Routing", "Live"}, None), strict=True):
+                await page.type_into("#key", key)
+                await page.click(".signin button")
+                await page.wait_for("document.querySelectorAll('nav a').length > 0")
+                shown = set(await page.run("[...document.querySelectorAll('nav a')].map((one) => one.innerText)"))
+                assert shown == pages or (pages is None and {"Keys", "Documents", "Agents"} < shown)
+                # an address that the key does not reach shows the start, not a page full of refusals
+                heading = "genai-project" if pages else "Keys"
+                await page.wait_for(f"document.querySelector('h1').innerText === {json.dumps(heading)}")
+                await page.click(".who .link")
+                await page.wait_for("!!document.querySelector('#key')")
             assert await page.run("document.cookie") == ""
+
+
+def _cut(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]

@@ -54,6 +54,8 @@ def test_a_keys_life_over_http(tmp_path: Path, http: httpx2.Client) -> None:
         assert [key["name"] for key in listed] == ["operator", "ci"]
         assert new["key"] not in str(listed)
         assert "key" not in listed[1]
+        budgets = [(key["budget_limit_usd"], key["budget_left_usd"]) for key in listed]
+        assert budgets == [(None, None), (5.0, 5.0)]
         used = bearer(new["key"])
         assert http.get(f"{url}/v1/models", headers=used).status_code == 200
         rotated = http.post(f"{keys}/{new['id']}/rotate", headers=bearer(admin)).json()

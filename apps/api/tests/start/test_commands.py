@@ -26,6 +26,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "soak",
     "eval-local",
     "eval-rag",
+    "console-speed",
     "pictures",
     "lint",
     "lock",

@@ -47,7 +47,7 @@ export async function text(path, accept) {
   return response.text();
 }
 
-/** Server-sent events of a POST: `onEvent(type, data)` for each; resolves with the response's headers at its end. */
+/** Server-sent events of a POST: `onEvent(type, data)` for each, of a receipt's comment too; resolves with the response's headers at its end. */
 export async function stream(path, body, { signal: aborted, onHeaders = () => {}, onEvent }) {
   const response = await fetch(path, {
     method: "POST",
@@ -63,6 +63,8 @@ export async function stream(path, body, { signal: aborted, onHeaders = () => {}
     const { done, value } = await reader.read();
     if (done) break;
     rest += value;
+    // a line of megabytes comes in many pieces, and is not looked through again for each
+    if (!/[\r\n]/.test(value)) continue;
     const lines = rest.split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     for (const line of lines) {
@@ -70,7 +72,8 @@ export async function stream(path, body, { signal: aborted, onHeaders = () => {}
         if (data.length) onEvent(type || "message", data.join("\n"));
         type = "";
         data = [];
-      } else if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
+      } else if (line.startsWith(": receipt ")) onEvent("receipt", line.slice(10));
+      else if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
       else if (line.startsWith("event:")) type = line.slice(6).trim();
     }
   }

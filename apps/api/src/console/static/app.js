@@ -2,11 +2,16 @@
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
-import { Agents } from "./agents.js";
 import { get, key } from "./api.js";
-import { Chat, Compare } from "./chat.js";
-import { Documents } from "./documents.js";
-import { Keys, Live, Routing, Start, Usage } from "./operate.js";
+import { Agents } from "../pages/agents.js";
+import { Chat } from "../pages/chat.js";
+import { Compare } from "../pages/compare.js";
+import { Documents } from "../pages/documents.js";
+import { Keys } from "../pages/keys.js";
+import { Live } from "../pages/live.js";
+import { Routing } from "../pages/routing.js";
+import { Start } from "../pages/start.js";
+import { Usage } from "../pages/usage.js";
 import { Field, html, Notice } from "./ui.js";
 
 const PAGES = [
@@ -29,7 +34,7 @@ function matches(pattern, path) {
   return new RegExp(`^${pattern.replace(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*").replaceAll("?", ".")}$`).test(path);
 }
 
-function reaches(me, need) {
+function allows(me, need) {
   if (need === null || !me) return true;
   if (need === "admin") return me.admin && me.authenticated;
   return me.routes.some((pattern) => matches(pattern, need));
@@ -37,10 +42,10 @@ function reaches(me, need) {
 
 function SignIn({ error, done }) {
   const [value, setValue] = useState("");
-  return html`<form class="signin" onSubmit=${(event) => { event.preventDefault(); key.value = value.trim(); done(); }}>
+  return html`<form class="signin card" onSubmit=${(event) => { event.preventDefault(); key.value = value.trim(); done(); }}>
     <h1>This service asks for a key</h1><${Notice} error=${key.value ? error : null} />
     <${Field} label="API key" help="It stays in this tab, and is gone when the tab is closed."><input id="key" type="password" autocomplete="off" value=${value} onInput=${(event) => setValue(event.target.value)} /><//>
-    <button>Go on</button></form>`;
+    <div class="row"><button>Go on</button></div></form>`;
 }
 
 function App() {
@@ -50,13 +55,21 @@ function App() {
   useEffect(() => { load(); }, []);
   useEffect(() => { if (page.value === "usage") load(); }, [page.value]);
   const refused = error && error.status === 401;
-  const current = PAGES.find(([id]) => id === page.value) || PAGES[0];
+  const reaches = (id) => allows(me, PAGES.find(([one]) => one === id)[3]);
+  const known = PAGES.find(([id]) => id === page.value) || PAGES[0];
+  const current = reaches(known[0]) ? known : PAGES[0];
   const Page = current[2];
-  useEffect(() => { document.title = `${current[1]} - genai-project`; }, [current[0]]);
+  useEffect(() => {
+    document.title = `${current[1]} - genai-project`;
+    const centre = () => { const link = document.querySelector("nav [aria-current]"); if (link) link.parentElement.scrollLeft = link.offsetLeft - (link.parentElement.clientWidth - link.offsetWidth) / 2; };
+    centre();
+    addEventListener("resize", centre);
+    return () => removeEventListener("resize", centre);
+  }, [current[0], !me]);
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>To the content</a>
-    <header><nav aria-label="Pages">${PAGES.filter(([, , , need]) => reaches(me, need)).map(([id, name]) => html`<a key=${id} href=${`#/${id}`} aria-current=${id === current[0] ? "page" : undefined}>${name}</a>`)}</nav>
-      ${me && html`<span class="who">${me.authenticated ? html`${me.name || me.tenant} <button type="button" class="link" onClick=${() => { key.value = ""; load(); }}>Sign out</button>` : "no key asked for"}</span>`}</header>
-    <main id="main" tabindex="-1">${refused && current[0] !== "start" ? html`<${SignIn} error=${error} done=${load} />` : html`<${Notice} error=${refused ? null : error} /><${Page} key=${current[0] + key.value} me=${me} />${refused && html`<${SignIn} error=${error} done=${load} />`}`}</main>`;
+    <header><a class="brand" href="#/start" aria-label="genai-project, start"><img src="/favicon.ico" alt="" width="24" height="24" /></a><nav aria-label="Pages">${PAGES.filter(([id]) => (me || (error && !refused)) && reaches(id)).map(([id, name]) => html`<a key=${id} href=${`#/${id}`} aria-current=${id === current[0] ? "page" : undefined}>${name}</a>`)}</nav>
+      ${me && html`<span class="who">${me.authenticated ? html`<span>${me.name || me.tenant}</span> <button type="button" class="link" onClick=${() => { key.value = ""; load(); }}>Sign out</button>` : "no key asked for"}</span>`}</header>
+    <main id="main" tabindex="-1">${refused ? html`<${SignIn} error=${error} done=${load} />` : html`<${Notice} error=${error} />${(me || error) && html`<${Page} key=${current[0] + key.value} me=${me} reaches=${reaches} />`}`}</main>`;
 }
 
 render(html`<${App} />`, document.getElementById("app"));

@@ -1,35 +1,9 @@
-// What the pages are made of: markup, tables, forms, Markdown, plots. Text of models and documents is never markup
-// but through DOMPurify, which keeps neither images nor scripts nor styles.
-import { h, Fragment } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+// What the pages are made of: markup, tables, forms, states and times.
+import { h } from "preact";
+import { useEffect, useState } from "preact/hooks";
 import htm from "htm";
-import { marked } from "marked";
-import DOMPurify from "dompurify";
-import uPlot from "uplot";
 
 export const html = htm.bind(h);
-
-const CLEAN = {
-  RETURN_TRUSTED_TYPE: true,
-  ALLOWED_TAGS: ["p", "br", "hr", "strong", "em", "del", "code", "pre", "blockquote", "ul", "ol", "li", "a", "table",
-    "thead", "tbody", "tr", "th", "td", "h1", "h2", "h3", "h4", "h5", "h6", "sup", "sub"],
-  ALLOWED_ATTR: ["href", "title", "align", "start"],
-  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|#)/i,
-};
-DOMPurify.addHook("afterSanitizeAttributes", (node) => {
-  if (node.tagName === "A") {
-    node.setAttribute("target", "_blank");
-    node.setAttribute("rel", "noopener noreferrer nofollow");
-  }
-});
-const LONGEST_MARKDOWN = 200_000;
-
-/** A text as Markdown; plain where it is too long to parse at each step of a stream. */
-export function Markdown({ text }) {
-  if (text.length > LONGEST_MARKDOWN) return html`<div class="plain">${text}</div>`;
-  const clean = DOMPurify.sanitize(marked.parse(text, { async: false, gfm: true, breaks: true }), CLEAN);
-  return html`<div class="markdown" dangerouslySetInnerHTML=${{ __html: clean }} />`;
-}
 
 export function Notice({ error, children }) {
   if (error) {
@@ -39,17 +13,35 @@ export function Notice({ error, children }) {
   return children ? html`<p class="notice" role="status">${children}</p>` : null;
 }
 
-export function Table({ caption, columns, rows, empty = "Nothing here yet." }) {
+/** A column is [name, cell of a row, kind]; of kind "number" it is set to the right. On a phone each row is a card. */
+export function Table({ caption, columns, rows, empty = "Nothing here yet.", total }) {
   if (!rows.length) return html`<p class="quiet">${empty}</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table>
+  const line = (row, key) => html`<tr role="row" key=${key} class=${row.highlighted ? "highlighted" : undefined}>${columns.map(([name, cell, kind]) => html`<td role="cell" class=${kind} data-label=${name}>${cell(row)}</td>`)}</tr>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}><table role="table">
     <caption class="hidden">${caption}</caption>
-    <thead><tr>${columns.map(([name]) => html`<th scope="col">${name}</th>`)}</tr></thead>
-    <tbody>${rows.map((row) => html`<tr key=${row.key}>${columns.map(([, cell]) => html`<td>${cell(row)}</td>`)}</tr>`)}</tbody>
+    <thead role="rowgroup"><tr role="row">${columns.map(([name, , kind]) => html`<th role="columnheader" scope="col" class=${kind}>${name || html`<span class="hidden">Actions</span>`}</th>`)}</tr></thead>
+    <tbody role="rowgroup">${rows.map((row) => line(row, row.key))}</tbody>
+    ${total && html`<tfoot role="rowgroup">${line(total, "total")}</tfoot>`}
   </table></div>`;
 }
 
 export function Field({ label, help, children }) {
   return html`<label class="field"><span>${label}</span>${children}${help && html`<small>${help}</small>`}</label>`;
+}
+
+const GOOD = ["ready", "live", "done", "closed", "ok"], BAD = ["failed", "revoked", "open", "expired"];
+
+/** A state as a word in its colour. */
+export function State({ state }) {
+  const kind = GOOD.includes(state) ? "good" : BAD.includes(state) ? "bad" : "";
+  return html`<span class=${`state ${kind}`}>${String(state).replaceAll("_", " ")}</span>`;
+}
+
+/** A button that copies a text, and says so. */
+export function Copy({ text, children = "Copy" }) {
+  const [done, setDone] = useState("");
+  useEffect(() => { if (done) { const timer = setTimeout(() => setDone(""), 3000); return () => clearTimeout(timer); } }, [done]);
+  return html`<button type="button" class="link" onClick=${() => navigator.clipboard.writeText(text()).then(() => setDone(" (copied)"), () => setDone(" (the browser refused)"))}>${children}<span role="status">${done}</span></button>`;
 }
 
 /** Loads once, and again by `reload`: [value, error, reload]. */
@@ -73,36 +65,39 @@ export function useEvery(seconds, work) {
   }, []);
 }
 
-/** Lines over time: `data` is [times, values, ...]. */
-export function Plot({ title, labels, data, height = 160 }) {
-  const place = useRef(), plot = useRef();
-  useEffect(() => {
-    const colours = ["#2f7fc1", "#c2572b", "#3a8f4f", "#8a5bb5"];
-    const ink = getComputedStyle(place.current).color;
-    const axis = { stroke: ink, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884" } };
-    const series = [{}, ...labels.map((label, i) => ({ label, stroke: colours[i % 4], width: 2, spanGaps: true }))];
-    const size = () => ({ width: Math.max(200, place.current.clientWidth), height });
-    plot.current = new uPlot({ ...size(), series, axes: [axis, { ...axis, size: 60 }], legend: { show: false }, cursor: { show: false } }, data, place.current);
-    const watch = new ResizeObserver(() => place.current && plot.current.setSize(size()));
-    watch.observe(place.current);
-    return () => { watch.disconnect(); plot.current.destroy(); };
-  }, [labels.join()]);
-  useEffect(() => { plot.current && plot.current.setData(data); }, [data]);
-  const last = labels.map((label, i) => `${label} ${number(data[i + 1][data[i + 1].length - 1])}`).join(", ");
-  return html`<figure><figcaption>${title}: <b>${last}</b></figcaption><div ref=${place} role="img" aria-label=${`${title}: ${last}`} /></figure>`;
-}
-
 export function number(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return "-";
   return Number(value).toLocaleString("en", { maximumFractionDigits: digits });
 }
 
+export function dollars(value) {
+  if (value === null || value === undefined) return "-";
+  return `$${Number(value).toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: value && Math.abs(value) < 0.1 ? 6 : 2 })}`;
+}
+
+/** A time in the reader's zone, from Unix seconds or ISO 8601: 2026-11-28 14:05. */
+export function when(value) {
+  const at = new Date(typeof value === "number" ? value * 1000 : value);
+  const two = (part) => String(part).padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "-";
+  if (seconds < 1) return `${number(seconds * 1000, seconds < 0.01 ? 1 : 0)} ms`;
+  return seconds < 90 ? `${number(seconds, seconds < 10 ? 2 : 0)} s` : `${number(seconds / 60, 1)} min`;
+}
+
+export function bytes(value) {
+  if (value === null || value === undefined) return "-";
+  const step = value < 1e3 ? 0 : value < 1e6 ? 1 : value < 1e9 ? 2 : 3;
+  return `${number(value / 1000 ** step, step > 1 ? 1 : 0)} ${["B", "kB", "MB", "GB"][step]}`;
+}
+
 export function save(name, type, content) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.href = URL.createObjectURL(new Blob([content].flat(), { type }));
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
-
-export { Fragment };

@@ -13,6 +13,7 @@ LOCAL_NUMBERS = {
     "running": ("genai_local_slots_busy", "Answers that the local model is writing"),
     "waiting": ("genai_local_queue_length", "Calls that wait for the local model"),
     "queue_size": ("genai_local_queue_capacity", "Calls that may wait for the local model"),
+    "predicted_wait": ("genai_local_predicted_wait_seconds", "What a call made now should wait for the local model"),
     "weights_bytes": ("genai_local_weights_bytes", "Memory of the local model's weights"),
     "context_length": ("genai_local_context_tokens", "Context of the local model"),
 }
@@ -63,6 +64,12 @@ class GatewayObserved:
             yield Observation("genai_provider_slots", "Calls a provider may have under way", slots, labels=labels)
             yield Observation("genai_provider_slots_busy", "Calls a provider has under way", busy, labels=labels)
             yield Observation("genai_provider_queue_length", "Calls that wait for a provider", waiting, labels=labels)
+            yield Observation(
+                "genai_provider_predicted_wait_seconds",
+                "What a call made now should wait for a provider",
+                admission.predicted_wait(),
+                labels=labels,
+            )
 
     def _breakers(self) -> Iterator[Observation]:
         """Names that callers made up share one label: the worst of their states counts."""

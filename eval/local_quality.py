@@ -17,7 +17,7 @@ from apps.core.messages import user_message
 from apps.core.process import Precision
 from apps.core.settings import load_settings
 from apps.local.engine.batching.engine import BatchingEngine
-from apps.local.engine.batching.opening import open_engine, open_step, own_library
+from apps.local.engine.batching.opening import Caches, open_engine, open_step, own_library
 from apps.local.engine.batching.step import Step
 from apps.local.engine.port import Sampling
 from apps.local.packaged import transformers_checkpoint
@@ -27,6 +27,8 @@ from eval import docstrings
 WINDOW = 512
 CHARACTERS_A_TOKEN = 5
 ANSWER_TOKENS = 32
+# precisions, and what keys and values are kept in where it is not what they are kept in anyway
+KEPT = (("fp32", None), ("bf16", None), ("int8", None), ("int4", None), ("int8", "int8"), ("int4", "int8"))
 BESIDE = 8
 
 
@@ -107,11 +109,12 @@ def perplexities(folder: Path, cache_dir: Path, tokens: int) -> None:
     stock = stock_perplexity(folder, texts, dtype)
     print(f"| precision | perplexity, {sum(map(len, texts))} tokens | against stock {dtype} |\n|---|---|---|")
     print(f"| stock transformers, {dtype} | {stock:.4f} | |", flush=True)
-    for precision in ("fp32", "bf16", "int8", "int4"):
-        step = open_step(folder, precision, cache_dir, own_library(cache_dir))
+    for precision, cache_type in KEPT:
+        step = open_step(folder, precision, cache_dir, own_library(cache_dir), Caches(cache_type=cache_type))
         found = perplexity(step, texts)
         step.close()
-        print(f"| engine, {precision} | {found:.4f} | {100 * (found / stock - 1):+.2f}% |", flush=True)
+        keys = f", keys and values {cache_type}" if cache_type else ""
+        print(f"| engine, {precision}{keys} | {found:.4f} | {100 * (found / stock - 1):+.2f}% |", flush=True)
 
 
 def agreements(folder: Path, cache_dir: Path, count: int) -> None:

@@ -124,6 +124,13 @@ class Settings(BaseSettings):
     local_precision: Literal["auto", "bf16", "fp32", "int8", "int4"] = Field(
         "auto", description="auto, bf16, fp32, int8 or int4"
     )
+    local_kv: Literal["auto", "int8"] = Field(
+        "auto",
+        description="What keys and values are kept in: auto as precise as weights need; int8 half of that",
+    )
+    local_cache_max_bytes: int = Field(
+        0, ge=0, description="Most bytes of keys and values in memory, which all slots share; 0: half of what is free"
+    )
     local_speculation: Literal["auto", "off"] = Field(
         "auto", description="auto checks guessed tokens where that is faster, which changes no answer; off does not"
     )

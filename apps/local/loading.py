@@ -164,7 +164,13 @@ def _load_engine(
     folder, cache_dir = checkpoint.folder, settings.model_cache_dir
     precision, slots = settings.local_precision, settings.local_slots
     draft = _draft_folder(checkpoint, tokenizer, settings, report)
-    options = Options(settings.local_speculation == "auto", settings.local_prefix_max_bytes, draft)
+    options = Options(
+        settings.local_speculation == "auto",
+        settings.local_prefix_max_bytes,
+        draft,
+        settings.local_kv,
+        settings.local_cache_max_bytes,
+    )
     try:
         engine = open_engine(folder, tokenizer, precision, slots, cache_dir, options, report)
         return engine, None

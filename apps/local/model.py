@@ -31,7 +31,7 @@ from apps.models.admission import Admission
 log = logging.getLogger(__name__)
 
 # what its answers depend on besides its name
-REVISION = ("checkpoint", "engine", "precision", "kernels")
+REVISION = ("checkpoint", "engine", "precision", "kernels", "cache_type")
 RETRY_AFTER: dict[State, float] = {"loading": 5, "failed": 60, "not_configured": 60}
 CLOSE_TIMEOUT = 1.5
 

@@ -49,8 +49,7 @@ static void print_packed() {
     }
 }
 
-int main() {
-  print_packed();
+static void print_steps(int32_t cache_type) {
   const int64_t hidden = 96, heads = 4, kv_heads = 2, d = 32, inner = 160, context = 128, words = 112, layers = 2;
   std::vector<Made> made(4 * layers + 1);
   std::vector<float> norm(hidden), angles(2 * context * d / 2);
@@ -65,15 +64,19 @@ int main() {
                 norm.data(), norm.data(), nullptr, nullptr};
   }
   Model model{layers, hidden, heads, kv_heads, d, inner, context, layer.data(), made[4 * layers].linear(words, hidden, INT8),
-              norm.data(), angles.data(), angles.data() + context * d / 2, 1, 1e-5f};
+              norm.data(), angles.data(), angles.data() + context * d / 2, cache_type, 1e-5f};
   void* engine = engine_new(&model, 2, 64);
-  std::vector<std::vector<uint16_t>> cache(5, std::vector<uint16_t>(layers * 2 * kv_heads * context * d));
+  // blocks in an order of their own, with what another sequence left in them
+  const int64_t size = layers * 2 * kv_heads * (cache_type == 2 ? part_bytes<int8_t>(d) : part_bytes<Half>(d));
+  std::vector<std::vector<uint8_t>> memory(5 * context / BLOCK, std::vector<uint8_t>(size, 0x3a));
+  std::vector<std::vector<uint8_t*>> cache(5);
+  for (size_t i = 0; i < memory.size(); i++) cache[i % 5].push_back(memory[memory.size() - 1 - i].data());
   std::vector<int64_t> seen(cache.size());
   // each step: rows of the sequences, side by side
   const std::vector<std::vector<int64_t>> steps = {{1}, {3}, {1, 1}, {5, 0, 7}, {1, 1, 1, 1, 1}, {0, 16}, {2, 19, 0, 20}, {40}, {1, 0, 31, 1, 1}, {1}};
   for (const auto& counts : steps) {
     std::vector<int64_t> position, want;
-    std::vector<void*> caches;
+    std::vector<uint8_t* const*> caches;
     for (size_t s = 0; s < counts.size(); s++)
       for (int64_t i = 0; i < counts[s]; i++) {
         want.push_back((int64_t)position.size());
@@ -91,4 +94,9 @@ int main() {
     }
   }
   engine_free(engine);
+}
+
+int main() {
+  print_packed();
+  for (int32_t cache_type : {1, 2}) print_steps(cache_type);
 }

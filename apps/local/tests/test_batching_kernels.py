@@ -202,25 +202,26 @@ def test_norm_silu_and_rotation_equal_float_arithmetic(functions: ctypes.CDLL, s
 
 
 @pytest.mark.parametrize(("positions", "size", "rows"), [(1, 16, 1), (15, 64, 2), (16, 128, 5), (333, 80, 6)])
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.long
 def test_attention_equals_float_arithmetic(
-    functions: ctypes.CDLL, positions: int, size: int, rows: int, half: int
+    functions: ctypes.CDLL, positions: int, size: int, rows: int, kind: int
 ) -> None:
     random = np.random.default_rng(positions)
     queries = random.standard_normal((rows, size)).astype(np.float32) * 2
     keys, values = (random.standard_normal((positions, size)).astype(np.float32) for _ in range(2))
-    values[0, 0] = 1e5
+    values[0, 0] = 3 if kind == 2 else 1e5
     out = np.empty((rows, size), np.float32)
     addresses = [a.ctypes.data for a in (keys, values)]
-    functions.attend_once(queries.ctypes.data, rows, *addresses, positions, size, half, out.ctypes.data)
-    values[0, 0] = 65504 if half else 1e5
+    functions.attend_once(queries.ctypes.data, rows, *addresses, positions, size, kind, out.ctypes.data)
+    values[0, 0] = (1e5, 65504, 3)[kind]
+    off = (1e-5, 1e-2, 5e-2)[kind]
     for row in range(rows):
         seen = positions - rows + row + 1
         scores = keys[:seen].astype(np.float64) @ queries[row] / np.sqrt(size)
         chances = np.exp(scores - scores.max())
         expected = chances / chances.sum() @ values[:seen]
-        assert np.allclose(out[row], expected, rtol=1e-2 if half else 1e-4, atol=1e-2 if half else 1e-5)
+        assert np.allclose(out[row], expected, rtol=10 * off if kind == 0 else off, atol=off)
 
 
 @pytest.mark.long

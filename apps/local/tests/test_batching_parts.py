@@ -14,6 +14,7 @@ from apps.local.engine.batching.chunking import LARGEST, SMALLEST, Chunking
 from apps.local.engine.batching.packed_cache import load_weights
 from apps.local.engine.batching.prefix_cache import PrefixCache
 from apps.local.engine.batching.shape import read_shape
+from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.kernel.packing import dequantize, quantize
 from apps.local.engine.port import EngineOutput
 from apps.local.packaged import packaged_gguf
@@ -22,7 +23,7 @@ from apps.tests.support.kernels import packer
 pytestmark = pytest.mark.local
 
 
-class Memory:
+class Memory(WholeSequences):
     """A Step that only keeps caches: each a list of what was copied into it."""
 
     max_rows = 8

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from apps.core.settings import Settings
-from apps.local.engine.batching.opening import plan_memory
+from apps.local.engine.batching.opening import Memory, plan_memory
 from apps.local.engine.batching.packed_cache import Packer, load_weights
 from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.batching.step import Step
@@ -17,7 +17,7 @@ from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import AVX2, build, cpu_flags
 from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
 from apps.local.engine.kernel.library import load_library
-from apps.local.engine.kernel.native_step import NativeStep
+from apps.local.engine.kernel.native_step import NativeStep, cache_bytes
 
 pytestmark = pytest.mark.local
 
@@ -173,7 +173,10 @@ def test_sequences_in_one_step_do_not_touch_each_other(tmp_path: Path) -> None:
     alone = in_pieces(step, [len(TOKENS)])
     first, second, copied = step.new_cache(), step.new_cache(), step.new_cache()
     for cache in (first, second, copied):
-        cache.fill(np.nan)
+        step.reserve(cache, len(TOKENS))
+    for cache in (first, second, copied):
+        # what another sequence left in the blocks does not count
+        step.write_block(cache, 0, 32, np.full(len(step.read_block(cache, 0, 32)) // 2, np.nan, np.float16).tobytes())
     step.run(TOKENS[:10], range(10), [first] * 10, [])
     tokens, positions = [TOKENS[10], *TOKENS[:20]], [10, *range(20)]
     got = step.run(tokens, positions, [first] + [second] * 20, [0, 20])
@@ -234,12 +237,25 @@ def test_memory_bounds_the_context_and_is_stated(tmp_path: Path) -> None:
     config = transformers.LlamaConfig(**{**SIZES, "max_position_embeddings": 4096}).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
     shape = read_shape(tmp_path)
-    a_token = 2 * 2 * 2 * 16 * 4
-    assert plan_memory(shape, "fp32", 4, None).context_length == 4096
-    tight = plan_memory(shape, "fp32", 4, 2 * 6 * 1000 * a_token)
-    assert (tight.context_length, tight.most_bytes) == (992, 6 * 992 * a_token)
-    with pytest.raises(UnsupportedModel, match="memory"):
-        plan_memory(shape, "fp32", 4, 2 * 6 * 100 * a_token)
+    a_token = cache_bytes(shape, "float32")
+    assert a_token == 2 * 2 * 2 * 16 * 4
+    assert plan_memory(shape, a_token, 4, None) == Memory(6, 4096, 6 * 4096, 6 * 4096 * a_token)
+    tight = plan_memory(shape, a_token, 4, 2 * 6000 * a_token)
+    assert (tight.context_length, tight.tokens, tight.most_bytes) == (4096, 5952, 5952 * a_token)
+    assert plan_memory(shape, a_token, 4, None, 1000 * a_token).context_length == 960
+    whole = plan_memory(shape, a_token, 4, 2 * 6 * 1000 * a_token, whole=True)
+    assert whole.context_length == 992
+    for made in ({"free": 2 * 200 * a_token}, {"free": None, "most": 200 * a_token}):
+        with pytest.raises(UnsupportedModel, match="memory"):
+            plan_memory(shape, a_token, 4, **made)
+
+
+def test_int8_keys_and_values_take_about_half(tmp_path: Path) -> None:
+    transformers = importlib.import_module("transformers")
+    config = transformers.LlamaConfig(**{**SIZES, "head_dim": 64}).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
+    shape = read_shape(tmp_path)
+    assert cache_bytes(shape, "int8") == cache_bytes(shape, "float16") * 66 // 128
 
 
 @needs_avx2

@@ -14,8 +14,9 @@ from apps.core.settings import Settings
 from apps.local.engine.batching.draft_model import MODEL_GRADE, TRIED_AGAIN_AFTER, DraftModel, ModelDrafter
 from apps.local.engine.batching.drafting import MOST_DRAFTED, PromptLookup, StepTimes
 from apps.local.engine.batching.engine import BatchingEngine
-from apps.local.engine.batching.opening import Options, open_engine, open_step
+from apps.local.engine.batching.opening import Caches, Options, open_engine, open_step
 from apps.local.engine.batching.speculation import Speculation
+from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.loading import LoadFailed, load_local
 from apps.local.tokenizer import HubTokenizer
@@ -25,7 +26,7 @@ from apps.tests.support.tiny_checkpoint import TinyTokenizer, write_tiny_checkpo
 pytestmark = pytest.mark.local
 
 
-class Counting:
+class Counting(WholeSequences):
     """A Step that says one token more than the last one; each call takes ``seconds`` of a clock of its own."""
 
     max_rows = 252
@@ -200,7 +201,7 @@ def speculation(model: DraftModel | None = None) -> Speculation:
 
 
 def engine_of(folder: Path, drafting: Speculation | None, precision: str = "int4", slots: int = 4) -> BatchingEngine:
-    step = open_step(folder, precision, folder.parent, kernels(), 256, slots)
+    step = open_step(folder, precision, folder.parent, kernels(), Caches(256), slots)
     return BatchingEngine(step, cast(HubTokenizer, TinyTokenizer()), 256, slots, slots + 2, {}, drafting)
 
 
@@ -237,7 +238,7 @@ async def test_answers_and_their_log_probabilities_have_the_same_bits_with_a_mod
 ) -> None:
     folder = write_tiny_checkpoint(tmp_path / "model")
     small = folder if drafts == "itself" else write_tiny_checkpoint(tmp_path / "small", 5, num_hidden_layers=1)
-    step = open_step(small, "int4", tmp_path, kernels(), 256, 4)
+    step = open_step(small, "int4", tmp_path, kernels(), Caches(256), 4)
     plain, drafting = engine_of(folder, None), engine_of(folder, speculation(DraftModel(step, 256, 96, 6, 0.01)))
     try:
         asked = calls(count)

@@ -9,7 +9,7 @@ import pytest
 
 from apps.core.settings import Settings
 from apps.local.engine.batching.engine import BatchingEngine
-from apps.local.engine.batching.opening import open_step, own_library
+from apps.local.engine.batching.opening import Caches, open_step, own_library
 from apps.local.engine.batching.prefix_store import BLOCK, KEPT_SECONDS, PrefixStore
 from apps.local.engine.kernel.errors import NoKernel
 from apps.local.engine.port import EngineOutput, Sampling
@@ -148,7 +148,7 @@ def tiny_engine(folder: Path, precision: str, store: PrefixStore | None) -> Batc
         library = own_library(Settings().model_cache_dir)
     except NoKernel as error:
         pytest.skip(f"no kernels here: {error}")
-    step = open_step(folder, precision, folder.parent, library, 256, 2)
+    step = open_step(folder, precision, folder.parent, library, Caches(256), 2)
     return BatchingEngine(step, cast(HubTokenizer, TinyTokenizer()), 256, 2, 4, {}, None, store)
 
 

@@ -9,13 +9,14 @@ import pytest
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.engine import BatchingEngine
+from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.port import Sampling
 from apps.local.tokenizer import HubTokenizer
 
 pytestmark = pytest.mark.local
 
 
-class BrokenStep:
+class BrokenStep(WholeSequences):
     """Fails where it is told to: when a cache is made, or when it computes."""
 
     max_rows = 64

@@ -13,7 +13,7 @@ from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar
 from apps.local.engine.batching.drafting import MOST_DRAFTED, Draft, GrammarDrafter, Odds, PromptLookup, StepTimes
 from apps.local.engine.batching.engine import BatchingEngine
-from apps.local.engine.batching.opening import open_step, own_library
+from apps.local.engine.batching.opening import Caches, open_step, own_library
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.kernel.errors import NoKernel
 from apps.local.engine.port import EngineOutput, Sampling
@@ -191,7 +191,7 @@ def tiny_engine(folder: Path, precision: str, slots: int, drafting: Speculation 
         library = own_library(Settings().model_cache_dir)
     except NoKernel as error:
         pytest.skip(f"no kernels here: {error}")
-    step = open_step(folder, precision, folder.parent, library, 256, slots)
+    step = open_step(folder, precision, folder.parent, library, Caches(256), slots)
     tokenizer = cast(HubTokenizer, TinyTokenizer())
     return BatchingEngine(step, tokenizer, 256, slots, slots + 2, {}, drafting)
 
@@ -289,7 +289,7 @@ async def test_a_schema_s_fixed_text_is_not_computed_token_by_token(packaged: Pa
     try:
         for made in (None, speculation(FreeRows())):
             library = own_library(cache_dir)
-            step = open_step(packaged, "int4", cache_dir, library, 512, 1)
+            step = open_step(packaged, "int4", cache_dir, library, Caches(512), 1)
             engine = BatchingEngine(step, tokenizer, 512, 1, 2, {}, made)
             try:
                 for temperature in (0.0, 1.0):

@@ -85,6 +85,7 @@ class Answer:
         self.tenant, self.keep = sampling.tenant, sampling.keep
         self.stored: StoredPrefix | None = None
         self._prompt_tokens = len(prompt)
+        self._begun = False
         self._sampler = Sampler(sampling, prompt, tokenizer.end_tokens)
         self._output = OutputProcessor(tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
         self._recorder = LogprobRecorder(sampling.top_logprobs or 0, tokenizer.token_bytes)
@@ -108,7 +109,16 @@ class Answer:
 
     def begin(self, held: Held) -> None:
         self.held = held
-        self._output.cached_tokens = len(held.tokens)
+        if not self._begun:
+            self._output.cached_tokens = len(held.tokens)
+        self._begun = True
+
+    def interrupt(self) -> None:
+        """It has no cache any more and waits for another one; then what is missing is computed again, to the bit."""
+        self.held = None
+        if len(self.tokens) > self._prompt_tokens:
+            self.wants_prompt_logits = False
+        self._output.prompt_logprobs = ()
 
     def computed_rows(self, rows: int) -> None:
         """The next ``rows`` pending tokens are in the cache now."""

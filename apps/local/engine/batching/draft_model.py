@@ -92,7 +92,8 @@ class DraftModel:
 
     def draft(self, held: Held, tokens: Sequence[int], most: int, room: int) -> Draft:
         """At most ``most`` tokens; none while ``held`` is far behind ``tokens``, of which this call computes a part."""
-        if len(tokens) + most > self._context_length or not self._caught_up(held, tokens, room):
+        end = len(tokens) + most
+        if end > self._context_length or not self.caches.ensure(held, end) or not self._caught_up(held, tokens, room):
             return Draft((), ())
         found: list[int] = []
         grades: list[int] = []

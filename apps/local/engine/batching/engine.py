@@ -59,7 +59,7 @@ class BatchingEngine:
 
     def describe(self) -> JsonObject:
         speculation = {"speculation": "off"} if self._speculation is None else self._speculation.describe()
-        return {**self._details, **speculation}
+        return {**self._details, **speculation, "interrupted_answers": self._scheduler.interrupted}
 
     def close(self) -> None:
         self._scheduler.close()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,13 +24,15 @@ from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
 from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel, UnusableDraft
 from apps.local.engine.kernel.library import load_library
-from apps.local.engine.kernel.native_step import NativeStep
+from apps.local.engine.kernel.native_step import NativeStep, cache_bytes, cache_type_of
 from apps.local.tokenizer import HubTokenizer
 
 log = logging.getLogger(__name__)
 
 SPARE_CACHES = 2
 LEAST_CONTEXT = 256
+# the kernels' blocks of positions
+CACHE_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +47,19 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """``caches`` sequences of ``context_length`` tokens take at most ``most_bytes``."""
+    """``caches`` sequences of at most ``context_length`` tokens, ``tokens`` together, take at most ``most_bytes``."""
 
     caches: int
     context_length: int
+    tokens: int
     most_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What changes no answer, only speed and memory.
+    """What is computed how: speed and memory, and with ``kv`` int8 a little of the answers' quality.
 
+    ``kv`` as LOCAL_KV; ``cache_bytes`` bound keys and values in memory, 0: half of what is free does.
     ``speculation``: drafts are checked where that is faster; ``draft`` is the folder of a model that drafts, of the
     same tokenizer. At most ``prefix_bytes`` of keys and values are kept on disk for prompts that begin alike.
     """
@@ -62,6 +67,8 @@ class Options:
     speculation: bool = True
     prefix_bytes: int = 0
     draft: Path | None = None
+    kv: Literal["auto", "int8"] = "auto"
+    cache_bytes: int = 0
 
 
 def open_engine(
@@ -98,22 +105,25 @@ def open_engine(
         kernels_reason = "the project's kernels cannot be had"
         log.warning("The project's own kernels cannot serve: %s. torch's kernels serve instead, slower", missing)
         chosen, reason = _without_kernels(precision, shape)
-        memory = plan_memory(shape, chosen, slots, free_bytes())
+        a_token = cache_bytes(shape, "float32")
+        memory = plan_memory(shape, a_token, slots, free_bytes(), options.cache_bytes, whole=True)
         threads = available_cpus()
         step = TorchStep(folder, shape, chosen, memory.context_length, threads, LARGEST + slots)
     else:
-        memory = plan_memory(shape, chosen, slots, free_bytes())
-        step = open_step(folder, chosen, cache_dir, library, memory.context_length, slots, progress)
+        cache_type = cache_type_of(chosen, options.kv)
+        memory = plan_memory(shape, cache_bytes(shape, cache_type), slots, free_bytes(), options.cache_bytes)
+        caches = Caches(memory.context_length, memory.tokens, cache_type)
+        step = open_step(folder, chosen, cache_dir, library, caches, slots, progress)
         kernels_reason = library.reason
         if drafting is not None and options.draft is not None:
             try:
-                model = _open_draft(options.draft, shape, chosen, slots, cache_dir, library, memory, progress)
+                model = _open_draft(options, shape, chosen, slots, cache_dir, library, memory, progress)
             except BaseException:
                 step.close()
                 raise
             drafting = Speculation(model)
         if options.prefix_bytes:
-            identity = f"{weights_name(folder, shape, chosen)} {library.build}"
+            identity = f"{weights_name(folder, shape, chosen)} {library.build} {cache_type}"
             store = PrefixStore(cache_dir / "prefixes", identity, options.prefix_bytes)
     details = {
         "precision": chosen,
@@ -130,7 +140,7 @@ def open_engine(
 
 
 def _open_draft(
-    folder: Path,
+    options: Options,
     target: Shape,
     precision: str,
     slots: int,
@@ -140,13 +150,17 @@ def _open_draft(
     progress: Progress,
 ) -> DraftModel:
     """The model that drafts, in the memory that the large one's caches leave. Raises UnusableDraft."""
+    folder, cache_type = options.draft, cache_type_of(precision, options.kv)
+    assert folder is not None  # noqa: S101 - for the type checker: without one nothing is opened
     try:
         shape, free = read_shape(folder), free_bytes()
         if any(shape.windows):
             raise UnsupportedModel("its attention slides over a window")
-        memory = plan_memory(shape, precision, slots, None if free is None else max(0, free - taken.most_bytes))
+        left = None if free is None else max(0, free - taken.most_bytes)
+        memory = plan_memory(shape, cache_bytes(shape, cache_type), slots, left, options.cache_bytes)
         context = min(memory.context_length, taken.context_length)
-        step = open_step(folder, precision, cache_dir, library, context, slots, progress)
+        caches = Caches(context, memory.tokens, cache_type)
+        step = open_step(folder, precision, cache_dir, library, caches, slots, progress)
         _check_first_pass(step)
     except UnsupportedModel as error:
         raise UnusableDraft(str(error)) from error
@@ -156,7 +170,9 @@ def _open_draft(
 
 def _check_first_pass(step: Step) -> None:
     """Raises UnsupportedModel where the logits of one token are not finite: the weights are damaged."""
-    logits = step.run([0], [0], [step.new_cache()], [0])
+    cache = step.new_cache()
+    logits = step.run([0], [0], [cache], [0])
+    step.release(cache, 0)
     if not np.isfinite(logits).all():
         step.close()
         raise UnsupportedModel("its first forward pass gives logits that are not finite")
@@ -178,19 +194,38 @@ def own_library(cache_dir: Path, variants: Sequence[Variant] | None = None) -> L
     raise NoKernel("; ".join(dict.fromkeys(refused)))
 
 
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """Of a step: the longest sequence, the tokens of all together, and what their keys and values are kept in."""
+
+    context_length: int = 1024
+    tokens: int | None = None
+    cache_type: str | None = None
+
+
 def open_step(
     folder: Path,
     precision: str,
     cache_dir: Path,
     library: Library,
-    context_length: int = 1024,
+    caches: Caches = Caches(),
     slots: int = 0,
     progress: Progress = lambda step, seconds_left: None,
 ) -> NativeStep:
     """The arithmetic alone, on the project's kernels. Raises UnsupportedModel, and what ``progress`` raises."""
     shape, threads = read_shape(folder), available_cpus()
     weights = load_weights(folder, shape, precision, cache_dir, Packer(library.functions, threads, progress))
-    return NativeStep(library.functions, library.name, shape, weights, context_length, threads, LARGEST + slots)
+    return NativeStep(
+        library.functions,
+        library.name,
+        shape,
+        weights,
+        caches.context_length,
+        threads,
+        LARGEST + slots,
+        caches.tokens,
+        caches.cache_type,
+    )
 
 
 def _without_kernels(asked: Precision, shape: Shape) -> tuple[str, str]:
@@ -205,20 +240,27 @@ def _without_kernels(asked: Precision, shape: Shape) -> tuple[str, str]:
     return choice.precision, f"LOCAL_PRECISION={asked} without the project's kernels; {choice.reason}"
 
 
-def plan_memory(shape: Shape, precision: str, slots: int, free: int | None) -> Memory:
-    """The model's whole context for each slot, or as much of it as half of the ``free`` bytes hold.
+def plan_memory(
+    shape: Shape, bytes_a_token: int, slots: int, free: int | None, most: int = 0, whole: bool = False
+) -> Memory:
+    """The model's whole context for each slot, or as much together as ``most`` and half of the ``free`` bytes hold.
 
+    One sequence may take all of it, unless caches are ``whole`` sequences: then each has its part.
     Raises UnsupportedModel where that is next to nothing.
     """
-    bytes_a_token = shape.cache_values * (2 if precision in ("int4", "int8") else 4)
     caches, context = slots + SPARE_CACHES, shape.context_length
-    if free is not None:
-        context = min(context, free // 2 // (caches * bytes_a_token) // 16 * 16)
+    tokens = caches * -(-context // CACHE_BLOCK) * CACHE_BLOCK
+    for limit in (most or None, None if free is None else free // 2):
+        if limit is not None:
+            tokens = min(tokens, limit // bytes_a_token // CACHE_BLOCK * CACHE_BLOCK)
+    context = min(context, tokens // caches // 16 * 16 if whole else tokens)
     if context < min(LEAST_CONTEXT, shape.context_length):
-        raise UnsupportedModel(f"there is memory for a context of {context} tokens only in each of {caches} caches")
+        raise UnsupportedModel(f"there is memory for {tokens} tokens only in {caches} caches")
     if context < shape.context_length:
         log.warning("Memory allows a context of %d tokens, the model has %d", context, shape.context_length)
-    return Memory(caches, context, caches * context * bytes_a_token)
+    if tokens < slots * context:
+        log.info("Keys and values of %d tokens fit into memory: %d slots share them", tokens, slots)
+    return Memory(caches, context, tokens, tokens * bytes_a_token)
 
 
 def free_bytes() -> int | None:

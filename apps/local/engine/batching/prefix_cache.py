@@ -1,9 +1,9 @@
 """The sequences' caches: a fixed number of them, each with the tokens whose keys and values it holds.
 
 An answer that ends leaves its cache behind; the next prompt that begins alike goes on from there, or from a copy. The
-least recently used one is given up first. So memory is bounded by the number of caches, and no bookkeeping of blocks
-is needed. A tenant never goes on from another one's cache: how fast an answer begins would tell what others asked.
-Used by one thread; ``longest`` may be asked by others.
+least recently used one is given up first, or its blocks alone where those are short. So memory is bounded by the
+number of caches and of blocks. A tenant never goes on from another one's cache: how fast an answer begins would tell
+what others asked. Used by one thread; ``longest`` may be asked by others.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class PrefixCache:
         held = self._take(prompt, tenant)
         held.tenant = tenant
         begin = len(held.tokens)
-        if stored is not None and stored.begin <= begin < stored.end < len(prompt):
+        if stored is not None and stored.begin <= begin < stored.end < len(prompt) and self.ensure(held, stored.end):
             for at, block in enumerate(stored.blocks):
                 start = stored.begin + at * BLOCK
                 if start + BLOCK > begin:
@@ -66,19 +66,42 @@ class PrefixCache:
         target = self._least_recently_used(best)
         if best is None or target is best:
             return self._hand_out(target, shared if target is best else 0)
-        self._step.copy_prefix(best.memory, target.memory, shared)
-        target.tokens = best.tokens[:shared]
-        return self._hand_out(target, shared)
+        self._hand_out(target, 0)
+        if self.ensure(target, shared, keep=best):
+            self._step.copy_prefix(best.memory, target.memory, shared)
+            target.tokens = best.tokens[:shared]
+        return target
+
+    def available_blocks(self) -> int:
+        """Free ones, and those of caches that no answer uses."""
+        return self._step.free_blocks + sum(self._step.blocks_of(held.memory) for held in self._held if not held.busy)
+
+    def ensure(self, held: Held, tokens: int, keep: Held | None = None) -> bool:
+        """Room for the first ``tokens`` positions of ``held``, at the cost of caches that no answer uses, oldest first.
+
+        ``keep`` is spared. False where that is not enough.
+        """
+        while not self._step.reserve(held.memory, tokens):
+            idle = [each for each in self._held if not each.busy and each is not keep and each is not held]
+            idle = [each for each in idle if self._step.blocks_of(each.memory)]
+            if not idle:
+                return False
+            oldest = min(idle, key=lambda each: each.used)
+            oldest.tokens.clear()
+            self._step.release(oldest.memory, 0)
+        return True
 
     def give_back(self, held: Held, keep: bool = True) -> None:
         """``keep`` False: on disk nothing of it may be kept."""
         if self._store is not None and keep:
             self._store.keep(held.tenant, held.tokens, partial(self._step.read_block, held.memory))
+        self._step.release(held.memory, len(held.tokens))
         held.busy = False
         held.used = next(self._clock)
 
     def _hand_out(self, held: Held, shared: int) -> Held:
         del held.tokens[shared:]
+        self._step.release(held.memory, shared)
         held.busy = True
         held.used = next(self._clock)
         return held

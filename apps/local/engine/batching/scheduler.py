@@ -46,6 +46,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closed = False
         self.failure: str | None = None
+        # answers that gave their blocks to an earlier one, and went on later
+        self.interrupted = 0
         self._thread = threading.Thread(target=self._loop, name="local-model-inference", daemon=True)
         self._thread.start()
 
@@ -103,7 +105,7 @@ class Scheduler:
                 if self._closed:
                     break
                 self._drop_cancelled()
-                while self._waiting and len(self._running) < self._slots:
+                while self._waiting and len(self._running) < self._slots and self._fits(self._waiting[0]):
                     answer = self._waiting.popleft()
                     # first: whatever fails from here on must reach its reader
                     self._running.append(answer)
@@ -117,13 +119,44 @@ class Scheduler:
         self._end_all(_closing())
         return False
 
+    def _fits(self, answer: Answer) -> bool:
+        """Whether there are blocks for all its tokens, and one more for each answer, which would soon be missed.
+
+        Who comes first is admitted first: a short prompt does not overtake a long one that waits for room.
+        """
+        needed = self._step.blocks_for(len(answer.tokens) + 1) + len(self._running)
+        return not self._running or needed <= self._caches.available_blocks()
+
+    def _make_room(self, plan: list[tuple[Answer, int]]) -> list[tuple[Answer, int]]:
+        """The rows of ``plan`` that have blocks. Where there are too few, the answer that came last waits again.
+
+        The first one always has enough, since the pool holds one whole context.
+        """
+        made = []
+        for answer, rows in plan:
+            while answer in self._running and answer.held is not None:
+                if self._caches.ensure(answer.held, answer.computed + rows):
+                    made.append((answer, rows))
+                    break
+                self._interrupt(self._running[-1])
+        return [(answer, rows) for answer, rows in made if answer.held is not None]
+
+    def _interrupt(self, answer: Answer) -> None:
+        assert answer.held is not None  # noqa: S101 - for the type checker: running answers have begun
+        self._running.remove(answer)
+        self._caches.give_back(answer.held, keep=False)
+        answer.interrupt()
+        self.interrupted += 1
+        with self._changed:
+            self._waiting.appendleft(answer)
+
     def _drop_cancelled(self) -> None:
         self._waiting = deque(answer for answer in self._waiting if not answer.cancelled)
         for answer in [answer for answer in self._running if answer.cancelled]:
             self._leave(answer)
 
     def _compute(self) -> None:
-        plan = list(self._plan())
+        plan = self._make_room(list(self._plan()))
         drafts = self._drafts(plan)
         tokens: list[int] = []
         positions: list[int] = []
@@ -148,7 +181,14 @@ class Scheduler:
         """Tokens to be checked beside the answers' own, by the answers' ids. None beside prompts: rows are not free."""
         if self._speculation is None or any(answer.pending != 1 for answer, _ in plan):
             return {}
-        return self._speculation.plan(answer for answer, _ in plan)
+        drafts = self._speculation.plan(answer for answer, _ in plan)
+        held = {id(answer): answer.held for answer, _ in plan}
+        # a draft is not worth another answer's memory
+        return {
+            key: draft
+            for key, draft in drafts.items()
+            if (cache := held[key]) is not None and self._step.reserve(cache.memory, len(cache.tokens) + 1 + len(draft))
+        }
 
     def _plan(self) -> Iterator[tuple[Answer, int]]:
         """The next token of each running answer, and a chunk of the prompts in the order they came."""

@@ -9,7 +9,9 @@ from apps.core.messages import JsonObject
 class Step(Protocol):
     """Computes rows. A row is one token of one sequence: the next one of an answer, or one of a prompt.
 
-    ``cache`` is what ``new_cache`` made: keys and values of one sequence, for positions 0..context_length-1.
+    ``cache`` is what ``new_cache`` made: keys and values of one sequence, for positions 0..context_length-1. It takes
+    blocks of positions from a pool that all share; ``run``, ``copy_prefix`` and ``write_block`` reserve what is not
+    reserved yet, and raise MemoryError where there is nothing left.
     ``rows_independent``: a row's result has the same bits whatever other rows are computed beside it.
     """
 
@@ -17,6 +19,20 @@ class Step(Protocol):
     rows_independent: bool
 
     def new_cache(self) -> Any: ...
+
+    @property
+    def free_blocks(self) -> int: ...
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many a sequence of ``tokens`` tokens takes."""
+
+    def blocks_of(self, cache: Any) -> int: ...
+
+    def reserve(self, cache: Any, tokens: int) -> bool:
+        """Room for the first ``tokens`` positions; False, and nothing is taken, where there are too few blocks."""
+
+    def release(self, cache: Any, tokens: int) -> None:
+        """Gives back what is not needed for the first ``tokens`` positions."""
 
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
         """The first ``tokens`` positions of another sequence's cache."""
@@ -37,3 +53,21 @@ class Step(Protocol):
     def describe(self) -> JsonObject: ...
 
     def close(self) -> None: ...
+
+
+class WholeSequences:
+    """The part of Step about blocks where each cache has all its memory from the beginning."""
+
+    free_blocks = 1 << 30
+
+    def blocks_for(self, tokens: int) -> int:
+        return 0
+
+    def blocks_of(self, cache: Any) -> int:
+        return 0
+
+    def reserve(self, cache: Any, tokens: int) -> bool:
+        return True
+
+    def release(self, cache: Any, tokens: int) -> None:
+        """Nothing is shared."""

@@ -11,11 +11,12 @@ import numpy as np
 from apps.core.messages import JsonObject
 from apps.core.process import importing
 from apps.local.engine.batching.shape import Shape, rope_table
+from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.batching.tensors import Tensors, checkpoint_files
 from apps.local.engine.batching.weights import EMBEDDING
 
 
-class TorchStep:
+class TorchStep(WholeSequences):
     """Implements Step. Owned by one thread; ``run`` sets that thread's number of torch threads."""
 
     # torch chooses other sums for one row than for several

@@ -35,7 +35,7 @@ class CModel(ctypes.Structure):
         ("layer", ctypes.POINTER(CLayer)),
         ("head", CLinear),
         *((name, POINTER) for name in ("final_norm", "cos", "sin")),
-        ("half_cache", ctypes.c_int32),
+        ("cache", ctypes.c_int32),
         ("eps", ctypes.c_float),
     )
 
@@ -92,6 +92,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "engine_step": (None, [POINTER, ctypes.POINTER(CRows)]),
         "linear_once": (None, [ctypes.POINTER(CLinear), INT, POINTER, POINTER]),
         "pack_blocks": (ctypes.c_int, [POINTER, POINTER, INT, INT, ctypes.c_int32, POINTER]),
+        "block_positions": (INT, []),
         "all_finite": (ctypes.c_int, [POINTER, ctypes.c_int32, INT]),
     }
     for name, (result, arguments) in signatures.items():

@@ -1,7 +1,6 @@
 """Step on the project's own kernels: one call into C++ a step, all layers, for every row at once."""
 
 import ctypes
-import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,20 +9,33 @@ import numpy as np
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.shape import Shape, rope_table
 from apps.local.engine.batching.weights import Weights
+from apps.local.engine.kernel.blocks import BlockCache, BlockPool
 from apps.local.engine.kernel.errors import NoKernel
 from apps.local.engine.kernel.library import CLayer, CLinear, CModel, CRows
 from apps.local.engine.kernel.packing import Kind
 
+# how many whole sequences fit where nobody said how many tokens; memory is taken only as it is written
+UNBOUNDED_SEQUENCES = 16
+# a cache's elements: the kernels' number, numpy's type, the bytes of a position's scale
+ELEMENTS = {"float32": (0, np.float32, 0), "float16": (1, np.float16, 0), "int8": (2, np.int8, 2)}
 
-def anonymous_memory(size: int) -> mmap.mmap:
-    """Zeros, a page at a time as they are touched."""
-    if hasattr(mmap, "MAP_ANONYMOUS"):
-        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, size)
+
+def cache_type_of(precision: str, kv: str) -> str:
+    """What keys and values are kept in: ``kv``, or with auto float16 beside quantized weights, float32 beside exact."""
+    return kv if kv != "auto" else "float16" if precision in ("int4", "int8") else "float32"
+
+
+def cache_bytes(shape: Shape, cache_type: str) -> int:
+    """Of one position, in all layers."""
+    _, element, scale = ELEMENTS[cache_type]
+    return shape.cache_values // shape.head_dim * (shape.head_dim * np.dtype(element).itemsize + scale)
 
 
 class NativeStep:
-    """Implements Step. Not for several threads at once. Keys and values are float16 for quantized weights."""
+    """Implements Step. Not for several threads at once. Caches take their memory in blocks from one pool.
+
+    ``cached_tokens`` positions of all sequences together fit into it. ``cache_type`` is one of ELEMENTS.
+    """
 
     rows_independent = True
 
@@ -36,14 +48,21 @@ class NativeStep:
         context_length: int,
         threads: int,
         max_rows: int,
+        cached_tokens: int | None = None,
+        cache_type: str | None = None,
     ) -> None:
         self.max_rows = max_rows
         self._kernels = kernels
         self._library = library
         self._shape = shape
         self._weights = weights
-        self._context = -(-context_length // 16) * 16
-        self._half = weights.parts["head"].kind in (Kind.INT4, Kind.INT8)
+        positions = int(library.block_positions())
+        self._context = -(-context_length // positions) * positions
+        quantized = weights.parts["head"].kind in (Kind.INT4, Kind.INT8)
+        self._cache_type = cache_type or cache_type_of("int4" if quantized else "fp32", "auto")
+        self._number, self._element, self._scale_bytes = ELEMENTS[self._cache_type]
+        blocks = -(-(cached_tokens or UNBOUNDED_SEQUENCES * self._context) // positions)
+        self._pool = BlockPool(blocks, positions, cache_bytes(shape, self._cache_type) * positions)
         self._kept: list[Any] = []
         self._threads = threads
         self._logits_width = len(weights.packed["head"]) * 16
@@ -51,33 +70,64 @@ class NativeStep:
         if not self._engine:
             raise NoKernel(f"no memory or no threads for {max_rows} rows on {threads} threads")
 
-    def new_cache(self) -> Any:
-        """[layers, keys and values, kv heads, context x head_dim]; the memory is taken as it is written."""
-        shape = self._shape
-        heads = (shape.layers, 2, shape.kv_heads, self._context * shape.head_dim)
-        element = np.dtype(np.float16 if self._half else np.float32)
-        # not np.empty: it asks for huge pages, and the first token of each head would take whole ones
-        memory = anonymous_memory(int(np.prod(heads, dtype=np.int64)) * element.itemsize)
-        return np.frombuffer(memory, element).reshape(heads)
+    def new_cache(self) -> BlockCache:
+        return BlockCache(self._context // self._pool.positions)
 
-    def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
-        # keys lie in runs of 16 positions
-        values = -(-tokens // 16) * 16 * self._shape.head_dim
-        target[..., :values] = source[..., :values]
+    @property
+    def free_blocks(self) -> int:
+        return self._pool.free
 
-    def read_block(self, cache: Any, start: int, stop: int) -> bytes:
-        dim = self._shape.head_dim
-        return bytes(np.ascontiguousarray(cache[..., start * dim : stop * dim]).data.cast("B"))
+    def blocks_for(self, tokens: int) -> int:
+        return self._pool.blocks_for(tokens)
 
-    def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
-        dim = self._shape.head_dim
-        target = cache[..., start * dim : stop * dim]
-        target[...] = np.frombuffer(values, cache.dtype).reshape(target.shape)
+    def blocks_of(self, cache: BlockCache) -> int:
+        return len(cache.blocks)
+
+    def reserve(self, cache: BlockCache, tokens: int) -> bool:
+        return self._pool.reserve(cache, tokens)
+
+    def release(self, cache: BlockCache, tokens: int) -> None:
+        self._pool.release(cache, tokens)
+
+    def copy_prefix(self, source: BlockCache, target: BlockCache, tokens: int) -> None:
+        self._need(target, tokens)
+        for at in range(self._pool.blocks_for(tokens)):
+            self._pool.memory[target.blocks[at]] = self._pool.memory[source.blocks[at]]
+
+    def read_block(self, cache: BlockCache, start: int, stop: int) -> bytes:
+        return b"".join(np.ascontiguousarray(part).tobytes() for part in self._parts(cache, start, stop))
+
+    def write_block(self, cache: BlockCache, start: int, stop: int, values: Any) -> None:
+        self._need(cache, stop)
+        at = 0
+        for part in self._parts(cache, start, stop):
+            part[...] = np.frombuffer(values, part.dtype, part.size, at).reshape(part.shape)
+            at += part.nbytes
+
+    def _parts(self, cache: BlockCache, start: int, stop: int) -> list[Any]:
+        """Views of positions of one block: elements [layers x 2 x kv heads, ...] and, where there are, their scales."""
+        positions, dim = self._pool.positions, self._shape.head_dim
+        block = self._pool.memory[cache.blocks[start // positions]]
+        heads = block.reshape(self._shape.layers * 2 * self._shape.kv_heads, -1)
+        begin, end, elements = start % positions, start % positions + stop - start, positions * dim
+        size = np.dtype(self._element).itemsize
+        parts = [heads[:, begin * dim * size : end * dim * size]]
+        if self._scale_bytes:
+            offset = elements * size
+            parts.append(heads[:, offset + begin * self._scale_bytes : offset + end * self._scale_bytes])
+        return parts
+
+    def _need(self, cache: BlockCache, tokens: int) -> None:
+        if not self._pool.reserve(cache, tokens):
+            raise MemoryError(f"no {self._pool.blocks_for(tokens)} blocks of keys and values are free")
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         position, want = np.asarray(positions, np.int64), np.asarray(wanted, np.int64)
         embedded = self._weights.embedded(tokens)
-        pointers = (ctypes.c_void_p * len(caches))(*[cache.ctypes.data for cache in caches])
+        for at, cache in zip(positions, caches, strict=True):
+            if at >= len(cache.blocks) * self._pool.positions:
+                self._need(cache, at + 1)
+        pointers = (ctypes.c_void_p * len(caches))(*[cache.table.ctypes.data for cache in caches])
         logits = np.empty((len(want), self._logits_width), np.float32)
         rows = CRows(
             *(len(position), len(want), position.ctypes.data, want.ctypes.data, embedded.ctypes.data),
@@ -91,7 +141,8 @@ class NativeStep:
             "kernels": f"own, {self._kernels}",
             "threads": self._threads,
             "weights_bytes": self._weights.packed_bytes,
-            "cache_type": "float16" if self._half else "float32",
+            "cache_type": self._cache_type,
+            "cached_tokens_at_most": self._pool.free * self._pool.positions,
         }
 
     def close(self) -> None:
@@ -112,7 +163,7 @@ class NativeStep:
             final_norm=weights.norms["model.norm.weight"].ctypes.data,
             cos=cos.ctypes.data,
             sin=sin.ctypes.data,
-            half_cache=int(self._half),
+            cache=self._number,
             eps=shape.norm_eps,
         )
 

@@ -48,6 +48,18 @@ inline F operator+(F a, F b) { return each_part([&](int i) { return a.part[i] + 
 inline F set(float v) { return each_part([&](int) { return same(v); }); }
 inline F load(const float* p) { return each_part([&](int i) { return load_part(p + LANES * i); }); }
 inline void store(float* p, F f) { memcpy(p, &f, sizeof f); }
+inline F load(const int8_t* p) {
+#ifdef KERNEL_NEON
+  const int16x8_t wide[2] = {vmovl_s8(vld1_s8(p)), vmovl_s8(vld1_s8(p + 8))};
+  return each_part([&](int i) {
+    return (V)vcvtq_f32_s32(vmovl_s16(i % 2 ? vget_high_s16(wide[i / 2]) : vget_low_s16(wide[i / 2])));
+  });
+#elif defined(KERNEL_AVX512)
+  return {(V)I(cvtepi32_ps)(I(cvtepi8_epi32)(_mm_loadu_si128((const __m128i*)p)))};
+#else
+  return each_part([&](int i) { return (V)I(cvtepi32_ps)(I(cvtepi8_epi32)(_mm_loadl_epi64((const __m128i*)(p + 8 * i)))); });
+#endif
+}
 inline F load(const Half* p) {
 #ifdef KERNEL_NEON
   return each_part([&](int i) { return (V)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p + 4 * i))); });

@@ -19,16 +19,17 @@ struct Model {
   const Layer* layer;
   Linear head;
   const float *final_norm, *cos, *sin;  // cos and sin: [context][head_dim / 2]
-  int32_t half_cache;                   // the cache's elements: float16, else float32
+  int32_t cache;                        // the cache's elements: 0 float32, 1 float16, 2 int8
   float eps;
 };
 // Rows of one sequence stand side by side in ascending positions. embedded: [rows][hidden], the tokens' embeddings;
-// logits: [wanted][head.n], of the rows in want.
+// logits: [wanted][head.n], of the rows in want. cache: of each row its sequence's blocks, [context / BLOCK] of
+// [layers][keys, values][kv_heads] parts; there are blocks up to the row's position.
 struct Rows {
   int64_t rows, wanted;
   const int64_t *position, *want;
   const float* embedded;
-  void* const* cache;
+  uint8_t* const* const* cache;
   float* logits;
 };
 }
@@ -81,8 +82,8 @@ struct Engine {
 
   template <class T>
   HeadCache<T> head_cache(int64_t row, int64_t layer, int64_t kv_head) const {
-    T* base = (T*)now.cache[row] + (layer * 2 * m.kv_heads + kv_head) * m.context * m.head_dim;
-    return {base, base + m.kv_heads * m.context * m.head_dim, m.head_dim};
+    const int64_t size = part_bytes<T>(m.head_dim), keys = (layer * 2 * m.kv_heads + kv_head) * size;
+    return {now.cache[row], keys, keys + m.kv_heads * size, m.head_dim};
   }
 
   // A row's queries and key of one kv head turned to their position; key and value into the cache.
@@ -169,8 +170,9 @@ void engine_free(void* engine) { delete (Engine*)engine; }
 void engine_step(void* engine, const Rows* rows) {
   Engine& e = *(Engine*)engine;
   e.begin(*rows);
-  e.pool.run([&e](int thread) { e.m.half_cache ? e.step<Half>(thread) : e.step<float>(thread); });
+  e.pool.run([&e](int thread) { e.m.cache == 2 ? e.step<int8_t>(thread) : e.m.cache ? e.step<Half>(thread) : e.step<float>(thread); });
 }
+int64_t block_positions() { return BLOCK; }
 // y[rows, n] = x[rows, k] @ W^T + bias on the calling thread: for the self check
 void linear_once(const Linear* lin, int64_t rows, const float* x, float* y) {
   Input in(rows, lin->k, lin->kind);

@@ -19,6 +19,7 @@ COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
 .PHONY: help setup run dev-api dev-services test test-long test-clients peer-suites smoke bench-gateway bench-local soak \
+	attacks mutants \
 	eval-local eval-rag console-speed pictures compose-up compose-down lint lock sbom coverage clean
 
 help: ## List the commands
@@ -62,6 +63,12 @@ bench-local: $(VENV)/.dev ## Measure the local model's speed; reports/
 
 soak: $(VENV)/.dev ## Half an hour of traffic with faults: does the service grow? reports/soak.json
 	$(BIN)/python -m eval.soak
+
+attacks: $(VENV)/.dev ## Attack a service and print what each attack cost; reports/attacks.json
+	$(BIN)/python -m eval.attacks
+
+mutants: $(VENV)/.dev ## Change some code: do the tests notice? reports/mutants.json
+	$(BIN)/python -m eval.mutants
 
 eval-rag: $(VENV)/.dev ## Measure retrieval from documents: its quality and its speed; reports/
 	$(BIN)/python -m eval.rag_eval

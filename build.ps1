@@ -20,6 +20,8 @@ $Help = [ordered]@{
     'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
     'bench-local'   = 'Measure the local model''s speed; reports/'
+    'attacks'       = 'Attack a service and print what each attack cost; reports/attacks.json'
+    'mutants'       = 'Change some code: do the tests notice? reports/mutants.json'
     'soak'          = 'Half an hour of traffic with faults: does the service grow? reports/soak.json'
     'eval-local'    = 'Measure the local model''s quality at each precision; reports/'
     'eval-rag'      = 'Measure retrieval from documents: its quality and its speed; reports/'
@@ -161,6 +163,8 @@ switch ($Command) {
     'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }
     'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }
+    'attacks' { Invoke-Dev; Invoke-Python @('-m', 'eval.attacks') }
+    'mutants' { Invoke-Dev; Invoke-Python @('-m', 'eval.mutants') }
     'soak' { Invoke-Dev; Invoke-Python @('-m', 'eval.soak') }
     'eval-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.local_quality') }
     'eval-rag' { Invoke-Dev; Invoke-Python @('-m', 'eval.rag_eval') }

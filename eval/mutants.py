@@ -253,7 +253,7 @@ def _run_tests(target: Target, code: CodeType | None) -> None:
         import pytest
 
         selected = ["-k", target.selected] if target.selected else []
-        marked = ["-m", "not long and not clients", "-p", "no:cacheprovider", "-x", "-q"]
+        marked = ["-m", "not long and not clients", "-p", "no:cacheprovider", "-x", "-q", "--assert", "plain"]
         if pytest.main([*marked, *selected, *target.tests]) == 0:
             status = SURVIVED
     finally:

@@ -23,6 +23,8 @@ COMMANDS = SEEDS_COMMANDS | {
     "peer-suites",
     "bench-gateway",
     "bench-local",
+    "attacks",
+    "mutants",
     "soak",
     "eval-local",
     "eval-rag",

@@ -17,6 +17,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -31,7 +32,9 @@ from types import CodeType, ModuleType
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "mutants.json"
 ENOUGH = 0.9
-HANG = 120.0
+# of the processor's time for one run of the tests, and of the wall clock
+MOST_CPU_SECONDS = 60
+HANG = 900.0
 KILLED, SURVIVED = 1, 0
 # third-party packages only: what is of this tree must be imported behind the change
 BEFORE: tuple[str, ...] = (
@@ -245,6 +248,7 @@ def _run_tests(target: Target, code: CodeType | None) -> None:
     status = KILLED
     try:
         os.setpgrp()
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)

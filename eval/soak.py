@@ -2,6 +2,7 @@
 
     python -m eval.soak [--minutes 30] [--callers 8] [--faults 0.05] [--local]
 
+The local model's caches take their memory as prompts fill them: with --local the longest prompts are asked first.
 Callers ask one after the other, with prompts of 5 to 300 words, streamed or not; some leave early, and some models
 fail. Once in ten seconds the process is measured. The slope is that of a straight line through the second half, when
 the caches are full; the run fails where memory grows by more than --slope MB in ten minutes, or the rest at all.
@@ -28,6 +29,9 @@ from eval.mock_upstream import mock_upstream
 REPORT = Path(__file__).parents[1] / "reports" / "soak.json"
 FAULTS = ("fault-500", "fault-rst", "fault-cut", "fault-badjson", "fault-error", "fault-nofinish", "fault-429-1")
 WORDS = [f"word{number}" for number in range(500)]
+PROMPT_WORDS = (5, 300)
+# more than the local model has caches of prompts
+FILLING = 64
 EVERY = 10.0
 LEAVES_EARLY = 0.05
 TEN_MINUTES = 600.0
@@ -111,11 +115,16 @@ class Callers:
 
     async def call_until(self, end: float) -> None:
         while time.monotonic() < end:
-            await self._call()
+            await self._call(self._random.randint(*PROMPT_WORDS))
 
-    async def _call(self) -> None:
+    async def fill_caches(self, calls: int, at_once: int) -> None:
+        """Ask the longest prompts that there will be, each another one."""
+        for _ in range(0, calls, at_once):
+            await asyncio.gather(*(self._call(PROMPT_WORDS[1]) for _ in range(at_once)))
+
+    async def _call(self, words: int) -> None:
         draw = self._random
-        prompt = " ".join(draw.choices(WORDS, k=draw.randint(5, 300)))
+        prompt = " ".join(draw.choices(WORDS, k=words))
         body: dict[str, object]
         if draw.random() < self._faults:
             body = {"model": draw.choice(FAULTS)}
@@ -154,6 +163,8 @@ async def soak(
     pid: int, port: int, seconds: float, callers: int, faults: float, local: bool
 ) -> tuple[list[Sample], Counter[str]]:
     """The samples of a run, and what came of its calls."""
+    if local:
+        await Callers(port, 0.0, local, seed=2).fill_caches(FILLING, callers)
     began = time.monotonic()
     asking = Callers(port, faults, local, seed=1)
     tasks = [asyncio.create_task(asking.call_until(began + seconds)) for _ in range(callers)]

@@ -24,26 +24,28 @@ class Mark:
     def __init__(self, control: re.Pattern[str]) -> None:
         self._character = chr(secrets.choice(PRIVATE_USE))
         self._control = control
-        self._marks = re.compile(f"{self._character}{self._character}?")
 
     def __call__(self, value: Any) -> Any:
         return _mapped(value, self._marked)
 
     def removed(self, value: Any) -> Any:
         """The value as it was before it was marked."""
-        return _mapped(value, lambda text: self._marks.sub(lambda found: found[0][1:], text))
+        mark = self._character
+        return _mapped(value, lambda text: mark.join(part.replace(mark, "") for part in text.split(mark * 2)))
 
     def split(self, rendered: str) -> tuple[str, set[int]]:
         """The text without marks, and where in it the marked tokens begin."""
-        if self._character not in rendered:
-            return rendered, set()
-        text, last, starts = "", 0, set[int]()
-        for found in self._marks.finditer(rendered):
-            text += rendered[last : found.start()] + found[0][1:]
-            last = found.end()
+        # each call has a character of its own: a pattern of it would push the others out of the cache of patterns
+        mark, text, last, starts = self._character, "", 0, set[int]()
+        at = rendered.find(mark)
+        while at >= 0:
+            doubled = rendered.startswith(mark, at + 1)
+            text += rendered[last:at] + (mark if doubled else "")
+            last = at + 1 + doubled
             # a template may have cut a mark off its token
-            if len(found[0]) == 1 and self._control.match(rendered, last):
+            if not doubled and self._control.match(rendered, last):
                 starts.add(len(text))
+            at = rendered.find(mark, last)
         return text + rendered[last:], starts
 
     def _marked(self, text: str) -> str:

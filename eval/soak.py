@@ -30,8 +30,9 @@ REPORT = Path(__file__).parents[1] / "reports" / "soak.json"
 FAULTS = ("fault-500", "fault-rst", "fault-cut", "fault-badjson", "fault-error", "fault-nofinish", "fault-429-1")
 WORDS = [f"word{number}" for number in range(500)]
 PROMPT_WORDS = (5, 300)
-# more than the local model has caches of prompts
-FILLING = 64
+# several times the caches of prompts that the local model has: a slot's each, and two
+FILLING = 24
+LONGEST_WORDS = PROMPT_WORDS[1] * 11 // 10
 EVERY = 10.0
 LEAVES_EARLY = 0.05
 TEN_MINUTES = 600.0
@@ -118,9 +119,9 @@ class Callers:
             await self._call(self._random.randint(*PROMPT_WORDS))
 
     async def fill_caches(self, calls: int, at_once: int) -> None:
-        """Ask the longest prompts that there will be, each another one."""
+        """Ask longer prompts than there will be, each another one."""
         for _ in range(0, calls, at_once):
-            await asyncio.gather(*(self._call(PROMPT_WORDS[1]) for _ in range(at_once)))
+            await asyncio.gather(*(self._call(LONGEST_WORDS) for _ in range(at_once)))
 
     async def _call(self, words: int) -> None:
         draw = self._random

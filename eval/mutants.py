@@ -58,10 +58,11 @@ class Target:
     module: str
     tests: tuple[str, ...]
     selected: str = ""
+    root: Path = ROOT
 
     @property
     def file(self) -> Path:
-        return ROOT / (self.module.replace(".", "/") + ".py")
+        return self.root / (self.module.replace(".", "/") + ".py")
 
 
 TARGETS = (

@@ -8,7 +8,9 @@ from apps.core.errors import AppError, Timeout, UpstreamError, UpstreamTimeout, 
 from apps.models.upstream_errors import ERRORS, FAILURES, translate
 from apps.transport import response as errors
 
-FAMILY = [kind for kind in vars(errors).values() if inspect.isclass(kind) and kind is not errors.HttpFailure]
+FAILURE = errors.HttpFailure
+FAMILY = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, FAILURE)]
+FAMILY.remove(FAILURE)
 MADE: dict[type[Exception], tuple[type[AppError], type[AppError]]] = {
     TimeoutError: (UpstreamTimeout, Timeout),
     errors.BadRequest: (UpstreamError, UpstreamError),

@@ -19,13 +19,14 @@ CALL = WireCall("/chat/completions", b'{"model":"m"}', {"model": "m"}, stream=Fa
     ],
 )
 async def test_azure_has_the_model_in_the_path_and_the_key_in_a_header(model: str, deployment: bytes) -> None:
-    async with raw_upstream(answer(b'{"choices": []}')) as upstream:
+    whole = b'{"choices": [{"message": {"content": "hi"}}]}'
+    async with raw_upstream(answer(whole)) as upstream:
         base = upstream.base_url.removesuffix("/v1")
         config = ProviderConfig(kind="azure", base_url=base, api_key_env="KEY", api_version="2024-10-21")
         target = HttpTarget(config, "sk-azure", lambda: {"traceparent": "00-1"})
         reply = await target.open(CALL, model)
         await target.aclose()
-    assert reply.body == b'{"choices": []}'
+    assert reply.body == whole
     first, *headers = upstream.requests[0].partition(b"\r\n\r\n")[0].split(b"\r\n")
     path = b"/openai/deployments/" + deployment + b"/chat/completions?api-version=2024-10-21"
     assert first == b"POST " + path + b" HTTP/1.1"

@@ -169,3 +169,11 @@ def test_bare_text_is_the_text_and_nothing_else() -> None:
     framing = PlainText()
     assert framing.delta(" a\r\n\u2028😀") == " a\r\n\u2028😀".encode()
     assert framing.done("stop", "m", None) == framing.error(UpstreamError("x")) == framing.ping == b""
+
+
+def test_frames_are_these_bytes() -> None:
+    stream = EventStream()
+    assert stream.media_type == "text/event-stream"
+    assert stream.citations([]) == b"event: citations\ndata: []\n\n"
+    # as text and not escaped: a Chinese answer would be three times as long
+    assert stream.delta("\r\u00e9") == b'event: delta\ndata: {"text": "\\r\xc3\xa9"}\n\n'

@@ -54,10 +54,13 @@ inline F load(const int8_t* p) {
   return each_part([&](int i) {
     return (V)vcvtq_f32_s32(vmovl_s16(i % 2 ? vget_high_s16(wide[i / 2]) : vget_low_s16(wide[i / 2])));
   });
-#elif defined(KERNEL_AVX512)
-  return {(V)I(cvtepi32_ps)(I(cvtepi8_epi32)(_mm_loadu_si128((const __m128i*)p)))};
+#elif defined(__AVX512F__)
+  return {(V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))};
 #else
-  return each_part([&](int i) { return (V)I(cvtepi32_ps)(I(cvtepi8_epi32)(_mm_loadl_epi64((const __m128i*)(p + 8 * i)))); });
+  F f;
+  for (int i = 0; i < 2; i++)
+    ((__m256*)&f)[i] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8 * i))));
+  return f;
 #endif
 }
 inline F load(const Half* p) {

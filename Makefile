@@ -18,7 +18,7 @@ CLIENT_SOURCES = apps/api/tests/clients
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
-.PHONY: help setup run dev-api dev-services test test-long test-clients peer-suites smoke bench-gateway bench-local soak \
+.PHONY: help setup run dev-api dev-services test test-long test-clients peer-suites smoke bench-gateway bench-local bench-fleet soak \
 	attacks mutants \
 	eval-local eval-rag console-speed pictures compose-up compose-down lint lock sbom coverage clean
 
@@ -60,6 +60,9 @@ bench-gateway: $(VENV)/.dev ## Measure the gateway against a bare one; reports/
 
 bench-local: $(VENV)/.dev ## Measure the local model's speed; reports/
 	$(BIN)/python -m eval.bench_local
+
+bench-fleet: $(VENV)/.dev ## Measure replicas of the local model and several workers, on a quiet machine; reports/
+	$(BIN)/python -m eval.bench_fleet
 
 soak: $(VENV)/.dev ## Half an hour of traffic with faults: does the service grow? reports/soak.json
 	$(BIN)/python -m eval.soak

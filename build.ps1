@@ -22,6 +22,7 @@ $Help = [ordered]@{
     'bench-local'   = 'Measure the local model''s speed; reports/'
     'attacks'       = 'Attack a service and print what each attack cost; reports/attacks.json'
     'mutants'       = 'Change some code: do the tests notice? reports/mutants.json'
+    'bench-fleet'   = 'Measure replicas of the local model and several workers, on a quiet machine; reports/'
     'soak'          = 'Half an hour of traffic with faults: does the service grow? reports/soak.json'
     'eval-local'    = 'Measure the local model''s quality at each precision; reports/'
     'eval-rag'      = 'Measure retrieval from documents: its quality and its speed; reports/'
@@ -165,6 +166,7 @@ switch ($Command) {
     'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }
     'attacks' { Invoke-Dev; Invoke-Python @('-m', 'eval.attacks') }
     'mutants' { Invoke-Dev; Invoke-Python @('-m', 'eval.mutants') }
+    'bench-fleet' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_fleet') }
     'soak' { Invoke-Dev; Invoke-Python @('-m', 'eval.soak') }
     'eval-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.local_quality') }
     'eval-rag' { Invoke-Dev; Invoke-Python @('-m', 'eval.rag_eval') }

@@ -47,7 +47,7 @@ def server(settings: Mapping[str, str], upstream: str, log: Path) -> Iterator[st
 
     Raises ServerError where it does not answer in time.
     """
-    port = _free_port()
+    port = free_port()
     given = {"OPENAI_BASE_URL": upstream, **DEFAULTS, **settings}
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | given
     environment |= {"DATA_DIR": "data", "API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
@@ -66,7 +66,7 @@ def server(settings: Mapping[str, str], upstream: str, log: Path) -> Iterator[st
             _stop(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -270,6 +270,26 @@ def forget_tracebacks(error: BaseException) -> None:
             waiting += one.__cause__, one.__context__
 
 
+def told_error(told: Mapping[str, Any], retry_after: float | None) -> AppError | None:
+    """The error that another process of this service answered with, by the ``error`` of its body; None for no such."""
+    code, message, field = told.get("error_code", told.get("code")), told.get("message"), told.get("field")
+    kind = next((cls for cls in error_classes() if cls.code == code), None)
+    if kind is None or not isinstance(message, str):
+        return None
+    if told.get("code") == "context_length_exceeded":
+        kind = ContextLengthExceeded
+    details = told.get("details")
+    error = kind.__new__(kind)
+    AppError.__init__(
+        error,
+        message,
+        field=field if isinstance(field, str) else None,
+        details=details if isinstance(details, dict) else None,
+        retry_after=retry_after,
+    )
+    return error
+
+
 LONGEST = 100
 REDACTED = "[redacted]"
 KEY_PREFIXES = ("ga_", "sk-", "sk_", "pk-", "rk-", "gsk_", "xai-", "ghp_", "hf_", "AIza")

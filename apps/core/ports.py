@@ -48,6 +48,8 @@ class Readiness:
     state: State
     reason: str
     details: JsonObject = field(default_factory=dict)
+    retry_after: float | None = None
+    """Seconds after which to ask again, where it cannot answer now and that can be told."""
 
 
 class ChatModel(Protocol):

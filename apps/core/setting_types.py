@@ -77,6 +77,21 @@ def _secret_key(value: SecretStr, info: ValidationInfo) -> SecretStr:
     return SecretStr(secret)
 
 
+def _fleet_secret(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    secret = value.get_secret_value().strip()
+    if secret and (len(secret) < SECRET_CHARACTERS or not (secret.isascii() and secret.isprintable())):
+        raise ValueError(f"must have at least {SECRET_CHARACTERS} characters of printable ASCII")
+    if not secret and info.data.get("serve_role") == "model" and not info.data.get("api_uds"):
+        raise ValueError("must be set where SERVE_ROLE=model listens on a port: there are no keys")
+    return SecretStr(secret)
+
+
+def _local_url(value: str) -> str:
+    if re.fullmatch(r"http\+unix://%2F[^/\s?#]+|dns://[^/\s?#]+:\d+", value):
+        return value
+    return _http_url_or_none(value.rstrip("/"))
+
+
 def _issuer_url(value: str, info: ValidationInfo) -> str:
     if value and info.data.get("env") == "production" and not value.startswith("https://"):
         raise ValueError("must start with https:// where ENV=production")
@@ -104,6 +119,8 @@ HttpUrlOrNone = Annotated[str, AfterValidator(_http_url_or_none)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 SecretKey = Annotated[SecretStr, AfterValidator(_secret_key)]
+FleetSecret = Annotated[SecretStr, AfterValidator(_fleet_secret)]
+LocalUrl = Annotated[str, AfterValidator(_local_url)]
 IssuerUrl = Annotated[str, AfterValidator(_issuer_url)]
 WithIssuer = Annotated[str, AfterValidator(_with_issuer)]
 Algorithms = Annotated[Listed, AfterValidator(_algorithms)]

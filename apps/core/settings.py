@@ -12,11 +12,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from apps.core.setting_types import (
     Algorithms,
     DatabaseUrl,
+    FleetSecret,
     HeaderValue,
     HttpUrl,
     HttpUrlOrNone,
     IssuerUrl,
     Listed,
+    LocalUrl,
     Origins,
     Rate,
     Seconds,
@@ -40,6 +42,20 @@ class Settings(BaseSettings):
     )
     api_host: str = Field("0.0.0.0", description="Address to listen on")  # noqa: S104 - the seed's default
     api_port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+    api_uds: Path | None = Field(None, description="Unix socket to listen on in place of API_HOST and API_PORT")
+    api_fd: int | None = Field(None, ge=3, description="Open listening socket to take over, as its file descriptor")
+    api_workers: int = Field(
+        1, ge=1, le=64, description="Processes of the API; with more than one, the local model is in another"
+    )
+    api_peers: str = Field(
+        "", pattern=r"^(|\d{1,2}@/.+)$", description="Which of the workers this process is, and where the others are"
+    )
+    serve_role: Literal["all", "model"] = Field(
+        "all", description="all; or model: the local model, embeddings and reranking alone, for gateways of a fleet"
+    )
+    fleet_secret: FleetSecret = Field(
+        SecretStr(""), validate_default=True, description="What the processes of a fleet know each other by"
+    )
     console: Literal["on", "off"] = Field("on", description="on: the page at / for browsers; off: JSON alone")
     debug: bool = Field(True, description="Tracebacks of crashes go to the log; answers never hold one")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
@@ -84,8 +100,8 @@ class Settings(BaseSettings):
     rate_limit_auth: Rate = Field("30/minute", description="Keys of an address that are refused")
     rate_limit_storage: str = Field(
         "memory://",
-        pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster)://",
-        description="memory:// or redis://host:port",
+        pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster|sqlite)://",
+        description="memory://, redis://host:port, or sqlite:///path of a file that processes of one machine share",
     )
     max_prompt_chars: int = Field(1000, ge=1, le=1_000_000, description="Longest prompt in Unicode code points")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")
@@ -115,6 +131,10 @@ class Settings(BaseSettings):
     rate_limit_agents: Rate = Field("30/minute", description="All calls of /agents together")
     rate_limit_mcp: Rate = Field("60/minute", description="All calls of /mcp together")
 
+    local_url: LocalUrl = Field(
+        "",
+        description="Where the local model is: http://, http+unix://, or dns://name:port for replicas; empty: here",
+    )
     local_model: str = Field(
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"
     )
@@ -262,6 +282,11 @@ class Settings(BaseSettings):
     rag_embedding_dimensions: int = Field(
         1536, ge=8, le=4096, multiple_of=8, description="Dimensions of RAG_EMBEDDING_MODEL"
     )
+
+    @property
+    def starts_workers(self) -> bool:
+        """Whether this process is to start API_WORKERS others, and to serve nothing itself."""
+        return self.api_workers > 1 and self.serve_role == "all" and not self.api_peers
 
 
 def load_settings() -> Settings:

@@ -36,6 +36,12 @@ class Gateway:
         self.router = build()
         self._build = build
 
+    async def start(self) -> None:
+        """Begin what providers do before they are asked; a reload begins it for those that are new."""
+        for provider in self.router.providers.values():
+            if not provider.config.in_process:
+                await provider.chat.start()
+
     async def open(self, call: WireCall, record: CallRecord, deadline: float | None = None) -> Opened[WireReply]:
         """Send a call to the first of its candidates that begins to answer; ``record`` is the call's own.
 
@@ -115,9 +121,14 @@ class Gateway:
         Raises what ``build`` raises, and then nothing has changed.
         """
         before, self.router = self.router, self._build()
-        task = asyncio.create_task(_close_when_idle(before))
+        task = asyncio.create_task(self._replace(before))
         self._retired[task] = before
         task.add_done_callback(lambda done: self._retired.pop(done, None))
+
+    async def _replace(self, before: Router) -> None:
+        await self.start()
+        await before.idle()
+        await before.aclose()
 
     async def aclose(self) -> None:
         routers = [self.router, *self._retired.values()]
@@ -149,8 +160,3 @@ def needs_of(call: WireCall) -> Needs:
 def _has_image(message: Any) -> bool:
     content = message.get("content") if isinstance(message, Mapping) else None
     return isinstance(content, list) and any(isinstance(part, Mapping) and is_image(part) for part in content)
-
-
-async def _close_when_idle(router: Router) -> None:
-    await router.idle()
-    await router.aclose()

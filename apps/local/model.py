@@ -7,11 +7,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from apps.core.capacity import ModelCapacity
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest
@@ -27,12 +28,14 @@ from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoa
 from apps.local.prompt import text_of
 from apps.local.window import LocalWindow
 from apps.models.admission import Admission
+from apps.models.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
 # what its answers depend on besides its name
 REVISION = ("checkpoint", "engine", "precision", "kernels", "cache_type")
-RETRY_AFTER: dict[State, float] = {"loading": 5, "failed": 60, "not_configured": 60}
+# a state that has lasted so long is taken to last as long again, within these seconds
+SHORTEST_RETRY, LONGEST_RETRY = 1.0, 60.0
 CLOSE_TIMEOUT = 1.5
 
 
@@ -86,9 +89,18 @@ class _Serving:
 class LocalModel:
     """Implements ChatModel. ``load`` makes the engine, in a thread of its own; ``first`` what serves until then."""
 
-    def __init__(self, settings: Settings, load: Loader | None = None, first: FirstLoader | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Loader | None = None,
+        first: FirstLoader | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         loader = LocalLoader()
         self.admission = Admission(settings.local_slots, settings.local_queue_size, settings.local_queue_timeout)
+        self._throughput = Throughput(clock)
+        self._clock = clock
+        self._since = clock()
         self._settings = settings
         self._asked = self._name = _asked_name(settings.local_model)
         self._load = loader.load if load is None else load
@@ -119,7 +131,35 @@ class LocalModel:
         if (serving := self._serving) is not None:
             engine = serving.loaded.engine
             details |= {**serving.loaded.details, **engine.describe(), "context_length": engine.context_length}
-        return Readiness(self.name, *self._standing(), details)
+        state, reason = self._standing()
+        return Readiness(self.name, state, reason, details, None if state == "ready" else self._retry_after())
+
+    def capacity(self) -> ModelCapacity:
+        """What it can take now; a fleet sends its calls by this."""
+        state, reason = self._standing()
+        engine = None if self._serving is None else self._serving.loaded.engine
+        progress = None if engine is None else engine.progress()
+        rate = self._throughput.rate()
+        return ModelCapacity.model_construct(
+            id=self.name,
+            kind="chat",
+            status=state,
+            reason=reason,
+            slots=self.admission.slots,
+            running=self.admission.running,
+            waiting=self.admission.waiting,
+            queue_size=self.admission.queue_size,
+            tokens_per_second=None if rate is None else round(rate, 2),
+            context=None if engine is None else engine.context_length,
+            predicted_wait=round(self.admission.predicted_wait(), 3),
+            retry_after=None if state == "ready" else round(self._retry_after(), 1),
+            steps=None if progress is None else progress.steps,
+            stalled=None if progress is None else round(progress.stalled, 3),
+        )
+
+    def control_texts(self) -> list[str] | None:
+        """Texts that its tokenizer reads as more than text; None until one is loaded."""
+        return None if self._serving is None else sorted(self._serving.loaded.tokenizer.control_texts())
 
     def revision(self, request: ChatRequest) -> str | None:
         """None until it is loaded: nobody knows yet who will answer."""
@@ -168,13 +208,23 @@ class LocalModel:
         ):
             if request.record is not None:
                 request.record.queued += time.perf_counter() - waiting_since
+            counted = 0
+            self._throughput.begin()
             try:
                 async for output in outputs:
+                    self._throughput.count(output.completion_tokens - counted)
+                    counted = output.completion_tokens
                     yield reading.delta(output)
+            except ModelUnavailable as error:
+                # the engine knows that it ends, and not for how long
+                error.retry_after = error.retry_after or self._retry_after()
+                raise
             except AppError:
                 raise
             except Exception as error:
                 raise InternalError("The local model failed", details={"cause": type(error).__name__}) from error
+            finally:
+                self._throughput.end()
 
     async def tokenize(self, request: ChatRequest, *, special: bool = True) -> list[int]:
         """The prompt's tokens, as a call with this request would have them. Raises as ``stream``."""
@@ -205,6 +255,7 @@ class LocalModel:
             self._closed.set()
             serving, self._serving = self._serving, None
             self._state, self._reason = "failed", "The local model is shutting down"
+            self._since = self._clock()
         self._settled.set()
         if serving is not None:
             await asyncio.to_thread(serving.close)
@@ -227,13 +278,19 @@ class LocalModel:
         failure = self._serving.loaded.engine.failure if self._serving is not None else None
         return (self._state, self._reason) if failure is None else ("failed", failure)
 
+    def _retry_after(self) -> float:
+        """Seconds until it may answer: what loading has left, else as long again as it has not been able to."""
+        if self._seconds_left is not None:
+            return max(SHORTEST_RETRY, self._seconds_left)
+        return min(LONGEST_RETRY, max(SHORTEST_RETRY, self._clock() - self._since))
+
     def _require_serving(self) -> _Serving:
         state, reason = self._standing()
         if self._serving is None or state == "failed":
             raise ModelUnavailable(
                 f"The local model cannot answer ({state.replace('_', ' ')}): {reason}",
                 details={"state": state, "model": self.name},
-                retry_after=max(1.0, self._seconds_left or RETRY_AFTER[state]),
+                retry_after=self._retry_after(),
             )
         return self._serving
 
@@ -279,6 +336,7 @@ class LocalModel:
                     before.loaded = loaded
                     self._serving, before = before, None
                 self._state, self._reason, self._seconds_left = state, reason, None
+                self._since = self._clock()
                 self._name = self._asked if loaded is None else loaded.name
                 made = None
                 if state != "ready":

@@ -48,6 +48,8 @@ class Proxies:
 
     def of(self, server: Origin) -> Proxy | None:
         """The proxy of a server; None where it is called directly. Raises ConnectionFailed for an unusable one."""
+        if server.socket:
+            return None
         own = "https_proxy" if server.secure else "http_proxy"
         name = own if self._variables[own] else "all_proxy"
         address = self._variables[name]
@@ -136,11 +138,22 @@ async def open_connection(connection: Connection, server: Origin, proxy: Proxy |
 
 async def _create(protocol: asyncio.BaseProtocol, server: Origin, tls: TlsContext) -> asyncio.Transport:
     loop = asyncio.get_running_loop()
+    if server.socket:
+        return await _over_unix_socket(protocol, server.socket)
     secure: dict[str, Any] = {"ssl": tls(), "server_hostname": server.host} if server.secure else {}
     connected = await dial(server.host, server.port)
     # from here on it is the transport's, which closes it if this is cancelled
     transport, _ = await _named(server, loop.create_connection(lambda: protocol, sock=connected, **secure))
     return cast(asyncio.Transport, transport)
+
+
+async def _over_unix_socket(protocol: asyncio.BaseProtocol, path: str) -> asyncio.Transport:
+    """Raises OSError where nobody listens, and ConnectionFailed where this system has no such sockets."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConnectionFailed("This system has no Unix sockets")
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_unix_connection(lambda: protocol, path)
+    return transport
 
 
 async def _named(server: Origin, handshake: Any) -> Any:

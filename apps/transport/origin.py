@@ -8,23 +8,34 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from apps.transport.response import BadRequest
 
 PORTS = {"http": 80, "https": 443}
+# what stands behind it is the path of a Unix socket, escaped: http+unix://%2Frun%2Fgenai.sock/v1
+UNIX = "http+unix://"
 # what stands in an address as it is; everything else is escaped, blanks and control characters above all
 PLAIN = "/%:@!$&'()*+,;=~?"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A server: ``host`` is ASCII, without brackets; ``authority`` is the value of the Host header."""
+    """A server: ``host`` is ASCII, without brackets; ``authority`` is the value of the Host header.
+
+    ``socket`` is the path of a Unix socket, empty where it is reached by host and port.
+    """
 
     host: str
     port: int
     secure: bool
     authority: str
     credentials: str = field(repr=False)
+    socket: str = ""
 
     @classmethod
     def of(cls, url: str) -> "Origin":
         """Raises BadRequest where the address has no server that could be asked."""
+        if url.startswith(UNIX):
+            path = unquote(url.removeprefix(UNIX).partition("/")[0])
+            if not path.startswith("/") or "\0" in path:
+                raise BadRequest("The address of the Unix socket is not valid")
+            return cls("localhost", 0, False, "localhost", "", path)
         try:
             parts = urlsplit(url)
             # checks the lengths of ASCII names, too

@@ -20,9 +20,11 @@ from apps.api.src.anthropic.documentation import document_anthropic
 from apps.api.src.anthropic.routes import anthropic_router
 from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
 from apps.api.src.auth.caller import caller_in
+from apps.api.src.auth.fleet import FleetAuthentication
 from apps.api.src.auth.middleware import Authentication
 from apps.api.src.console.page import console_router
 from apps.api.src.console.routes import account_router
+from apps.api.src.health.capacity import capacity_router
 from apps.api.src.health.routes import health_router, metrics_router, ready_router
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
 from apps.api.src.http.docs_page import (
@@ -38,6 +40,7 @@ from apps.api.src.http.middleware.crash import CrashGuard
 from apps.api.src.http.middleware.hot_paths import HotPaths
 from apps.api.src.http.middleware.request_scope import RequestScope
 from apps.api.src.http.openapi import whole_examples
+from apps.api.src.http.peers import HandOver, Peers
 from apps.api.src.http.security_documentation import document_security
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
@@ -57,6 +60,7 @@ from apps.api.src.v1.idempotency import Recordings
 from apps.api.src.v1.passage_routes import passage_router
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
 from apps.api.src.wiring.accounts import build_accounts
+from apps.api.src.wiring.fleet import model_settings
 from apps.api.src.wiring.reload import reloading
 from apps.api.src.wiring.services import Services
 from apps.core.settings import Settings
@@ -92,6 +96,8 @@ TAGS = [
     {"name": "keys", "description": "Keys of callers; needs an admin key."},
     {"name": "operations", "description": "Health, readiness, metrics, usage."},
 ]
+# in which gateways learn that a process of their fleet drains, before it stops to listen
+ANNOUNCE_SECONDS = 1.0
 EXPOSED = ["X-Model", "X-Request-ID", "Server-Timing", "Retry-After"]
 EXPOSED += ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"]
 EXPOSED += ["X-Provider", "X-Attempts", "X-Cache", "X-Queue-Ms", "X-First-Token-Ms"]
@@ -108,7 +114,10 @@ def create_app(
     ``server_rewrites_client``: uvicorn runs with its own trust in X-Forwarded-For (see ClientAddress).
     ``limited``: the server that runs it has the limits of `http/connections.py`; where not, the start says so.
     """
-    shutdown = Shutdown(settings.shutdown_grace)
+    serves_fleet = settings.serve_role == "model"
+    if serves_fleet:
+        settings = model_settings(settings)
+    shutdown = Shutdown(settings.shutdown_grace, ANNOUNCE_SECONDS if serves_fleet else 0.0)
     accounts = services.accounts or build_accounts(settings, None)
     services = replace(services, accounts=accounts)
     connections = Connections(ConnectionLimits.of(settings))
@@ -151,15 +160,21 @@ def create_app(
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
     exceptions.install(app)
-    routes = _routes(services, settings, accounts.limits, mcp)
+    limits = accounts.limits
+    routes = _fleet_routes(services, settings, limits) if serves_fleet else _routes(services, settings, limits, mcp)
     app.router.routes[:0] = [*routes, *docs_router(app).routes]
     _complete_page(app, services)
     app.add_middleware(HotPaths, routes=routes)
-    if settings.auth != "off":
+    if serves_fleet:
+        app.add_middleware(FleetAuthentication, secret=settings.fleet_secret.get_secret_value())
+    elif settings.auth != "off":
         app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     fixed = frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "{")))
     app.add_middleware(RequestScope, shutdown=shutdown, metrics=services.metrics.requests, fixed=fixed)
+    peers = Peers.of(settings.api_peers, settings.api_workers)
+    if peers is not None:
+        app.add_middleware(HandOver, peers=peers, max_bytes=settings.max_body_bytes)
     return app
 
 
@@ -193,12 +208,27 @@ def _complete_page(app: FastAPI, services: Services) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _fleet_routes(services: Services, settings: Settings, limits: RateLimits) -> list[BaseRoute]:
+    """Of a process that serves models alone."""
+    routers = (
+        v1_router(services, settings, limits),
+        capacity_router(services),
+        v1_lookup_router(services, settings, limits),
+        rerank_router(services, settings, limits),
+        health_router(services, settings, limits),
+        ready_router(services),
+        metrics_router(services),
+    )
+    return [route for router in routers for route in router.routes]
+
+
 def _routes(services: Services, settings: Settings, limits: RateLimits, mcp: McpEndpoint) -> list[BaseRoute]:
     """The gateway's first, which have the most traffic; one list, since nested routers are matched anew each time."""
     routers = (
         v1_router(services, settings, limits),
         anthropic_router(services, settings, limits),
         ollama_router(services, settings, limits),
+        capacity_router(services),
         v1_lookup_router(services, settings, limits),
         rerank_router(services, settings, limits),
         passage_router(services, settings, limits),

@@ -13,6 +13,19 @@ if __name__ == "__main__" and len(sys.argv) > 1:
     print("usage: python -m apps.api.src.main (settings: the environment and .env; options: genai serve --help)")
     sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
 
+if __name__ == "__main__":
+    # before the app is built: the process that starts others serves nothing itself
+    from apps.core.settings import SettingsError, load_settings
+
+    try:
+        _asked = load_settings()
+    except SettingsError as error:
+        sys.exit(str(error))
+    if _asked.starts_workers:
+        from apps.api.src.http.workers import supervise
+
+        sys.exit(supervise(_asked))
+
 gc.disable()  # imports make what lives on: searching it for garbage takes a tenth of the start, and finds none
 
 from fastapi import FastAPI
@@ -20,7 +33,7 @@ from fastapi import FastAPI
 from apps.agents.config import AgentsConfigError
 from apps.api.src.application import create_app
 from apps.api.src.observability.logs import configure_logging
-from apps.api.src.wiring.services import build_services
+from apps.api.src.wiring.services import build_model_services, build_services
 from apps.api.src.wiring.start_checks import no_key_exists, unwritable
 from apps.core.settings import Settings, SettingsError, load_settings
 from apps.gateway.routing.config import GatewayConfigError
@@ -39,10 +52,11 @@ def _settings_or_exit() -> Settings:
 
 def _app(settings: Settings) -> FastAPI:
     configure_logging(settings)
-    _exit_unless_kept(settings)
+    if settings.serve_role == "all":
+        _exit_unless_kept(settings)
     server_rewrites = __name__ != "__main__" and TRUST not in os.environ
     try:
-        services = build_services(settings)
+        services = build_model_services(settings) if settings.serve_role == "model" else build_services(settings)
     except SettingsError as error:
         sys.exit(str(error))
     except GatewayConfigError as error:

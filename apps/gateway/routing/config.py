@@ -61,15 +61,27 @@ Family = Literal[
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
+Address = Annotated[
+    str, Field(pattern=r"^((https?|dns)://[^/\s?#]+/?|http\+unix://%2F[^/\s?#]+/?|list\+https?://[^\s?#]+)$")
+]
+
+
 class ProviderConfig(_Strict):
     """Where targets live. ``azure`` puts the model into the path and the key into ``api-key``;
     ``anthropic`` speaks Anthropic's messages, which chats are translated into.
 
     ``local`` and ``embedder`` are models of this process: they need no address and answer to their own names. So does
     ``rag``, to the name of every collection of documents (``rag/<collection>``), and ``agent`` (``agent/<name>``).
+
+    ``replicas`` are processes of this service that hold models (``genai serve --role model``), at ``addresses``; a
+    target's model ``local`` is whatever local model they have.
     """
 
-    kind: Literal["openai", "azure", "anthropic", "local", "embedder", "rag", "agent"] = "openai"
+    kind: Literal["openai", "azure", "anthropic", "local", "embedder", "rag", "agent", "replicas"] = "openai"
+    addresses: list[Address] = Field(
+        default_factory=list,
+        description="http://host:port, http+unix://%2Fpath, dns://name:port, list+http://host:port/path",
+    )
     responses: Literal["auto", "native", "chat"] = Field(
         "auto",
         description="/responses: passed on (native), made from chat completions (chat), or the second where the "
@@ -95,13 +107,23 @@ class ProviderConfig(_Strict):
         return self.kind in ("local", "embedder", "rag", "agent")
 
     @cached_property
+    def ours(self) -> bool:
+        """Whether its models are this service's own, in this process or another: they cost nothing by themselves."""
+        return self.in_process or self.kind == "replicas"
+
+    @cached_property
     def prefix(self) -> str:
         """What the names begin with that are this provider's, whoever else may be the default."""
         return f"{self.kind}/" if self.kind in PREFIXED else ""
 
     @model_validator(mode="after")
     def _has_an_address(self) -> "ProviderConfig":
-        if not self.in_process and not self.base_url:
+        if self.kind == "replicas":
+            if not self.addresses or self.base_url:
+                raise ValueError("replicas have addresses, and no base_url")
+        elif self.addresses:
+            raise ValueError("addresses are for the kind replicas")
+        if not self.ours and not self.base_url:
             raise ValueError("base_url is required")
         if self.kind == "azure" and not self.api_version:
             raise ValueError("api_version is required")

@@ -217,7 +217,7 @@ class Router:
     def is_greedy(self, name: str) -> bool:
         """Whether whoever answers to this name does so at temperature 0 where the caller gives none."""
         targets = self._everyone(name)
-        return bool(targets) and all(target.provider.config.kind == "local" for target in targets)
+        return bool(targets) and all(target.provider.config.kind in ("local", "replicas") for target in targets)
 
     def _everyone(self, name: str) -> list[Target]:
         """All who may answer to a name, in no order of preference."""

@@ -69,7 +69,7 @@ class Target:
         if prices is None and config.prefix and isinstance(self.provider.chat, AsksOthers):
             told = self.provider.chat.dearest(self.config.model)
             return None if told is None else Price.model_construct(input=told[0], output=told[1])
-        return prices or (FREE if config.in_process else None)
+        return prices or (FREE if config.ours else None)
 
     @property
     def latency(self) -> float | None:
@@ -93,5 +93,5 @@ class Target:
         so_far = self.latency
         self._latency = seconds if so_far is None else so_far + SMOOTHING * (seconds - so_far)
         self._measured_at = time.monotonic()
-        # in this process a late first token means a queue of our own, which says nothing of the model's health
-        self.breaker.succeeded(seconds if streamed and not self.provider.config.in_process else 0.0)
+        # of our own a late first token means a queue of our own, which says nothing of the model's health
+        self.breaker.succeeded(seconds if streamed and not self.provider.config.ours else 0.0)

@@ -7,19 +7,17 @@ from typing import Any, Protocol
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness
-from apps.gateway.protocol import WireCall, WireReply
+from apps.gateway.protocol import WireCall, WireTarget
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.openai_chat import chat_body, deltas_of
 from apps.models.upstream_errors import parsed_object
 
 
-class ChatWire(Protocol):
+class ChatWire(WireTarget, Protocol):
     """A target that takes /chat/completions, and knows whether it can be called."""
 
     @property
     def reached(self) -> bool: ...
-
-    async def open(self, call: WireCall, model: str) -> WireReply: ...
 
     def not_configured(self) -> str: ...
 
@@ -50,18 +48,22 @@ class WireModel:
     async def aclose(self) -> None:
         """The wire is closed by its maker."""
 
-    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        call = WireCall("/chat/completions", json.dumps(body).encode(), body, stream=True)
-        reply = await self._wire.open(call, body["model"])
-        decoder = EventStreamDecoder()
-        try:
-            for event in decoder.feed(reply.body):
-                if event.data and event.data != b"[DONE]":
-                    yield parsed_object(event.data)
-            if reply.rest is not None:
-                async for block in reply.rest:
-                    for event in decoder.feed(block):
-                        if event.data and event.data != b"[DONE]":
-                            yield parsed_object(event.data)
-        finally:
-            await reply.close()
+    def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        return chunks_of(self._wire, WireCall("/chat/completions", json.dumps(body).encode(), body, stream=True))
+
+
+async def chunks_of(wire: WireTarget, call: WireCall) -> AsyncGenerator[dict[str, Any], None]:
+    """The parsed events of a streamed call to the model that its body names. Raises as the wire does."""
+    reply = await wire.open(call, call.body["model"])
+    decoder = EventStreamDecoder()
+    try:
+        for event in decoder.feed(reply.body):
+            if event.data and event.data != b"[DONE]":
+                yield parsed_object(event.data)
+        if reply.rest is not None:
+            async for block in reply.rest:
+                for event in decoder.feed(block):
+                    if event.data and event.data != b"[DONE]":
+                        yield parsed_object(event.data)
+    finally:
+        await reply.close()

@@ -136,9 +136,8 @@ class HttpTarget:
         if self._client is None:
             self._client = open_client(self._provider, self._headers, self._connections)
         body = asking_for_usage(call, model) if asking else call.for_model(model)
-        trace = self._trace() if self._trace is not None else None
         until = min(now + self._first_silence, begins) if call.stream else begins
-        response = await self._client.post(self._address(call.path, model), body, until, trace)
+        response = await self._client.post(self._address(call.path, model), body, until, self._more_headers(call))
         self.reached = True
         try:
             if response.status == 200:
@@ -152,6 +151,10 @@ class HttpTarget:
         response.close()
         self._note_refusal(call.path, model)
         return await self._send(call, model, asyncio.get_running_loop().time(), begins, ends)
+
+    def _more_headers(self, call: WireCall) -> Mapping[str, str] | None:
+        """Headers of this call alone."""
+        return self._trace() if self._trace is not None else None
 
     async def _said(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
         """What the upstream says of a call that it refused for the caller's fault; nothing of any other failure."""

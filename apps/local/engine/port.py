@@ -88,6 +88,17 @@ class EngineOutput:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How an engine gets on: ``steps`` that it has computed so far, and the seconds that the one under way has taken.
+
+    ``stalled`` is 0 where it has nothing to compute: a long step is a long time, an idle engine is none.
+    """
+
+    steps: int
+    stalled: float
+
+
 class Engine(Protocol):
     """Runs one checkpoint. ``context_length`` and prompts are counted in tokens.
 
@@ -102,6 +113,9 @@ class Engine(Protocol):
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
         """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
+
+    def progress(self) -> Progress:
+        """As of now. Called on the event loop: reads attributes, does not wait."""
 
     def describe(self) -> JsonObject:
         """What `/ready` and the log say of it: engine, precision, kernel path, threads, memory."""

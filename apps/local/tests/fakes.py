@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from apps.core.messages import JsonObject, Message
 from apps.core.settings import Settings
 from apps.local.checkpoint import Report
-from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine.port import EngineOutput, Progress, Sampling
 from apps.local.loading import Loaded
 from apps.local.prompt import NO_OPTIONS, PromptOptions, text_of
 from apps.local.tokenizer import Vocabulary
@@ -67,6 +67,7 @@ class EchoEngine:
         self.closed = False
         self.failure: str | None = None
         self.samplings: list[Sampling] = []
+        self.steps = 0
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
         self.samplings.append(sampling)
@@ -79,9 +80,13 @@ class EchoEngine:
                 if self.failing_after == number:
                     raise RuntimeError("the engine broke")
                 reason = None if number < count else "length" if len(prompt) > count else "stop"
+                self.steps += 1
                 yield EngineOutput(chr(token), number, reason)
         finally:
             self.running -= 1
+
+    def progress(self) -> Progress:
+        return Progress(self.steps, 0.0)
 
     def describe(self) -> JsonObject:
         return {"engine": "echo"}

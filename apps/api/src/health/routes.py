@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from apps.api.src.exceptions import render
 from apps.api.src.http.openapi import error_responses
+from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
@@ -64,11 +65,12 @@ def ready_router(services: Services) -> APIRouter:
 
     @router.head("/ready", include_in_schema=False)
     @router.get("/ready", response_model=Ready, responses=error_responses(ModelUnavailable))
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         """200 where a model is configured and none is loading or failed; else 503, with the same list beside the error.
 
         `unknown` is an upstream that no call has reached yet.
         """
+        shutdown: Shutdown = request.app.state.shutdown
         models = [
             ModelReadiness(route=route, name=r.name, status=r.state, reason=r.reason, details=dict(r.details))
             for route, r in (
@@ -77,9 +79,13 @@ def ready_router(services: Services) -> APIRouter:
             )
         ]
         configured = [model.status for model in models if model.status != "not_configured"]
+        if shutdown.draining:
+            error = ModelUnavailable("The server is shutting down", retry_after=5)
+            return render(error, "/ready", beside=Ready(status="not_ready", models=models).model_dump())
         if configured and all(status in ("ready", "unknown") for status in configured):
             return JSONResponse(Ready(status="ready", models=models).model_dump())
-        error = ModelUnavailable(_what_is_missing(models), retry_after=5)
+        told = [r.retry_after for r in (services.cloud.readiness(), services.local.readiness()) if r.retry_after]
+        error = ModelUnavailable(_what_is_missing(models), retry_after=min(told, default=5))
         return render(error, "/ready", beside=Ready(status="not_ready", models=models).model_dump())
 
     return router

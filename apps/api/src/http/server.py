@@ -10,6 +10,7 @@ under a body that is still being sent. Imported by whoever serves, never with th
 import asyncio
 import errno
 import json
+import os
 import random
 import re
 import socket
@@ -17,6 +18,7 @@ import struct
 import sys
 import urllib.parse
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -27,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from apps.api.src.http.connections import STATE_KEY, Connections, Reason, raise_descriptor_limit
+from apps.api.src.http.peers import Peers
 from apps.core.errors import (
     AppError,
     HeadTooLarge,
@@ -61,7 +64,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 def serve(app: Any, settings: Settings) -> None:
     """Run the app at the settings' address, with a shutdown that is over a little after the grace period."""
     # bound before the app starts, so that no model is loaded for a port that is taken
-    listener = listen(settings.api_host, settings.api_port)
+    listener = listener_of(settings)
     raise_descriptor_limit()
     config = uvicorn.Config(
         app,
@@ -73,10 +76,52 @@ def serve(app: Any, settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace) + LAST_SECONDS,
     )
-    if sys.stderr is not None and sys.stderr.isatty():
-        print(banner(settings, listener.getsockname()[1]), file=sys.stderr)
-    with listener, suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+    # of several workers, the first speaks for all
+    speaks = not settings.api_peers or settings.api_peers.startswith("0@")
+    if speaks and sys.stderr is not None and sys.stderr.isatty():
+        print(greeting(settings, listener), file=sys.stderr)
+    sockets = [listener]
+    if (peers := Peers.of(settings.api_peers, settings.api_workers)) is not None:
+        sockets.append(listen_unix(peers.socket(peers.own)))
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=sockets)
+    for one in sockets:
+        one.close()
+
+
+def listener_of(settings: Settings) -> socket.socket:
+    """The socket of the settings: one that is open already, a Unix socket, or an address."""
+    if settings.api_fd is not None:
+        return socket.socket(fileno=settings.api_fd)
+    return listen_unix(settings.api_uds) if settings.api_uds else listen(settings.api_host, settings.api_port)
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Bind a Unix socket that its owner alone may open. Exits with one line where another process listens there."""
+    if not hasattr(socket, "AF_UNIX"):
+        sys.exit("API_UDS: this system has no Unix sockets")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        if path.is_socket() and not _is_listened_on(path):
+            path.unlink()
+        listener.bind(str(path))
+    except OSError as error:
+        sys.exit(f"{path} cannot be listened on ({str(error.strerror or error).lower()})")
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -89,6 +134,15 @@ def listen(host: str, port: int) -> socket.socket:
         sys.exit(f"{host}:{port} cannot be listened on ({str(error.strerror).lower()}){advice}")
     listener.set_inheritable(True)
     return listener
+
+
+def greeting(settings: Settings, listener: socket.socket) -> str:
+    """The banner; where there is no page to open, one line that says what listens where."""
+    name = listener.getsockname()
+    where = name if isinstance(name, str) else f"{name[0]}:{name[1]}"
+    if settings.serve_role == "model":
+        return f"{NAME} {VERSION} serves {settings.local_model} to a fleet on {where}"
+    return f"{NAME} {VERSION} listens on {where}" if isinstance(name, str) else banner(settings, name[1])
 
 
 def banner(settings: Settings, port: int) -> str:

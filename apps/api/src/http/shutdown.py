@@ -29,14 +29,19 @@ class ShuttingDown(ModelUnavailable):
 
 
 class Shutdown:
-    """Knows the requests under way; ends their answers ``grace`` seconds after the signal."""
+    """Knows the requests under way; ends their answers ``grace`` seconds after the signal.
 
-    def __init__(self, grace: float) -> None:
+    For ``announce`` seconds the server listens on, so that those who share out calls learn that it drains.
+    """
+
+    def __init__(self, grace: float, announce: float = 0.0) -> None:
+        self.draining = False
+        """From the signal on: what is under way is answered, and new calls should go elsewhere."""
         self.forced = False
         self._grace = grace
+        self._announce = announce
         self._answers: set[Callable[[], None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
-        self._began = False
 
     def answering(self, stop: Callable[[], None]) -> "_Listed[Callable[[], None]]":
         """Call ``stop`` when the grace period runs out, if the block still runs then."""
@@ -59,9 +64,14 @@ class Shutdown:
         before = {number: signal.getsignal(number) for number in SIGNALS}
 
         def heard(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self.begin)
             handler = before[signal.Signals(number)]
-            if callable(handler):
+            waits = self._announce > 0 and not self.draining
+            loop.call_soon_threadsafe(self.begin)
+            if not callable(handler):
+                return
+            if waits:
+                loop.call_soon_threadsafe(loop.call_later, self._announce, handler, number, frame)
+            else:
                 handler(number, frame)
 
         for number in SIGNALS:
@@ -74,9 +84,9 @@ class Shutdown:
 
     def begin(self) -> None:
         """Start the grace period, once."""
-        if self._began:
+        if self.draining:
             return
-        self._began = True
+        self.draining = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace, self._expire)
         loop.call_later(self._grace + FORCED_AFTER, self._force)

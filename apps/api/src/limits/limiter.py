@@ -2,6 +2,7 @@
 count too."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -13,7 +14,8 @@ from starlette.responses import Response
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.json_body import Handler, JsonRoute
 from apps.api.src.http.streaming import StreamedResponse
-from apps.api.src.limits.counts import URI, Counts, LocalCounts, SharedCounts
+from apps.api.src.limits.counts import URI, Counts, LocalCounts, SharedCounts, WindowCounts
+from apps.api.src.limits.file_counts import SCHEME, FileCounts
 from apps.api.src.limits.headers import Rule, Standing, headers, minute_rule, rule, standing, tell, too_many
 from apps.core.callers import Caller
 from apps.core.errors import AppError
@@ -32,7 +34,7 @@ class RateLimits:
     def __init__(self, settings: Settings) -> None:
         self._limiter = Limiter(key_func=get_remote_address, enabled=settings.rate_limit_enabled, storage_uri=URI)
         local, uri = self._limiter.limiter.storage, settings.rate_limit_storage
-        self.counts: Counts = LocalCounts(local) if uri.startswith("memory") else SharedCounts(uri, local)
+        self.counts = _counts(uri, local, settings.api_workers)
 
     def route_class(self, name: str, rate: str, base: type[APIRoute] = JsonRoute) -> type[APIRoute]:
         """The class of routes that share the budget ``name`` of ``rate`` ("10/minute") a client address."""
@@ -74,6 +76,13 @@ class RateLimits:
 
     async def _hit(self, of: Rule, who: str) -> Standing:
         return standing(of, await self.counts.hit(of.key(who), of.seconds))
+
+
+def _counts(uri: str, local: WindowCounts, processes: int) -> Counts:
+    """Where RATE_LIMIT_STORAGE says."""
+    if uri.startswith(SCHEME):
+        return FileCounts(Path(uri.removeprefix(SCHEME)), local, processes)
+    return LocalCounts(local) if uri.startswith("memory") else SharedCounts(uri, local)
 
 
 async def _answered(handler: Handler, request: Request, standings: Sequence[Standing]) -> Response:

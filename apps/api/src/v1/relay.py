@@ -10,6 +10,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.auth.fleet import fits
 from apps.api.src.http.guard import guarded
 from apps.api.src.http.headers import cache_control, header
 from apps.api.src.http.json_body import read_json, refuse_duplicates
@@ -96,7 +97,7 @@ async def read_call(request: Request, path: str, is_local: Callable[[str], bool]
     if not isinstance(body, dict):
         raise InvalidType("Request body must be a JSON object")
     refuse_duplicates(raw, body)
-    return _checked(request, path, raw, body, is_local)
+    return _checked(request, path, raw, body, is_local, fits=fits(request.scope))
 
 
 def call_of(

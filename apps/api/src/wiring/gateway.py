@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from apps.api.src.anthropic.target import MessagesOverChat
 from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
+from apps.api.src.wiring.fleet import PATIENT, SECRET_VARIABLE
 from apps.api.src.wiring.stores import Documents
 from apps.core.calls import Price
 from apps.core.ports import ChatModel, Embedder, Writer
@@ -21,8 +22,20 @@ from apps.gateway.openai_api.completions import LocalCompletions
 from apps.gateway.openai_api.embeddings import EmbeddingsWire
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
 from apps.gateway.protocol import TraceHeaders, WireTarget
+from apps.gateway.replicas.model import ReplicaModel
+from apps.gateway.replicas.replica_set import ReplicaSet
+from apps.gateway.replicas.table import ANY
+from apps.gateway.replicas.target import ReplicaTarget
 from apps.gateway.routing.attempts import Attempts
-from apps.gateway.routing.config import ANY_MODEL, GatewayConfig, ProviderConfig, TimeoutsConfig, load_gateway_config
+from apps.gateway.routing.config import (
+    ANY_MODEL,
+    GatewayConfig,
+    ModelConfig,
+    ProviderConfig,
+    TargetConfig,
+    TimeoutsConfig,
+    load_gateway_config,
+)
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.chat_model import WireModel
@@ -37,6 +50,14 @@ from apps.transport.pool import Connections
 
 UPSTREAM = "openai"
 LONGEST_CALL = 3600.0
+MANY_CALLS = 10_000
+IN_PROCESS = {
+    "local": ProviderConfig.model_construct(kind="local"),
+    # it computes one call at a time: more than the next one had better wait in the fair queue
+    "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
+    "rag": ProviderConfig.model_construct(kind="rag"),
+    "agent": ProviderConfig.model_construct(kind="agent"),
+}
 Own = tuple[WireTarget, ChatModel]
 
 
@@ -81,7 +102,7 @@ def load_gateway(
     ``connections`` are closed by their owner; without them each provider has its own. ``embedders`` are there beside
     the first, wherever that is.
     """
-    own: dict[str, Own] = {"local": (local_wire(local), local)}
+    own: dict[str, Own] = {"local": (_own_local(local), local)}
     embeddings = EmbeddingsWire(embedder or MiniLM())
     own["embedder"] = (embeddings, embeddings)
     if documents is not None:
@@ -120,6 +141,8 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
         # a long answer is not killed while it flows
         total=LONGEST_CALL,
     )
+    if settings.serve_role == "model":
+        return _model_config(own)
     upstream = ProviderConfig.model_construct(
         base_url=settings.openai_base_url,
         api_key_env=KEY_VARIABLE if needs_key(settings.openai_base_url) or _has_key(settings) else "",
@@ -128,16 +151,18 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
         slow_after=settings.first_token_timeout,
         prices={} if (price := _openai_price(settings)) is None else {ANY_MODEL: price},
     )
-    in_process = {
-        "local": ProviderConfig.model_construct(kind="local"),
-        # it computes one call at a time: more than the next one had better wait in the fair queue
-        "embedder": ProviderConfig.model_construct(kind="embedder", max_concurrency=2),
-        "rag": ProviderConfig.model_construct(kind="rag"),
-        "agent": ProviderConfig.model_construct(kind="agent"),
-    }
     return GatewayConfig.model_construct(
-        providers={UPSTREAM: upstream, **{name: in_process[name] for name in own}},
+        providers={UPSTREAM: upstream, **{name: IN_PROCESS[name] for name in own}},
         default_provider=UPSTREAM,
+    )
+
+
+def _model_config(own: Collection[str]) -> GatewayConfig:
+    """Of a process that serves models alone: they answer to their own names, and the local one to ``local``."""
+    target = TargetConfig.model_construct(provider="local", model="")
+    return GatewayConfig.model_construct(
+        providers={name: IN_PROCESS[name] for name in own},
+        models={ANY: ModelConfig.model_construct(targets=[target], fallbacks=[])},
     )
 
 
@@ -150,6 +175,21 @@ def _openai_price(settings: Settings) -> Price | None:
         return None
     prompt, answer = map(float, settings.openai_price.split("/"))
     return Price.model_construct(input=prompt, output=answer)
+
+
+class _Lent:
+    """A WireTarget that others close."""
+
+    def __init__(self, wire: WireTarget) -> None:
+        self.open = wire.open
+
+    async def aclose(self) -> None:
+        """Its owner does."""
+
+
+def _own_local(local: ChatModel) -> WireTarget:
+    """The local model's wire: of another process its own, where bytes pass through."""
+    return _Lent(local.target) if isinstance(local, ReplicaModel) else local_wire(local)
 
 
 def local_wire(local: ChatModel) -> WireTarget:
@@ -170,10 +210,16 @@ def _provider(
         writer = settings.rag_model if config.kind == "rag" else ""
         wire, chat = own[config.kind]
         owns = isinstance(chat, OwnQueue)
+        if isinstance(chat, ReplicaModel):
+            # the queue is the other process's
+            queue = Admission(MANY_CALLS, MANY_CALLS, config.queue_timeout)
+            return Provider(name, config, _with_messages(wire, config, chat), chat, queue, writer, own_queue=True)
         admission = chat.admission if isinstance(chat, OwnQueue) else _admission(name, config, settings)
         counter = chat if config.kind == "local" and isinstance(chat, Writer) else None
         return Provider(name, config, _with_messages(wire, config, counter), chat, admission, writer, owns)
     admission = _admission(name, config, settings)
+    if config.kind == "replicas":
+        return _replicas(name, config, settings, trace, admission)
     key = _key(config.api_key_env, settings).get_secret_value()
     upstream = HttpTarget(config, key, trace, connections)
     if config.kind == "anthropic":
@@ -186,9 +232,22 @@ def _provider(
     return Provider(name, config, wire, WireModel(name, upstream), admission, passage=passage)
 
 
+def _replicas(
+    name: str, config: ProviderConfig, settings: Settings, trace: TraceHeaders | None, admission: Admission
+) -> Provider:
+    """A provider of processes that hold models; the fleet's secret opens them, unless the file names another."""
+    variable = config.api_key_env or SECRET_VARIABLE
+    secret = settings.fleet_secret if variable == SECRET_VARIABLE else _key(variable, settings)
+    timeouts = config.timeouts if "timeouts" in config.model_fields_set else PATIENT
+    asked = config.model_copy(update={"api_key_env": variable, "timeouts": timeouts})
+    target = ReplicaTarget(ReplicaSet(asked, secret.get_secret_value(), trace))
+    chat = ReplicaModel(target)
+    return Provider(name, config, _with_messages(target, config, chat), chat, admission)
+
+
 def _with_messages(wire: WireTarget, config: ProviderConfig, counter: Writer | None = None) -> WireTarget:
     """The wire with Anthropic's messages too, made from its chat completions."""
-    messages = MessagesOverChat(wire, in_process=config.kind == "local", counter=counter)
+    messages = MessagesOverChat(wire, in_process=config.kind in ("local", "replicas"), counter=counter)
     return ByPath({"/messages": messages}, wire)
 
 

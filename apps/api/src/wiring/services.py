@@ -12,6 +12,7 @@ from apps.api.src.observability.request_line import CallsOnLine
 from apps.api.src.observability.tracing import Tracing, open_tracing
 from apps.api.src.wiring.accounts import Accounts, build_accounts
 from apps.api.src.wiring.agents import open_agents
+from apps.api.src.wiring.fleet import InferenceMetrics, local_model, model_settings
 from apps.api.src.wiring.gateway import build_cloud, cloud_price, load_gateway, new_gateway, setting_of
 from apps.api.src.wiring.stores import (
     Documents,
@@ -31,6 +32,7 @@ from apps.gateway.as_model import LOCAL
 from apps.gateway.gateway import Gateway
 from apps.gateway.routing.targets import FREE
 from apps.local.embedding.checkpoints import embedders
+from apps.local.embedding.minilm import MiniLM
 from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.bearer_tokens import BearerTokens
@@ -63,6 +65,7 @@ class Services:
     connections: Connections | None = None
     reranker: Reranker | None = None
     embedders: Sequence[Embedder] = ()
+    reranker_is_local: bool = True
 
     @property
     def generate(self) -> MeteredModel | CachedModel:
@@ -89,6 +92,7 @@ class Services:
             await self.front.cache.start()
         if self.accounts is not None:
             await self.accounts.start()
+        await self.gateway.start()
         await self.cloud.start()
         await self.local.start()
         if self.documents is not None:
@@ -137,7 +141,8 @@ def build_services(settings: Settings) -> Services:
     """Raises GatewayConfigError where the routing file is wrong, AgentsConfigError where the file of agents is,
     SettingsError where a folder of EMBEDDING_MODELS is no embedding model.
     """
-    local, tracing, database = LocalModel(settings), open_tracing(settings), build_database(settings)
+    tracing, database = open_tracing(settings), build_database(settings)
+    local = local_model(settings, tracing)
     connections = Connections()
     gateway = new_gateway(settings)
     reranker, others = chosen_reranker(settings, connections), embedders(settings.embedding_models)
@@ -148,7 +153,19 @@ def build_services(settings: Settings) -> Services:
     services = on_record(
         settings, cloud, local, gateway, embedder, tracing, database, documents, parts.agents, connections=connections
     )
-    return replace(services, reranker=reranker, embedders=others)
+    return replace(services, reranker=reranker, reranker_is_local=not settings.rerank_base_url, embedders=others)
+
+
+def build_model_services(settings: Settings) -> Services:
+    """The services of SERVE_ROLE=model: the local model, the embedder, and a reranker of this machine."""
+    own = model_settings(settings)
+    local, tracing, connections, embedder = LocalModel(own), open_tracing(own), Connections(), MiniLM()
+    reranker = None if own.rerank_base_url else chosen_reranker(own, connections)
+    gateway = new_gateway(own)
+    load_gateway(gateway, own, local, embedder, tracing, connections=connections)
+    observed = [InferenceMetrics(local)]
+    services = on_record(own, local, local, gateway, embedder, tracing, observed=observed, connections=connections)
+    return replace(services, reranker=reranker)
 
 
 def on_record(

@@ -164,7 +164,7 @@ def _names_a_model(template: str) -> bool:
         or of_a_collection
         or (
             template.startswith("/v1/")
-            and template not in ("/v1/models", "/v1/usage", "/v1/me", "/v1/summary", "/v1/rerank")
+            and template not in ("/v1/models", "/v1/usage", "/v1/me", "/v1/summary", "/v1/rerank", "/v1/capacity")
         )
         or (template.startswith("/api/") and template not in ("/api/tags", "/api/ps", "/api/version"))
     )

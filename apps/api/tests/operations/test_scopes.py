@@ -34,7 +34,8 @@ GET / | GET /favicon.ico | GET /console/{folder}/{name} | GET /docs | GET /docs/
 GET /redoc | GET /redoc/ | GET /openapi.json | GET /health | GET /health/ | GET /healthz | GET /ready
 """
 ANY_KEY = """
-GET /v1/me | GET /v1/models | GET /v1/summary | GET /v1/usage | GET /metrics | GET /api/tags | GET /api/ps
+GET /v1/me | GET /v1/models | GET /v1/summary | GET /v1/usage | GET /v1/capacity | GET /metrics | GET /api/tags
+GET /api/ps
 GET /api/version | GET /agents | GET /agents/runs | GET /rag/collections | GET /rag/shared | POST /mcp
 """
 ADMIN_ONLY = """

@@ -25,6 +25,7 @@ COMMANDS = SEEDS_COMMANDS | {
     "bench-local",
     "attacks",
     "mutants",
+    "bench-fleet",
     "soak",
     "eval-local",
     "eval-rag",

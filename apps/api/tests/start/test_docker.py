@@ -72,7 +72,23 @@ def test_compose_waits_longer_for_the_api_to_stop_than_the_api_takes() -> None:
 def test_compose_starts_the_api_alone_and_redis_on_demand() -> None:
     services = compose()["services"]
     assert [name for name, service in services.items() if "profiles" not in service] == ["api"]
-    assert services["redis"]["profiles"] == ["services"]
+    assert services["redis"]["profiles"] == ["services", "fleet"]
+
+
+def test_composes_fleet_is_replicas_and_apis_behind_a_proxy_that_share_what_they_keep() -> None:
+    services = compose()["services"]
+    fleet = {name for name, service in services.items() if "fleet" in service.get("profiles", ())}
+    assert fleet == {"fleet-model", "fleet-api", "fleet-proxy", "redis", "postgres"}
+    model, api = services["fleet-model"], services["fleet-api"]
+    assert (model["deploy"]["replicas"], api["deploy"]["replicas"]) == (2, 2)
+    assert "ports" not in model and "ports" not in api and model["image"] == services["api"]["image"]
+    given = {name: str(value) for service in (model, api) for name, value in service["environment"].items()}
+    assert {name.lower() for name in given} <= set(Settings.model_fields)
+    assert given["LOCAL_URL"] == "dns://fleet-model:8000" and model["environment"]["SERVE_ROLE"] == "model"
+    assert int(model["stop_grace_period"].removesuffix("s")) > Settings.model_fields["shutdown_grace"].default + 5
+    conf = (ROOT / "infra/fleet/nginx.conf").read_text()
+    assert "proxy_buffering off;" in conf and "set $api fleet-api:8000;" in conf
+    assert "./fleet/nginx.conf:/etc/nginx/nginx.conf:ro" in services["fleet-proxy"]["volumes"]
 
 
 def test_containers_run_without_rights_they_do_not_need() -> None:

@@ -16,7 +16,7 @@ GETS = ["/v1/models", "/v1/models/{id}", "/v1/route", "/v1/usage"]
 
 ANTHROPIC = ["/v1/messages", "/v1/messages/count_tokens"]
 # with answers and tests of their own
-OTHERS = ["/v1/rerank", "/v1/me", "/v1/summary", "/v1/tokenize", "/v1/detokenize"]
+OTHERS = ["/v1/rerank", "/v1/me", "/v1/summary", "/v1/capacity", "/v1/tokenize", "/v1/detokenize"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from apps.local.engine.batching.prefix_store import BLOCK, PrefixStore
 from apps.local.engine.batching.scheduler import Scheduler
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
-from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine.port import EngineOutput, Progress, Sampling
 from apps.local.tokenizer import HubTokenizer
 
 
@@ -56,6 +56,9 @@ class BatchingEngine:
         finally:
             if not answer.finished:
                 self._scheduler.cancel(answer)
+
+    def progress(self) -> Progress:
+        return self._scheduler.progress()
 
     def describe(self) -> JsonObject:
         speculation = {"speculation": "off"} if self._speculation is None else self._speculation.describe()

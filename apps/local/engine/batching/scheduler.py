@@ -14,6 +14,7 @@ from apps.local.engine.batching.prefix_cache import PrefixCache
 from apps.local.engine.batching.prefix_store import PrefixStore
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step
+from apps.local.engine.port import Progress
 
 # rows of logits are as wide as the vocabulary
 MOST_PROMPT_LOGITS = 48
@@ -48,6 +49,9 @@ class Scheduler:
         self.failure: str | None = None
         # answers that gave their blocks to an earlier one, and went on later
         self.interrupted = 0
+        self.steps = 0
+        # when the step under way began; None between two of them
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._loop, name="local-model-inference", daemon=True)
         self._thread.start()
 
@@ -55,11 +59,16 @@ class Scheduler:
     def running(self) -> int:
         return len(self._running)
 
+    def progress(self) -> Progress:
+        """How many steps are computed, and for how long the one under way has been."""
+        began = self._step_began
+        return Progress(self.steps, 0.0 if began is None else time.monotonic() - began)
+
     def add(self, answer: Answer) -> None:
         """Raises ModelUnavailable where the engine is closed, or has failed."""
         with self._changed:
             if self.failure is not None:
-                raise ModelUnavailable(f"The local model has failed: {self.failure}", retry_after=60)
+                raise ModelUnavailable(f"The local model has failed: {self.failure}")
             if self._closed:
                 raise _closing()
             self._waiting.append(answer)
@@ -87,7 +96,10 @@ class Scheduler:
     def _loop(self) -> None:
         try:
             while self._admit():
+                self._step_began = time.monotonic()
                 self._compute()
+                self.steps += 1
+                self._step_began = None
         except Exception as error:
             # a bug here must not leave readers waiting for ever
             log.exception("The inference thread ended")
@@ -263,7 +275,7 @@ def _wanted_rows(answer: Answer, rows: int) -> int:
 
 
 def _closing() -> ModelUnavailable:
-    return ModelUnavailable("The local model is shutting down", retry_after=5)
+    return ModelUnavailable("The local model is shutting down")
 
 
 def _failed(cause: Exception) -> InternalError:

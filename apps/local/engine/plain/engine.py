@@ -5,6 +5,7 @@ where the batching engine cannot.
 """
 
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,7 @@ from apps.core.messages import JsonObject
 from apps.core.process import Choice, available_cpus
 from apps.local.engine.output import OutputProcessor
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
-from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine.port import EngineOutput, Progress, Sampling
 from apps.local.engine.sampler import Sampler
 from apps.local.logprobs import LogprobRecorder
 from apps.local.tokenizer import HubTokenizer
@@ -43,6 +44,8 @@ class PlainEngine:
         self._running: set[OutputStreamer] = set()
         self._current = threading.local()
         self._closed = False
+        # a layer of any generation is a step
+        self._steps, self._stepped_at = 0, 0.0
         for module in self._interruptible():
             module.register_forward_pre_hook(self._stop_if_cancelled)
 
@@ -57,6 +60,8 @@ class PlainEngine:
             work = self._pool.submit(self._run, streamer, output, list(prompt), sampling)
         except RuntimeError as error:
             raise _closing() from error
+        if not self._running:
+            self._stepped_at = time.monotonic()
         self._running.add(streamer)
         try:
             async for part in streamer:
@@ -74,6 +79,9 @@ class PlainEngine:
     def failure(self) -> str | None:
         """Each generation fails for itself."""
         return None
+
+    def progress(self) -> Progress:
+        return Progress(self._steps, time.monotonic() - self._stepped_at if self._running else 0.0)
 
     def describe(self) -> JsonObject:
         return {
@@ -151,6 +159,8 @@ class PlainEngine:
                 yield from module
 
     def _stop_if_cancelled(self, module: Any, arguments: Any) -> None:
+        self._steps += 1
+        self._stepped_at = time.monotonic()
         streamer: OutputStreamer | None = getattr(self._current, "streamer", None)
         if streamer is not None and streamer.cancelled.is_set():
             raise Cancelled
@@ -196,7 +206,7 @@ def _context_length(config: Any) -> int:
 
 
 def _closing() -> ModelUnavailable:
-    return ModelUnavailable("The local model is shutting down", retry_after=5)
+    return ModelUnavailable("The local model is shutting down")
 
 
 def _weights_bytes(model: Any) -> int:

@@ -20,6 +20,7 @@ from apps.api.src.observability.tracing import trace_of
 
 # whose clients know a request by a header of their own
 ANTHROPIC = "/v1/messages"
+CAPACITY = "/v1/capacity"
 REQUEST_ID = re.compile(rb"[\w-]{1,128}")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -80,7 +81,9 @@ class RequestScope:
         if caller is not None:
             line.key_id = caller.key_id
         line.trace = trace_of(scope)
-        access_log.info(line)
+        # gateways of a fleet ask several times a second: a line each would be all that the log has
+        probe = line.path == CAPACITY and line.status == 200
+        access_log.log(logging.DEBUG if probe else logging.INFO, line)
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,0 +1,73 @@
+"""Limits in a file that several processes share: exact together, and by shares where the file is gone."""
+
+import multiprocessing
+from pathlib import Path
+
+from apps.api.src.limits.counts import WindowCounts
+from apps.api.src.limits.file_counts import FileCounts
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def counts(path: Path, clock: Clock) -> FileCounts:
+    return FileCounts(path, WindowCounts(), 2, steady=clock, wall=lambda: clock.now + 1000)
+
+
+async def test_two_count_in_one_window_which_ends(tmp_path: Path) -> None:
+    clock = Clock()
+    one, two = (counts(tmp_path / "counts.db", clock) for _ in range(2))
+    assert [(await each.hit("a", 60)).used for each in (one, two, one, two)] == [1, 2, 3, 4]
+    assert (await one.hit("a", 60, 0)).ends == 1110.0
+    assert (await one.hit("b", 60)).used == 1
+    two.add("a", 60, 5)
+    clock.now += 59.9
+    assert (await one.hit("a", 60, 0)).used == 9
+    clock.now += 0.2
+    assert (await two.hit("a", 60)).used == 1
+    await one.aclose()
+    await two.aclose()
+
+
+def _hit(path: Path, times: int) -> None:
+    import asyncio
+
+    async def run() -> None:
+        own = FileCounts(path, WindowCounts(), 2)
+        for _ in range(times):
+            await own.hit("a", 3600)
+        assert own.state().local_hits == 0
+        await own.aclose()
+
+    asyncio.run(run())
+
+
+async def test_processes_count_together_to_the_last_hit(tmp_path: Path) -> None:
+    path = tmp_path / "counts.db"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_hit, args=(path, 300)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    own = FileCounts(path, WindowCounts(), 2)
+    assert (await own.hit("a", 3600, 0)).used == 900
+    await own.aclose()
+
+
+async def test_without_the_file_each_process_has_its_share(tmp_path: Path) -> None:
+    clock = Clock()
+    own = counts(tmp_path / "no such folder" / "counts.db", clock)
+    count = await own.hit("a", 60)
+    assert (count.used, count.share) == (1, 2)
+    state = own.state()
+    assert (state.shared, state.degraded, state.outages, state.local_hits) == (True, True, 1, 1)
+    (tmp_path / "no such folder").mkdir()
+    assert (await own.hit("a", 60)).share == 1 and not own.state().degraded
+    await own.aclose()

@@ -1,0 +1,67 @@
+"""What the models of a machine can take now: the answer of GET /v1/capacity, by which a fleet shares its calls out."""
+
+from typing import Literal, Protocol, runtime_checkable
+
+from pydantic import ConfigDict, Field
+
+from apps.core.fields import Schema
+from apps.core.ports import State
+
+Kind = Literal["chat", "embedding", "rerank"]
+
+
+class ModelCapacity(Schema):
+    """One model of this machine. null is what nobody counts for this kind of model, or has not measured yet."""
+
+    # a replica of the next version may say more than this one knows
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+    id: str = Field(description="The name that the model answers to", examples=["TinyLlama/TinyLlama-1.1B-Chat-v1.0"])
+    kind: Kind
+    status: State
+    reason: str
+    slots: int | None = Field(None, description="Calls that run at the same time")
+    running: int | None = Field(None, description="Calls that hold a slot")
+    waiting: int | None = Field(None, description="Calls that wait for a slot")
+    queue_size: int | None = Field(None, description="Calls that may wait; more are refused with 503")
+    tokens_per_second: float | None = Field(
+        None, description="Tokens of all its answers together, measured over the last minute or so in which any ran"
+    )
+    context: int | None = Field(None, description="Most tokens of prompt and answer")
+    predicted_wait: float | None = Field(None, description="Seconds that a call made now should wait for its slot")
+    retry_after: float | None = Field(None, description="Seconds until it may answer, where it cannot answer now")
+    steps: int | None = Field(None, description="Steps that the engine has computed; grows while calls run")
+    stalled: float | None = Field(None, description="Seconds since the engine's last step, while calls run; 0: none do")
+    control_texts: list[str] | None = Field(
+        None, description="Texts that its tokenizer reads as more than text; where ?control_texts=true asks for them"
+    )
+
+    @property
+    def load(self) -> int:
+        """Calls that run and wait."""
+        return (self.running or 0) + (self.waiting or 0)
+
+
+class Capacity(Schema):
+    """All models of this machine. ``draining``: it ends, and takes no new calls from a fleet."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+    object: str = "capacity"
+    draining: bool = Field(description="The process is shutting down: send nothing new here")
+    models: list[ModelCapacity]
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A model that knows what it can take."""
+
+    def capacity(self) -> ModelCapacity: ...
+
+
+@runtime_checkable
+class KnowsControlTexts(Protocol):
+    """A model whose tokenizer is here, once it is loaded."""
+
+    def control_texts(self) -> list[str] | None:
+        """Texts that it reads as more than text; None while that is not known."""

@@ -1,0 +1,204 @@
+"""A set of replicas at work: finds them, probes each, and gives up what runs on one that is lost."""
+
+import asyncio
+import logging
+from collections.abc import Collection, Coroutine
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from apps.core.capacity import Capacity, Kind
+from apps.gateway.protocol import TraceHeaders
+from apps.gateway.replicas.discovery import Discovery
+from apps.gateway.replicas.table import Replica, ReplicaTable
+from apps.gateway.replicas.wire import ReplicaWire
+from apps.gateway.routing.config import ProviderConfig
+from apps.gateway.upstream.access import access_headers
+from apps.transport.client import Client
+from apps.transport.response import ConnectionFailed, HttpFailure
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 0.25
+LONGEST_PROBE = 0.75
+REFRESH_SECONDS = 3.0
+FIRST_SECONDS = 1.5
+CAPACITY = "/v1/capacity"
+LARGEST_CAPACITY = 65_536
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A replica, and how it is called and probed."""
+
+    replica: Replica
+    wire: ReplicaWire
+    probes: Client
+    task: asyncio.Task[None] | None = None
+
+
+class ReplicaSet:
+    """The replicas of one provider. Starts by itself with the first call; `start` begins before that."""
+
+    def __init__(
+        self,
+        config: ProviderConfig,
+        secret: str,
+        trace: TraceHeaders | None = None,
+        discovery: Discovery | None = None,
+        table: ReplicaTable | None = None,
+    ) -> None:
+        self.table = table or ReplicaTable()
+        self._config = config
+        self._secret = secret
+        self._trace = trace
+        self._discovery = discovery or Discovery(config.addresses)
+        self._members: dict[str, Member] = {}
+        self._finding: asyncio.Task[None] | None = None
+        self._first: asyncio.Event | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to find and to probe them; needs a running event loop."""
+        if self._finding is None:
+            self._first = asyncio.Event()
+            self._finding = asyncio.create_task(self._keep_finding())
+
+    async def aclose(self) -> None:
+        """End the probes and close all connections: what runs on them is cut."""
+        finding, self._finding = self._finding, None
+        tasks = [task for task in (finding, *(member.task for member in self._members.values())) if task is not None]
+        tasks += self._leaving
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for member in self._members.values():
+            await member.wire.aclose()
+            await member.probes.aclose()
+        self._members.clear()
+
+    async def choose(self, key: bytes, kind: Kind, name: str, tried: Collection[str] = ()) -> Member | None:
+        """Who takes a call; None where none can. Right after the start it waits for the first answers."""
+        self.start()
+        replica = self.table.choose(key, kind, name, tried)
+        if replica is None and not tried and self._first is not None and not self._first.is_set():
+            try:
+                async with asyncio.timeout(FIRST_SECONDS):
+                    await self._first.wait()
+            except TimeoutError:
+                # no call after this one waits for what may never come
+                self._first.set()
+                log.warning("No replica has answered within %g s", FIRST_SECONDS)
+            replica = self.table.choose(key, kind, name, tried)
+        return None if replica is None else self._members.get(replica.address)
+
+    async def _keep_finding(self) -> None:
+        while True:
+            try:
+                await self._find()
+            except Exception:
+                # calls go on to the replicas that are known
+                log.exception("The replicas cannot be looked up")
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _find(self) -> None:
+        new, gone = self.table.update(await self._discovery.find())
+        for replica in gone:
+            self._part(self._members.pop(replica.address))
+        for replica in new:
+            member = Member(replica, self._wire_to(replica), self._client_of(replica))
+            self._members[replica.address] = member
+            member.task = asyncio.create_task(self._keep_probing(member))
+
+    def _part(self, member: Member) -> None:
+        """Leave a replica whose address is not listed any more; what runs there ends by itself."""
+
+        async def leave() -> None:
+            if member.task is not None:
+                member.task.cancel()
+                await asyncio.wait({member.task})
+            while member.replica.in_flight:  # noqa: ASYNC110 - calls are counted, and nobody waits for this
+                await asyncio.sleep(PROBE_SECONDS)
+            await member.wire.aclose()
+            await member.probes.aclose()
+
+        self._aside(leave())
+
+    def _aside(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that nobody waits for, except the end."""
+        task = asyncio.create_task(work)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _keep_probing(self, member: Member) -> None:
+        table, replica = self.table, member.replica
+        while True:
+            before = replica.standing
+            table.asked(replica)
+            in_flight = replica.in_flight
+            try:
+                table.heard(replica, await self._probe(member), in_flight)
+            except ConnectionFailed:
+                table.missed(replica, "Nobody listens there", refused=True)
+            except (HttpFailure, TimeoutError):
+                table.missed(replica, "It does not answer in time")
+            except _Refused as error:
+                table.missed(replica, str(error), refused=True)
+            if self._first is not None and all(m.replica.standing != "unknown" for m in self._members.values()):
+                self._first.set()
+            if replica.standing != before:
+                log.info("The replica %s is %s: %s", replica.address, replica.standing, replica.reason)
+            if table.is_lost(replica) and replica.in_flight:
+                log.warning("The replica %s is lost with %d calls on it", replica.address, replica.in_flight)
+                lost, member.wire = member.wire, self._wire_to(replica)
+                # cuts its connections: what waits for a first token there goes elsewhere
+                self._aside(lost.aclose())
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def control_texts(self, name: str) -> list[str] | None:
+        """Texts that the tokenizer of a model reads as more than text; None where no replica tells."""
+        member = await self.choose(b"", "chat", name)
+        if member is None:
+            return None
+        try:
+            told = await self._probe(member, CAPACITY + "?control_texts=true")
+        except (HttpFailure, TimeoutError, _Refused):
+            return None
+        return next((model.control_texts for model in told.models if model.kind == "chat"), None)
+
+    async def _probe(self, member: Member, path: str = CAPACITY) -> Capacity:
+        until = asyncio.get_running_loop().time() + LONGEST_PROBE
+        response = await member.probes.stream("GET", member.replica.address + path, None, None, {}, LONGEST_PROBE)
+        try:
+            body = b""
+            while len(body) < LARGEST_CAPACITY and (chunk := await response.chunk(LONGEST_PROBE, until)):
+                body += chunk
+        finally:
+            response.close()
+        if response.status == 401:
+            raise _Refused("It does not know the fleet's secret: FLEET_SECRET must be the same on both sides")
+        if response.status != 200:
+            raise _Refused(f"It answers {response.status} to {CAPACITY}: is it this service?")
+        try:
+            return Capacity.model_validate_json(body)
+        except ValidationError:
+            raise _Refused(f"What it answers to {CAPACITY} is no capacity") from None
+
+    def _wire_to(self, replica: Replica) -> ReplicaWire:
+        config = self._config.model_copy(
+            update={
+                "kind": "openai",
+                "base_url": f"{replica.address}/v1",
+                "api_key_env": self._config.api_key_env if self._secret else "",
+            }
+        )
+        return ReplicaWire(config, self._secret, self._trace)
+
+    def _client_of(self, replica: Replica) -> Client:
+        headers = access_headers(self._config, self._secret)
+        return Client(replica.address, headers, LONGEST_PROBE)
+
+
+class _Refused(Exception):
+    """A probe was answered, and not by a replica of this fleet."""

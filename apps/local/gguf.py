@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 # of the metadata's values, by their numbers in the format
@@ -92,11 +90,15 @@ def bytes_of_row(dtype: str, columns: int) -> int:
 
 def dequantized(rows: Any, dtype: str) -> Any:
     """float32 [rows, columns] of rows of bytes, uint8 [rows, bytes]."""
+    import numpy as np  # heavy, and needed where weights are read alone
+
     return BY_NAME[dtype].read(np.ascontiguousarray(rows))
 
 
 def source_rows_of(tensor: GgufTensor) -> Any:
     """Where each of transformers' rows lies in the file: llama.cpp keeps the halves of rotary pairs side by side."""
+    import numpy as np  # heavy, and needed where weights are read alone
+
     rows = np.arange(tensor.shape[0])
     if tensor.rows_of_heads:
         rows = rows.reshape(tensor.rows_of_heads, -1, 2).swapaxes(1, 2).reshape(-1)
@@ -151,15 +153,21 @@ class _Reader:
 
 
 def _floats(rows: Any) -> Any:
+    import numpy as np  # heavy, and needed where weights are read alone
+
     return rows.view(np.float32)
 
 
 def _halves(rows: Any) -> Any:
+    import numpy as np  # heavy, and needed where weights are read alone
+
     return rows.view(np.float16).astype(np.float32)
 
 
 def _q8_0(rows: Any) -> Any:
     """A block: a scale in float16, 32 values in int8."""
+    import numpy as np  # heavy, and needed where weights are read alone
+
     blocks = rows.reshape(-1, 34)
     scale = blocks[:, :2].view(np.float16).astype(np.float32)
     return (blocks[:, 2:].view(np.int8).astype(np.float32) * scale).reshape(len(rows), -1)
@@ -167,6 +175,8 @@ def _q8_0(rows: Any) -> Any:
 
 def _q4_1(rows: Any) -> Any:
     """A block: scale and least value in float16, 32 values of 4 bits; the first half of them in the low bits."""
+    import numpy as np  # heavy, and needed where weights are read alone
+
     blocks = rows.reshape(-1, 20)
     scale, least = (blocks[:, at : at + 2].view(np.float16).astype(np.float32) for at in (0, 2))
     packed = blocks[:, 4:]

@@ -15,10 +15,9 @@ from statistics import median
 from apps.agents.agents import Agents
 from apps.agents.builtin_tools import calculator
 from apps.agents.config import AgentConfig, AgentsConfig, ToolConfig
-from apps.agents.memory_runs import MemoryRuns
 from apps.agents.roster import Roster
 from apps.agents.tools import function_tool
-from apps.core.agent_runs import RunStore
+from apps.core.agent_runs import MemoryRuns, RunStore
 from apps.core.callers import Caller
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying

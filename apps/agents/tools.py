@@ -1,7 +1,11 @@
-"""Tools: what an agent may call. A typed function with a docstring becomes one; its schema comes from the types."""
+"""Tools: what an agent may call. A typed function with a docstring becomes one; its schema comes from the types.
+
+``Redaction`` keeps the service's secrets out of what models see and what runs are on record for. It is a last line: no
+tool is given a secret. But a server of tools has a key of its own, and may say it aloud.
+"""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
@@ -98,3 +102,20 @@ def _schema(model: type[BaseModel]) -> JsonObject:
 def _faults(error: ValidationError) -> str:
     faults = error.errors(include_url=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'arguments'}: {fault['msg']}" for fault in faults[:5])
+
+
+SHORTEST = 8
+MARK = "[secret]"
+
+
+class Redaction:
+    """Call it with a text. Secrets shorter than eight characters would be found in innocent words: they are left."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= SHORTEST}, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, MARK)
+        return text

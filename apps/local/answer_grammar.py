@@ -1,16 +1,20 @@
 """What an answer must look like, as a grammar text: from a request's response_format, tools, tool_choice and forms."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apps.core.errors import InvalidValue
+from apps.core.errors import InvalidValue, ModelUnavailable
 from apps.core.messages import ChatRequest, JsonObject
-from apps.local.closed_schema import closed_objects
+from apps.local.json_schemas import closed_objects, compilable
 from apps.local.prompt import CALL_BEGINS, CALL_ENDS
-from apps.local.schema_dialects import compilable
+from apps.local.tokenizer import ChatTokenizer
+
+if TYPE_CHECKING:
+    from apps.local.grammar import GrammarCompiler
 
 MOST_CALLS = 4
 NO_PARAMETERS: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -147,3 +151,15 @@ def _deeper(value: Any, levels: int) -> bool:
 
 def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def open_compiler(tokenizer: ChatTokenizer) -> "GrammarCompiler":
+    """Blocks for 0.2 s. Raises ModelUnavailable where llguidance is not installed."""
+    if importlib.util.find_spec("llguidance") is None:
+        raise ModelUnavailable(
+            "Tools and response_format need llguidance on the local model: pip install -r requirements-local.txt",
+            details={"missing": "llguidance"},
+        )
+    from apps.local.grammar import GrammarCompiler
+
+    return GrammarCompiler(tokenizer.vocabulary())

@@ -1,17 +1,171 @@
-"""An engine's outputs as the deltas of one answer: its prompt where that is echoed, thoughts, tool calls and text."""
+"""An engine's outputs as the deltas of one answer: its prompt where that is echoed, thoughts, tool calls and text.
 
+Thoughts are `<think>` at the beginning of an answer, up to `</think>`. The grammar of the answer has made sure of the
+form of tool calls (grammar.py); nothing is validated here.
+"""
+
+import json
+import re
+import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, ToolCallDelta
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
 from apps.core.errors import InvalidValue
 from apps.core.messages import ChatRequest
+from apps.local.detokenizer import PendingLogprobs, StopStrings
 from apps.local.engine.port import EngineOutput
 from apps.local.loading import Loaded
-from apps.local.prompt import text_of
-from apps.local.reasoning import BEGINS as REASONING_BEGINS
-from apps.local.reasoning import ReasoningReader
-from apps.local.tool_calls import ToolCallReader
+from apps.local.prompt import CALL_BEGINS, text_of
+
+THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"
+
+
+class ReasoningReader:
+    """One answer's. ``tokens`` counts those of the thoughts, the marks among them.
+
+    ``begun``: the prompt's end has opened the thoughts already.
+    """
+
+    def __init__(self, *, begun: bool = False) -> None:
+        self.tokens = 0
+        self._end: StopStrings | None = StopStrings([THOUGHT_ENDS]) if begun else None
+        self._undecided: str | None = None if begun else ""
+        self._logprobs = PendingLogprobs()
+
+    def read(self, output: EngineOutput) -> tuple[str, EngineOutput]:
+        """The thoughts that have become certain, and the output without them and without their log probabilities."""
+        self._logprobs.add(output.logprobs)
+        last = output.finish_reason is not None
+        thoughts, text, skipped = self._split(output.text, last)
+        if self._end is not None or thoughts or skipped:
+            self.tokens = output.completion_tokens
+        self._logprobs.take(skipped)
+        logprobs = self._logprobs.take(text)
+        if last:
+            logprobs += self._logprobs.rest() if self._end is None else ()
+        return thoughts, replace(output, text=text, logprobs=logprobs)
+
+    def _split(self, text: str, last: bool) -> tuple[str, str, str]:
+        """Thoughts, answer, and all of the text up to where the answer begins."""
+        whole = text
+        if self._undecided is not None:
+            whole = text = self._undecided + text
+            beginning = text.lstrip()
+            if (
+                not last
+                and THOUGHT_BEGINS.startswith(beginning[: len(THOUGHT_BEGINS)])
+                and len(beginning) < len(THOUGHT_BEGINS)
+            ):
+                self._undecided = text
+                return "", "", ""
+            self._undecided = None
+            if beginning.startswith(THOUGHT_BEGINS):
+                self._end, text = StopStrings([THOUGHT_ENDS]), beginning[len(THOUGHT_BEGINS) :].removeprefix("\n")
+        if self._end is None:
+            return "", text, ""
+        thoughts = self._end.feed(text)
+        if self._end.found:
+            rest = self._end.rest.lstrip("\n")
+            self._end = None
+            return thoughts, rest, whole[: len(whole) - len(rest)]
+        if last:
+            thoughts += self._end.flush()
+        return thoughts, "", whole
+
+
+HEAD = re.compile(r'\n\{"name": ("[^"]*"), "arguments": ')
+
+
+class ToolCallReader:
+    """One answer's. ``calls`` counts those that have begun; ``whole``: the last one's arguments are complete."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._text = StopStrings([CALL_BEGINS])
+        self._head = ""
+        self._arguments: _ArgumentsEnd | None = None
+        self._logprobs = PendingLogprobs()
+
+    @property
+    def whole(self) -> bool:
+        return self.calls > 0 and self._arguments is None
+
+    def read(self, output: EngineOutput) -> tuple[str, tuple[ToolCallDelta, ...], tuple[TokenLogprob, ...]]:
+        """The content and the parts of calls that have become certain, and the log probabilities of the content's
+        tokens. At the last output also what was held back."""
+        self._logprobs.add(output.logprobs)
+        content, calls = self._feed(output.text)
+        if output.finish_reason is not None:
+            content += self._text.flush()
+        logprobs = self._logprobs.take(content)
+        if output.finish_reason is not None and not self._text.found:
+            logprobs += self._logprobs.rest()
+        return content, tuple(calls), logprobs
+
+    def _feed(self, text: str) -> tuple[str, list[ToolCallDelta]]:
+        if self._text.found:
+            return "", self._feed_call(text)
+        content = self._text.feed(text)
+        return content, self._feed_call(self._text.rest) if self._text.found else []
+
+    def _feed_call(self, text: str) -> list[ToolCallDelta]:
+        parts: list[ToolCallDelta] = []
+        while text:
+            if self._arguments is None:
+                text = self._read_head(text, parts)
+                continue
+            length = self._arguments.feed(text)
+            arguments, text = text[:length], text[length:]
+            if arguments:
+                parts.append(ToolCallDelta(self.calls - 1, arguments=arguments))
+            if self._arguments.found:
+                self._arguments = None
+        return parts
+
+    def _read_head(self, text: str, parts: list[ToolCallDelta]) -> str:
+        """Reads past the end of a call and the mark of the next, up to where arguments begin; returns the rest."""
+        self._head += text
+        head = HEAD.search(self._head)
+        if head is None:
+            return ""
+        rest = self._head[head.end() :]
+        parts.append(ToolCallDelta(self.calls, f"call_{secrets.token_hex(12)}", json.loads(head[1])))
+        self.calls += 1
+        self._head, self._arguments = "", _ArgumentsEnd()
+        return rest
+
+
+class _ArgumentsEnd:
+    """Finds where a JSON object ends, as its text comes: what follows is the form of the call, not arguments."""
+
+    def __init__(self) -> None:
+        self.found = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> int:
+        """How many characters of ``text`` belong to the object."""
+        for index, character in enumerate(text):
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                elif character == "\\":
+                    self._escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.found = True
+                    return index + 1
+        return len(text)
 
 
 class AnswerReader:
@@ -27,7 +181,7 @@ class AnswerReader:
         # a schema leaves no room for thoughts; a raw prompt's answer is text and nothing else
         thinks = not request.raw and (tools or not constrained)
         tail = loaded.tokenizer.decode(prompt[-8:]).rstrip() if thinks else ""
-        self._thoughts = ReasoningReader(begun=tail.endswith(REASONING_BEGINS)) if thinks else None
+        self._thoughts = ReasoningReader(begun=tail.endswith(THOUGHT_BEGINS)) if thinks else None
 
     def delta(self, output: EngineOutput) -> Delta:
         thoughts, reason = "", output.finish_reason

@@ -1,14 +1,18 @@
-"""A ChatRequest as the engine takes it: the prompt's tokens, how to sample, and how long the answer may be."""
+"""A ChatRequest as the engine takes it: the prompt's tokens, how to sample, and how long the answer may be.
+
+``LocalWindow`` counts prompts by the model's own tokenizer and chat template, to the token.
+"""
 
 import asyncio
 from collections.abc import Sequence
 from functools import partial
 
 from apps.core.errors import ContextLengthExceeded, InvalidValue
-from apps.core.messages import ChatRequest, JsonObject
+from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.local.engine.port import Sampling
 from apps.local.loading import Loaded
 from apps.local.prompt import PromptOptions, text_of
+from apps.local.tokenizer import ChatTokenizer
 
 TEMPERATURE, TOP_P, MAX_TOKENS = 0.0, 0.9, 500
 # shorter conversations take less time to tokenize than to hand to a thread
@@ -71,3 +75,15 @@ def answer_limit(request: ChatRequest, prompt_tokens: int, max_tokens: int, cont
     if max_tokens > room:
         raise ContextLengthExceeded(prompt_tokens, max_tokens, context_length)
     return max_tokens
+
+
+class LocalWindow:
+    """Implements ContextWindow."""
+
+    def __init__(self, tokenizer: ChatTokenizer, context_length: int) -> None:
+        self.tokens = context_length
+        self.control = tokenizer.control_texts()
+        self._tokenizer = tokenizer
+
+    async def count(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> int:
+        return len(await asyncio.to_thread(self._tokenizer.encode_chat, messages, tools))

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.core.capacity import ModelCapacity
 from apps.core.deltas import Delta
@@ -18,17 +19,18 @@ from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State, digest_of
 from apps.core.settings import Settings
-from apps.local.answer_grammar import answer_grammar, offered_tools
+from apps.local.answer_grammar import answer_grammar, offered_tools, open_compiler
 from apps.local.answer_reader import AnswerReader
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.port import Constraint
-from apps.local.engine_request import answer_limit, checked_tokens, sampling_of, tokenized
-from apps.local.grammar import GrammarCompiler, open_compiler
+from apps.local.engine_request import LocalWindow, answer_limit, checked_tokens, sampling_of, tokenized
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.prompt import text_of
-from apps.local.window import LocalWindow
 from apps.models.admission import Admission
 from apps.models.throughput import Throughput
+
+if TYPE_CHECKING:
+    from apps.local.grammar import GrammarCompiler
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from apps.operations.database import Database
 from apps.operations.group_commit import Work
 
 if TYPE_CHECKING:
-    from apps.operations.agent_run_statements import RunStatements
+    from apps.operations.tables import RunStatements
 
 T = TypeVar("T")
 RunWork = Callable[["RunStatements"], Awaitable[T]]
@@ -84,7 +84,7 @@ class AgentRuns:
 
 def _with_statements(work: RunWork[T]) -> Work[T]:
     # needs SQLAlchemy, which is there once a database is open
-    from apps.operations.agent_run_statements import RunStatements
+    from apps.operations.tables import RunStatements
 
     return lambda connection: work(RunStatements(connection))
 

@@ -16,7 +16,7 @@ from apps.operations.group_commit import Work
 from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:
-    from apps.operations.key_statements import KeyStatements
+    from apps.operations.tables import KeyStatements
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -106,7 +106,7 @@ class KeyStore:
 
 def _with_statements(work: KeyWork[T]) -> Work[T]:
     # needs SQLAlchemy, which is there once a database is open
-    from apps.operations.key_statements import KeyStatements
+    from apps.operations.tables import KeyStatements
 
     return lambda connection: work(KeyStatements(connection))
 

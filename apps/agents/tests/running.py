@@ -8,12 +8,11 @@ from typing import Any
 from apps.agents.agents import Agents
 from apps.agents.builtin_tools import calculator, clock
 from apps.agents.config import AgentConfig, AgentsConfig, LimitsConfig, ToolConfig
-from apps.agents.memory_runs import MemoryRuns
 from apps.agents.progress import Event, RunEnded, TextDelta, ToolCalled, ToolReturned
 from apps.agents.roster import Roster
 from apps.agents.session import RunSession
 from apps.agents.tools import AgentTool, function_tool
-from apps.core.agent_runs import AgentRun, RunStore
+from apps.core.agent_runs import AgentRun, MemoryRuns, RunStore
 from apps.core.callers import Caller
 from apps.core.messages import user_message
 from apps.core.ports import ChatModel

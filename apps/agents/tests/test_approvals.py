@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from apps.agents.config import Overrides
-from apps.agents.memory_runs import MemoryRuns
 from apps.agents.progress import ApprovalRequired
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import AgentTool, function_tool
+from apps.core.agent_runs import MemoryRuns
 from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.errors import Conflict, NotFound

@@ -7,12 +7,11 @@ from contextlib import aclosing
 import pytest
 
 from apps.agents.config import LimitsConfig
-from apps.agents.memory_runs import MemoryRuns
 from apps.agents.progress import LOOK_EVERY, BoundReached, ToolCalled
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, agents_of, declared, ran, read
 from apps.agents.tools import AgentTool, function_tool
-from apps.core.agent_runs import AgentRun
+from apps.core.agent_runs import AgentRun, MemoryRuns
 from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.errors import Conflict, NotFound, StoreUnavailable, Timeout

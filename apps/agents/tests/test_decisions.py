@@ -7,12 +7,11 @@ import pytest
 
 from apps.agents.agents import Agents
 from apps.agents.decisions import Verdict, by_call
-from apps.agents.memory_runs import MemoryRuns
 from apps.agents.progress import ApprovalRequired, Event
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import function_tool
-from apps.core.agent_runs import AgentRun
+from apps.core.agent_runs import AgentRun, MemoryRuns
 from apps.core.errors import AppError, Conflict, InvalidValue, NotFound
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying

@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from apps.agents.memory_runs import MemoryRuns
 from apps.agents.tests.running import CALLER, OWN, agents_of, declared, read
 from apps.agents.tools import function_tool
+from apps.core.agent_runs import MemoryRuns
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 

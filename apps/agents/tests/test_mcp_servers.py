@@ -13,12 +13,10 @@ import uvicorn
 
 from apps.agents.agents import Agents
 from apps.agents.config import AgentsConfig, McpServerConfig
-from apps.agents.mcp_servers import McpServers
-from apps.agents.memory_runs import MemoryRuns
-from apps.agents.redaction import Redaction
-from apps.agents.roster import Roster
+from apps.agents.roster import McpServers, Roster
 from apps.agents.tests.running import CALLER, declared, read
-from apps.agents.tools import ToolContext, ToolError
+from apps.agents.tools import Redaction, ToolContext, ToolError
+from apps.core.agent_runs import MemoryRuns
 from apps.core.errors import ModelUnavailable
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from apps.agents.config import McpServerConfig
-from apps.agents.mcp_servers import McpServers
+from apps.agents.roster import McpServers
 from apps.agents.schema_check import SchemaCheck
 from apps.agents.tests.running import CALLER
 from apps.agents.tools import ToolContext, ToolError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apps.agents.page_text import readable
+from apps.agents.fetch import readable
 
 PAGES = {
     "<p>one</p><p>two <b>three</b></p>": "one\ntwo three",

@@ -9,9 +9,8 @@ import pytest
 from apps.agents.builtin_tools import search_tool
 from apps.agents.config import FetchConfig, LimitsConfig
 from apps.agents.fetch import Fetcher
-from apps.agents.redaction import Redaction
 from apps.agents.tests.running import CALLER, agents_of, declared, read
-from apps.agents.tools import AgentTool, function_tool
+from apps.agents.tools import AgentTool, Redaction, function_tool
 from apps.core.callers import Caller
 from apps.core.deltas import Delta
 from apps.core.errors import InvalidValue

@@ -10,12 +10,11 @@ import pytest
 from apps.agents.agents import Agents
 from apps.agents.config import AgentsConfig, AgentsConfigError, McpServerConfig
 from apps.agents.mcp_connection import McpServer
-from apps.agents.mcp_servers import McpServers
-from apps.agents.memory_runs import MemoryRuns
-from apps.agents.roster import Roster
+from apps.agents.roster import McpServers, Roster
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, OWN, declared, read
 from apps.agents.tools import AgentTool, function_tool
+from apps.core.agent_runs import MemoryRuns
 from apps.core.errors import Conflict, NotFound
 from apps.core.messages import user_message
 from apps.models.scripted import Script, ScriptedModel, calling, in_turns, saying

@@ -6,8 +6,7 @@ import pytest
 from pydantic import Field
 
 from apps.agents.builtin_tools import clock, search_tool
-from apps.agents.redaction import Redaction
-from apps.agents.tools import ToolContext, ToolError, function_tool
+from apps.agents.tools import Redaction, ToolContext, ToolError, function_tool
 from apps.core.callers import Caller
 from apps.core.errors import NotFound
 

@@ -13,10 +13,10 @@ import numpy as np
 from jsonschema import Draft202012Validator
 
 from apps.core.errors import InternalError, InvalidValue
-from apps.local.answer_grammar import json_rule
+from apps.local.answer_grammar import json_rule, open_compiler
 from apps.local.engine.port import Constraint
 from apps.local.engine.sampler import masked
-from apps.local.grammar import COMPILE_SECONDS, GrammarCompiler, open_compiler
+from apps.local.grammar import COMPILE_SECONDS, GrammarCompiler
 from apps.local.tests.fakes import EchoTokenizer
 from apps.local.tests.schemas import random_schema
 

@@ -10,7 +10,7 @@ import pytest
 from apps.core.settings import Settings
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step, own_library
-from apps.local.engine.batching.prefix_store import BLOCK, KEPT_SECONDS, PrefixStore
+from apps.local.engine.batching.prefix_cache import BLOCK, KEPT_SECONDS, PrefixStore
 from apps.local.engine.kernel.errors import NoKernel
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer

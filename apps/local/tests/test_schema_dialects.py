@@ -8,7 +8,7 @@ import pytest
 
 from apps.core.errors import InvalidValue
 from apps.local.answer_grammar import json_rule
-from apps.local.schema_dialects import compilable
+from apps.local.json_schemas import compilable
 from apps.local.tests.fakes import EchoTokenizer
 
 DRAFT4 = "http://json-schema.org/draft-04/schema#"
@@ -18,7 +18,7 @@ INT64, UINT64 = 2**63 - 1, 2**64 - 1
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[Any]:
     pytest.importorskip("llguidance", reason="llguidance comes with requirements-local.txt")
-    from apps.local.grammar import open_compiler
+    from apps.local.answer_grammar import open_compiler
 
     made = open_compiler(EchoTokenizer())
     yield made

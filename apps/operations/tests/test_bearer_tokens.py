@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from apps.core.errors import AppError
-from apps.operations.bearer_tokens import BearerTokens
-from apps.operations.jwks import FRESH_SECONDS, PAUSE_SECONDS, IssuerUnavailable, Jwks
+from apps.operations.bearer_tokens import FRESH_SECONDS, PAUSE_SECONDS, BearerTokens, IssuerUnavailable, Jwks
 from apps.tests.support.oidc_issuer import AUDIENCE, Issuer, oidc_issuer
 
 

@@ -9,12 +9,9 @@ from apps.agents.agents import Agents
 from apps.agents.builtin_tools import calculator, clock, search_tool
 from apps.agents.config import AgentsConfig, load_agents_config
 from apps.agents.fetch import Fetcher
-from apps.agents.mcp_servers import Lookup, McpServers
-from apps.agents.memory_runs import MemoryRuns
-from apps.agents.redaction import Redaction
-from apps.agents.roster import Roster
-from apps.agents.tools import AgentTool, function_tool
-from apps.core.agent_runs import RunStore
+from apps.agents.roster import Lookup, McpServers, Roster
+from apps.agents.tools import AgentTool, Redaction, function_tool
+from apps.core.agent_runs import MemoryRuns, RunStore
 from apps.core.callers import SHARED, Caller
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings

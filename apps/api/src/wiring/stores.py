@@ -23,9 +23,8 @@ from apps.local.embedding.local_embedder import LocalEmbedder
 from apps.local.embedding.minilm import MiniLM
 from apps.local.rerank.reranker import LocalReranker
 from apps.models.upstream_retrieval import OpenAIEmbedder, UpstreamReranker
-from apps.operations.bearer_tokens import BearerTokens
+from apps.operations.bearer_tokens import BearerTokens, Jwks
 from apps.operations.database import Database
-from apps.operations.jwks import Jwks
 from apps.operations.key_store import KeyStore
 from apps.operations.key_terms import server_secret
 from apps.rag.answering import RagModels

@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError
-from apps.local.engine.batching.prefix_cache import Held
-from apps.local.engine.batching.prefix_store import StoredPrefix
-from apps.local.engine.output import OutputProcessor
+from apps.local.engine.batching.prefix_cache import Held, StoredPrefix
+from apps.local.engine.output import LogprobRecorder, OutputProcessor
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.engine.sampler import Sampler
-from apps.local.logprobs import LogprobRecorder
 from apps.local.tokenizer import HubTokenizer
 
 if TYPE_CHECKING:

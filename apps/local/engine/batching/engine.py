@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.answer import Answer, Mailbox
-from apps.local.engine.batching.prefix_store import BLOCK, PrefixStore
+from apps.local.engine.batching.prefix_cache import BLOCK, PrefixStore
 from apps.local.engine.batching.scheduler import Scheduler
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step

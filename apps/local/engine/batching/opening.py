@@ -16,7 +16,7 @@ from apps.local.engine.batching.chunking import LARGEST
 from apps.local.engine.batching.draft_model import DraftModel
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
-from apps.local.engine.batching.prefix_store import PrefixStore
+from apps.local.engine.batching.prefix_cache import PrefixStore
 from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Step

@@ -67,18 +67,18 @@ class Target:
 
 TARGETS = (
     Target("apps.core.errors", ("apps/core/tests/test_errors.py", "apps/core/tests/test_error_table.py")),
-    Target("apps.api.src.http.sse", ("apps/api/tests/http/test_sse.py",)),
+    Target("apps.api.src.http.streaming", ("apps/api/tests/http/test_sse.py",)),
     Target(
         "apps.operations.budgets",
         ("apps/operations/tests/test_budgets.py", "apps/operations/tests/test_budget_accounts.py"),
         "not postgresql",
     ),
-    Target("apps.api.src.limits.tokens", ("apps/api/tests/limits/test_token_limits.py",)),
+    Target("apps.api.src.limits.rules", ("apps/api/tests/limits/test_token_limits.py",)),
     Target(
         "apps.api.src.limits.counts",
         ("apps/api/tests/limits/test_rate_windows.py", "apps/api/tests/limits/test_limits.py"),
     ),
-    Target("apps.api.src.limits.headers", ("apps/api/tests/limits/test_limits.py",)),
+    Target("apps.api.src.limits.rules", ("apps/api/tests/limits/test_limits.py",)),
     Target("apps.api.src.limits.limiter", ("apps/api/tests/limits/test_limits.py",)),
 )
 # the survivors that no test could notice, or need not: module, line as it stands (stripped), and why

@@ -11,8 +11,8 @@ from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.gateway.protocol import WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
+from apps.gateway.routing.breaker import RetryBudgets
 from apps.gateway.routing.estimates import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image
-from apps.gateway.routing.retry_budget import RetryBudgets
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import FREE, Target
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from apps.api.src.observability.log_lines import LineFormatter
+from apps.api.src.observability.logs import LineFormatter
 from apps.api.src.observability.redaction import Redactor
 from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
 from apps.tests.watch import WATCH, Finding

@@ -13,8 +13,7 @@ from starlette.routing import BaseRoute
 from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
 from apps.api.src.admin.key_routes import admin_key_router
-from apps.api.src.admin.routing_routes import admin_routing_router
-from apps.api.src.admin.usage_routes import admin_usage_router, usage_router
+from apps.api.src.admin.operation_routes import admin_routing_router, admin_usage_router, usage_router
 from apps.api.src.agents.routes import agent_router
 from apps.api.src.anthropic.documentation import document_anthropic
 from apps.api.src.anthropic.routes import anthropic_router
@@ -52,16 +51,16 @@ from apps.api.src.ollama.documentation import document_ollama
 from apps.api.src.ollama.routes import ollama_router
 from apps.api.src.rag.documentation import document_rag
 from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
-from apps.api.src.rerank.routes import rerank_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.v1.cached import Recordings
 from apps.api.src.v1.documentation import document_v1
-from apps.api.src.v1.idempotency import Recordings
-from apps.api.src.v1.passage_routes import passage_router
+from apps.api.src.v1.passage import passage_router
+from apps.api.src.v1.rerank import rerank_router
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
 from apps.api.src.wiring.accounts import build_accounts
 from apps.api.src.wiring.fleet import model_settings
-from apps.api.src.wiring.reload import reloading
+from apps.api.src.wiring.lifecycle import reloading
 from apps.api.src.wiring.services import Services
 from apps.core.settings import Settings
 from apps.core.version import NAME, VERSION

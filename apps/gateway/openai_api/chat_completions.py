@@ -13,8 +13,7 @@ from apps.core.deltas import Answer, Citation, Delta, TokenLogprob, ToolCallDelt
 from apps.core.errors import NotFound, UpstreamError
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
-from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
-from apps.gateway.openai_api.fingerprint import fingerprint
+from apps.gateway.openai_api.choices import Numbered, added, answers, fingerprint, joined, merged, seeded, summed
 from apps.gateway.protocol import WireCall, WireReply
 
 DONE = b"data: [DONE]\n\n"

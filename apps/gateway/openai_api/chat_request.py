@@ -8,8 +8,13 @@ from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import InvalidType, InvalidValue
 from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.core.strict_json import read_json_text
-from apps.gateway.openai_api.chat_messages import read_messages
-from apps.gateway.openai_api.chat_tools import read_response_format, read_tool_choice, read_tools, schema_format
+from apps.gateway.openai_api.chat_messages import (
+    read_messages,
+    read_response_format,
+    read_tool_choice,
+    read_tools,
+    schema_format,
+)
 from apps.gateway.openai_api.fields import asks_for_nothing, label, refuse_others
 
 LIMITS = ("max_completion_tokens", "max_tokens", "n_predict", "max_new_tokens")

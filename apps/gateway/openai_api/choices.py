@@ -1,4 +1,7 @@
-"""Several answers to one request at the same time: each is a stream of its own with a slot of its own."""
+"""Several answers to one request at the same time: each is a stream of its own with a slot of its own.
+
+Their ``system_fingerprint`` is the same as long as the same model would answer the same.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -8,7 +11,8 @@ from dataclasses import replace
 from apps.core.calls import CallRecord, Usage
 from apps.core.deltas import Answer, Delta, collect
 from apps.core.messages import ChatRequest
-from apps.core.ports import ChatModel
+from apps.core.ports import ChatModel, digest_of, revision_of
+from apps.core.version import VERSION
 
 WAITING_DELTAS = 64
 # so many at a time: the answers to many prompts must not fill the model's queue
@@ -101,3 +105,13 @@ def added(usages: Sequence[Usage | None]) -> Usage | None:
 async def _answer(chat: ChatModel, request: ChatRequest, turns: asyncio.Semaphore) -> Answer:
     async with turns, aclosing(chat.stream(request)) as deltas:
         return await collect(deltas)
+
+
+NOTHING = ChatRequest(())
+SHOWN = 12
+
+
+def fingerprint(chat: ChatModel) -> str | None:
+    """Of the model's revision and this version of the service; None where the model does not tell its revision."""
+    revision = revision_of(chat, NOTHING)
+    return None if revision is None else f"fp_{digest_of(revision, VERSION)[:SHOWN]}"

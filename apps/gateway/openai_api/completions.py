@@ -1,8 +1,10 @@
 """The legacy completions of the local model: prompts go to it as they are, and it writes on.
 
-No chat template is used: a chat model continues the text too, it is just not asked anything.
+No chat template is used: a chat model continues the text too, it is just not asked anything. Log probabilities are four
+lists side by side: tokens, their values, the likeliest others, and where each token begins.
 """
 
+import codecs
 import json
 import secrets
 import time
@@ -13,7 +15,7 @@ from typing import Any
 
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage
-from apps.core.deltas import Answer, Delta
+from apps.core.deltas import Answer, Delta, TokenLogprob
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, UpstreamError
 from apps.core.messages import ChatRequest, user_message
 from apps.core.ports import ChatModel
@@ -31,11 +33,65 @@ from apps.gateway.openai_api.chat_request import (
     sampled,
     wants_usage,
 )
-from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
+from apps.gateway.openai_api.choices import Numbered, added, answers, fingerprint, joined, merged, seeded, summed
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
-from apps.gateway.openai_api.fingerprint import fingerprint
-from apps.gateway.openai_api.legacy_logprobs import LegacyLogprobs, mean_logprob
 from apps.gateway.protocol import WireCall, WireReply
+
+
+class LegacyLogprobs:
+    """Of one choice, whole or piece by piece. Offsets are in code points of the choice's text."""
+
+    def __init__(self) -> None:
+        self._length = 0
+
+    def told(self, text: str, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Of the next piece of ``text``, whose tokens are ``entries``."""
+        offsets = _offsets(text, entries, self._length)
+        self._length += len(text)
+        return {
+            "text_offset": offsets,
+            "token_logprobs": [entry.logprob for entry in entries],
+            "tokens": [_name(entry) for entry in entries],
+            "top_logprobs": [_top(entry) for entry in entries],
+        }
+
+
+def mean_logprob(answer: Answer) -> float:
+    """Of the tokens of an answer; one without any is worth nothing."""
+    known = [entry.logprob for entry in answer.logprobs if entry.logprob is not None]
+    return sum(known) / len(known) if known else float("-inf")
+
+
+def _top(entry: TokenLogprob) -> dict[str, float] | None:
+    """The likeliest tokens, and always the one that was chosen."""
+    if entry.logprob is None:
+        return None
+    top = {_name(other): other.logprob for other in entry.top if other.logprob is not None}
+    return {**top, _name(entry): top.get(_name(entry), entry.logprob)}
+
+
+def _name(entry: TokenLogprob) -> str:
+    """The token's text; its bytes where it is a part of a character only, as OpenAI writes them."""
+    try:
+        return entry.raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry.raw)
+
+
+def _offsets(text: str, entries: Sequence[TokenLogprob], start: int) -> list[int]:
+    """Where each token begins; one that is not in the text (its begin, a control token) takes no place."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    offsets, at = [], 0
+    for entry in entries:
+        offsets.append(start + at)
+        piece = decoder.decode(entry.raw)
+        # many tokenizers put a blank before a text that has none
+        for said in (piece, piece.removeprefix(" ")):
+            if text.startswith(said, at):
+                at += len(said)
+                break
+    return offsets
+
 
 READ = frozenset({"model", "prompt", "stream", "stream_options", "n", "best_of", "echo", "logprobs"})
 READ |= {"response_format", *LIMITS, *SAMPLERS, *FORMS}

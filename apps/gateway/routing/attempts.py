@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from apps.core.calls import CallRecord
 from apps.core.errors import AppError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout, UpstreamError
-from apps.gateway.routing.retry_budget import RetryBudget
+from apps.gateway.routing.breaker import RetryBudget
 from apps.gateway.routing.targets import Target
 
 T = TypeVar("T")

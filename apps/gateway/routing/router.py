@@ -13,8 +13,7 @@ from apps.core.messages import ChatRequest
 from apps.core.ports import digest_of, revision_of
 from apps.gateway.routing.breaker import Breaker
 from apps.gateway.routing.config import PREFIXED, Family, GatewayConfig, TargetConfig
-from apps.gateway.routing.ordering import Needs, described, lacking, ordered, unlisted
-from apps.gateway.routing.targets import Provider, Target
+from apps.gateway.routing.targets import Needs, Provider, Target, described, lacking, ordered, unlisted
 
 __all__ = ["Needs", "Router"]
 

@@ -21,9 +21,8 @@ from apps.core.errors import (
 )
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.routing.attempts import Attempts, Opened
-from apps.gateway.routing.breaker import FEWEST_CALLS, Breaker
+from apps.gateway.routing.breaker import FEWEST_CALLS, Breaker, RetryBudget
 from apps.gateway.routing.config import ProviderConfig, TargetConfig
-from apps.gateway.routing.retry_budget import RetryBudget
 from apps.gateway.routing.targets import Provider, Target
 from apps.models.admission import Admission
 from apps.models.scripted import ScriptedModel, saying

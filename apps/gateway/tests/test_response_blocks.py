@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from apps.core.errors import UpstreamError
-from apps.gateway.upstream.response_blocks import ResponseBlocks
+from apps.gateway.upstream.event_blocks import ResponseBlocks
 
 
 def event(kind: str, **fields: object) -> bytes:

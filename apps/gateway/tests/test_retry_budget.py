@@ -2,7 +2,7 @@
 
 import pytest
 
-from apps.gateway.routing.retry_budget import FEWEST, MOST_NAMES, WINDOW_SECONDS, RetryBudget, RetryBudgets
+from apps.gateway.routing.breaker import BUDGET_SECONDS, FEWEST, MOST_NAMES, RetryBudget, RetryBudgets
 
 
 class Clock:
@@ -34,7 +34,7 @@ def test_they_come_back_after_a_minute() -> None:
     clock = Clock()
     budget = RetryBudget(clock=clock)
     assert spend(budget, 5) == FEWEST
-    clock.now += WINDOW_SECONDS - 0.1
+    clock.now += BUDGET_SECONDS - 0.1
     assert spend(budget, 5) == 0
     clock.now += 0.2
     assert spend(budget, 5) == FEWEST
@@ -45,7 +45,7 @@ def test_old_traffic_earns_nothing() -> None:
     budget = RetryBudget(clock=clock)
     for _ in range(1000):
         budget.deposit()
-    clock.now += WINDOW_SECONDS + 1
+    clock.now += BUDGET_SECONDS + 1
     assert spend(budget, 1, wanted=500) == FEWEST
 
 
@@ -70,7 +70,7 @@ def test_what_is_left_is_what_would_be_granted_and_asking_costs_nothing() -> Non
     assert [budget.left(), budget.left()] == [FEWEST, FEWEST]
     spend(budget, 100)
     assert budget.left() == 0
-    clock.now += WINDOW_SECONDS + 1
+    clock.now += BUDGET_SECONDS + 1
     assert budget.left() == FEWEST
 
 

@@ -1,12 +1,21 @@
-"""How an upstream is asked: a client, its key in the header of its kind, and what is read of its refusals."""
+"""How an upstream is called, and the bytes of its answer as they arrive.
+
+A client, its key in the header of its kind, and what is read of its refusals; then the answer within its timeouts, cut
+into blocks of whole events, and closed.
+"""
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from apps.gateway.routing.config import ProviderConfig
-from apps.models.upstream_errors import FAILURES
+from apps.gateway.upstream.chat_normalizer import ChatNormalizer
+from apps.gateway.upstream.event_blocks import EventBlocks, MessageUsage, ResponseBlocks, is_silent
+from apps.gateway.upstream.usage import UsageReader
+from apps.models.upstream_errors import FAILURES, nonsense, translate
 
 if TYPE_CHECKING:
     from apps.transport.client import Client
@@ -59,3 +68,130 @@ async def beginning(response: "Response", until: float) -> bytes:
 def patience_for_words(provider: ProviderConfig) -> float:
     """Until when, in the event loop's time, an upstream may take to say why it refuses."""
     return asyncio.get_running_loop().time() + provider.timeouts.between_tokens
+
+
+DRAIN_SECONDS = 1.0
+
+
+# what an upstream may have compressed its answer with, though it was asked not to; zlib tells them apart by itself
+CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
+class Body(Protocol):
+    """What is read of an answer: a Response, or one whose body is unpacked on the way."""
+
+    async def chunk(self, silence: float, ends: float) -> bytes: ...
+
+    def leave(self, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Unpacked:
+    """Implements Body for a compressed answer. Raises UpstreamError where it is not what its header says."""
+
+    def __init__(self, response: "Response") -> None:
+        self._response = response
+        self._unpack = zlib.decompressobj(GZIP_OR_ZLIB)
+        self.leave: Callable[[float], None] = response.leave
+        self.close: Callable[[], None] = response.close
+
+    async def chunk(self, silence: float, ends: float) -> bytes:
+        """The next bytes, and nothing at the end."""
+        try:
+            while packed := await self._response.chunk(silence, ends):
+                if data := self._unpack.decompress(packed):
+                    return data
+            return self._unpack.flush()
+        except zlib.error:
+            raise nonsense("The upstream's answer is not compressed as it says") from None
+
+
+def body_of(response: "Response") -> Body:
+    """The body of an answer, without its content coding. Raises UpstreamError for a coding that nobody asked for."""
+    coding = (response.header(b"content-encoding") or "identity").strip().lower()
+    if coding == "identity":
+        return response
+    if coding not in CODINGS:
+        raise nonsense("The upstream's answer has a content coding that nobody asked for")
+    return Unpacked(response)
+
+
+async def read_whole(body: Body, silence: float, ends: float, begun: bytes = b"") -> bytes:
+    """An answer's body behind what has ``begun``. Raises UpstreamError or Timeout where it breaks off."""
+    parts = [begun]
+    try:
+        while data := await body.chunk(silence, ends):
+            parts.append(data)
+    except FAILURES as error:
+        raise translate(error, begun=True) from error
+    return b"".join(parts)
+
+
+class UpstreamBlocks:
+    """The blocks of a streamed answer behind its first; closing it ends the upstream's work.
+
+    Between two of them there is no silence longer than ``silence`` seconds, and nothing comes after the time ``ends``.
+    A slow reader's own time does not count.
+    """
+
+    def __init__(
+        self,
+        response: Body,
+        silence: float,
+        ends: float,
+        events: EventBlocks | ResponseBlocks,
+        usage: UsageReader | MessageUsage,
+        chat: ChatNormalizer | None = None,
+    ) -> None:
+        self._response = response
+        self._chat = chat
+        self._silence = silence
+        self._ends = ends
+        self._events = events
+        self._usage = usage
+
+    async def first(self, silence: float, until: float, begun: bytes = b"") -> bytes:
+        """Everything up to the first block that says something: only then has the answer begun.
+
+        It has till the time ``until`` for that, without ``silence`` seconds free of bytes; ``begun`` is what has been
+        read of it.
+        """
+        head = b""
+        while True:
+            chunk, begun = begun or await self._response.chunk(silence, until), b""
+            block = self._feed(chunk)
+            head += block
+            if self._events.fault is not None and (not head or is_silent(head)):
+                raise self._events.fault
+            if block and not is_silent(block):
+                return head
+
+    def __aiter__(self) -> "UpstreamBlocks":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._events.ended:
+            if self._events.fault is not None:
+                raise self._events.fault
+            try:
+                block = self._feed(await self._response.chunk(self._silence, self._ends))
+            except FAILURES as error:
+                raise translate(error, begun=True) from error
+            if block:
+                return block
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        if self._events.ended:
+            # what stands behind [DONE] is the end of the body: with it the connection can be used again
+            self._response.leave(DRAIN_SECONDS)
+        else:
+            self._response.close()
+
+    def _feed(self, chunk: bytes) -> bytes:
+        block = self._events.feed(chunk) if chunk else self._events.finish()
+        if self._chat is not None:
+            block = self._chat.read(block)
+        return self._usage.read(block)

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, UpstreamError
 from apps.gateway.openai_api.chat_completions import DONE
-from apps.gateway.openai_api.chat_messages import read_messages
+from apps.gateway.openai_api.chat_messages import read_messages, read_tool_choice, read_tools
 from apps.gateway.openai_api.chat_request import read_boolean, read_integer
-from apps.gateway.openai_api.chat_tools import read_tool_choice, read_tools
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import Blocks, WireCall, WireReply
 from apps.models.event_stream import EventStreamDecoder

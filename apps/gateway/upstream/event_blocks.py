@@ -4,14 +4,16 @@ A block is forwarded byte for byte. Five things are looked for in it: the end of
 that came with status 200, an event that is not whole, and bytes that are no UTF-8. A cut never leaves half an event
 with the client.
 
-Bytes are searched by ``find``: CPython's ``in`` takes them for a number first, and the TypeError of that, which it
-makes and drops each time, costs more than the search. Expressions read where a plain search has found something.
+The stream of a Responses upstream has no ``[DONE]``: it ends with the event that carries the whole response, as
+completed, incomplete or failed. What comes before the first item of output is no answer yet, and is held back until
+there is one. Of Anthropic's messages the usage is read as it passes by.
 """
 
 import json
 import re
 from typing import Any
 
+from apps.core.calls import CallRecord, Usage
 from apps.core.errors import UpstreamError
 from apps.models.upstream_errors import nonsense, parsed_object
 
@@ -214,3 +216,108 @@ def end_of_last_event(data: bytes) -> int:
             if at >= 0:
                 end = max(end, at + len(blank))
     return end
+
+
+# an event's type stands in its event line, and in its data; some upstreams write the second alone
+NAMED = rb"(?:^|(?<=[\r\n]))(?:event: ?|data: ?\{\s*\"type\"\s*:\s*\")"
+END = re.compile(NAMED + rb"response\.(?:completed|incomplete|failed)\b")
+FAILED = re.compile(NAMED + rb"response\.failed\b")
+PRELUDE = re.compile(NAMED + rb"response\.(?:created|in_progress|queued)\b")
+FAULT = re.compile(NAMED + rb"error\b|(?:^|(?<=[\r\n]))data: ?\{\s*\"error\"\s*:\s*[^\sn]")
+
+
+class ResponseBlocks:
+    """Feed it chunks as they arrive; it gives back whole events, and remembers how the stream ended.
+
+    ``ended`` is true behind the last event. ``fault`` is why nothing more may be taken from it; the events before it
+    are sound and have been given back.
+    """
+
+    end, failed, prelude = END, FAILED, PRELUDE
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self._prelude = b""
+        self._answering = False
+        self.ended = False
+        self.fault: UpstreamError | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """A block of one or more whole events, or nothing yet; the prelude comes with the first that follows it."""
+        self._pending += chunk
+        block, at = b"", 0
+        while not self.ended and self.fault is None and (found := EVENT_END.search(self._pending, at)):
+            block += self._judged(self._pending[at : found.end()])
+            at = found.end()
+        self._pending = self._pending[at:]
+        if len(self._pending) > MOST_BYTES:
+            self.fault = nonsense("An event of the upstream's answer is too long")
+        return block
+
+    def finish(self) -> bytes:
+        """The last block, once the body has ended: some leave out the blank line behind their last event."""
+        rest = self._pending.rstrip(b"\r\n")
+        if not self.ended and self.fault is None:
+            if event_data(rest) and self.end.search(rest) and _is_whole(rest):
+                self._pending = b""
+                return self._judged(rest + b"\n\n")
+            self.fault = nonsense("The upstream's answer was cut off before its end")
+        return b""
+
+    def _judged(self, event: bytes) -> bytes:
+        """The event, where it may go out now."""
+        if FAULT.search(event) or (self.failed.search(event) and not self._answering):
+            self.fault = nonsense("The upstream reported an error in its answer")
+        elif not _is_whole(event):
+            self.fault = nonsense("The upstream's answer is not JSON")
+        elif not self._answering and (self.prelude.search(event) or not event_data(event)):
+            self._prelude += event
+        else:
+            event, self._prelude, self._answering = self._prelude + event, b"", True
+            self.ended = self.end.search(event) is not None
+            return event
+        return b""
+
+
+def _is_whole(event: bytes) -> bool:
+    """Braces that pair up are taken for whole JSON; else a parser decides, since text may hold one too."""
+    if event.count(b"{") == event.count(b"}"):
+        return True
+    data = event_data(event)
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return not data
+    return True
+
+
+INPUT = re.compile(rb'"input_tokens"\s*:\s*(\d{1,12})')
+WRITTEN = re.compile(rb'"cache_creation_input_tokens"\s*:\s*(\d{1,12})')
+CACHED = re.compile(rb'"cache_read_input_tokens"\s*:\s*(\d{1,12})')
+OUTPUT = re.compile(rb'"output_tokens"\s*:\s*(\d{1,12})')
+
+
+class MessageBlocks(ResponseBlocks):
+    """As ResponseBlocks: a stream ends with ``message_stop``, and begins to answer behind ``message_start``."""
+
+    end = re.compile(NAMED + rb"message_stop\b")
+    failed = re.compile(rb"(?!)")
+    prelude = re.compile(NAMED + rb"(?:message_start|ping)\b")
+
+
+class MessageUsage:
+    """Notes the usage of a message on the call's record: input at its beginning, output at its end."""
+
+    def __init__(self, record: CallRecord | None) -> None:
+        self._record = record
+        self._known = {INPUT: 0, WRITTEN: 0, CACHED: 0, OUTPUT: 0}
+
+    def read(self, block: bytes) -> bytes:
+        """The block as it is."""
+        if self._record is not None and block.find(b'"usage"') >= 0:
+            for name in self._known:
+                if found := name.findall(block):
+                    self._known[name] = int(found[-1])
+            prompt = self._known[INPUT] + self._known[WRITTEN] + self._known[CACHED]
+            self._record.usage = Usage(prompt, self._known[OUTPUT], self._known[CACHED])
+        return block

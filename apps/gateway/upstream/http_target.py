@@ -16,12 +16,19 @@ from urllib.parse import quote
 from apps.core.errors import AppError, NotFound
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
-from apps.gateway.upstream.access import access_headers, beginning, hidden_words, open_client, patience_for_words
-from apps.gateway.upstream.chat_normalizer import ChatNormalizer, normalized
-from apps.gateway.upstream.event_blocks import EventBlocks, whole_json
-from apps.gateway.upstream.message_blocks import MessageBlocks, MessageUsage
-from apps.gateway.upstream.patience import Body, UpstreamBlocks, body_of, read_whole
-from apps.gateway.upstream.response_blocks import ResponseBlocks
+from apps.gateway.upstream.access import (
+    Body,
+    UpstreamBlocks,
+    access_headers,
+    beginning,
+    body_of,
+    hidden_words,
+    open_client,
+    patience_for_words,
+    read_whole,
+)
+from apps.gateway.upstream.chat_normalizer import AtOnce, ChatNormalizer, as_events, normalized
+from apps.gateway.upstream.event_blocks import EventBlocks, MessageBlocks, MessageUsage, ResponseBlocks, whole_json
 from apps.gateway.upstream.usage import (
     UsageReader,
     asking_for_usage,
@@ -30,7 +37,6 @@ from apps.gateway.upstream.usage import (
     names_stream_options,
     usage_in,
 )
-from apps.gateway.upstream.whole_as_stream import AtOnce, as_events
 from apps.models.upstream_errors import (
     CALLERS_FAULT,
     FAILURES,

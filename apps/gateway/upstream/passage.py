@@ -12,8 +12,15 @@ from urllib.parse import quote
 from apps.core.errors import NotFound
 from apps.gateway.protocol import TraceHeaders
 from apps.gateway.routing.config import ProviderConfig
-from apps.gateway.upstream.access import access_headers, beginning, hidden_words, open_client, patience_for_words
-from apps.gateway.upstream.patience import Body, body_of
+from apps.gateway.upstream.access import (
+    Body,
+    access_headers,
+    beginning,
+    body_of,
+    hidden_words,
+    open_client,
+    patience_for_words,
+)
 from apps.models.upstream_errors import (
     CALLERS_FAULT,
     FAILURES,

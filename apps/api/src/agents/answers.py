@@ -14,9 +14,8 @@ from apps.agents.progress import ApprovalRequired, Event, RunEnded, TextDelta, T
 from apps.agents.roster import AgentCard
 from apps.agents.session import RunSession
 from apps.api.src.generate.answers import framing_for, model_header
-from apps.api.src.http.guard import guarded
-from apps.api.src.http.sse import EventStream, Framing, event_frame
-from apps.api.src.http.streaming import StreamedResponse, raw
+from apps.api.src.http.shutdown import guarded
+from apps.api.src.http.streaming import EventStream, Framing, StreamedResponse, event_frame, raw
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage

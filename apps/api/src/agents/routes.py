@@ -8,9 +8,12 @@ from starlette.responses import Response
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
 from apps.api.src.agents.answers import run_answer, shown_agent, shown_run, waiting_answer
-from apps.api.src.agents.documentation import DECIDE, DECIDE_EACH, READ, RUN, run_responses
 from apps.api.src.agents.schemas import (
+    DECIDE,
+    DECIDE_EACH,
     LONGEST_REASON,
+    READ,
+    RUN,
     AgentAnswer,
     AgentList,
     DecisionsBody,
@@ -18,6 +21,7 @@ from apps.api.src.agents.schemas import (
     RunBody,
     RunList,
     run_body,
+    run_responses,
 )
 from apps.api.src.auth.caller import allow_addressed, caller_of
 from apps.api.src.http.openapi import error_responses

@@ -1,12 +1,46 @@
-"""What the OpenAPI page says of Anthropic's routes: bodies, answers and errors, with an example of each."""
+"""What the OpenAPI page says of Anthropic's routes: bodies, answers and errors, with an example of each.
+
+Nothing is validated by the bodies' classes.
+"""
 
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from apps.api.src.anthropic.errors import anthropic_error, anthropic_status
 from apps.api.src.anthropic.request import IGNORED
-from apps.api.src.anthropic.schemas import CountTokensBody, MessagesBody
 from apps.api.src.http.openapi import Responses, error_responses
 from apps.api.src.v1.documentation import ERRORS, posted
+from apps.core.fields import Schema
+
+JsonObject = dict[str, Any]
+MODEL = "A name of GET /v1/models, or any that the default provider knows"
+
+
+class _Body(Schema):
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(description=MODEL)
+    messages: list[JsonObject] = Field(
+        description="Turns: objects with role and content (text or blocks)", min_length=1
+    )
+    system: str | list[JsonObject] | None = Field(None, description="The system prompt, as text or blocks of text")
+    tools: list[JsonObject] | None = Field(None, description="Tools of the caller's own: name, input_schema")
+    tool_choice: JsonObject | None = Field(None, description="type: auto, any, tool (with its name) or none")
+
+
+class MessagesBody(_Body):
+    max_tokens: int = Field(ge=1, description="Most tokens of the answer")
+    stream: bool = Field(False, description="Answer with server-sent events, ended by message_stop")
+    temperature: float | None = Field(None, ge=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    stop_sequences: list[str] | None = None
+
+
+class CountTokensBody(_Body):
+    pass
+
 
 SHAPE = "Anthropic's own shape"
 SCHEMA = "AnthropicError"

@@ -9,11 +9,9 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.http.guard import guarded
 from apps.api.src.http.headers import cache_control, cache_headers, cache_use
-from apps.api.src.http.shutdown import Shutdown
-from apps.api.src.http.sse import EventStream, Framing, PlainText
-from apps.api.src.http.streaming import StreamedResponse, raw
+from apps.api.src.http.shutdown import Shutdown, guarded
+from apps.api.src.http.streaming import EventStream, Framing, PlainText, StreamedResponse, raw
 from apps.api.src.observability.request_line import note_messages
 from apps.cache.front import CachedModel
 from apps.core.deltas import Delta, citations_json, collect

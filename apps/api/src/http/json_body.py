@@ -1,4 +1,9 @@
-"""Request bodies: JSON read strictly, before FastAPI looks at it, by the route class that every JSON route uses."""
+"""Request bodies and the route classes that read them.
+
+``JsonRoute`` has JSON read strictly before FastAPI looks at it. ``RawRoute`` is the class of the gateway's path:
+FastAPI documents it and Starlette serves it. Its endpoint takes the request and nothing else, so there is nothing for
+FastAPI to solve and no second parse.
+"""
 
 import json
 import re
@@ -12,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import request_response
 
 from apps.api.src.http.headers import header
 from apps.api.src.http.validation_errors import as_app_error
@@ -165,3 +171,16 @@ def _refuse_constant(name: str) -> None:
 
 # `json.loads` makes a decoder a call where it is given anything
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+class RawRoute(APIRoute):
+    """``endpoint`` is called with the request as it came; a subclass may wrap it, as LimitedRoute does."""
+
+    def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.handler = self.get_route_handler()
+        self.app = request_response(self.handler)
+
+    def get_route_handler(self) -> Handler:
+        endpoint: Handler = self.endpoint
+        return endpoint

@@ -16,7 +16,7 @@ from apps.api.src.http.json_body import Handler, JsonRoute
 from apps.api.src.http.streaming import StreamedResponse
 from apps.api.src.limits.counts import URI, Counts, LocalCounts, SharedCounts, WindowCounts
 from apps.api.src.limits.file_counts import SCHEME, FileCounts
-from apps.api.src.limits.headers import Rule, Standing, headers, minute_rule, rule, standing, tell, too_many
+from apps.api.src.limits.rules import Rule, Standing, headers, minute_rule, rule, standing, tell, too_many
 from apps.core.callers import Caller
 from apps.core.errors import AppError
 from apps.core.settings import Settings

@@ -11,10 +11,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from apps.agents.mcp_server import McpEndpoint
 from apps.api.src.auth.caller import caller_of
-from apps.api.src.http.guard import ClientGone, guarded
+from apps.api.src.http.json_body import RawRoute
 from apps.api.src.http.openapi import error_responses
-from apps.api.src.http.raw_route import RawRoute
-from apps.api.src.http.shutdown import Shutdown
+from apps.api.src.http.shutdown import ClientGone, Shutdown, guarded
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.mcp.cancellation import (
     CANCELLED,

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi.telemetry import TelemetryConfig
 from fastapi.telemetry._api import _route_selected
 
-from apps.api.src.observability.metrics.labels import KnownNames
+from apps.api.src.observability.call_metrics import KnownNames
 from apps.api.src.observability.redaction import Redactor, secrets_of
 from apps.core.calls import Bookkeeper
 from apps.core.settings import Settings

@@ -1,4 +1,7 @@
-"""Answers of OpenAI's API as Ollama's: whole ones, and streams of JSON lines."""
+"""Answers of OpenAI's API as Ollama's: whole ones, streams of JSON lines, and errors.
+
+An error is the message alone, and the envelope's other keys beside it.
+"""
 
 import json
 import time
@@ -7,7 +10,8 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-from apps.core.errors import UpstreamError
+from apps.api.src.v1.errors import openai_status
+from apps.core.errors import AppError, UpstreamError, UpstreamRejected
 from apps.models.event_stream import EventStreamDecoder
 
 DONE_REASONS = {"length": "length"}
@@ -175,3 +179,13 @@ def _text(content: Any) -> str:
 
 def _ns(seconds: float) -> int:
     return int(seconds * NANOSECONDS)
+
+
+ollama_status = openai_status
+
+
+def ollama_error(error: AppError) -> dict[str, Any]:
+    """The body of an error on Ollama's routes."""
+    told = error.envelope()["error"] | {"status": openai_status(error)}
+    message = told.pop("message")
+    return {"error": error.rejection.message if isinstance(error, UpstreamRejected) else message, **told}

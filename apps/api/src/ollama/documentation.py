@@ -3,7 +3,7 @@
 from typing import Any
 
 from apps.api.src.http.openapi import Responses, error_responses
-from apps.api.src.ollama.errors import ollama_error, ollama_status
+from apps.api.src.ollama.answers import ollama_error, ollama_status
 from apps.api.src.v1.documentation import ERRORS
 
 SCHEMA = "OllamaError"

@@ -18,7 +18,15 @@ from apps.api.src.generate.answers import answer
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.documentation import DELETE, READ, SEARCH, UPLOAD_BODY, WRITE, answer_responses, job_responses
-from apps.api.src.rag.places import BASES, allowed_place, answers_of, library_of, readable_job, writable_place
+from apps.api.src.rag.requests import (
+    BASES,
+    allowed_place,
+    answers_of,
+    library_of,
+    readable_job,
+    uploads_of,
+    writable_place,
+)
 from apps.api.src.rag.schemas import (
     Accepted,
     CollectionAnswer,
@@ -43,7 +51,6 @@ from apps.api.src.rag.serialization import (
     streamed_job,
     wants_events,
 )
-from apps.api.src.rag.uploads import uploads_of
 from apps.api.src.routes.openai_routes import Stream
 from apps.api.src.wiring.services import Services
 from apps.core.calls import Price

@@ -9,8 +9,7 @@ from contextlib import aclosing
 
 from fastapi import Request
 
-from apps.api.src.http.sse import EventStream, event_frame
-from apps.api.src.http.streaming import StreamedResponse
+from apps.api.src.http.streaming import EventStream, StreamedResponse, event_frame
 from apps.api.src.rag.schemas import CollectionAnswer, DocumentAnswer, FileAnswer, JobAnswer, PassageAnswer
 from apps.core.errors import AppError, InternalError, error_classes
 from apps.rag.answering import Place

@@ -17,8 +17,8 @@ from apps.gateway.protocol import Blocks, WireCall, WireReply
 from apps.gateway.routing.attempts import Opened
 from apps.gateway.routing.estimates import expected_use
 from apps.gateway.routing.router import Needs
+from apps.gateway.upstream.event_blocks import END as RESPONSE_END
 from apps.gateway.upstream.event_blocks import find_done
-from apps.gateway.upstream.response_blocks import END as RESPONSE_END
 from apps.models.metering import Meter, MeteredCall
 
 

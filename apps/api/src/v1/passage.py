@@ -1,23 +1,30 @@
-"""Calls of OpenAI's API that go to an upstream as they are: on record, within limits, without the caller's key."""
+"""The parts of OpenAI's API that go to an upstream as they are: on record, within limits, without the caller's key.
+
+They are audio, images, moderations, files, batches and stored responses.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.http.headers import header
-from apps.api.src.http.json_body import JSON_TYPE, parse_json, read_body, refuse_duplicates
+from apps.api.src.http.json_body import JSON_TYPE, RawRoute, parse_json, read_body, refuse_duplicates
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
+from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.v1.replies import receipt_headers
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, CallRecord, Price, Usage, cost, priced
 from apps.core.errors import Forbidden, InvalidType, UnsupportedMediaType
+from apps.core.settings import Settings
 from apps.gateway.routing.config import ANY_MODEL, Family
 from apps.gateway.routing.estimates import BYTES_PER_TOKEN
 from apps.gateway.routing.targets import Provider
@@ -217,3 +224,49 @@ class PassedResponse(StreamedResponse):
     def _answered(self) -> RawHeaders:
         self.status_code = self._passing.status
         return [*self._passing.headers, *receipt_headers(self._passing.record)]
+
+
+# what each part is for, and the methods it knows
+PASSAGES: dict[Family, tuple[str, tuple[str, ...]]] = {
+    "audio": ("Speech, transcriptions and translations", ("POST",)),
+    "images": ("Images: generations, edits, variations", ("POST",)),
+    "moderations": ("Moderations", ("POST",)),
+    "files": ("Files that the upstream keeps", ("GET", "POST", "DELETE")),
+    "uploads": ("Uploads of large files in parts", ("POST",)),
+    "batches": ("Batches", ("GET", "POST")),
+    "responses": ("Responses that the upstream keeps", ("GET", "POST", "DELETE")),
+    "conversations": ("Conversations that the upstream keeps", ("GET", "POST", "DELETE")),
+    "vector_stores": ("Vector stores of the upstream", ("GET", "POST", "DELETE")),
+    "fine_tuning": ("Fine-tuning jobs", ("GET", "POST", "DELETE")),
+    "videos": ("Videos", ("GET", "POST", "DELETE")),
+    "containers": ("Containers of code", ("GET", "POST", "DELETE")),
+    "evals": ("Evaluations", ("GET", "POST", "DELETE")),
+    "realtime": ("Secrets and calls of the realtime API; its socket is not passed on", ("POST",)),
+}
+# these answer at their own name in another way, or not at all
+ONLY_BENEATH = frozenset({"responses", "audio", "images", "fine_tuning", "realtime"})
+
+
+def passage_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
+    """One route for each part and one for what lies beneath it."""
+    raw = limits.route_class("v1", settings.rate_limit_v1, RawRoute)
+    router = APIRouter(prefix="/v1", route_class=raw, tags=["v1"])
+    for family, (what, methods) in PASSAGES.items():
+        words = f"{what}: passed on to the upstream that the routing file names for it, or to the default provider."
+        for path in (f"/{family}/{{path:path}}", *(() if family in ONLY_BENEATH else (f"/{family}",))):
+            for method in methods:
+                router.add_api_route(
+                    path,
+                    _passing(family, f"/v1{path}"),
+                    methods=[method],
+                    name=f"{method.lower()}_{family}{'_beneath' if '{' in path else ''}",
+                    description=words,
+                )
+    return router
+
+
+def _passing(family: Family, route: str) -> Any:
+    async def passed(request: Request) -> Response:
+        return await pass_on(request, family, route, request.path_params.get("path", ""))
+
+    return passed

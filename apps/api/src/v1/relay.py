@@ -11,13 +11,12 @@ from starlette.responses import Response
 
 from apps.api.src.auth.caller import allow_model, caller_of
 from apps.api.src.auth.fleet import fits
-from apps.api.src.http.guard import guarded
 from apps.api.src.http.headers import cache_control, header
 from apps.api.src.http.json_body import read_json, refuse_duplicates
+from apps.api.src.http.shutdown import guarded
 from apps.api.src.observability.request_line import note_body
-from apps.api.src.v1.cached import cached, key_of
+from apps.api.src.v1.cached import IdempotentRecording, Identity, Recordings, cached, identity, key_of
 from apps.api.src.v1.execution import Execution, new_record
-from apps.api.src.v1.idempotency import IdempotentRecording, Identity, Recordings, identity
 from apps.api.src.v1.replies import WholeResponse, streamed_reply, whole_reply, whole_response
 from apps.api.src.wiring.services import Services
 from apps.cache.entry import CacheKey

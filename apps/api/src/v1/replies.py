@@ -9,10 +9,9 @@ from starlette.responses import Response
 
 from apps.api.src.exceptions import envelope
 from apps.api.src.generate.answers import model_header
-from apps.api.src.http.guard import guarded
 from apps.api.src.http.headers import age_headers, cache_use
-from apps.api.src.http.sse import EventStream
-from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
+from apps.api.src.http.shutdown import guarded
+from apps.api.src.http.streaming import EventStream, RawHeaders, StreamedResponse, raw
 from apps.api.src.v1.execution import WholeFrame
 from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import AppError

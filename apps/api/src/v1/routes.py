@@ -7,12 +7,11 @@ from starlette.responses import JSONResponse, Response
 
 from apps.agents.config import AGENT_PREFIX
 from apps.api.src.auth.caller import allow_model, caller_of, may_use
-from apps.api.src.http.raw_route import RawRoute
+from apps.api.src.http.json_body import RawRoute
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.rag.places import collection_names
-from apps.api.src.v1.models import Model, ModelDirectory, ModelList
+from apps.api.src.rag.requests import collection_names
+from apps.api.src.v1.models import DETOKENIZE, TOKENIZE, Model, ModelDirectory, ModelList, text_of, tokens_of
 from apps.api.src.v1.relay import read_call, relay
-from apps.api.src.v1.tokenizing import DETOKENIZE, TOKENIZE, text_of, tokens_of
 from apps.api.src.wiring.services import Services
 from apps.core.callers import Caller
 from apps.core.settings import Settings

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
-from apps.api.src.observability.metrics.exposition import Metrics
-from apps.api.src.observability.metrics.labels import KnownNames
-from apps.api.src.observability.metrics.observed import GatewayObserved, ModelsObserved
+from apps.api.src.observability.call_metrics import KnownNames
+from apps.api.src.observability.metrics import Metrics
+from apps.api.src.observability.observed import GatewayObserved, ModelsObserved
 from apps.api.src.observability.request_line import CallsOnLine
 from apps.api.src.observability.tracing import Tracing, open_tracing
 from apps.api.src.wiring.accounts import Accounts, build_accounts

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message
 
-from apps.api.src.http.guard import ClientGone, guarded
-from apps.api.src.http.shutdown import Shutdown, ShuttingDown
+from apps.api.src.http.shutdown import ClientGone, Shutdown, ShuttingDown, guarded
 
 Queue = asyncio.Queue[Message]
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apps.api.src.http.sse import EventStream, PlainText
+from apps.api.src.http.streaming import EventStream, PlainText
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import UpstreamError

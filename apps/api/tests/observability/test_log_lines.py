@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apps.api.src.http.middleware.request_scope import access_log, request_id
-from apps.api.src.observability.log_lines import LineFormatter
+from apps.api.src.observability.logs import LineFormatter
 from apps.api.src.observability.redaction import Redactor, one_line
 from apps.api.src.observability.request_line import RequestLine
 from apps.core.callers import ANONYMOUS

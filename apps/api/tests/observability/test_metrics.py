@@ -18,10 +18,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from apps.api.src.application import create_app
-from apps.api.src.observability.metrics.exposition import Metrics
-from apps.api.src.observability.metrics.instruments import Durations
-from apps.api.src.observability.metrics.labels import KnownNames
-from apps.api.src.observability.metrics.loop_lag import LoopLag
+from apps.api.src.observability.call_metrics import KnownNames
+from apps.api.src.observability.instruments import Durations
+from apps.api.src.observability.metrics import LoopLag, Metrics
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import ANONYMOUS
@@ -343,7 +342,7 @@ async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog:
         while time.monotonic() < until:
             sum(range(1000))
 
-    with lag.measured(), caplog.at_level(logging.WARNING, "apps.api.src.observability.metrics.loop_lag"):
+    with lag.measured(), caplog.at_level(logging.WARNING, "apps.api.src.observability.metrics"):
         hold_the_loop()
         await asyncio.sleep(0.3)
     stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]

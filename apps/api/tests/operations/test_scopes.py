@@ -12,8 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from apps.agents.config import AgentsConfig
-from apps.api.src.v1.passage import KEPT
-from apps.api.src.v1.passage_routes import ONLY_BENEATH, PASSAGES
+from apps.api.src.v1.passage import KEPT, ONLY_BENEATH, PASSAGES
 from apps.api.src.wiring.stores import Documents, build_documents
 from apps.core.agent_runs import AgentRun
 from apps.gateway.gateway import Gateway

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.src.admin.usage_routes import as_csv
+from apps.api.src.admin.operation_routes import as_csv
 from apps.api.src.application import create_app
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record

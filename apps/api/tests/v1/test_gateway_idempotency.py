@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.src.v1.idempotency import KEPT_SECONDS, Identity, Recordings
+from apps.api.src.v1.cached import KEPT_SECONDS, Identity, Recordings
 from apps.core.callers import ANONYMOUS
 from apps.core.calls import CallRecord
 from apps.core.errors import AppError, Conflict, UpstreamError

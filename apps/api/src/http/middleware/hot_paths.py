@@ -11,8 +11,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.api.src.exceptions import render
-from apps.api.src.http.guard import ClientGone
-from apps.api.src.http.raw_route import RawRoute
+from apps.api.src.http.json_body import RawRoute
+from apps.api.src.http.shutdown import ClientGone
 from apps.api.src.observability.tracing import served_by
 from apps.core.errors import AppError, forget_tracebacks
 

@@ -13,8 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from apps.api.src.auth.caller import SCOPE_KEY
 from apps.api.src.exceptions import render
 from apps.api.src.http.shutdown import Shutdown, ShuttingDown
-from apps.api.src.observability.metrics.call_metrics import RequestMetrics
-from apps.api.src.observability.metrics.labels import OTHER, route_label
+from apps.api.src.observability.call_metrics import OTHER, RequestMetrics, route_label
 from apps.api.src.observability.request_line import RequestLine, current_line
 from apps.api.src.observability.tracing import trace_of
 

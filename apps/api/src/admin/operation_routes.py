@@ -1,12 +1,16 @@
-"""Usage as CSV (RFC 4180), safe to open in a spreadsheet: no cell of it is taken for a formula.
+"""Usage, and the routing file, for operators.
 
-What was used: for a key's owner, and for the operator; as JSON or as CSV, a page at a time.
+Usage is for a key's owner too, as JSON or as CSV (RFC 4180), a page at a time; the CSV is safe to open in a
+spreadsheet: no cell of it is taken for a formula. The routing file is checked before it is read again: the one at work,
+or one that is posted.
 """
 
+import asyncio
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -14,14 +18,64 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.auth.caller import caller_of
-from apps.api.src.http.openapi import Responses, error_responses
+from apps.api.src.http.json_body import JsonRoute
+from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services
 from apps.core.errors import Forbidden, InvalidValue, ModelUnavailable, Overloaded, RateLimitExceeded
-from apps.core.fields import Between
+from apps.core.fields import Between, Schema
 from apps.core.settings import Settings
+from apps.gateway.routing.config import GatewayConfigError, gateway_config_of, load_gateway_config
 from apps.operations.ledger import usage
 from apps.operations.ledger_rows import GROUPS, SUMS, UsageQuestion, UsageReport
+
+LONGEST_FILE = 65_536
+"""Characters: YAML is read by the letter."""
+POSTED = Path("routing file")
+
+
+class RoutingFile(BaseModel):
+    """What to check; left out, the file of GATEWAY_CONFIG as it is on the disk now."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    yaml: str | None = Field(None, description="The text of a routing file", max_length=LONGEST_FILE)
+
+
+class CheckedFile(Schema):
+    """``faults`` never repeat a value of the file: it may be a secret."""
+
+    ok: bool
+    faults: list[str] = Field(description="One line each; empty where the file may be put in force")
+    models: list[str] = Field(description="The names that calls could use")
+    providers: list[str]
+
+
+def admin_routing_router(settings: Settings) -> APIRouter:
+    router = APIRouter(prefix="/admin/routing", route_class=JsonRoute, tags=["operations"])
+
+    @router.post("/check", responses=error_responses(*BODY_ERRORS))
+    async def check(request: Request, file: RoutingFile) -> CheckedFile:
+        """Say what is wrong with a routing file, whole, and change nothing."""
+        if not caller_of(request).admin:
+            raise Forbidden("This needs an admin key")
+        # YAML of a stranger takes its time
+        return await asyncio.to_thread(_checked, file.yaml, settings.gateway_config)
+
+    return router
+
+
+def _checked(text: str | None, own: Path | None) -> CheckedFile:
+    if text is None and own is None:
+        raise InvalidValue("There is no routing file here: GATEWAY_CONFIG names none", field="yaml")
+    path = POSTED if own is None or text is not None else own
+    try:
+        config = load_gateway_config(path) if text is None else gateway_config_of(text, path)
+    except GatewayConfigError as error:
+        faults = [line.removeprefix(f"{path}: ") for line in str(error).splitlines()]
+        return CheckedFile(ok=False, faults=faults, models=[], providers=[])
+    return CheckedFile(ok=True, faults=[], models=list(config.models), providers=list(config.providers))
+
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

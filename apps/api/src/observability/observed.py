@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
-from apps.api.src.observability.metrics.labels import KnownNames
+from apps.api.src.observability.call_metrics import KnownNames
 from apps.core.ports import Observation, Readiness, State
 from apps.gateway.gateway import Gateway
 

@@ -1,27 +1,121 @@
-"""The metrics of one app: what counts, what is observed, and the text that Prometheus reads.
+"""The metrics of one app: what counts, what is observed, how late the event loop is, and the text for Prometheus.
 
 Each process counts for itself: behind one port, several workers answer scrapes in turn with different numbers. Run one
 process a port, and let Prometheus scrape each.
+
+A timer that should have rung by now says how long every request had to wait. A thread beside it looks where the loop's
+own thread is meanwhile, so that the log can name the call: files and functions, and nothing that a caller sent.
 """
 
+import asyncio
 import logging
 import platform
+import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from apps.api.src.observability.metrics.call_metrics import CallMetrics, RequestMetrics
-from apps.api.src.observability.metrics.labels import KnownNames
-from apps.api.src.observability.metrics.loop_lag import LoopLag
+from apps.api.src.observability.call_metrics import CallMetrics, KnownNames, RequestMetrics
 from apps.core.ports import Observation, Observed
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-    from apps.api.src.observability.metrics.instruments import Instruments
+    from apps.api.src.observability.instruments import Instruments
+
+EVERY = 0.1
+REMEMBERED = 150
+STALL = 0.1
+SHOWN_FRAMES = 6
+ROOT = str(Path(__file__).parents[4])
+# where the loop's thread is between two callbacks
+WAITING = frozenset({"select", "poll", "_run_once", "run_forever", "run_until_complete", "run", "wrapper"})
 
 log = logging.getLogger(__name__)
+
+
+class LoopLag:
+    """An Observed: the longest delay of the last 15 seconds, which two scrapes in a row may both see.
+
+    A delay of ``stall`` seconds or more is counted, and written to the log with the call that made it.
+    """
+
+    def __init__(self, stall: float = STALL) -> None:
+        self._stall = stall
+        self._delays: deque[float] = deque(maxlen=REMEMBERED)
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = float("inf")
+        self._cpu = 0.0
+        self._where: str | None = None
+        self._stalls = 0
+        self._over = threading.Event()
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Measure the running loop for the length of the block."""
+        self._over.clear()
+        watch = threading.Thread(target=self._watch, args=(threading.get_ident(),), name="loop-lag", daemon=True)
+        self._wait(asyncio.get_running_loop())
+        watch.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            if self._timer is not None:
+                self._timer.cancel()
+            watch.join()
+
+    def observations(self) -> Iterable[Observation]:
+        longest = max(self._delays, default=0.0)
+        yield Observation("genai_event_loop_lag_seconds", "Longest delay of the event loop in the last 15 s", longest)
+        text = f"Delays of the event loop of {self._stall:g} s and more; the log names the call"
+        yield Observation("genai_event_loop_stalls_total", text, float(self._stalls), "counter")
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._where, self._cpu = None, time.thread_time()
+        self._due = time.monotonic() + EVERY
+        self._timer = loop.call_later(EVERY, self._rang, loop)
+
+    def _rang(self, loop: asyncio.AbstractEventLoop) -> None:
+        delay = max(0.0, time.monotonic() - self._due)
+        self._delays.append(delay)
+        if delay >= self._stall:
+            self._stalls += 1
+            used = time.thread_time() - self._cpu
+            if self._where is not None:
+                log.warning("The event loop stalled for %.2f s (%.2f s of CPU) in %s", delay, used, self._where)
+            else:
+                log.info("The event loop stalled for %.2f s (%.2f s of CPU) in no call: a busy machine", delay, used)
+        self._wait(loop)
+
+    def _watch(self, loop_thread: int) -> None:
+        while not self._over.wait(EVERY / 2):
+            if self._where is None and time.monotonic() - self._due >= self._stall / 2:
+                frame = sys._current_frames().get(loop_thread)
+                if frame is not None and frame.f_code.co_name not in WAITING:
+                    self._where = _calls(frame)
+
+
+def _calls(frame: FrameType | None) -> str:
+    """From the innermost call outwards."""
+    shown: list[str] = []
+    while frame is not None and len(shown) < SHOWN_FRAMES:
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen"):
+            # the machinery of imports, which would hide who imports
+            frame = frame.f_back
+            continue
+        file = code.co_filename.removeprefix(ROOT).lstrip("/").rpartition("site-packages/")[2]
+        shown.append(f"{code.co_name} ({file}:{frame.f_lineno})")
+        frame = frame.f_back
+    return " < ".join(shown)
 
 
 class Metrics:
@@ -82,7 +176,7 @@ class Metrics:
 
     @cached_property
     def _instruments(self) -> "Instruments":
-        from apps.api.src.observability.metrics.instruments import Instruments
+        from apps.api.src.observability.instruments import Instruments
 
         return Instruments(self._registry)
 

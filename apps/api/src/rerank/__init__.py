@@ -1,1 +1,0 @@
-"""Reranking over HTTP, in the shape that Cohere and Jina share."""

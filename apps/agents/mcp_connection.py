@@ -1,11 +1,10 @@
 """One MCP server and the tools on its allow-list.
 
 It is connected to when a run first needs it. One that is dead, or hangs, is an error within a bound; the next run tries
-again. The only place of the agents' side that knows the mcp package; it is imported with the first server.
+again. The mcp package is imported with the first server (mcp_client.py).
 """
 
 import asyncio
-import json
 import logging
 import re
 import time
@@ -15,20 +14,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from apps.agents.config import McpServerConfig
+from apps.agents.mcp_port import McpRefusal
 from apps.agents.tools import AgentTool, Arguments, ToolContext, ToolError
 from apps.core.errors import ModelUnavailable
-from apps.core.messages import JsonObject
 from apps.core.process import import_aside
 
 if TYPE_CHECKING:
-    from mcp import Client
-    from mcp_types import CallToolResult
+    from apps.agents.mcp_client import ListedTool, McpSession
 
 CLOSE_SECONDS = 7.0
 RETRY_SECONDS = 3.0
-MOST_PAGES = 20
 LONGEST_DESCRIPTION = 1_000
-SESSION_HEADER = "mcp-session-id"
 NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 log = logging.getLogger(__name__)
@@ -42,7 +38,7 @@ class _SessionForgotten(Exception):
 class _Connection:
     """A session that one task holds open and closes: the mcp package wants both in the same task."""
 
-    client: "Client"
+    session: "McpSession"
     tools: dict[str, AgentTool]
     closing: asyncio.Event
     forgotten: asyncio.Event
@@ -77,38 +73,39 @@ class McpServer:
 
         A server that has forgotten the session has done nothing: it is initialised anew, once, and asked again.
         """
-        await import_aside(import_mcp_client)
         for last in (False, True):
             try:
                 connection = await self._connected()
             except ModelUnavailable as error:
                 raise ToolError(error.message) from None
             try:
-                return _text(await self._asked(connection, tool, arguments))
+                text, failed = await self._called(connection, tool, arguments)
             except _SessionForgotten:
                 if last:
                     raise ToolError(f"The MCP server {self.name} forgets its sessions at once") from None
+                continue
+            if failed:
+                raise ToolError(text or "The tool failed")
+            return text
         raise AssertionError("the second attempt returns or raises")
 
-    async def _asked(self, connection: _Connection, tool: str, arguments: Arguments) -> "CallToolResult":
+    async def _called(self, connection: _Connection, tool: str, arguments: Arguments) -> tuple[str, bool]:
         """Raises ToolError, and _SessionForgotten where the call has not been looked at."""
-        from mcp import MCPError
-
         connection.calls += 1
         try:
             async with asyncio.timeout(self.config.call_seconds):
-                return await connection.client.call_tool(tool, arguments)
+                return await connection.session.call(tool, arguments)
         except TimeoutError:
             if connection.calls == 1:
                 self._drop(connection)
             raise ToolError(f"The MCP server {self.name} did not answer in {self.config.call_seconds:g} s") from None
-        except MCPError as error:
+        except McpRefusal as error:
             if connection.forgotten.is_set():
                 self._drop(connection)
                 raise _SessionForgotten from None
-            if self._holder is None or self._holder.done() or error.code == _closed_code():
+            if self._holder is None or self._holder.done() or error.closed:
                 self._drop(connection)
-            raise ToolError(f"The MCP server {self.name} refused: {error.message[:500]}") from None
+            raise ToolError(f"The MCP server {self.name} refused: {str(error)[:500]}") from None
         except Exception as error:
             self._drop(connection)
             raise ToolError(f"The MCP server {self.name} failed ({type(error).__name__})") from None
@@ -169,72 +166,27 @@ class McpServer:
         closing, forgotten = asyncio.Event(), asyncio.Event()
         try:
             async with AsyncExitStack() as stack:
-                client = await self._open(stack, forgotten)
-                tools = await self._listed(client)
+                await import_aside(import_mcp_client)
+                from apps.agents.mcp_client import open_session
+
+                session = await open_session(self.config, self.values, stack, forgotten)
+                tools = {tool.name: self._tool(tool) for tool in await session.tools(self.config.tools)}
                 if not ready.cancelled():
-                    ready.set_result(_Connection(client, tools, closing, forgotten))
+                    ready.set_result(_Connection(session, tools, closing, forgotten))
                 await closing.wait()
         except Exception as error:
             log.warning("The MCP server %s failed: %s", self.name, _named(error))
             if not ready.done():
                 ready.set_exception(self._unavailable(f"cannot be reached ({_named(error)})"))
 
-    async def _open(self, stack: AsyncExitStack, forgotten: asyncio.Event) -> "Client":
-        await import_aside(import_mcp_client)
-        from mcp import Client, StdioServerParameters
-        from mcp.client.streamable_http import streamable_http_client
-
-        config = self.config
-        if config.command:
-            command, *arguments = config.command
-            variables = {name: self.values[name] for name in config.env}
-            return await stack.enter_async_context(
-                Client(StdioServerParameters(command=command, args=arguments, env=variables))
-            )
-        import httpx2
-
-        headers = {header: self.values[variable] for header, variable in config.headers_env.items()}
-
-        async def note(response: httpx2.Response) -> None:
-            if response.status_code == 404 and SESSION_HEADER in response.request.headers:
-                forgotten.set()
-
-        http = await stack.enter_async_context(
-            httpx2.AsyncClient(
-                headers=headers,
-                timeout=httpx2.Timeout(config.connect_seconds, read=config.call_seconds),
-                event_hooks={"response": [note]},
-            )
-        )
-        return await stack.enter_async_context(Client(streamable_http_client(config.url, http_client=http)))
-
-    async def _listed(self, client: "Client") -> dict[str, AgentTool]:
-        """The tools of the allow-list that the server has."""
-        tools: dict[str, AgentTool] = {}
-        cursor: str | None = None
-        for _ in range(MOST_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            for tool in page.tools:
-                if tool.name in self.config.tools:
-                    tools[tool.name] = self._tool(tool.name, tool.description or tool.name, tool.input_schema)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return tools
-
-    def _tool(self, name: str, description: str, schema: JsonObject) -> AgentTool:
-        # imports jsonschema, which has been imported aside
-        from apps.agents.schema_check import SchemaCheck
-
-        checks = SchemaCheck(schema)
-
+    def _tool(self, tool: "ListedTool") -> AgentTool:
         async def invoke(context: ToolContext, arguments: Arguments) -> str:
-            if faults := checks.faults(arguments):
+            if faults := tool.checks.faults(arguments):
                 raise ToolError(f"Wrong arguments: {'; '.join(faults)}")
-            return await self.call(name, arguments)
+            return await self.call(tool.name, arguments)
 
-        shown = NOT_IN_A_NAME.sub("_", f"{self.name}_{name}")[:64]
-        return AgentTool(shown, description[:LONGEST_DESCRIPTION], schema, invoke)
+        shown = NOT_IN_A_NAME.sub("_", f"{self.name}_{tool.name}")[:64]
+        return AgentTool(shown, tool.description[:LONGEST_DESCRIPTION], tool.schema, invoke)
 
     def _drop(self, connection: _Connection) -> None:
         connection.closing.set()
@@ -248,30 +200,9 @@ class McpServer:
 
 
 def import_mcp_client() -> None:
-    """What asks MCP servers, and what checks the arguments of their tools."""
-    import httpx2
-    import mcp.client.streamable_http
-    import mcp_types
+    import apps.agents.mcp_client as client
 
-    import apps.agents.schema_check as checks
-
-    del httpx2, mcp, mcp_types, checks
-
-
-def _text(result: "CallToolResult") -> str:
-    parts = [block.text if block.type == "text" else f"[{block.type}]" for block in result.content]
-    if not parts and result.structured_content is not None:
-        parts = [json.dumps(result.structured_content, ensure_ascii=False)]
-    text = "\n".join(parts)
-    if result.is_error:
-        raise ToolError(text or "The tool failed")
-    return text
-
-
-def _closed_code() -> int:
-    from mcp_types import CONNECTION_CLOSED
-
-    return int(CONNECTION_CLOSED)
+    del client
 
 
 def _named(error: BaseException) -> str:

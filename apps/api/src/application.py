@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
-from apps.agents.mcp_server import McpEndpoint
 from apps.api.src import exceptions
 from apps.api.src.admin.key_routes import admin_key_router
 from apps.api.src.admin.operation_routes import admin_routing_router, admin_usage_router, usage_router
@@ -44,7 +43,7 @@ from apps.api.src.http.security_documentation import document_security
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.mcp.documents import ServedDocuments
-from apps.api.src.mcp.routes import mcp_router
+from apps.api.src.mcp.routes import McpEndpoint, mcp_router
 from apps.api.src.mcp.tools import ServedTools
 from apps.api.src.observability.tracing import OFF
 from apps.api.src.ollama.documentation import document_ollama

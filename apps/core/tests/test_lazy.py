@@ -16,7 +16,7 @@ FIRST_USES = {
     "lancedb": ("from apps.rag.index.database import import_lancedb as first", "from lancedb.query import MatchQuery"),
     "pydantic_ai": ("from apps.agents.agents import import_loop as first", "from pydantic_ai import Agent"),
     "mcp server": (
-        "from apps.agents.mcp_server import import_mcp_server as first",
+        "from apps.api.src.mcp.routes import import_mcp_server as first",
         "from mcp.server.lowlevel import Server",
     ),
     "mcp client": ("from apps.agents.mcp_connection import import_mcp_client as first", "from mcp import Client"),

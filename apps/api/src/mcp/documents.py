@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 from fastapi import Request
 
-from apps.agents.mcp_server import ReadResource, Scope, ServedPrompt, ServedResource
+from apps.agents.mcp_port import ReadResource, Scope, ServedPrompt, ServedResource
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services

@@ -2,14 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from apps.agents.mcp_server import McpEndpoint
+from apps.agents.mcp_port import ServedResources, ServedTool
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.json_body import RawRoute
 from apps.api.src.http.openapi import error_responses
@@ -26,10 +26,16 @@ from apps.api.src.mcp.cancellation import (
     read_message,
 )
 from apps.core import errors
+from apps.core.callers import Caller
 from apps.core.errors import Forbidden
+from apps.core.process import import_aside
 from apps.core.settings import Settings
 
+if TYPE_CHECKING:
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
 PATH = "/mcp"
+CLOSE_SECONDS = 5.0
 PROGRESS = b'"progressToken"'
 OWN_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
@@ -41,6 +47,59 @@ BODY = {
 }
 ANSWER = {"jsonrpc": "2.0", "id": 1, "result": {"tools": [{"name": "generate", "inputSchema": {"type": "object"}}]}}
 ERRORS = (errors.Unauthorized, errors.Forbidden, errors.PayloadTooLarge, errors.RateLimitExceeded)
+
+
+class McpEndpoint:
+    """``tools_for`` says what a caller may use; ``caller_of`` finds the caller in the scope of the request."""
+
+    def __init__(
+        self,
+        tools_for: Callable[[Caller], Sequence[ServedTool]],
+        caller_of: Callable[[Scope], Caller],
+        version: str,
+        resources: ServedResources,
+    ) -> None:
+        self._resources = resources
+        self._tools_for = tools_for
+        self._caller_of = caller_of
+        self._version = version
+        self._closing = asyncio.Event()
+        self._managers: asyncio.Future[tuple[StreamableHTTPSessionManager, StreamableHTTPSessionManager]] | None = None
+        self._holder: asyncio.Task[None] | None = None
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, *, streamed: bool = False) -> None:
+        """One request, whose body has a limit and whose caller is known; ``streamed`` answers with events."""
+        if self._managers is None:
+            self._managers = asyncio.get_running_loop().create_future()
+            self._holder = asyncio.create_task(self._hold(self._managers), name="mcp-server")
+        managers = await asyncio.shield(self._managers)
+        await managers[streamed].handle_request(scope, receive, send)
+
+    async def aclose(self) -> None:
+        self._closing.set()
+        if self._holder is not None:
+            _, running = await asyncio.wait([self._holder], timeout=CLOSE_SECONDS)
+            for task in running:
+                task.cancel()
+
+    async def _hold(
+        self, ready: "asyncio.Future[tuple[StreamableHTTPSessionManager, StreamableHTTPSessionManager]]"
+    ) -> None:
+        """Keep the package's tasks in one of ours: they have to end where they began."""
+        await import_aside(import_mcp_server)
+        from apps.agents.mcp_server import ProtocolServer
+
+        server = ProtocolServer(self._tools_for, self._caller_of, self._version, self._resources)
+        whole, streamed = server.manager(streamed=False), server.manager(streamed=True)
+        async with whole.run(), streamed.run():
+            ready.set_result((whole, streamed))
+            await self._closing.wait()
+
+
+def import_mcp_server() -> None:
+    import apps.agents.mcp_server as server
+
+    del server
 
 
 def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) -> APIRouter:
@@ -98,7 +157,7 @@ class McpResponse(Response):
 
         begun = False
 
-        async def told(message: Message) -> None:
+        async def answer(message: Message) -> None:
             nonlocal begun
             begun = True
             # what the route's layers have put here, the limits' standing above all, goes out with the server's own
@@ -108,7 +167,7 @@ class McpResponse(Response):
 
         try:
             with self._running.running(self._key):
-                await guarded(self._endpoint.handle(scope, replay, told, streamed=streamed), receive, self._shutdown)
+                await guarded(self._endpoint.handle(scope, replay, answer, streamed=streamed), receive, self._shutdown)
         except ClientGone:
             return
         except Stopped:

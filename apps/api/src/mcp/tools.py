@@ -9,7 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from apps.agents.config import AGENT_PREFIX
-from apps.agents.mcp_server import Progress, Scope, ServedTool, Told
+from apps.agents.mcp_port import Progress, Scope, ServedTool, ToolAnswer
 from apps.agents.tools import Arguments
 from apps.api.src.agents.answers import metered_events, new_record, shown_run, shown_usage
 from apps.api.src.auth.caller import allow_local, allow_named, caller_of
@@ -34,7 +34,7 @@ MOST_PASSAGES = 20
 REPORT_EVERY = 16
 
 
-Ask = Callable[[Request, GenerateBody, Progress], Awaitable[Told]]
+Ask = Callable[[Request, GenerateBody, Progress], Awaitable[ToolAnswer]]
 
 
 class AgentBody(Schema):
@@ -78,18 +78,18 @@ class ServedTools:
         return tools
 
     def _generate(self, name: str, description: str, body: type[GenerateBody], ask: Ask) -> ServedTool:
-        async def call(scope: Scope, arguments: Arguments, progress: Progress) -> Told:
+        async def call(scope: Scope, arguments: Arguments, progress: Progress) -> ToolAnswer:
             return await ask(Request(scope), _checked(body, arguments), progress)
 
         return ServedTool(name, description, _schema(body), call)
 
-    async def _cloud(self, request: Request, body: GenerateBody, progress: Progress) -> Told:
+    async def _cloud(self, request: Request, body: GenerateBody, progress: Progress) -> ToolAnswer:
         await self.limits.count(request, "generate", self.settings.rate_limit_generate)
         is_local = self.services.gateway.router.is_local
         allow_named(caller_of(request), body.model, self.settings.default_model, is_local)
         return await self._answer(request, self.services.generate, body, progress)
 
-    async def _local(self, request: Request, body: GenerateBody, progress: Progress) -> Told:
+    async def _local(self, request: Request, body: GenerateBody, progress: Progress) -> ToolAnswer:
         await self.limits.count(request, "local", self.settings.rate_limit_local)
         name = self.services.local.readiness().name
         allow_local(caller_of(request), name)
@@ -99,15 +99,15 @@ class ServedTools:
 
     async def _answer(
         self, request: Request, model: MeteredModel | CachedModel, body: GenerateBody, progress: Progress
-    ) -> Told:
+    ) -> ToolAnswer:
         """What the route of the same model answers, on record under this one."""
         chat = body.to_chat(caller_of(request))
         async with aclosing(model.stream(replace(chat, record=model.new_record(chat, ROUTE)))) as deltas:
             whole = await collect(_reported(deltas, progress))
         told = {"response": whole.text, "model": whole.model, "usage": usage_json(whole.usage)}
-        return Told(whole.text, told | {"finish_reason": whole.finish_reason})
+        return ToolAnswer(whole.text, told | {"finish_reason": whole.finish_reason})
 
-    async def _search(self, scope: Scope, arguments: Arguments, progress: Progress) -> Told:
+    async def _search(self, scope: Scope, arguments: Arguments, progress: Progress) -> ToolAnswer:
         request, body = Request(scope), _checked(SearchBody, arguments)
         await self.limits.count(request, "rag", self.settings.rate_limit_rag)
         documents = LibraryDocuments(self.services.documents.library if self.services.documents else None)
@@ -117,14 +117,14 @@ class ServedTools:
             raise NotFound(f"No collection is named {quoted(body.collection)}", details={"available": theirs})
         passages = await documents.search(caller, body.collection, body.query, body.top_k)
         text = "\n\n".join(f"[{passage['document']}] {passage['text']}" for passage in passages)
-        return Told(text or "Nothing was found", {"passages": passages})
+        return ToolAnswer(text or "Nothing was found", {"passages": passages})
 
     def _agent(self, name: str) -> ServedTool:
         agents = self.services.agents
         assert agents is not None  # noqa: S101 - asked only for names that they gave
         card = agents.card(name)
 
-        async def call(scope: Scope, arguments: Arguments, progress: Progress) -> Told:
+        async def call(scope: Scope, arguments: Arguments, progress: Progress) -> ToolAnswer:
             request, body = Request(scope), _checked(AgentBody, arguments)
             await self.limits.count(request, "agents", self.settings.rate_limit_agents)
             caller = caller_of(request)
@@ -141,8 +141,8 @@ class ServedTools:
                 text = (
                     f"The run {run.id} waits for an approval: POST /agents/runs/{run.id}/approve, /deny or /decisions"
                 )
-                return Told(text, shown_run(run))
-            return Told(run.answer, {"answer": run.answer, "run": run.id, "usage": shown_usage(run)})
+                return ToolAnswer(text, shown_run(run))
+            return ToolAnswer(run.answer, {"answer": run.answer, "run": run.id, "usage": shown_usage(run)})
 
         described = card.config.description or f"Ask the agent {name}"
         return ServedTool(f"agent_{name}".replace("-", "_")[:64], described, _schema(AgentBody), call)

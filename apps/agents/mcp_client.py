@@ -1,0 +1,96 @@
+"""A session with one MCP server. The only adapter of the client's side of the mcp package."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import httpx2
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CONNECTION_CLOSED, CallToolResult
+
+from apps.agents.config import McpServerConfig
+from apps.agents.mcp_port import McpRefusal
+from apps.agents.schema_check import SchemaCheck
+from apps.agents.tools import Arguments
+from apps.core.messages import JsonObject
+
+MOST_PAGES = 20
+SESSION_HEADER = "mcp-session-id"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTool:
+    name: str
+    description: str
+    schema: JsonObject
+    checks: SchemaCheck
+
+
+class McpSession:
+    """What can be asked of a server within the session that `open_session` opens."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def call(self, tool: str, arguments: Arguments) -> tuple[str, bool]:
+        """The tool's answer as text, and whether it is a failure. Raises McpRefusal."""
+        try:
+            result = await self._client.call_tool(tool, arguments)
+        except MCPError as error:
+            raise McpRefusal(error.message, error.code == CONNECTION_CLOSED) from None
+        return _text(result), bool(result.is_error)
+
+    async def tools(self, allowed: Sequence[str]) -> list[ListedTool]:
+        """Those of the ``allowed`` tools that the server has."""
+        tools: list[ListedTool] = []
+        cursor: str | None = None
+        for _ in range(MOST_PAGES):
+            page = await self._client.list_tools(cursor=cursor)
+            tools += [
+                ListedTool(tool.name, tool.description or tool.name, tool.input_schema, SchemaCheck(tool.input_schema))
+                for tool in page.tools
+                if tool.name in allowed
+            ]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return tools
+
+
+async def open_session(
+    config: McpServerConfig, values: Mapping[str, str], stack: AsyncExitStack, forgotten: asyncio.Event
+) -> McpSession:
+    """Opens a session that ``stack`` closes; ``forgotten`` is set once the server does not know it any more.
+
+    ``values`` are those of the variables that the configuration names.
+    """
+    if config.command:
+        command, *arguments = config.command
+        variables = {name: values[name] for name in config.env}
+        client = Client(StdioServerParameters(command=command, args=arguments, env=variables))
+        return McpSession(await stack.enter_async_context(client))
+    headers = {header: values[variable] for header, variable in config.headers_env.items()}
+
+    async def note(response: httpx2.Response) -> None:
+        if response.status_code == 404 and SESSION_HEADER in response.request.headers:
+            forgotten.set()
+
+    http = await stack.enter_async_context(
+        httpx2.AsyncClient(
+            headers=headers,
+            timeout=httpx2.Timeout(config.connect_seconds, read=config.call_seconds),
+            event_hooks={"response": [note]},
+        )
+    )
+    client = Client(streamable_http_client(config.url, http_client=http))
+    return McpSession(await stack.enter_async_context(client))
+
+
+def _text(result: CallToolResult) -> str:
+    parts = [block.text if block.type == "text" else f"[{block.type}]" for block in result.content]
+    if not parts and result.structured_content is not None:
+        parts = [json.dumps(result.structured_content, ensure_ascii=False)]
+    return "\n".join(parts)

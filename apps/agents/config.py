@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from apps.core.config_file import read_config, validated, whole
+
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 AgentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -153,10 +155,7 @@ def load_agents_config(path: Path, tools: Iterable[str]) -> AgentsConfig:
 
     Raises AgentsConfigError; values are not repeated, they may be secrets.
     """
-    # imports YAML, which most starts do not need
-    from apps.core.yaml_file import read_yaml, validated, whole
-
-    config, faults = validated(read_yaml(path, AgentsConfigError), AgentsConfig)
+    config, faults = validated(read_config(path, AgentsConfigError), AgentsConfig)
     if config is not None:
         faults = dangling_tools(config, tools)
     return whole(path, config, faults, AgentsConfigError)

@@ -32,6 +32,14 @@ class OpenAIClient:
         )
         self._headers = {} if api_key else {"Authorization": openai.Omit()}
 
+    @classmethod
+    def open(
+        cls, base_url: str, api_key: str, timeouts: tuple[float, float, float], connections: Connections
+    ) -> "OpenAIClient":
+        """``timeouts`` are seconds to connect, to wait for each piece of an answer, and to write."""
+        connect, read, write = timeouts
+        return cls(base_url, api_key, httpx.Timeout(connect=connect, read=read, write=write, pool=None), connections)
+
     async def embeddings(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST /embeddings; the answer, parsed. Raises only errors of apps.core.errors."""
         create: Any = self._client.embeddings.with_raw_response.create

@@ -79,14 +79,7 @@ class OpenAIEmbedder:
         return self._client
 
     def _open(self) -> "OpenAIClient":
-        with importing():
-            import httpx2 as httpx
-
-            from apps.models.openai_client import OpenAIClient
-
-        s = self._settings
-        timeout = httpx.Timeout(connect=s.connect_timeout, read=s.read_timeout, write=s.write_timeout, pool=None)
-        return OpenAIClient(s.openai_base_url, self._key, timeout, self._connections)
+        return _open_client(self._settings.openai_base_url, self._key, self._settings, self._connections)
 
 
 def _vectors(answer: dict[str, Any], expected: int, dimensions: int) -> list[list[float]]:
@@ -141,13 +134,8 @@ class UpstreamReranker:
         return self._client
 
     def _open(self) -> "OpenAIClient":
-        import httpx2 as httpx
-
-        from apps.models.openai_client import OpenAIClient
-
         s = self._settings
-        timeout = httpx.Timeout(connect=s.connect_timeout, read=s.read_timeout, write=s.write_timeout, pool=None)
-        return OpenAIClient(s.rerank_base_url, s.rerank_api_key.get_secret_value(), timeout, self._connections)
+        return _open_client(s.rerank_base_url, s.rerank_api_key.get_secret_value(), s, self._connections)
 
 
 def _scores(answer: dict[str, Any], expected: int) -> list[float]:
@@ -166,3 +154,12 @@ def _tokens(answer: dict[str, Any]) -> int | None:
     usage = answer.get("usage")
     told = usage.get("total_tokens") if isinstance(usage, dict) else None
     return told if isinstance(told, int) and told >= 0 else None
+
+
+def _open_client(base_url: str, key: str, settings: Settings, connections: Connections) -> "OpenAIClient":
+    """Blocks for a second at its first use: it imports the SDK."""
+    with importing():
+        from apps.models.openai_client import OpenAIClient
+
+    timeouts = (settings.connect_timeout, settings.read_timeout, settings.write_timeout)
+    return OpenAIClient.open(base_url, key, timeouts, connections)

@@ -2,6 +2,8 @@
 
 The issuer's public keys are fetched when needed, kept, and fetched again as the issuer rotates them. Where the issuer
 cannot be reached, the keys that are known go on being used; a token of one that is not known cannot be judged.
+
+Imports jwt with cryptography, and httpx; it is imported where the settings name an issuer.
 """
 
 import asyncio
@@ -12,9 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import httpx2
+import jwt
+import jwt.algorithms
+
 from apps.core.callers import Caller
 from apps.core.errors import Overloaded
-from apps.core.process import import_aside
+from apps.transport.httpx_transport import HttpxTransport
 from apps.transport.pool import Connections
 
 FRESH_SECONDS = 300.0
@@ -97,11 +103,6 @@ class Jwks:
         return self._fetching
 
     async def _refresh(self) -> None:
-        # heavy, and needed by services with an issuer alone
-        import httpx2
-
-        from apps.transport.httpx_transport import HttpxTransport
-
         transport = HttpxTransport(self._connections)
         try:
             async with (
@@ -175,7 +176,6 @@ class BearerTokens:
         self._algorithms = frozenset(algorithms)
         self._tenant_claim = tenant_claim
         self._scope_claim = scope_claim
-        self._imported = False
 
     @staticmethod
     def looks_like_one(credential: str) -> bool:
@@ -183,11 +183,6 @@ class BearerTokens:
 
     async def caller(self, token: str) -> Caller | None:
         """None for a token that is not good, whatever the reason. Raises IssuerUnavailable where its key is unknown."""
-        if not self._imported:
-            await import_aside(import_jwt)
-            self._imported = True
-        import jwt
-
         try:
             header = jwt.get_unverified_header(token)
             algorithm, id = header.get("alg"), header.get("kid")
@@ -203,8 +198,6 @@ class BearerTokens:
         await self._jwks.aclose()
 
     def _verified(self, token: str, key: Jwk, algorithm: str) -> Mapping[str, Any] | None:
-        import jwt
-
         if FAMILIES[algorithm[:2]] != key["kty"] or key.get("alg", algorithm) != algorithm:
             return None
         claims: Mapping[str, Any] = jwt.decode(
@@ -244,10 +237,3 @@ def _words(scopes: Any) -> list[str]:
 
 def _patterns(kind: str, scopes: Iterable[str]) -> tuple[str, ...]:
     return tuple(scope.removeprefix(kind) for scope in scopes if scope.startswith(kind)) or ("*",)
-
-
-def import_jwt() -> None:
-    """With cryptography a twelfth of a second."""
-    import jwt.algorithms
-
-    del jwt

@@ -25,7 +25,6 @@ FIRST_USES = {
         "from sqlalchemy.ext.asyncio import create_async_engine",
     ),
     "alembic": ("from apps.operations.database import import_alembic as first", "from alembic.command import upgrade"),
-    "jwt": ("from apps.operations.bearer_tokens import import_jwt as first", "from jwt.algorithms import RSAAlgorithm"),
 }
 NEEDS_LOCAL = {"lancedb"}
 PROGRAM = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.core.yaml_file import read_yaml
+from apps.core.config_file import read_config
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,4 +22,4 @@ def test_a_value_that_cannot_be_read_is_told_in_one_line(text: str, tmp_path: Pa
     file = tmp_path / "wrong.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(LookupError, match=r"wrong\.yaml: a value is not what it looks like"):
-        read_yaml(file, LookupError)
+        read_config(file, LookupError)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from apps.core.calls import Price
+from apps.core.config_file import parsed, read_config, validated, whole
 
 Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -164,22 +165,15 @@ class GatewayConfig(_Strict):
 
 def load_gateway_config(path: Path) -> GatewayConfig:
     """Read and check the file, whole. Raises GatewayConfigError; values are not repeated, they may be secrets."""
-    # imports YAML, which most starts do not need
-    from apps.core.yaml_file import read_yaml
-
-    return _checked(read_yaml(path, GatewayConfigError), path)
+    return _checked(read_config(path, GatewayConfigError), path)
 
 
 def gateway_config_of(text: str, path: Path) -> GatewayConfig:
     """Check the text of a file; ``path`` is what it is called. Raises GatewayConfigError as reading one does."""
-    from apps.core.yaml_file import parse_yaml
-
-    return _checked(parse_yaml(text, path, GatewayConfigError), path)
+    return _checked(parsed(text, path, GatewayConfigError), path)
 
 
 def _checked(content: Any, path: Path) -> GatewayConfig:
-    from apps.core.yaml_file import validated, whole
-
     config, faults = validated(content, GatewayConfig)
     return whole(path, config, faults + _dangling_names(content), GatewayConfigError)
 

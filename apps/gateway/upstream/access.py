@@ -8,7 +8,7 @@ import asyncio
 import math
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from apps.gateway.routing.config import ProviderConfig
@@ -16,11 +16,9 @@ from apps.gateway.upstream.chat_normalizer import ChatNormalizer
 from apps.gateway.upstream.event_blocks import EventBlocks, MessageUsage, ResponseBlocks, is_silent
 from apps.gateway.upstream.usage import UsageReader
 from apps.models.upstream_errors import FAILURES, nonsense, translate
-
-if TYPE_CHECKING:
-    from apps.transport.client import Client
-    from apps.transport.pool import Connections
-    from apps.transport.response import Response
+from apps.transport.client import Client
+from apps.transport.pool import Connections
+from apps.transport.response import Response
 
 ANTHROPIC_VERSION = "2023-06-01"
 ERROR_BYTES = 65_536
@@ -46,15 +44,13 @@ def hidden_words(provider: ProviderConfig, api_key: str) -> tuple[str, ...]:
     return tuple(filter(None, (urlsplit(provider.base_url).hostname, base, api_key)))
 
 
-def open_client(provider: ProviderConfig, headers: dict[str, str], connections: "Connections | None") -> "Client":
+def open_client(provider: ProviderConfig, headers: dict[str, str], connections: Connections | None) -> Client:
     """A client for the provider's address, which sends ``headers`` with each call."""
-    from apps.transport.client import Client
-
     timeouts = provider.timeouts
     return Client(provider.base_url, headers, timeouts.connect, connections=connections, write=timeouts.write)
 
 
-async def beginning(response: "Response", until: float) -> bytes:
+async def beginning(response: Response, until: float) -> bytes:
     """As much of an error's body as is needed to see what it is about, or as came before it broke off."""
     body = b""
     try:
@@ -91,7 +87,7 @@ class Body(Protocol):
 class Unpacked:
     """Implements Body for a compressed answer. Raises UpstreamError where it is not what its header says."""
 
-    def __init__(self, response: "Response") -> None:
+    def __init__(self, response: Response) -> None:
         self._response = response
         self._unpack = zlib.decompressobj(GZIP_OR_ZLIB)
         self.leave: Callable[[float], None] = response.leave
@@ -108,7 +104,7 @@ class Unpacked:
             raise nonsense("The upstream's answer is not compressed as it says") from None
 
 
-def body_of(response: "Response") -> Body:
+def body_of(response: Response) -> Body:
     """The body of an answer, without its content coding. Raises UpstreamError for a coding that nobody asked for."""
     coding = (response.header(b"content-encoding") or "identity").strip().lower()
     if coding == "identity":

@@ -7,6 +7,7 @@ the same, and the answer is the same.
 import logging
 import time
 from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
 
 from limits import parse
 from starlette.types import Scope
@@ -15,10 +16,12 @@ from apps.api.src.auth.caller import presented
 from apps.api.src.limits.counts import WindowCounts
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized
-from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.key_ring import KeyRing
 from apps.operations.key_store import StoredKey
 from apps.operations.key_terms import looks_like_key
+
+if TYPE_CHECKING:
+    from apps.operations.bearer_tokens import BearerTokens
 
 ADMIN = "/admin"
 # the least of a network that one IPv6 caller has to himself
@@ -57,7 +60,7 @@ class Authenticator:
     """``open_while_empty``: no key is needed as long as none was ever made."""
 
     def __init__(
-        self, ring: KeyRing, tokens: BearerTokens | None, refused: RefusedKeys, *, open_while_empty: bool
+        self, ring: KeyRing, tokens: "BearerTokens | None", refused: RefusedKeys, *, open_while_empty: bool
     ) -> None:
         self._ring = ring
         self._tokens = tokens

@@ -6,6 +6,7 @@ clock. One timer for all of them costs a request nothing, where a timer of its o
 
 import asyncio
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from typing import Literal, Protocol
 
 from apps.core.ports import Observation
 from apps.core.settings import Settings
+
+if sys.platform != "win32":
+    import resource
 
 STATE_KEY = "connections"
 """The name in the lifespan's state, which is how the server hands this to its protocol."""
@@ -242,9 +246,7 @@ def _counted_as(host: str) -> str:
 
 def raise_descriptor_limit() -> None:
     """Take as many file descriptors as the system gives without asking: the default is made for terminals."""
-    try:
-        import resource
-    except ImportError:  # Windows counts no descriptors
+    if sys.platform == "win32":  # it counts no descriptors
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
@@ -254,9 +256,7 @@ def raise_descriptor_limit() -> None:
 
 def _descriptors() -> float:
     """How many file descriptors this process may have open."""
-    try:
-        import resource
-    except ImportError:
+    if sys.platform == "win32":
         return float("inf")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return float("inf") if soft == resource.RLIM_INFINITY else soft

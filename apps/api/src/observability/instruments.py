@@ -1,4 +1,4 @@
-"""The counters and histograms of one app, in a registry of its own, with their names and what they mean.
+"""The counters and histograms of one app, in a registry of its own, and the text of it that Prometheus reads.
 
 Names follow Prometheus' rules: the prefix `genai_`, base units, `_total` for what only grows. Imports
 prometheus_client, so it is imported when the service starts and not with the app.
@@ -6,9 +6,14 @@ prometheus_client, so it is imported when the service starts and not with the ap
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+
+from apps.core.ports import Observation
 
 REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 CALL = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600)
@@ -28,9 +33,15 @@ class Durations(Histogram):
 
 
 class Instruments:
-    """``route`` is a template, ``status`` a number; ``model`` and ``provider`` are known names, `other` or `none`."""
+    """``route`` is a template, ``status`` a number; ``model`` and ``provider`` are known names, `other` or `none`.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    ``observations`` are read at each scrape.
+    """
+
+    def __init__(self, observations: Callable[[], Iterable[Observation]]) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        registry.register(_Scrape(observations))
         # a second series for each, with the time when it was made, is of no use
         disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -86,3 +97,29 @@ class Instruments:
         self.observer_errors = counter(
             "genai_observer_errors_total", "Parts whose numbers could not be read at a scrape", "part"
         )
+
+    def text(self, accept: str) -> tuple[str, bytes]:
+        """The content type and the text, in the newest format that ``accept`` asks for."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self.registry)
+
+
+class _Scrape:
+    """prometheus_client's protocol of a collector, over what is observed."""
+
+    def __init__(self, observations: Callable[[], Iterable[Observation]]) -> None:
+        self._observations = observations
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing before the first scrape: the live objects need not be there yet."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for one in self._observations():
+            family = families.get(one.name)
+            if family is None:
+                kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
+                family = families[one.name] = kind(one.name, one.help, labels=list(one.labels))
+            family.add_metric(list(one.labels.values()), one.value)  # type: ignore[attr-defined]
+        return families.values()

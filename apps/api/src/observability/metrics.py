@@ -25,9 +25,6 @@ from apps.api.src.observability.call_metrics import CallMetrics, KnownNames, Req
 from apps.core.ports import Observation, Observed
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-    from prometheus_client.metrics_core import Metric
-
     from apps.api.src.observability.instruments import Instruments
 
 EVERY = 0.1
@@ -143,42 +140,30 @@ class Metrics:
 
     def warm(self) -> None:
         """Import and register now what the first request would wait for."""
-        _ = self._registry, self._instruments
+        _ = self._instruments
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """The content type and the text, in the newest format that ``accept`` asks for."""
-        from prometheus_client.exposition import choose_encoder
-
         self.requests.settle()
         self.calls.settle()
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._registry)
+        return self._instruments.text(accept)
 
     def summary(self) -> dict[str, list[dict[str, Any]]]:
         """Labels and values by metric, without the buckets of histograms and the times of creation."""
         self.requests.settle()
         self.calls.settle()
         values: dict[str, list[dict[str, Any]]] = {}
-        for family in self._registry.collect():
+        for family in self._instruments.registry.collect():
             for sample in family.samples:
                 if not sample.name.endswith(("_bucket", "_created")):
                     values.setdefault(sample.name, []).append({"labels": sample.labels, "value": sample.value})
         return values
 
     @cached_property
-    def _registry(self) -> "CollectorRegistry":
-        from prometheus_client import CollectorRegistry, ProcessCollector
-
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        registry.register(_Scrape(self))
-        return registry
-
-    @cached_property
     def _instruments(self) -> "Instruments":
         from apps.api.src.observability.instruments import Instruments
 
-        return Instruments(self._registry)
+        return Instruments(self._observations)
 
     def _observations(self) -> Iterator[Observation]:
         about = {"version": self._version, "python": platform.python_version()}
@@ -190,26 +175,3 @@ class Metrics:
                 # one part that is broken must not hide all the others; this says which
                 log.exception("The numbers of %s cannot be read", type(part).__name__)
                 self._instruments.observer_errors.labels(type(part).__name__).inc()
-
-
-class _Scrape:
-    """prometheus_client's protocol of a collector, over what is observed."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def describe(self) -> Iterable["Metric"]:
-        """Nothing before the first scrape: the live objects need not be there yet."""
-        return ()
-
-    def collect(self) -> Iterable["Metric"]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        families: dict[str, Metric] = {}
-        for one in self._metrics._observations():
-            family = families.get(one.name)
-            if family is None:
-                kind = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
-                family = families[one.name] = kind(one.name, one.help, labels=list(one.labels))
-            family.add_metric(list(one.labels.values()), one.value)  # type: ignore[attr-defined]
-        return families.values()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
@@ -35,10 +36,12 @@ from apps.local.embedding.checkpoints import embedders
 from apps.local.embedding.minilm import MiniLM
 from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
-from apps.operations.bearer_tokens import BearerTokens
 from apps.operations.database import Database
 from apps.operations.key_ring import KeyRing
 from apps.transport.pool import Connections
+
+if TYPE_CHECKING:
+    from apps.operations.bearer_tokens import BearerTokens
 
 START_SECONDS = 3.0
 
@@ -57,7 +60,7 @@ class Services:
     tracing: Tracing | None = None
     database: Database | None = None
     keys: KeyRing | None = None
-    tokens: BearerTokens | None = None
+    tokens: "BearerTokens | None" = None
     accounts: Accounts | None = None
     cloud_price: PriceOf | None = None
     documents: Documents | None = None

@@ -6,6 +6,7 @@ What is kept, by the settings: the database with its keys, tokens of an issuer, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.cache.disk_store import DiskStore
 from apps.cache.response_cache import LARGEST, ResponseCache
@@ -23,13 +24,15 @@ from apps.local.embedding.local_embedder import LocalEmbedder
 from apps.local.embedding.minilm import MiniLM
 from apps.local.rerank.reranker import LocalReranker
 from apps.models.upstream_retrieval import OpenAIEmbedder, UpstreamReranker
-from apps.operations.bearer_tokens import BearerTokens, Jwks
 from apps.operations.database import Database
 from apps.operations.key_store import KeyStore
 from apps.operations.key_terms import server_secret
 from apps.rag.answering import RagModels
 from apps.rag.library import Library
 from apps.transport.pool import Connections
+
+if TYPE_CHECKING:
+    from apps.operations.bearer_tokens import BearerTokens
 
 
 def chosen_embedder(
@@ -121,9 +124,12 @@ def build_key_store(settings: Settings, database: Database) -> KeyStore:
     return KeyStore(database, lambda: server_secret(settings.secret_key.get_secret_value(), settings.data_dir))
 
 
-def build_tokens(settings: Settings, connections: Connections | None = None) -> BearerTokens | None:
+def build_tokens(settings: Settings, connections: Connections | None = None) -> "BearerTokens | None":
     if not settings.oidc_issuer:
         return None
+    # jwt with cryptography takes a twelfth of a second
+    from apps.operations.bearer_tokens import BearerTokens, Jwks
+
     return BearerTokens(
         Jwks(settings.oidc_issuer, settings.oidc_jwks_url, connections=connections),
         settings.oidc_issuer,

@@ -25,27 +25,25 @@ class ClientAddress:
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
         self._server_rewrites = server_rewrites
+        self._as_uvicorn = ProxyHeadersMiddleware(_ignore, UVICORN_TRUSTS)  # type: ignore[arg-type]
         self._next = ProxyHeadersMiddleware(app, list(trusted)) if trusted else app  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._server_rewrites and await _was_rewritten(scope):
+        if scope["type"] == "http" and self._server_rewrites and await self._was_rewritten(scope):
             scope["client"] = (UVICORN_TRUSTS, 0)
         await self._next(scope, receive, send)  # type: ignore[arg-type]
 
+    async def _was_rewritten(self, scope: Scope) -> bool:
+        """Whether the client is what uvicorn would have made of this request had it come from 127.0.0.1."""
+        if not any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
+            return False
+        replay = {**scope, "client": (UVICORN_TRUSTS, 0)}
+        await self._as_uvicorn(replay, None, None)  # type: ignore[arg-type]
+        return bool(replay["client"] == scope["client"])
 
-async def _was_rewritten(scope: Scope) -> bool:
-    """Whether the client is what uvicorn would have made of this request had it come from 127.0.0.1."""
-    if not any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
-        return False
-    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-    replay = {**scope, "client": (UVICORN_TRUSTS, 0)}
-
-    async def ignore(*_: object) -> None:
-        """Only the scope matters."""
-
-    await ProxyHeadersMiddleware(ignore, UVICORN_TRUSTS)(replay, None, None)  # type: ignore[arg-type]
-    return bool(replay["client"] == scope["client"])
+async def _ignore(*_: object) -> None:
+    """Only the scope matters."""
 
 
 class BrowserCors(CORSMiddleware):

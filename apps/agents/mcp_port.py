@@ -74,6 +74,16 @@ class ServedResources(Protocol):
     def prompts(self, caller: Caller) -> Sequence[ServedPrompt]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """``tools_for`` says what a caller may use; ``caller_of`` finds the caller in the scope of the request."""
+
+    tools_for: Callable[[Caller], Sequence[ServedTool]]
+    caller_of: Callable[[Scope], Caller]
+    version: str
+    resources: ServedResources
+
+
 class McpRefusal(Exception):
     """A server's error of the protocol; ``closed`` where the connection is lost."""
 

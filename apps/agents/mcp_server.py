@@ -5,7 +5,7 @@ the mcp package; it is imported with the first request (api/src/mcp/routes.py).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,9 +36,8 @@ from mcp_types import (
     Tool,
 )
 
-from apps.agents.mcp_port import Progress, Scope, ServedResources, ServedTool, ToolAnswer
+from apps.agents.mcp_port import Progress, Scope, Served, ToolAnswer
 from apps.agents.tools import Arguments
-from apps.core.callers import Caller
 from apps.core.errors import AppError, InternalError, MissingRequiredField, NotFound, quoted
 from apps.core.version import NAME
 
@@ -48,19 +47,10 @@ log = logging.getLogger(__name__)
 
 
 class ProtocolServer:
-    """``tools_for`` says what a caller may use; ``caller_of`` finds the caller in the scope of the request."""
+    """The protocol's handlers over what is served."""
 
-    def __init__(
-        self,
-        tools_for: Callable[[Caller], Sequence[ServedTool]],
-        caller_of: Callable[[Scope], Caller],
-        version: str,
-        resources: ServedResources,
-    ) -> None:
-        self._resources = resources
-        self._tools_for = tools_for
-        self._caller_of = caller_of
-        self._version = version
+    def __init__(self, served: Served) -> None:
+        self._served = served
 
     def manager(self, *, streamed: bool) -> StreamableHTTPSessionManager:
         """``streamed`` answers with events, else with JSON."""
@@ -72,7 +62,7 @@ class ProtocolServer:
         async def list_tools(
             context: ServerRequestContext[Any], params: PaginatedRequestParams | None
         ) -> ListToolsResult:
-            tools = self._tools_for(self._caller_of(_scope(context)))
+            tools = self._served.tools_for(self._served.caller_of(_scope(context)))
             return ListToolsResult(
                 tools=[
                     Tool(name=tool.name, description=tool.description, input_schema=dict(tool.parameters))
@@ -90,7 +80,7 @@ class ProtocolServer:
             context: ServerRequestContext[Any], params: PaginatedRequestParams | None
         ) -> ListResourcesResult:
             with _protocol_errors():
-                page, following = await self._resources.listed(_scope(context), (params and params.cursor) or "")
+                page, following = await self._served.resources.listed(_scope(context), (params and params.cursor) or "")
             return ListResourcesResult(
                 resources=[
                     Resource(uri=one.uri, name=one.name, description=one.description, mime_type=one.kind)
@@ -104,7 +94,7 @@ class ProtocolServer:
         ) -> ListResourceTemplatesResult:
             templates = [
                 ResourceTemplate(name=words, uri_template=uri, description=words, mime_type="text/plain")
-                for uri, words in self._resources.templates.items()
+                for uri, words in self._served.resources.templates.items()
             ]
             return ListResourceTemplatesResult(resource_templates=templates)
 
@@ -112,7 +102,7 @@ class ProtocolServer:
             context: ServerRequestContext[Any], params: ReadResourceRequestParams
         ) -> ReadResourceResult:
             with _protocol_errors():
-                read = await self._resources.read(_scope(context), str(params.uri))
+                read = await self._served.resources.read(_scope(context), str(params.uri))
             content = TextResourceContents(uri=params.uri, mime_type=read.kind, text=read.text)
             return ReadResourceResult(contents=[content])
 
@@ -128,12 +118,12 @@ class ProtocolServer:
                         for name, words in one.arguments.items()
                     ],
                 )
-                for one in self._resources.prompts(self._caller_of(_scope(context)))
+                for one in self._served.resources.prompts(self._served.caller_of(_scope(context)))
             ]
             return ListPromptsResult(prompts=prompts)
 
         async def get_prompt(context: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
-            prompts = {one.name: one for one in self._resources.prompts(self._caller_of(_scope(context)))}
+            prompts = {one.name: one for one in self._served.resources.prompts(self._served.caller_of(_scope(context)))}
             given = params.arguments or {}
             with _protocol_errors():
                 if params.name not in prompts:
@@ -147,7 +137,7 @@ class ProtocolServer:
 
         return Server(
             NAME,
-            version=self._version,
+            version=self._served.version,
             on_list_tools=list_tools,
             on_call_tool=call_tool,
             on_list_resources=list_resources,
@@ -158,7 +148,7 @@ class ProtocolServer:
         )
 
     async def _call(self, scope: Scope, name: str, arguments: Arguments, progress: Progress) -> CallToolResult:
-        tools = {tool.name: tool for tool in self._tools_for(self._caller_of(scope))}
+        tools = {tool.name: tool for tool in self._served.tools_for(self._served.caller_of(scope))}
         try:
             if name not in tools:
                 raise NotFound(f"No tool is named {quoted(name)}", details={"available": list(tools)})

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute
 
+from apps.agents.mcp_port import Served
 from apps.api.src import exceptions
 from apps.api.src.admin.key_routes import admin_key_router
 from apps.api.src.admin.operation_routes import admin_routing_router, admin_usage_router, usage_router
@@ -121,10 +122,12 @@ def create_app(
     connections = Connections(ConnectionLimits.of(settings))
     services.metrics.observe(connections)
     mcp = McpEndpoint(
-        ServedTools(services, settings, accounts.limits).for_caller,
-        caller_in,
-        VERSION,
-        ServedDocuments(services, settings, accounts.limits),
+        Served(
+            ServedTools(services, settings, accounts.limits).for_caller,
+            caller_in,
+            VERSION,
+            ServedDocuments(services, settings, accounts.limits),
+        )
     )
 
     @asynccontextmanager

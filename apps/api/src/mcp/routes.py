@@ -2,14 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from apps.agents.mcp_port import ServedResources, ServedTool
+from apps.agents.mcp_port import Served
 from apps.api.src.auth.caller import caller_of
 from apps.api.src.http.json_body import RawRoute
 from apps.api.src.http.openapi import error_responses
@@ -26,7 +26,6 @@ from apps.api.src.mcp.cancellation import (
     read_message,
 )
 from apps.core import errors
-from apps.core.callers import Caller
 from apps.core.errors import Forbidden
 from apps.core.process import import_aside
 from apps.core.settings import Settings
@@ -50,19 +49,10 @@ ERRORS = (errors.Unauthorized, errors.Forbidden, errors.PayloadTooLarge, errors.
 
 
 class McpEndpoint:
-    """``tools_for`` says what a caller may use; ``caller_of`` finds the caller in the scope of the request."""
+    """The MCP server of the mcp package, which is imported and started with the first request."""
 
-    def __init__(
-        self,
-        tools_for: Callable[[Caller], Sequence[ServedTool]],
-        caller_of: Callable[[Scope], Caller],
-        version: str,
-        resources: ServedResources,
-    ) -> None:
-        self._resources = resources
-        self._tools_for = tools_for
-        self._caller_of = caller_of
-        self._version = version
+    def __init__(self, served: Served) -> None:
+        self._served = served
         self._closing = asyncio.Event()
         self._managers: asyncio.Future[tuple[StreamableHTTPSessionManager, StreamableHTTPSessionManager]] | None = None
         self._holder: asyncio.Task[None] | None = None
@@ -89,7 +79,7 @@ class McpEndpoint:
         await import_aside(import_mcp_server)
         from apps.agents.mcp_server import ProtocolServer
 
-        server = ProtocolServer(self._tools_for, self._caller_of, self._version, self._resources)
+        server = ProtocolServer(self._served)
         whole, streamed = server.manager(streamed=False), server.manager(streamed=True)
         async with whole.run(), streamed.run():
             ready.set_result((whole, streamed))

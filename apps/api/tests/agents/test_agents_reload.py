@@ -1,11 +1,8 @@
 """SIGHUP takes a new file of agents: a real process follows it, or keeps the old one where the new one is wrong."""
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,8 @@ import pytest
 import yaml
 
 from apps.tests.support.ports import free_port
-from apps.tests.support.processes import Process, environment, start
+from apps.tests.support.processes import environment, start
+from apps.tests.support.reloading import ReloadingService
 from apps.tests.support.waiting import until
 
 PROGRAM = Path(__file__).parents[3] / "tests" / "support" / "mcp_stdio_server.py"
@@ -22,24 +20,7 @@ ONE: dict[str, Any] = {"agents": {"one": {"model": "local", "tools": ["clock"]}}
 TWO: dict[str, Any] = {"agents": {"two": {"model": "local", "description": "new"}, "three": {"model": "local"}}}
 
 
-@dataclass(slots=True)
-class Service:
-    process: Process
-    url: str
-    file: Path
-    log: Path
-
-    def write(self, content: Any) -> None:
-        self.file.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
-
-    def hang_up(self, expect: str) -> str:
-        """Send the signal and wait for a line of the log behind what was there; what came since."""
-        before = len(self.log.read_text())
-        self.process.send_signal(signal.SIGHUP)
-        assert until(lambda: expect in self.log.read_text()[before:]), self.log.read_text()
-        time.sleep(0.1)
-        return self.log.read_text()[before:]
-
+class Service(ReloadingService):
     def models(self) -> set[str]:
         listed = httpx2.get(f"{self.url}/v1/models", trust_env=False, timeout=90).json()["data"]
         return {model["id"] for model in listed if model["id"].startswith("agent/")}

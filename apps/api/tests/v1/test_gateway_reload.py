@@ -2,26 +2,23 @@
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import yaml
 
 from apps.api.src.wiring.gateway import build_gateway
 from apps.gateway.routing.config import GatewayConfigError
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.overheard import hearing_client
-from apps.tests.support.processes import Process, start
+from apps.tests.support.processes import start
+from apps.tests.support.reloading import ReloadingService
 from apps.tests.support.routing import ASK, HEALTHY, name, provider, routing_file
 from apps.tests.support.serving import settings
 from apps.tests.support.waiting import until
@@ -32,24 +29,7 @@ CHAT = "/v1/chat/completions"
 PATIENT = {"connect": 60, "first_token": 60, "between_tokens": 60, "total": 120}
 
 
-@dataclass(slots=True)
-class Service:
-    process: Process
-    url: str
-    file: Path
-    log: Path
-
-    def write(self, content: Any) -> None:
-        self.file.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
-
-    def hang_up(self, expect: str) -> str:
-        """Send the signal and wait for a line of the log behind what was there; what came since."""
-        before = len(self.log.read_text())
-        self.process.send_signal(signal.SIGHUP)
-        assert until(lambda: expect in self.log.read_text()[before:]), self.log.read_text()
-        time.sleep(0.1)
-        return self.log.read_text()[before:]
-
+class Service(ReloadingService):
     def ask(self, model: str, stream: bool = False) -> httpx2.Response:
         with hearing_client(timeout=90) as client:
             return client.post(self.url + CHAT, json={"model": model, "stream": stream, **ASK})

@@ -25,7 +25,7 @@ class ClientAddress:
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
         self._server_rewrites = server_rewrites
-        self._as_uvicorn = ProxyHeadersMiddleware(_ignore, UVICORN_TRUSTS)  # type: ignore[arg-type]
+        self._as_uvicorn = ProxyHeadersMiddleware(_ignore, UVICORN_TRUSTS)
         self._next = ProxyHeadersMiddleware(app, list(trusted)) if trusted else app  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,10 +1,12 @@
-"""The plan of the source: no module imports another one that imports it, by whatever way."""
+"""The plan of the source: no circles of imports, few imports inside functions, concepts instead of crumbs."""
 
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 APPS = Path(__file__).parents[1]
+# what a heavy vendor's adapter is imported by, at its first use; a new one needs a reason like that
+MOST_FUNCTION_IMPORTS = 100
 
 
 def modules() -> dict[str, Path]:
@@ -49,3 +51,19 @@ def test_no_import_leads_back_to_where_it_began() -> None:
 
 def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def function_imports(file: Path) -> Iterator[str]:
+    """Imports inside functions, by their lines."""
+    found: set[int] = set()
+    for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom) and node.lineno not in found:
+                    found.add(node.lineno)
+                    yield f"{file.relative_to(APPS)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_few_imports_stand_inside_functions() -> None:
+    found = [one for file in modules().values() for one in function_imports(file)]
+    assert len(found) <= MOST_FUNCTION_IMPORTS, "\n".join(found)

@@ -1,4 +1,4 @@
-"""Values against JSON schemas of any draft, whoever wrote the schema: a check that cannot be made fails no call."""
+"""Values against JSON schemas of any draft. A check that cannot be made fails no call."""
 
 import logging
 import re

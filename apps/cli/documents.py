@@ -242,7 +242,7 @@ async def _delete(library: Library, options: argparse.Namespace) -> int:
 
 
 def _draw(done: float, of: int, passages: int, more: str = "") -> None:
-    """A bar where somebody watches; nothing in a log file."""
+    """A bar on a terminal; nothing in a log file."""
     if sys.stderr.isatty():
         filled = int(BAR * done / of)
         bar = "#" * filled + "." * (BAR - filled)

@@ -75,7 +75,7 @@ class Gateway:
     ) -> AsyncGenerator[Delta, None]:
         """The same for a ChatRequest: deltas of the first candidate that has one.
 
-        ``upstream``: the default provider is asked, whoever in this process has a model of that name.
+        ``upstream``: the default provider is called, even where a model of this process has that name.
         """
 
         async def opener(target: Target) -> Begun:

@@ -164,7 +164,7 @@ class LocalModel:
         return None if self._serving is None else sorted(self._serving.loaded.tokenizer.control_texts())
 
     def revision(self, request: ChatRequest) -> str | None:
-        """None until it is loaded: nobody knows yet who will answer."""
+        """None until it is loaded: which model will answer is not known yet."""
         if self._serving is None:
             return None
         loaded = self._serving.loaded
@@ -350,6 +350,6 @@ class LocalModel:
 
 
 def _asked_name(local_model: str) -> str:
-    """A folder's path is nobody's business but the operator's."""
+    """A folder's path is for the operator alone."""
     path = Path(local_model).expanduser()
     return path.name if looks_like_folder(local_model) and path.name else local_model

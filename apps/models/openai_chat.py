@@ -36,7 +36,7 @@ class _Call:
 
 
 class ToolCallReader:
-    """Reads the calls of one choice. Raises UpstreamError for shapes that nobody knows."""
+    """Reads the calls of one choice. Raises UpstreamError for unknown shapes."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
@@ -141,7 +141,7 @@ def _is_whole(arguments: str) -> bool:
     return True
 
 
-# more than this nobody has used: sums of a ledger full of them still fit
+# no call uses more than this: sums of a ledger full of them still fit
 MOST_TOKENS = 10**12
 # kinds of content parts that hold what a model thinks, and not what it says
 THINKING = frozenset({"thinking", "reasoning", "reasoning_content"})
@@ -199,7 +199,7 @@ class ChoiceReader:
         self._calls = ToolCallReader()
 
     def read(self, choice: Any) -> ChoiceDelta:
-        """Raises UpstreamError where the choice has a shape that nobody knows."""
+        """Raises UpstreamError where the choice has an unknown shape."""
         try:
             delta = choice.get("delta") or choice.get("message") or {}
             text, reasoning = read_content(delta.get("content"))
@@ -236,7 +236,7 @@ def read_content(content: Any) -> tuple[str, str]:
 async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) -> AsyncGenerator[Delta, None]:
     """Parsed chunks in, deltas of the first choice out; ``asked`` is the model's name where the chunks do not say.
 
-    Raises UpstreamError where they end without a finish reason, or have a shape that nobody knows.
+    Raises UpstreamError where they end without a finish reason, or have an unknown shape.
     """
     joiner, reader = SurrogateJoiner(), ChoiceReader()
     finish = model = usage = None

@@ -132,6 +132,6 @@ def _turns(written: str) -> list[tuple[str, str]]:
     for found, following in zip(starts, [*starts[1:], None], strict=True):
         body = written[found.end() : following.start() if following else None]
         role = next((group for group in found.groups() if group), "system" if "SYS" in found[0] else "user")
-        # what follows an end of turn belongs to nobody, and is obeyed all the same
+        # what follows an end of turn has no role, and is obeyed all the same
         turns += [(role, part) for part in END.split(body)]
     return turns

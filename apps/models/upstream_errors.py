@@ -242,7 +242,7 @@ RETRY_SECONDS = 60.0
 
 
 def needs_key(base_url: str) -> bool:
-    """Whether an upstream is known to answer nobody without a key; of others an operator decides."""
+    """Whether an upstream is known to need a key; of others an operator decides."""
     return base_url.rstrip("/") == OPENAI_URL
 
 

@@ -149,7 +149,7 @@ def looks_like_key(credential: str) -> bool:
 
 
 def shown_prefix(key: str) -> str:
-    """The beginning by which its owner recognises a key; it is of no use to anybody else."""
+    """The beginning by which its owner recognises a key; it is of no other use."""
     return f"{key[:SHOWN_CHARACTERS]}..."
 
 

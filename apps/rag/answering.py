@@ -64,7 +64,7 @@ class Place:
         return f"{PREFIX}{SHARED}/{self.collection}" if self.shared else PREFIX + self.collection
 
     def tenant(self, caller: Caller) -> str:
-        """Whose it is. Nobody's own tenant is the one of what is shared."""
+        """The tenant that owns it. Shared collections belong to a tenant of their own."""
         if self.shared:
             return SHARED
         return own_tenant(caller)
@@ -180,10 +180,10 @@ class RagModel:
         return _readiness(self._place.model, self._library, self._writer)
 
     async def start(self) -> None:
-        """The library and the writer are started by whoever made them."""
+        """The library and the writer are started by their owner."""
 
     async def aclose(self) -> None:
-        """The library and the writer are closed by whoever made them."""
+        """The library and the writer are closed by their owner."""
 
     async def _relevant(self, request: ChatRequest) -> list[Passage]:
         found = await self._found(self._place.tenant(request.caller), question_of(request))
@@ -232,14 +232,14 @@ class RagModels:
         return _readiness(PREFIX + "*", self._library, self._writer)
 
     async def start(self) -> None:
-        """The library and the writer are started by whoever made them."""
+        """The library and the writer are started by their owner."""
 
     async def aclose(self) -> None:
-        """The library and the writer are closed by whoever made them."""
+        """The library and the writer are closed by their owner."""
 
 
 def _readiness(name: str, library: Searchable, writer: Writer) -> Readiness:
-    """As ready as the library is, and whoever writes."""
+    """As ready as the library and the model that writes."""
     found = library.readiness()
     if found.state != "ready":
         return replace(found, name=name)

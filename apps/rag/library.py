@@ -1,7 +1,7 @@
 """The library: collections of documents, and search in them. The only module that the floors above need.
 
 Everything is keyed by a tenant and a collection's name. Errors are those of ``apps.core.errors`` and nothing else:
-NotFound for what is not there (or is another tenant's: nobody can tell the difference), InvalidValue and InvalidType
+NotFound for what is not there (or is another tenant's: the two cannot be told apart), InvalidValue and InvalidType
 for what is wrong in the call, Conflict for a collection with another embedding model, PayloadTooLarge, Overloaded
 where the queue is full, ModelUnavailable where the packages of requirements-local.txt are missing (its message names
 the command). No HTTP here, and no concrete model.

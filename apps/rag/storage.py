@@ -71,7 +71,7 @@ class Spool:
 
     def remove(self, *spooled: str) -> None:
         for name in spooled:
-            # Windows keeps what somebody reads: the sweep takes it later
+            # Windows keeps a file that is open: the sweep takes it later
             with contextlib.suppress(PermissionError):
                 self.path(name).unlink(missing_ok=True)
 

@@ -28,7 +28,7 @@ class Cut(HttpFailure):
 
 
 class ProtocolError(HttpFailure):
-    """What came instead of an answer's head is not HTTP/1.1, or more of it than anybody needs."""
+    """What came instead of an answer's head is not HTTP/1.1, or more of it than an answer needs."""
 
 
 class Source(Protocol):
@@ -48,7 +48,7 @@ class Source(Protocol):
 class Response:
     """``status`` is 0 until the head is there. One reader at a time.
 
-    It holds its connection until it is whole, cut or closed. Whoever gets it closes it, unless it was read to its end;
+    It holds its connection until it is whole, cut or closed. Its receiver closes it, unless it was read to its end;
     a wait that is cancelled, or whose time runs out, closes it too.
     """
 
@@ -117,12 +117,12 @@ class Response:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Nobody wants the rest: the connection is closed at once, unless the answer was whole."""
+        """The rest is not wanted: the connection is closed at once, unless the answer was whole."""
         if self._connection is not None:
             self._connection.drop()
 
     def leave(self, seconds: float) -> None:
-        """Nobody wants the rest, but it is about to end: wait so long in the background, then close."""
+        """The rest is not wanted, but it is about to end: wait so long in the background, then close."""
         if self._connection is not None:
             self.unread = True
             self._connection.discard_rest(self._loop.time() + seconds)

@@ -76,7 +76,7 @@ def _add_call(turns: list[Turn], item: Mapping[str, Any], where: str) -> None:
 
 
 def _add_reasoning(turns: list[Turn], item: Mapping[str, Any], where: str) -> None:
-    """What the model thought before its next words. What is encrypted, nobody here can read."""
+    """What the model thought before its next words. Encrypted thoughts cannot be read here."""
     parts = [*_parts(item, "summary", where), *_parts(item, "content", where)]
     text = "".join(_string(part, "text", where) for part in parts if isinstance(part, Mapping))
     if text:

@@ -140,7 +140,7 @@ class _Call(Generic[T]):
         self._error: AppError | None = None
 
     async def attempt(self) -> Opened[T]:
-        """One attempt on the target whose turn it is."""
+        """One attempt on the next target in order."""
         record, target, deadline = self._record, self._target, self._deadline
         record.attempts += 1
         record.model, record.usage = "", None
@@ -162,7 +162,7 @@ class _Call(Generic[T]):
         raise error
 
     def has_another_turn(self, error: BaseException) -> bool:
-        """Whether somebody is left to be asked after this failure."""
+        """Whether a candidate is left for another attempt after this failure."""
         if not isinstance(error, AppError):
             return False
         following = self._turns.after(self._target, error)
@@ -212,7 +212,7 @@ class _Call(Generic[T]):
 
 
 class _Turns:
-    """Whose turn it is: every candidate once, best first, then round again where the fault may pass by itself."""
+    """The order of attempts: every candidate once, best first, then again where the fault may pass by itself."""
 
     def __init__(self, candidates: Sequence[Target], most: int) -> None:
         self._candidates = candidates
@@ -237,7 +237,7 @@ class _Turns:
         return self._ends[key] if deadline is None else min(deadline, self._ends[key])
 
     def after(self, target: Target, error: AppError) -> Target | None:
-        """Who comes next after this failure; None where nobody does."""
+        """The next candidate after this failure; None where there is none."""
         if not error.retryable:
             if not _targets_own_fault(error):
                 return None

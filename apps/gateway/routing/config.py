@@ -114,7 +114,7 @@ class ProviderConfig(_Strict):
 
     @cached_property
     def prefix(self) -> str:
-        """What the names begin with that are this provider's, whoever else may be the default."""
+        """The prefix of the names that are this provider's, whichever provider is the default."""
         return f"{self.kind}/" if self.kind in PREFIXED else ""
 
     @model_validator(mode="after")

@@ -74,7 +74,7 @@ class Router:
             await self._idle.wait()
 
     async def aclose(self) -> None:
-        """Close the connections; the local model belongs to whoever made it."""
+        """Close the connections; the local model is closed by its owner."""
         for provider in self.providers.values():
             await provider.wire.aclose()
             if provider.passage is not None:
@@ -108,7 +108,7 @@ class Router:
         return {*self._models, *named, *self.own()}
 
     def is_local(self, name: str) -> bool:
-        """Whether the local model alone would answer to this name, and nobody outside of this machine."""
+        """Whether the local model alone would answer to this name, and no upstream."""
         if name in self._models:
             return all(target.provider.config.kind == "local" for target in self._reachable(name))
         own = self.own().get(name)
@@ -152,7 +152,7 @@ class Router:
         return sorted(able, key=lambda target: not target.wanted) if len(able) > 1 else able
 
     def upstream(self, name: str) -> Target:
-        """The default provider's target for a name, whoever else has one of that name. Raises NotFound without one."""
+        """The default provider's target for a name that others may have too. Raises NotFound without one."""
         if self._default is None:
             raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
         return self._target_of(self._default, name)
@@ -187,7 +187,7 @@ class Router:
         }
 
     def revision(self, name: str) -> str | None:
-        """What the file says of a name and of all who may answer to it; None where nobody does, or not yet."""
+        """What the file says of a name and of its targets; None where it has none, or none yet."""
         targets = self._everyone(name)
         if targets and name not in self._models and not targets[0].provider.config.in_process:
             return _revision_of(targets[0])
@@ -214,7 +214,7 @@ class Router:
         return None if self._default is None else _revision_of(self.upstream(name))
 
     def is_greedy(self, name: str) -> bool:
-        """Whether whoever answers to this name does so at temperature 0 where the caller gives none."""
+        """Whether the target of this name samples at temperature 0 where the request gives none."""
         targets = self._everyone(name)
         return bool(targets) and all(target.provider.config.kind in ("local", "replicas") for target in targets)
 

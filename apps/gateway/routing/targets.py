@@ -77,17 +77,17 @@ class Target:
     def latency(self) -> float | None:
         """Moving average of the seconds to the first token (to the whole answer, where it was not streamed).
 
-        None where the last one is over a minute old: nobody knows, so it is worth another look.
+        None where the last one is over a minute old: it may have changed, so it is worth another look.
         """
         return self._latency if time.monotonic() - self._measured_at < STALE_AFTER else None
 
     @property
     def wanted(self) -> bool:
-        """Whether a call should rather go here than elsewhere: it is not broken, and has not asked to be let alone."""
+        """Whether a call should rather go here than elsewhere: it is not broken, and has sent no Retry-After."""
         return self.breaker.allows() and time.monotonic() >= self._rests_until
 
     def rest(self, seconds: float) -> None:
-        """It asked for this by Retry-After; only a call that has nowhere else to go disturbs it."""
+        """It sent Retry-After; only a call without another target disturbs it."""
         self._rests_until = max(self._rests_until, time.monotonic() + seconds)
 
     def answered(self, seconds: float, *, streamed: bool) -> None:

@@ -105,7 +105,7 @@ class Unpacked:
 
 
 def body_of(response: Response) -> Body:
-    """The body of an answer, without its content coding. Raises UpstreamError for a coding that nobody asked for."""
+    """The body of an answer, without its content coding. Raises UpstreamError for an unknown coding."""
     coding = (response.header(b"content-encoding") or "identity").strip().lower()
     if coding == "identity":
         return response

@@ -28,7 +28,7 @@ class ChatNormalizer:
         self._calls: dict[int, ToolCallReader] = {}
 
     def read(self, block: bytes) -> bytes:
-        """The block as its caller shall see it. Raises UpstreamError for calls that nobody can make sense of."""
+        """The block as its caller shall see it. Raises UpstreamError for calls of an unknown shape."""
         if not self._calls and (_has_choices_alone(block) or not _is_of_interest(block)):
             return block
         kept, at = [], 0

@@ -1,6 +1,6 @@
 """A sentence encoder of BERT's kind in transformers: batches of texts in, pooled L2-normalised vectors out.
 
-Blocks: whoever calls it owns the thread.
+Blocks: the caller owns the thread.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """A cross-encoder in transformers: pairs of a query and a text in, a relevance each out.
 
-Blocks: whoever calls it owns the thread.
+Blocks: the caller owns the thread.
 """
 
 from collections.abc import Sequence

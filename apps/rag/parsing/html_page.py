@@ -178,7 +178,7 @@ def _hidden(node: LexborNode) -> bool:
 
 
 def _heading(node: LexborNode) -> tuple[str, set[int]]:
-    """Its text, and the children that are none of it: where nobody closed a heading, paragraphs follow inside."""
+    """Its text, and the children that are none of it: where a heading is not closed, paragraphs follow inside."""
     before: list[str] = []
     children = list(node.iter(include_text=True))
     for number, child in enumerate(children):

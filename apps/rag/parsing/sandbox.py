@@ -73,7 +73,7 @@ class Sandbox:
             await process.communicate()
 
     async def retire_idle(self) -> None:
-        """End a process that nobody needs now."""
+        """End a process that is not needed now."""
         if self._process is not None and time.monotonic() - self._used > IDLE_SECONDS:
             await self.aclose()
 

@@ -165,7 +165,7 @@ def _guessed(data: bytes) -> str:
 
 
 def _latin_score(encoding: str, text: str) -> int:
-    """Letters that are common there, less what nobody writes inside a word."""
+    """Letters that are common there, less what does not stand inside a word."""
     beyond = [char for char in text if char > "\x7f"]
     common = sum(char in LATIN[encoding] for char in beyond)
     odd = sum("\x80" <= char <= "\x9f" for char in beyond)

@@ -26,7 +26,7 @@ from apps.gateway.routing.targets import Target
 
 
 class Counted(NamedTuple):
-    """``estimated``: by the length of the prompt, since nobody here knows the model's tokenizer."""
+    """``estimated``: by the length of the prompt, since the model's tokenizer is not known here."""
 
     tokens: int
     estimated: bool

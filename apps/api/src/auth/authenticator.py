@@ -68,7 +68,7 @@ class Authenticator:
         self._open_while_empty = open_while_empty
 
     def known(self, scope: Scope) -> Caller | None:
-        """The caller where that is known without asking anybody, which is what most requests are."""
+        """The caller where no store has to be asked, as for most requests."""
         credential = presented(scope)
         key = self._ring.known(credential) if credential else None
         return key.caller if key is not None and _is_at_home(key, scope) else None

@@ -159,7 +159,7 @@ class Connections:
         return "address_limit" if self._addresses[address] > self.limits.an_address else None
 
     def lost(self, connection: Connection) -> None:
-        """The connection is over, whoever ended it."""
+        """The connection is over, ended by either side."""
         self.open.discard(connection)
         self._reserved.pop(connection, None)
         address = self._counted.pop(connection, None)
@@ -186,7 +186,7 @@ class Connections:
             )
 
     def _reserve(self, connection: Connection) -> None:
-        """The oldest makes room: a health check takes a moment, and whoever stays longer is none."""
+        """The oldest makes room: a health check takes a moment, and one that stays longer is none."""
         self._reserved[connection] = None
         if len(self._reserved) > max(1, self.limits.reserved_descriptors // 2):
             oldest = next(iter(self._reserved))

@@ -4,7 +4,7 @@ python -m apps.api.src.main
 uvicorn --http apps.api.src.http.server:Protocol apps.api.src.main:app
 
 uvicorn's own protocol reads heads, trailers and pipelined requests of any size, for any time, and closes a connection
-under a body that is still being sent. Imported by whoever serves, never with the app.
+under a body that is still being sent. Imported by what serves, never with the app.
 """
 
 import asyncio
@@ -410,7 +410,7 @@ class Protocol(HttpToolsProtocol):
             if running.response_started:
                 self.transport.abort()
                 return
-            # whoever waits for the body is told that nobody is there any more
+            # what waits for the body learns that the client is gone
             running.disconnected = True
             running.message_event.set()
             running = None

@@ -20,7 +20,7 @@ SWEEP_EVERY = 10_000
 class WindowCounts(Storage):
     """``loop://`` of the engine's storage URIs.
 
-    Windows are kept by a clock that nobody sets: one that is set back must not refuse callers until it is there again.
+    Windows are kept by a monotonic clock: one that is set back must not refuse callers until it is there again.
     When a window ends is told by the wall's clock, as the engine's contract wants it.
     """
 

@@ -39,7 +39,7 @@ class ServedDocuments:
         return TEMPLATES
 
     async def listed(self, scope: Scope, cursor: str) -> tuple[list[ServedResource], str]:
-        """A page, and the cursor of the next one, empty at the end. Raises InvalidValue for a cursor of nobody's."""
+        """A page, and the cursor of the next one, empty at the end. Raises InvalidValue for an unknown cursor."""
         request = Request(scope)
         await self.limits.count(request, "rag", self.settings.rate_limit_rag)
         caller, library = caller_of(request), self._library

@@ -155,7 +155,7 @@ def _unforgeable(logger: Any, method: str, event: Any) -> Any:
 
 
 def _chain(error: BaseException, *, messages: bool, depth: int = 0) -> Iterator[str]:
-    """A traceback, the causes first; the source lines in it are ours, the messages may quote anybody."""
+    """A traceback, the causes first; the source lines in it are ours, the messages may quote callers."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None and depth < MOST_REMEMBERED:
         yield from _chain(before, messages=messages, depth=depth + 1)

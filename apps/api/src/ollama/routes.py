@@ -36,7 +36,7 @@ KEPT = timedelta(days=365)
 
 
 class ModelCards:
-    """Describes the names of a router; sizes of what is elsewhere are nobody's to know, and 0."""
+    """Describes the names of a router; the size of an upstream's model is not known, and 0."""
 
     def __init__(self, default_model: str) -> None:
         self._directory = ModelDirectory(default_model)
@@ -58,7 +58,7 @@ class ModelCards:
         return cards
 
     def shown(self, router: Router, name: str) -> Card:
-        """Raises NotFound for a name that nobody answers to."""
+        """Raises NotFound for an unknown name."""
         targets = self.known(router, name)
         kind, details = targets[0].provider.config.kind, targets[0].provider.chat.readiness().details
         info: Card = {"general.architecture": self._family(targets)}

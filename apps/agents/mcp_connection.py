@@ -133,6 +133,8 @@ class McpServer:
 
     async def _connected(self) -> _Connection:
         """Raises ModelUnavailable within the bound, at once where it has just failed."""
+        # outside of the bound: a first import is not the server's time
+        await import_aside(import_mcp_client)
         async with self._turn:
             if self._failure is not None and time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise self._failure
@@ -166,7 +168,6 @@ class McpServer:
         closing, forgotten = asyncio.Event(), asyncio.Event()
         try:
             async with AsyncExitStack() as stack:
-                await import_aside(import_mcp_client)
                 from apps.agents.mcp_client import open_session
 
                 session = await open_session(self.config, self.values, stack, forgotten)

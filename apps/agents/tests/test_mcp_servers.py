@@ -34,7 +34,7 @@ def lookup(name: str) -> str:
 
 def stdio(*arguments: str, **more: object) -> McpServerConfig:
     values = {"command": (sys.executable, str(PROGRAM), *arguments), "env": ("SMALL_SERVER_KEY",), "tools": TOOLS}
-    return McpServerConfig.model_validate({**values, **more})
+    return McpServerConfig.model_validate({**values, "connect_seconds": 60, **more})
 
 
 @pytest.fixture

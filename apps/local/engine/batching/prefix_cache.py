@@ -3,8 +3,8 @@
 In memory there is a fixed number of caches, each with the tokens whose keys and values it holds. An answer that ends
 leaves its cache behind; the next prompt that begins alike goes on from there, or from a copy. The least recently used
 one is given up first, or its blocks alone where those are short. So memory is bounded by the number of caches and of
-blocks. A tenant never goes on from another one's cache: how fast an answer begins would tell what others asked. Used by one thread;
-``longest`` may be called by others.
+blocks. A tenant never goes on from another one's cache: how fast an answer begins would tell what others asked. Used by
+one thread; ``longest`` may be called by others.
 
 On disk they survive a restart and are shared by processes. A sequence is kept in blocks of 32 tokens, a file each. A
 block's name is a hash of the model, the kernels, the tenant and every token up to its end, so that a block stands for

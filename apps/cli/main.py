@@ -48,9 +48,9 @@ app.add_typer(keys.app, name="keys")
 app.command("usage")(models.usage)
 app.add_typer(models.route_app, name="route")
 app.command("doctor")(doctor.doctor)
-app.command("bench", context_settings=OWN_ARGUMENTS)(serve.bench)
+app.command("bench", context_settings=OWN_ARGUMENTS)(tools.bench)
 app.command("drill")(drill.drill)
-app.command("mcp")(serve.mcp)
+app.command("mcp")(tools.mcp)
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,8 +11,7 @@ import pytest
 from apps.local.engine.batching.drafting import StepTimes
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step
-from apps.local.engine.batching.prefix_cache import PrefixCache
-from apps.local.engine.batching.prefix_store import PrefixStore
+from apps.local.engine.batching.prefix_cache import PrefixCache, PrefixStore
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.kernel.blocks import BlockCache, BlockPool
 from apps.local.engine.kernel.native_step import NativeStep

@@ -7,6 +7,9 @@ with the client.
 The stream of a Responses upstream has no ``[DONE]``: it ends with the event that carries the whole response, as
 completed, incomplete or failed. What comes before the first item of output is no answer yet, and is held back until
 there is one. Of Anthropic's messages the usage is read as it passes by.
+
+Bytes are searched by ``find``: CPython's ``in`` takes them for a number first, and the TypeError of that, which it
+makes and drops each time, costs more than the search. Expressions read where a plain search has found something.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The list of models, and tokens of the local one.
 
 The list has OpenAI's shape, and beside it whether each model can answer now, and which target would. Texts and chats
-become tokens, and tokens text, by vLLM's two routes.
+become tokens, and tokens text, by vLLM's two routes, in llama.cpp's words too.
 """
 
 import time

@@ -27,6 +27,8 @@ from eval.peers.renaming_proxy import Names, renaming_proxy
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".cache" / "clients" / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+# llama.cpp's conftest starts their server; vLLM's has fixtures, and those above its folder are about its internals
+CONFTESTS = {"eval.peers.llama_cpp": ["--noconftest"], "eval.peers.vllm": []}
 UNREADABLE = "about their internals, which the file needs to be read at all"
 EMBEDDER = "all-MiniLM-L6-v2"
 SECONDS = 3600
@@ -101,7 +103,19 @@ def _run(
     environment = os.environ | {"PEER_PROXY": proxy, "PEER_MODEL": local}
     # llama.cpp's tests are modules of their folder, vLLM's of the folder above its `tests`
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, folder, *list(folder.parents)[2:3])))
-    command = [str(python), "-m", "pytest", "-p", plugin, "--noconftest", "-c", os.devnull, "--rootdir", str(folder)]
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-p",
+        plugin,
+        *CONFTESTS[plugin],
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(folder),
+    ]
+    command += ["--confcutdir", str(folder)]
     command += ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     command += [f"--junitxml={xml}", "-k", only]
     # a folder that is only read

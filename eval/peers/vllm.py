@@ -22,7 +22,7 @@ from eval.peers.left_out import VLLM
 SECONDS = 300
 # flags that change what a caller sees; others are about speed, memory, or the choice of a parser
 ABOUT = {
-    "--enable-lora", "--reasoning-parser", "--api-key", "--root-path", "--chat-template", "--enable-prompt-embeds",
+    "--reasoning-parser", "--api-key", "--root-path", "--chat-template", "--enable-prompt-embeds",
     "--return-tokens-as-token-ids", "--enable-force-include-usage", "--enable-per-request-metrics-only",
     "--logprobs-mode", "--tool-server", "--trust-request-chat-template", "--mm-processor-kwargs",
 }  # fmt: skip
@@ -77,7 +77,7 @@ class Internals(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def missing(name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            return Tokenizer if name == "get_tokenizer" else Internal(f"{spec.name}.{name}")
+            return OURS.get(name) or Internal(f"{spec.name}.{name}")
 
         module.__getattr__ = missing  # type: ignore[method-assign]
         return module
@@ -104,6 +104,16 @@ class Tokenizer:
 
     def __getattr__(self, name: str) -> Any:
         pytest.skip(f"about their internals: a tokenizer's {name}")
+
+
+class Hub:
+    """The hub of models, from which adapters would be fetched: their names lead to the one model here."""
+
+    def snapshot_download(self, **more: object) -> str:
+        return "adapter"
+
+
+OURS = {"get_tokenizer": Tokenizer, "hf_api": Hub}
 
 
 class RemoteOpenAIServer:
@@ -141,11 +151,6 @@ class RemoteOpenAIServer:
 def pytest_configure(config: pytest.Config) -> None:
     for marker in ("asyncio: of theirs", "cpu_model: of theirs", "skip_global_cleanup: of theirs"):
         config.addinivalue_line("markers", marker)
-    sys.meta_path.insert(0, Internals())
-    module = types.ModuleType("tests.utils")
-    vars(module).update(RemoteOpenAIServer=RemoteOpenAIServer, ROCM_EXTRA_ARGS=[], ROCM_ENV_OVERRIDES={})
-    module.__getattr__ = lambda name: _named("tests.utils", name)  # type: ignore[method-assign]
-    sys.modules["tests.utils"] = module
 
 
 def _named(module: str, name: str) -> Internal:
@@ -156,6 +161,17 @@ def _named(module: str, name: str) -> Internal:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        asks = any("client" in name or "server" in name for name in getattr(item, "fixturenames", ()))
+        if not asks:
+            item.add_marker(pytest.mark.skip(reason="about their internals: it asks no server"))
         for pattern, reason in VLLM.items():
             if re.fullmatch(pattern, item.nodeid.rpartition("/")[2]):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# their conftests are read before any hook is called
+sys.meta_path.insert(0, Internals())
+_utils = types.ModuleType("tests.utils")
+vars(_utils).update(RemoteOpenAIServer=RemoteOpenAIServer, ROCM_EXTRA_ARGS=[], ROCM_ENV_OVERRIDES={})
+_utils.__getattr__ = lambda name: _named("tests.utils", name)  # type: ignore[method-assign]
+sys.modules["tests.utils"] = _utils

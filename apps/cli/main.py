@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.core import TyperGroup
 
-from apps.cli import agents, chat, docs, doctor, drill, keys, models, serve, tools
+from apps.cli import agents, chat, docs, doctor, drill, fleet, keys, models, serve, tools
 from apps.cli.remote import CommandFailure
 from apps.core.settings import SettingsError
 from apps.core.version import VERSION
@@ -45,6 +45,7 @@ app.command("models")(models.models)
 app.add_typer(docs.app, name="docs")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
+app.add_typer(fleet.app, name="fleet")
 app.command("usage")(models.usage)
 app.add_typer(models.route_app, name="route")
 app.command("doctor")(doctor.doctor)

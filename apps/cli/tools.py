@@ -20,7 +20,7 @@ def bench(
 
     Examples: genai bench gateway · genai bench local --help
     """
-    _run(BENCHES[what], context.args)
+    run_module(BENCHES[what], context.args)
 
 
 def mcp(url: Url = URL, key: Key = "") -> None:
@@ -34,10 +34,11 @@ def mcp(url: Url = URL, key: Key = "") -> None:
     serve_bridge(f"{url.rstrip('/')}/mcp", key)
 
 
-def _run(module: str, arguments: list[str]) -> None:
+def run_module(module: str, arguments: list[str]) -> None:
+    """Run a module of the repository as a program. Raises CommandFailure outside of a checkout."""
     try:
         importlib.import_module(module.partition(".")[0])
     except ModuleNotFoundError:
-        raise CommandFailure("Benchmarks are part of the repository: run this in a checkout of it") from None
+        raise CommandFailure("This is part of the repository: run it in a checkout") from None
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,0 +1,175 @@
+"""A Ray Serve application whose replicas are processes of this service (SERVE_ROLE=model), each on a port of its own.
+
+serve run infra.ray.app:app, with FLEET_SECRET and the local model's settings in the environment; or `genai fleet up`.
+
+Ray places, restarts, scales and drains them. No call passes through Ray: gateways ask each process at its address, by
+`addresses: ["list+http://HEAD:8642/replicas"]`. Needs requirements-fleet.txt; nothing else of this project imports Ray.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+from infra.ray.policy import wanted_replicas
+
+DIRECTORY, NAMESPACE = "genai-replicas", "genai"
+DIRECTORY_PORT = 8642
+BEAT_SECONDS = 1.0
+# a replica that has not been heard of for so long is not listed
+FORGOTTEN_SECONDS = 6.0
+STALLED_SECONDS = 10.0
+SILENT_SECONDS = 15.0
+START_SECONDS = 600.0
+
+
+class Directory:
+    """Lists the addresses of replicas at GET /replicas: those that have said lately that they are there."""
+
+    def __init__(self, port: int) -> None:
+        self._heard: dict[str, float] = {}
+        directory = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps(directory.addresses()).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                """A line for each look-up would be all that the log has."""
+
+        self._server = ThreadingHTTPServer(("", port), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def beat(self, address: str) -> None:
+        self._heard[address] = time.monotonic()
+
+    def leave(self, address: str) -> None:
+        self._heard.pop(address, None)
+
+    def addresses(self) -> list[str]:
+        now = time.monotonic()
+        return sorted(address for address, at in self._heard.items() if now - at < FORGOTTEN_SECONDS)
+
+
+class ModelReplica:
+    """One process of the service and who looks after it.
+
+    ``settings`` are variables of its environment besides; ``module`` is what it runs.
+    """
+
+    def __init__(self, settings: dict[str, str], module: str = "apps.api.src.main") -> None:
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = probe.getsockname()[1]
+        self._address = f"http://{host}:{port}"
+        own = {"SERVE_ROLE": "model", "API_HOST": "0.0.0.0", "API_PORT": str(port), "API_WORKERS": "1", "LOCAL_URL": ""}  # noqa: S104 - a container
+        python = os.environ.get("GENAI_PYTHON", sys.executable)
+        command = [python, "-m", module]
+        self._process = subprocess.Popen(command, env={**os.environ, **settings, **own})  # noqa: S603 - our own command
+        self._secret = settings.get("FLEET_SECRET", "")
+        self._grace = float(settings.get("SHUTDOWN_GRACE", "20"))
+        self._directory = ray.get_actor(DIRECTORY, NAMESPACE)
+        self._told: dict[str, Any] = {}
+        self._heard_at = time.monotonic()
+        self._closing = threading.Event()
+        self._await_answer()
+        threading.Thread(target=self._keep_asking, daemon=True).start()
+
+    async def address(self) -> str:
+        return self._address
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the policy reads: calls that wait and run, and slots, as the process itself says."""
+        told = self._told
+        return {name: float(told.get(name) or 0) for name in ("waiting", "running", "slots")}
+
+    def check_health(self) -> None:
+        """Raise where the process has ended, says nothing, or its engine computes nothing although calls run."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the process has ended with status {self._process.returncode}")
+        if time.monotonic() - self._heard_at > SILENT_SECONDS:
+            raise RuntimeError("the process does not answer")
+        if float(self._told.get("stalled") or 0) > STALLED_SECONDS:
+            raise RuntimeError("the engine computes nothing although calls run")
+
+    def __del__(self) -> None:
+        """Drain: out of the list first, then SIGTERM, then the grace period."""
+        self._closing.set()
+        ray.get(self._directory.leave.remote(self._address))
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(self._grace + 10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def _await_answer(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while not self._ask():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("the process has not begun to answer")
+            time.sleep(0.2)
+
+    def _keep_asking(self) -> None:
+        while not self._closing.wait(BEAT_SECONDS):
+            if self._ask():
+                self._directory.beat.remote(self._address)
+
+    def _ask(self) -> bool:
+        request = urllib.request.Request(f"{self._address}/v1/capacity")  # noqa: S310 - our own process
+        request.add_header("Authorization", f"Bearer {self._secret}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own process
+                told = json.load(answer)
+        except (OSError, ValueError):
+            return False
+        chats = [model for model in told["models"] if model["kind"] == "chat"]
+        self._told, self._heard_at = (chats[0] if chats else {}), time.monotonic()
+        return True
+
+
+def build(arguments: dict[str, str]) -> serve.Application:
+    """The application. Of ``arguments``, those in lower case bound it, and the others are settings of the replicas."""
+    cpus = float(arguments.get("cpus", "1"))
+    least, most = int(arguments.get("least", "1")), int(arguments.get("most", "3"))
+    settings = {name: value for name, value in arguments.items() if name.isupper()}
+    settings.setdefault("FLEET_SECRET", os.environ.get("FLEET_SECRET", ""))
+    named = {"name": DIRECTORY, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    ray.remote(Directory).options(num_cpus=0, **named).remote(int(arguments.get("port", DIRECTORY_PORT)))
+    grace = float(settings.get("SHUTDOWN_GRACE", "20"))
+    deployment = serve.deployment(
+        ModelReplica,
+        name="model",
+        ray_actor_options={"num_cpus": cpus},
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=grace + 15,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=least,
+            max_replicas=most,
+            upscale_delay_s=5,
+            downscale_delay_s=float(arguments.get("downscale_delay", "60")),
+            policy=AutoscalingPolicy(policy_function=wanted_replicas),
+        ),
+    )
+    return deployment.bind(settings, arguments.get("module", "apps.api.src.main"))
+
+
+app = build

@@ -87,7 +87,7 @@ def _fleet_secret(value: SecretStr, info: ValidationInfo) -> SecretStr:
 
 
 def _local_url(value: str) -> str:
-    if re.fullmatch(r"http\+unix://%2F[^/\s?#]+|dns://[^/\s?#]+:\d+", value):
+    if re.fullmatch(r"http\+unix://%2F[^/\s?#]+|dns://[^/\s?#]+:\d+|list\+https?://[^/\s?#]+/[^\s?#]*", value):
         return value
     return _http_url_or_none(value.rstrip("/"))
 

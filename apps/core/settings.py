@@ -133,7 +133,7 @@ class Settings(BaseSettings):
 
     local_url: LocalUrl = Field(
         "",
-        description="Where the local model is: http://, http+unix://, or dns://name:port for replicas; empty: here",
+        description="Where the local model is: http://, http+unix://; replicas by dns:// or list+http://; empty: here",
     )
     local_model: str = Field(
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"

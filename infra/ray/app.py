@@ -7,6 +7,7 @@ Ray places, restarts, scales and drains them. No call passes through Ray: gatewa
 """
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import threading
 import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,7 +26,12 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from infra.ray.policy import wanted_replicas
 
-DIRECTORY, NAMESPACE = "genai-replicas", "genai"
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[2]
+APPLICATION, DIRECTORY, NAMESPACE = "genai", "genai-replicas", "genai"
+# Ray's own name for the machine that gateways ask
+HEAD = {"node:__internal_head__": 0.001}
 DIRECTORY_PORT = 8642
 BEAT_SECONDS = 1.0
 # a replica that has not been heard of for so long is not listed
@@ -32,6 +39,9 @@ FORGOTTEN_SECONDS = 6.0
 STALLED_SECONDS = 10.0
 SILENT_SECONDS = 15.0
 START_SECONDS = 600.0
+LEAVE_SECONDS = 5.0
+# after SHUTDOWN_GRACE, for a process that has not ended by itself
+KILL_SECONDS = 3.0
 
 
 class Directory:
@@ -68,28 +78,35 @@ class Directory:
 
 
 class ModelReplica:
-    """One process of the service and who looks after it.
+    """One process of the service and what looks after it.
 
-    ``settings`` are variables of its environment besides; ``module`` is what it runs.
+    ``settings`` are variables of its environment besides; ``module`` is what it runs, on ``cpus`` cores where that is
+    a whole number of them.
     """
 
-    def __init__(self, settings: dict[str, str], module: str = "apps.api.src.main") -> None:
+    def __init__(self, settings: dict[str, str], module: str, cpus: float) -> None:
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
         self._address = f"http://{host}:{port}"
-        own = {"SERVE_ROLE": "model", "API_HOST": "0.0.0.0", "API_PORT": str(port), "API_WORKERS": "1", "LOCAL_URL": ""}  # noqa: S104 - a container
-        python = os.environ.get("GENAI_PYTHON", sys.executable)
-        command = [python, "-m", module]
-        self._process = subprocess.Popen(command, env={**os.environ, **settings, **own})  # noqa: S603 - our own command
         self._secret = settings.get("FLEET_SECRET", "")
         self._grace = float(settings.get("SHUTDOWN_GRACE", "20"))
         self._directory = ray.get_actor(DIRECTORY, NAMESPACE)
         self._told: dict[str, Any] = {}
         self._heard_at = time.monotonic()
+        self._listing = threading.Lock()
         self._closing = threading.Event()
-        self._await_answer()
+        own = {"SERVE_ROLE": "model", "API_HOST": "0.0.0.0", "API_PORT": str(port), "API_WORKERS": "1", "LOCAL_URL": ""}  # noqa: S104 - gateways are on other machines
+        command = [os.environ.get("GENAI_PYTHON", sys.executable), "-m", module]
+        self._process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings, **own})  # noqa: S603 - our own command
+        # the engine takes as many threads as it has cores
+        os.sched_setaffinity(self._process.pid, _cores(serve.get_replica_context().rank.local_rank, cpus))
+        try:
+            self._await_answer()
+        except BaseException:
+            self._process.kill()
+            raise
         threading.Thread(target=self._keep_asking, daemon=True).start()
 
     async def address(self) -> str:
@@ -110,14 +127,23 @@ class ModelReplica:
             raise RuntimeError("the engine computes nothing although calls run")
 
     def __del__(self) -> None:
-        """Drain: out of the list first, then SIGTERM, then the grace period."""
-        self._closing.set()
-        ray.get(self._directory.leave.remote(self._address))
+        """Drain, as Serve ends a replica: out of the list first, then SIGTERM, then the grace period."""
+        # an object whose process has not started has nothing to end; Serve calls this, and then the interpreter does
+        if "_process" not in self.__dict__ or self._closing.is_set():
+            return
+        with self._listing:
+            self._closing.set()
+        try:
+            ray.get(self._directory.leave.remote(self._address), timeout=LEAVE_SECONDS)
+        except ray.exceptions.RayError as error:
+            # the process says that it drains, and the list forgets it by itself
+            log.warning("The list of replicas cannot be told that %s leaves: %s", self._address, type(error).__name__)
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(self._grace + 10)
+                self._process.wait(self._grace + KILL_SECONDS)
             except subprocess.TimeoutExpired:
+                log.warning("%s has not ended in SHUTDOWN_GRACE and is killed", self._address)
                 self._process.kill()
 
     def _await_answer(self) -> None:
@@ -130,7 +156,10 @@ class ModelReplica:
     def _keep_asking(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
             if self._ask():
-                self._directory.beat.remote(self._address)
+                # what has left the list stays out of it
+                with self._listing:
+                    if not self._closing.is_set():
+                        self._directory.beat.remote(self._address)
 
     def _ask(self) -> bool:
         request = urllib.request.Request(f"{self._address}/v1/capacity")  # noqa: S310 - our own process
@@ -145,6 +174,15 @@ class ModelReplica:
         return True
 
 
+def _cores(rank: int, cpus: float) -> set[int]:
+    """The cores of a machine's replica of this rank: its own where it has whole ones, else all."""
+    there = sorted(os.sched_getaffinity(0))
+    if cpus < 1 or cpus != int(cpus):
+        return set(there)
+    first = rank * int(cpus)
+    return {there[(first + index) % len(there)] for index in range(int(cpus))}
+
+
 def build(arguments: dict[str, str]) -> serve.Application:
     """The application. Of ``arguments``, those in lower case bound it, and the others are settings of the replicas."""
     cpus = float(arguments.get("cpus", "1"))
@@ -152,24 +190,28 @@ def build(arguments: dict[str, str]) -> serve.Application:
     settings = {name: value for name, value in arguments.items() if name.isupper()}
     settings.setdefault("FLEET_SECRET", os.environ.get("FLEET_SECRET", ""))
     named = {"name": DIRECTORY, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-    ray.remote(Directory).options(num_cpus=0, **named).remote(int(arguments.get("port", DIRECTORY_PORT)))
-    grace = float(settings.get("SHUTDOWN_GRACE", "20"))
+    placed = {"num_cpus": 0, "resources": HEAD, "max_restarts": -1}
+    directory = ray.remote(Directory).options(**placed, **named).remote(int(arguments.get("port", DIRECTORY_PORT)))
+    # a port that is taken is an error here, not later in each replica
+    ray.get(directory.addresses.remote())
     deployment = serve.deployment(
         ModelReplica,
         name="model",
         ray_actor_options={"num_cpus": cpus},
         health_check_period_s=2,
         health_check_timeout_s=10,
-        graceful_shutdown_timeout_s=grace + 15,
+        graceful_shutdown_timeout_s=float(settings.get("SHUTDOWN_GRACE", "20")) + LEAVE_SECONDS + 2 * KILL_SECONDS,
         autoscaling_config=AutoscalingConfig(
             min_replicas=least,
             max_replicas=most,
+            metrics_interval_s=2,
+            look_back_period_s=10,
             upscale_delay_s=5,
             downscale_delay_s=float(arguments.get("downscale_delay", "60")),
             policy=AutoscalingPolicy(policy_function=wanted_replicas),
         ),
     )
-    return deployment.bind(settings, arguments.get("module", "apps.api.src.main"))
+    return deployment.bind(settings, arguments.get("module", "apps.api.src.main"), cpus)
 
 
 app = build

@@ -49,6 +49,8 @@ def test_every_setting_is_described() -> None:
         ("ALLOWED_ORIGINS", "https://a.example/path"),
         ("ENV", "staging"),
         ("LOCAL_PRECISION", "int3"),
+        ("LOCAL_URL", "list+ftp://head:8642/replicas"),
+        ("LOCAL_URL", "dns://models"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_setting(
@@ -92,3 +94,8 @@ def test_any_http_url_may_be_the_upstream(url: str) -> None:
 
 def test_a_key_may_have_been_pasted_with_a_line_end() -> None:
     assert Settings(_env_file=None, openai_api_key="sk-a \n").openai_api_key.get_secret_value() == "sk-a"
+
+
+@pytest.mark.parametrize("url", ["http://a:1/", "dns://models:8000", "list+http://head:8642/replicas"])
+def test_the_local_model_may_be_at_one_address_or_at_all_of_a_name_or_a_list(url: str) -> None:
+    assert Settings(_env_file=None, local_url=url).local_url == url.rstrip("/")

@@ -1,0 +1,134 @@
+"""`genai fleet up` on a real Ray of this machine: replicas come with the calls, go without failing one, and drain."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from apps.tests.marks import marked
+from apps.tests.support.fleet import fleet_file
+from apps.tests.support.ports import free_port
+from apps.tests.support.processes import environment
+from apps.tests.support.serving import serving_models
+from apps.tests.watch import WATCH
+
+ROOT = Path(__file__).parents[4]
+SECRET = marked("FLEET_SECRET of Ray")
+# Ray may have an environment of its own
+PYTHON = sys.executable if importlib.util.find_spec("ray") else os.environ.get("RAY_PYTHON", "")
+# Ray alone takes a minute to start on a machine that has other work
+HANG_SECONDS = 420.0
+CALLERS = 6
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not PYTHON, reason="needs Ray: pip install -r requirements-fleet.txt, here or where RAY_PYTHON says"
+    ),
+]
+
+
+class Fleet:
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.list = f"http://127.0.0.1:{port}/replicas"
+
+    def addresses(self) -> list[str]:
+        try:
+            with urllib.request.urlopen(self.list, timeout=10) as answer:
+                return list(json.load(answer))
+        except OSError:
+            assert self.process.poll() is None, "the fleet has ended"
+            return []
+
+
+@contextmanager
+def fleet_up(folder: Path) -> Iterator[Fleet]:
+    port, log = free_port(), folder / "log-of-ray"
+    own = {"FLEET_SECRET": SECRET, "LOCAL_FALLBACK": "packaged", "LOCAL_SLOTS": "2", "GENAI_PYTHON": sys.executable}
+    variables = environment(port, {**own, "DATA_DIR": str(folder / "data"), "SHUTDOWN_GRACE": "60"})
+    command = [PYTHON, "-m", "infra.ray.up", "--most", "2", "--port", str(port), "--downscale-delay", "10"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
+    try:
+        yield Fleet(process, port)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(HANG_SECONDS)
+        WATCH.took_file(log)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(HANG_SECONDS):
+        while not await asyncio.to_thread(reached):
+            await asyncio.sleep(0.5)
+
+
+async def whole(client: httpx2.AsyncClient, url: str, text: str, tokens: int = 24) -> None:
+    """Ask for a streamed answer; fails unless it comes to its end."""
+    body = {"model": "fleet", "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "stream": True}
+    answer = await client.post(f"{url}/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.text.rstrip().endswith("data: [DONE]") and '"error"' not in answer.text, answer.text
+
+
+async def computed(client: httpx2.AsyncClient, address: str) -> int:
+    """Steps that the engine of a replica has computed."""
+    answer = await client.get(f"{address}/v1/capacity", headers={"Authorization": f"Bearer {SECRET}"})
+    return sum(model.get("steps") or 0 for model in answer.json()["models"])
+
+
+async def test_ray_adds_a_replica_under_load_ends_it_without_a_failed_call_and_drains(tmp_path: Path) -> None:
+    with fleet_up(tmp_path) as fleet:
+        await until(lambda: len(fleet.addresses()) == 1)
+        file = fleet_file(tmp_path, f"list+{fleet.list}")
+        with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
+            async with httpx2.AsyncClient(timeout=HANG_SECONDS) as client:
+                await _grow_and_shrink(client, url, fleet)
+                running = [asyncio.create_task(whole(client, url, f"last {number}", 200)) for number in range(2)]
+                [address] = fleet.addresses()
+                before = await computed(client, address)
+                async with asyncio.timeout(HANG_SECONDS):
+                    while await computed(client, address) < before + 4:
+                        await asyncio.sleep(0.05)
+                fleet.process.send_signal(signal.SIGTERM)
+                await asyncio.gather(*running)
+                assert await asyncio.to_thread(fleet.process.wait, HANG_SECONDS) == 0
+                with pytest.raises(httpx2.ConnectError):
+                    await client.get(f"{address}/health")
+
+
+async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet) -> None:
+    """From one replica to two while calls wait, and back while one caller goes on. A call that fails ends this."""
+    ended = [asyncio.Event() for _ in range(CALLERS)]
+
+    async def caller(number: int) -> None:
+        count = 0
+        while not ended[number].is_set():
+            count += 1
+            await whole(client, url, f"caller {number} asks for story {count}")
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(CALLERS):
+            group.create_task(caller(number))
+        await until(lambda: len(fleet.addresses()) == 2)
+        async with asyncio.timeout(HANG_SECONDS):
+            # the gateway has found the new one, too
+            while 0 in [await computed(client, address) for address in fleet.addresses()]:
+                await asyncio.sleep(0.5)
+        for event in ended[1:]:
+            event.set()
+        await until(lambda: len(fleet.addresses()) == 1)
+        ended[0].set()

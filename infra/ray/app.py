@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from infra.ray.policy import wanted_replicas
+from infra.ray.directory import Directory
+from infra.ray.policy import cores, wanted_replicas
 
 log = logging.getLogger(__name__)
 
@@ -34,47 +34,14 @@ APPLICATION, DIRECTORY, NAMESPACE = "genai", "genai-replicas", "genai"
 HEAD = {"node:__internal_head__": 0.001}
 DIRECTORY_PORT = 8642
 BEAT_SECONDS = 1.0
-# a replica that has not been heard of for so long is not listed
-FORGOTTEN_SECONDS = 6.0
 STALLED_SECONDS = 10.0
 SILENT_SECONDS = 15.0
 START_SECONDS = 600.0
 LEAVE_SECONDS = 5.0
+# states of a model that waiting does not change
+NEVER = ("failed", "not_configured")
 # after SHUTDOWN_GRACE, for a process that has not ended by itself
 KILL_SECONDS = 3.0
-
-
-class Directory:
-    """Lists the addresses of replicas at GET /replicas: those that have said lately that they are there."""
-
-    def __init__(self, port: int) -> None:
-        self._heard: dict[str, float] = {}
-        directory = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = json.dumps(directory.addresses()).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                """A line for each look-up would be all that the log has."""
-
-        self._server = ThreadingHTTPServer(("", port), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def beat(self, address: str) -> None:
-        self._heard[address] = time.monotonic()
-
-    def leave(self, address: str) -> None:
-        self._heard.pop(address, None)
-
-    def addresses(self) -> list[str]:
-        now = time.monotonic()
-        return sorted(address for address, at in self._heard.items() if now - at < FORGOTTEN_SECONDS)
 
 
 class ModelReplica:
@@ -101,9 +68,10 @@ class ModelReplica:
         command = [os.environ.get("GENAI_PYTHON", sys.executable), "-m", module]
         self._process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings, **own})  # noqa: S603 - our own command
         # the engine takes as many threads as it has cores
-        os.sched_setaffinity(self._process.pid, _cores(serve.get_replica_context().rank.local_rank, cpus))
+        rank = serve.get_replica_context().rank.local_rank
+        os.sched_setaffinity(self._process.pid, cores(sorted(os.sched_getaffinity(0)), rank, cpus))
         try:
-            self._await_answer()
+            self._await_model()
         except BaseException:
             self._process.kill()
             raise
@@ -146,12 +114,18 @@ class ModelReplica:
                 log.warning("%s has not ended in SHUTDOWN_GRACE and is killed", self._address)
                 self._process.kill()
 
-    def _await_answer(self) -> None:
+    def _await_model(self) -> None:
+        """Wait until the model is loaded. Raises RuntimeError where it cannot be: Serve shows that and tries again."""
         end = time.monotonic() + START_SECONDS
-        while not self._ask():
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("the process has not begun to answer")
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the process has ended with status {self._process.returncode}")
+            if self._ask() and self._told.get("status") == "ready":
+                return
+            if self._told.get("status") in NEVER:
+                raise RuntimeError(f"there is no model: {self._told.get('reason')}")
             time.sleep(0.2)
+        raise RuntimeError(f"the model was not ready after {START_SECONDS:.0f} s")
 
     def _keep_asking(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
@@ -172,15 +146,6 @@ class ModelReplica:
         chats = [model for model in told["models"] if model["kind"] == "chat"]
         self._told, self._heard_at = (chats[0] if chats else {}), time.monotonic()
         return True
-
-
-def _cores(rank: int, cpus: float) -> set[int]:
-    """The cores of a machine's replica of this rank: its own where it has whole ones, else all."""
-    there = sorted(os.sched_getaffinity(0))
-    if cpus < 1 or cpus != int(cpus):
-        return set(there)
-    first = rank * int(cpus)
-    return {there[(first + index) % len(there)] for index in range(int(cpus))}
 
 
 def build(arguments: dict[str, str]) -> serve.Application:

@@ -1,6 +1,7 @@
-"""How many replicas there should be, from what each says of itself: who waits wants more, free slots want fewer."""
+"""How many replicas there should be, from what each says of itself (who waits wants more), and on which cores each."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 # of the slots that calls may fill before another replica starts
@@ -25,3 +26,11 @@ def wanted_replicas(context: Any) -> tuple[int, dict[str, Any]]:
     slots = sum(told) / len(told) if told else 0.0
     least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
     return wanted(context.current_num_replicas, least, most, total("waiting"), total("running"), slots), {}
+
+
+def cores(there: Sequence[int], rank: int, cpus: float) -> set[int]:
+    """The cores of a machine's replica of this rank: its own where it has whole ones, else all of ``there``."""
+    if cpus < 1 or cpus != int(cpus):
+        return set(there)
+    first = rank * int(cpus)
+    return {there[(first + index) % len(there)] for index in range(int(cpus))}

@@ -1,7 +1,8 @@
-"""How many replicas Ray is to keep, by what replicas say of themselves; and that nothing else needs Ray."""
+"""How many replicas Ray is to keep and where gateways find them; and that nothing else needs Ray."""
 
 import importlib.util
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,10 @@ import pytest
 import yaml
 
 from apps.cli.remote import CommandFailure
-from infra.ray.policy import wanted, wanted_replicas
+from apps.gateway.replicas.discovery import Discovery
+from apps.tests.support.ports import free_port
+from infra.ray.directory import FORGOTTEN_SECONDS, Directory
+from infra.ray.policy import cores, wanted, wanted_replicas
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,6 +42,30 @@ def test_the_policy_adds_up_what_each_replica_has_recorded() -> None:
     assert wanted_replicas(context)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("rank", "cpus", "own"),
+    [(0, 1, {2}), (3, 1, {5}), (1, 2, {4, 5}), (2, 2, {2, 3}), (0, 0.5, {2, 3, 4, 5}), (0, 9, {2, 3, 4, 5})],
+)
+def test_replicas_of_a_machine_have_cores_of_their_own(rank: int, cpus: float, own: set[int]) -> None:
+    assert cores([2, 3, 4, 5], rank, cpus) == own
+
+
+async def test_gateways_find_who_has_been_heard_of_lately_and_has_not_left() -> None:
+    port, now = free_port(), 100.0
+    with closing(Directory(port, lambda: now)) as directory:
+        discovery = Discovery([f"list+http://127.0.0.1:{port}/replicas"])
+        assert await discovery.find() == []
+        for address in ("http://b:2", "http://a:1", "http://c:3"):
+            directory.beat(address)
+        directory.leave("http://c:3")
+        directory.leave("http://d:4")
+        assert await discovery.find() == ["http://a:1", "http://b:2"]
+        now += FORGOTTEN_SECONDS - 1
+        directory.beat("http://b:2")
+        now += 1
+        assert await discovery.find() == ["http://b:2"]
+
+
 def test_ray_is_imported_by_nothing_but_its_own_folder() -> None:
     assert "ray" not in sys.modules
 
@@ -53,5 +81,5 @@ def test_the_command_says_what_to_install() -> None:
 def test_the_manifest_names_the_application() -> None:
     service, listing = yaml.safe_load_all((ROOT / "infra/ray/rayservice.yaml").read_text())
     application = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
-    assert application["import_path"] == "infra.ray.app:app"
+    assert application["import_path"] == "infra.ray.app:app" and (ROOT / "infra/ray/app.py").is_file()
     assert listing["spec"]["ports"][0]["port"] == 8642

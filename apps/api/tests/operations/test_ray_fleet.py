@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,9 +44,12 @@ class Fleet:
         self.process = process
         self.list = f"http://127.0.0.1:{port}/replicas"
 
+    async def lists(self, count: int) -> bool:
+        return len(await asyncio.to_thread(self.addresses)) == count
+
     def addresses(self) -> list[str]:
         try:
-            with urllib.request.urlopen(self.list, timeout=10) as answer:
+            with urllib.request.urlopen(self.list, timeout=10) as answer:  # noqa: S310 - our own process
                 return list(json.load(answer))
         except OSError:
             assert self.process.poll() is None, "the fleet has ended"
@@ -56,8 +59,9 @@ class Fleet:
 @contextmanager
 def fleet_up(folder: Path) -> Iterator[Fleet]:
     port, log = free_port(), folder / "log-of-ray"
-    own = {"FLEET_SECRET": SECRET, "LOCAL_FALLBACK": "packaged", "LOCAL_SLOTS": "2", "GENAI_PYTHON": sys.executable}
-    variables = environment(port, {**own, "DATA_DIR": str(folder / "data"), "SHUTDOWN_GRACE": "60"})
+    packaged = {"LOCAL_MODEL": "no/such-model", "LOCAL_FALLBACK": "packaged", "LOCAL_SLOTS": "2"}
+    own = {"FLEET_SECRET": SECRET, "GENAI_PYTHON": sys.executable, "SHUTDOWN_GRACE": "60"}
+    variables = environment(port, {**packaged, **own, "DATA_DIR": str(folder / "data")})
     command = [PYTHON, "-m", "infra.ray.up", "--most", "2", "--port", str(port), "--downscale-delay", "10"]
     with log.open("ab") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
@@ -70,10 +74,10 @@ def fleet_up(folder: Path) -> Iterator[Fleet]:
         WATCH.took_file(log)
 
 
-async def until(reached: Callable[[], bool]) -> None:
+async def until(reached: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(HANG_SECONDS):
-        while not await asyncio.to_thread(reached):
-            await asyncio.sleep(0.5)
+        while not await reached():  # noqa: ASYNC110 - what it asks is another process
+            await asyncio.sleep(0.1)
 
 
 async def whole(client: httpx2.AsyncClient, url: str, text: str, tokens: int = 24) -> None:
@@ -90,9 +94,13 @@ async def computed(client: httpx2.AsyncClient, address: str) -> int:
     return sum(model.get("steps") or 0 for model in answer.json()["models"])
 
 
+async def steps_are(client: httpx2.AsyncClient, addresses: list[str], least: int) -> bool:
+    return all([await computed(client, address) >= least for address in addresses])
+
+
 async def test_ray_adds_a_replica_under_load_ends_it_without_a_failed_call_and_drains(tmp_path: Path) -> None:
     with fleet_up(tmp_path) as fleet:
-        await until(lambda: len(fleet.addresses()) == 1)
+        await until(lambda: fleet.lists(1))
         file = fleet_file(tmp_path, f"list+{fleet.list}")
         with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
             async with httpx2.AsyncClient(timeout=HANG_SECONDS) as client:
@@ -100,9 +108,7 @@ async def test_ray_adds_a_replica_under_load_ends_it_without_a_failed_call_and_d
                 running = [asyncio.create_task(whole(client, url, f"last {number}", 200)) for number in range(2)]
                 [address] = fleet.addresses()
                 before = await computed(client, address)
-                async with asyncio.timeout(HANG_SECONDS):
-                    while await computed(client, address) < before + 4:
-                        await asyncio.sleep(0.05)
+                await until(lambda: steps_are(client, [address], before + 4))
                 fleet.process.send_signal(signal.SIGTERM)
                 await asyncio.gather(*running)
                 assert await asyncio.to_thread(fleet.process.wait, HANG_SECONDS) == 0
@@ -123,12 +129,10 @@ async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet) -
     async with asyncio.TaskGroup() as group:
         for number in range(CALLERS):
             group.create_task(caller(number))
-        await until(lambda: len(fleet.addresses()) == 2)
-        async with asyncio.timeout(HANG_SECONDS):
-            # the gateway has found the new one, too
-            while 0 in [await computed(client, address) for address in fleet.addresses()]:
-                await asyncio.sleep(0.5)
+        await until(lambda: fleet.lists(2))
+        # the gateway has found the new one, too
+        await until(lambda: steps_are(client, fleet.addresses(), 1))
         for event in ended[1:]:
             event.set()
-        await until(lambda: len(fleet.addresses()) == 1)
+        await until(lambda: fleet.lists(1))
         ended[0].set()

@@ -269,7 +269,8 @@ def _refuse_what_cannot_make_it(target: Target, deadline: float | None) -> None:
     if deadline is None:
         return
     admission, left = target.provider.admission, deadline - asyncio.get_running_loop().time()
-    if admission.predicted_wait() > left:
+    # one that is over already is a Timeout, which the attempt's own bound raises
+    if 0 < left < admission.predicted_wait():
         raise Overloaded(
             "The deadline cannot be met: the queue is longer than that",
             details={"waiting": admission.waiting},

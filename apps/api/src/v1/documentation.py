@@ -214,6 +214,7 @@ TOKENIZING: dict[str, tuple[type[BaseModel], Any, Any]] = {
 }
 TOKENIZING_ERRORS = (*BODY_ERRORS, errors.NotFound, errors.RateLimitExceeded, errors.ModelUnavailable)
 GETS = {
+    "/v1/capacity": (errors.InvalidValue,),
     "/v1/models": (errors.RateLimitExceeded,),
     "/v1/models/{id}": (errors.InvalidValue, errors.NotFound, errors.RateLimitExceeded),
     "/v1/usage": (errors.InvalidValue, errors.RateLimitExceeded, errors.Overloaded),

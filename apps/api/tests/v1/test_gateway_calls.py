@@ -30,6 +30,7 @@ def url(mock: MockUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "providers": {
             "main": provider(mock.base_url, prices=PRICES),
             "narrow": provider(mock.base_url, max_concurrency=1, queue_size=50, timeouts=PATIENT),
+            "queued": provider(mock.base_url, max_concurrency=1, queue_size=50, timeouts=PATIENT),
         },
         "models": {
             HEALTHY: name(HEALTHY),
@@ -37,6 +38,8 @@ def url(mock: MockUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "slow-300": name("slow-300", "narrow"),
             "slow-3600000": name("slow-3600000", "narrow"),
             "never": name("fault-hang", "narrow"),
+            "slow-2000": name("slow-2000", "queued"),
+            "holds": name("fault-hang", "queued"),
             "stalls": name("fault-stall", "narrow"),
             "able": {"targets": [{"provider": "main", "model": HEALTHY, "tools": False, "context": 1000}]},
         },
@@ -146,12 +149,12 @@ def test_a_deadline_that_the_queue_cannot_meet_is_refused_before_it_is_over(
     url: str, mock: MockUpstream, http: httpx2.Client
 ) -> None:
     """The call that is served never ends: a call that waited out its deadline would be a TIMEOUT."""
-    body = {"model": "slow-300", **ASK}
+    body = {"model": "slow-2000", **ASK}
     assert http.post(url + CHAT, json=body).status_code == 200  # now it is known how long one takes
     with connect(url) as served:
-        served.sendall(post(CHAT, json.dumps({"model": "never", **ASK}).encode()))
+        served.sendall(post(CHAT, json.dumps({"model": "holds", **ASK}).encode()))
         assert until(lambda: mock.stats()["open"] == 1)
-        answer = http.post(url + CHAT, json=body, headers={"X-Deadline-Ms": "250"})
+        answer = http.post(url + CHAT, json=body, headers={"X-Deadline-Ms": "1900"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "OVERLOADED")
     assert int(answer.headers["Retry-After"]) >= 1
     assert until(lambda: mock.stats()["open"] == 0)

@@ -26,6 +26,7 @@ def url() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.long
 def test_the_service_holds_in_a_drill(url: str) -> None:
     done = genai("drill", "--url", url, "--json", "--within", "60")
     told = json.loads(done.stdout)

@@ -438,6 +438,7 @@ async def test_without_recognition_the_error_says_so_and_a_page_is_told(tmp_path
         await sandbox.aclose()
 
 
+@pytest.mark.long
 async def test_a_picture_that_unpacks_to_a_huge_one_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     def part(name: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")

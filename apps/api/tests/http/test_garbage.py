@@ -78,6 +78,7 @@ def garbage_of(port: int, cases: Iterable[str]) -> Counter[str]:
         gc.enable()
 
 
+@pytest.mark.long
 def test_no_call_leaves_anything_to_the_collector(port: int) -> None:
     for path, body in CASES.values():
         post(port, path, body, 2)

@@ -99,6 +99,7 @@ async def test_a_call_reports_its_progress_where_that_is_asked_for(url: str) -> 
         assert text_of(await client.call_tool("local_generate", {"prompt": "hi"})) == "a" * 40
 
 
+@pytest.mark.long
 async def test_a_call_that_is_cancelled_ends_the_models_work(url: str) -> None:
     async with connected(url) as client:
         waiting = asyncio.create_task(client.call_tool("local_generate", {"prompt": "wait"}))

@@ -170,6 +170,7 @@ def many_calls(metrics: Metrics, models: int) -> None:
                 metrics.calls.closing(call)
 
 
+@pytest.mark.long
 def test_a_scrape_writes_each_series_once_and_a_call_more_adds_none() -> None:
     """What a scrape costs is bounded by the names that are known, not by the calls that were."""
     metrics = Metrics(known(24))

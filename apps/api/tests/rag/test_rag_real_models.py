@@ -115,6 +115,7 @@ def test_the_models_own_control_texts_in_a_document_do_not_reach_it_as_such(url:
     assert "<|im_start|>system" in found[0]["text"]
 
 
+@pytest.mark.long
 def test_a_prompt_is_counted_by_the_models_own_tokenizer(url: str, http: httpx2.Client) -> None:
     body = {"prompt": QUESTION, "max_tokens": 16384}
     answer = http.post(f"{url}/rag/collections/handbook/generate", json=body)

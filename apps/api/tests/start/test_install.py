@@ -94,6 +94,7 @@ def installing(folder: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is the CPU build")
+@pytest.mark.long
 def test_a_build_for_cuda_is_announced_with_its_size_before_it_is_fetched(tmp_path: Path) -> None:
     wheel(tmp_path, "nvidia-cublas-cu12", "triton (==3.4) ; platform_system == 'Linux'", "numpy ; extra == 'opt'")
     said = installing(tmp_path)

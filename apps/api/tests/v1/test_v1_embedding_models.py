@@ -68,6 +68,7 @@ def test_one_that_makes_embeddings_does_not_chat(url: str, http: httpx2.Client) 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
 
 
+@pytest.mark.long
 def test_documents_may_name_one_of_them(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     folder = make_sentence_encoder(tmp_path / "mine")

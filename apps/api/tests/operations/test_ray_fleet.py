@@ -1,4 +1,4 @@
-"""`genai fleet up` on a real Ray of this machine: replicas come with the calls, go without failing one, and drain."""
+"""`genai fleet up` on a real Ray: replicas come with the calls, go without failing one, drain, and are replaced."""
 
 import asyncio
 import importlib.util
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -47,6 +47,10 @@ class Fleet:
     async def lists(self, count: int) -> bool:
         return len(await asyncio.to_thread(self.addresses)) == count
 
+    async def lists_others_than(self, address: str) -> bool:
+        there = await asyncio.to_thread(self.addresses)
+        return bool(there) and address not in there
+
     def addresses(self) -> list[str]:
         try:
             with urllib.request.urlopen(self.list, timeout=10) as answer:  # noqa: S310 - our own process
@@ -82,7 +86,9 @@ async def until(reached: Callable[[], Awaitable[bool]]) -> None:
 
 async def whole(client: httpx2.AsyncClient, url: str, text: str, tokens: int = 24) -> None:
     """Ask for a streamed answer; fails unless it comes to its end."""
-    body = {"model": "fleet", "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "stream": True}
+    # other beginnings go to other replicas
+    messages = [{"role": "system", "content": f"You tell {text}."}, {"role": "user", "content": "Begin."}]
+    body = {"model": "fleet", "messages": messages, "max_tokens": tokens, "stream": True}
     answer = await client.post(f"{url}/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.text.rstrip().endswith("data: [DONE]") and '"error"' not in answer.text, answer.text
@@ -92,6 +98,22 @@ async def computed(client: httpx2.AsyncClient, address: str) -> int:
     """Steps that the engine of a replica has computed."""
     answer = await client.get(f"{address}/v1/capacity", headers={"Authorization": f"Bearer {SECRET}"})
     return sum(model.get("steps") or 0 for model in answer.json()["models"])
+
+
+async def answers(client: httpx2.AsyncClient, url: str) -> bool:
+    """Whether the gateway has found a replica that answers."""
+    body = {"model": "fleet", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    return (await client.post(f"{url}/v1/chat/completions", json=body)).status_code == 200
+
+
+def process_at(address: str) -> int:
+    """The process of the replica that listens there."""
+    wanted = {b"SERVE_ROLE=model", f"API_PORT={address.rpartition(':')[2]}".encode()}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # one that has ended meanwhile
+            if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                return int(folder.name)
+    raise AssertionError(f"no process is at {address}")
 
 
 async def steps_are(client: httpx2.AsyncClient, addresses: list[str], least: int) -> bool:
@@ -105,6 +127,7 @@ async def test_ray_adds_a_replica_under_load_ends_it_without_a_failed_call_and_d
         with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
             async with httpx2.AsyncClient(timeout=HANG_SECONDS) as client:
                 await _grow_and_shrink(client, url, fleet)
+                await _lose(client, url, fleet)
                 running = [asyncio.create_task(whole(client, url, f"last {number}", 200)) for number in range(2)]
                 [address] = fleet.addresses()
                 before = await computed(client, address)
@@ -116,6 +139,14 @@ async def test_ray_adds_a_replica_under_load_ends_it_without_a_failed_call_and_d
                     await client.get(f"{address}/health")
 
 
+async def _lose(client: httpx2.AsyncClient, url: str, fleet: Fleet) -> None:
+    """Ray starts another replica where the process of one has been killed."""
+    [killed] = fleet.addresses()
+    os.kill(process_at(killed), signal.SIGKILL)
+    await until(lambda: fleet.lists_others_than(killed))
+    await until(lambda: answers(client, url))
+
+
 async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet) -> None:
     """From one replica to two while calls wait, and back while one caller goes on. A call that fails ends this."""
     ended = [asyncio.Event() for _ in range(CALLERS)]
@@ -124,7 +155,7 @@ async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet) -
         count = 0
         while not ended[number].is_set():
             count += 1
-            await whole(client, url, f"caller {number} asks for story {count}")
+            await whole(client, url, f"story {count} of {number}")
 
     async with asyncio.TaskGroup() as group:
         for number in range(CALLERS):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import html
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ class Terminal:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
+        # a server that ends still holds its name for a moment
+        self._server = f"{SESSION}-{secrets.token_hex(4)}"
         self._environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", **environment}
 
     def __enter__(self) -> "Terminal":
@@ -58,7 +61,7 @@ class Terminal:
         raise TimeoutError(f"the terminal shows\n{self.screen()}")
 
     def _tmux(self, *words: str) -> str:
-        command = [TMUX, "-L", SESSION, "-f", "/dev/null", *words]
+        command = [TMUX, "-L", self._server, "-f", "/dev/null", *words]
         done = subprocess.run(  # noqa: S603 - our own words
             command, env=self._environment, cwd=self._folder, capture_output=True, text=True, check=True
         )

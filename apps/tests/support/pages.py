@@ -40,7 +40,7 @@ PAGE_SECONDS = 600
 PRELUDE = """
 set -emo pipefail
 until_ready() {
-  for _ in $(seq 1200); do
+  for _ in $(seq 2400); do
     curl -so /dev/null --max-time 5 localhost:$API_PORT/ready -w '%{http_code}' 2>/dev/null | grep -q 200 && return 0
     kill -0 $SERVICE 2>/dev/null || { echo 'the service has ended'; cat service.log; return 1; }
     sleep 0.1

@@ -76,7 +76,7 @@ def screens(folder: Path, genai: str, url: str) -> dict[str, str]:
     for name, typed in (
         ("genai-help", ["genai --help"]),
         ("genai-doctor", ["genai doctor"]),
-        ("genai-chat", ["genai chat", "What is Python?", "/quit"]),
+        ("genai-chat", ["genai chat --max-tokens 40", "What is Python?", "/quit"]),
     ):
         with Terminal(folder, {**variables, "PATH": f"{Path(genai).parent}:{os.environ['PATH']}"}) as terminal:
             terminal.until(PROMPT.rstrip())

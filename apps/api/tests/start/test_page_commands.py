@@ -43,7 +43,7 @@ def test_a_page_can_be_followed_in_one_shell(page: Path, tmp_path: Path) -> None
 
 
 def _check_readme(printed: list[str]) -> None:
-    first, streamed, documents, cited, agent, client = printed
+    first, streamed, documents, cited, agent, client, command = printed
     assert json.loads(first)["response"].startswith("Python is")
     assert streamed.rstrip().splitlines()[-2] == "event: done"
     assert "handbook.md: done" in documents
@@ -54,6 +54,7 @@ def _check_readme(printed: list[str]) -> None:
     assert json.loads(agent)["status"] == "done"
     assert "7006652" in json.loads(agent)["answer"].replace(",", "")
     assert client == "SmolLM2-135M-Instruct\n"
+    assert command.startswith("Python is") and "SmolLM2-135M-Instruct" in command
 
 
 def test_each_block_runs_or_says_why_not() -> None:

@@ -48,7 +48,11 @@ until_ready() {
   echo 'the service is not ready'; cat service.log; return 1
 }
 # a job has a process group of its own
-stop() { kill -- -$SERVICE; wait $SERVICE || true; }
+stop() {
+  kill -- -$SERVICE; wait $SERVICE || true
+  # make ends before the service does
+  while curl -so /dev/null --max-time 5 localhost:$API_PORT/health; do sleep 0.1; done
+}
 """
 
 

@@ -36,8 +36,11 @@ dev-api: run ## The same as run
 dev-services: ## Start Redis in Docker, for several API processes that share their limits
 	$(COMPOSE) --profile services up -d redis
 
-test: $(VENV)/.dev lint ## Linters, types, import floors and the tests, on every core
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10
+# mypy keeps one core busy for a minute: it runs beside the tests, and what it says comes at the end
+test: $(VENV)/.dev ## Linters, types, import floors and the tests, on every core
+	@make --no-print-directory VENV=$(VENV) lint >reports/lint.log 2>&1 & lint=$$!; trap 'kill $$lint' INT TERM; \
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10; tests=$$?; \
+	wait $$lint; lint=$$?; cat reports/lint.log; [ $$lint = 0 ] && exit $$tests
 
 test-clients: $(VENV)/.dev requirements-clients.txt $(CLIENTS)/.done $(CLIENTS_JS)/.done ## Real clients against the service, Python's and JavaScript's
 	$(BIN)/python -m pip install -r requirements-clients.txt

@@ -27,7 +27,7 @@ from eval.peers.renaming_proxy import Names, renaming_proxy
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".cache" / "clients" / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-# llama.cpp's conftest starts their server; vLLM's has fixtures, and those above its folder are about its internals
+# llama.cpp's conftest starts their server; vLLM's have fixtures, but for the one above `entrypoints`, which starts it
 CONFTESTS = {"eval.peers.llama_cpp": ["--noconftest"], "eval.peers.vllm": []}
 UNREADABLE = "about their internals, which the file needs to be read at all"
 EMBEDDER = "all-MiniLM-L6-v2"
@@ -115,7 +115,7 @@ def _run(
         "--rootdir",
         str(folder),
     ]
-    command += ["--confcutdir", str(folder)]
+    command += ["--confcutdir", str(folder.parent)]
     command += ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     command += [f"--junitxml={xml}", "-k", only]
     # a folder that is only read

@@ -5,7 +5,7 @@ import importlib.util
 import typer
 
 from apps.cli.remote import CommandFailure
-from apps.cli.tools import run_module
+from apps.cli.serve import run_module
 
 app = typer.Typer(no_args_is_help=True, help="Replicas of the local model on this machine or a Ray cluster.")
 OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

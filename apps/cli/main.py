@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.core import TyperGroup
 
-from apps.cli import agents, chat, docs, doctor, drill, fleet, keys, models, serve, tools
+from apps.cli import agents, chat, docs, doctor, drill, fleet, keys, models, serve
 from apps.cli.remote import CommandFailure
 from apps.core.settings import SettingsError
 from apps.core.version import VERSION
@@ -49,9 +49,9 @@ app.add_typer(fleet.app, name="fleet")
 app.command("usage")(models.usage)
 app.add_typer(models.route_app, name="route")
 app.command("doctor")(doctor.doctor)
-app.command("bench", context_settings=OWN_ARGUMENTS)(tools.bench)
+app.command("bench", context_settings=OWN_ARGUMENTS)(serve.bench)
 app.command("drill")(drill.drill)
-app.command("mcp")(tools.mcp)
+app.command("mcp")(serve.mcp)
 
 
 def _show_version(wanted: bool) -> None:

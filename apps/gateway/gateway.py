@@ -9,10 +9,9 @@ from apps.core.calls import CallRecord, Price, cost, priced
 from apps.core.deltas import Begun, Delta, begin
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
-from apps.gateway.protocol import WireCall, WireReply
+from apps.gateway.protocol import BYTES_PER_TOKEN, LIMITS, ExpectedUse, WireCall, WireReply, is_image
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.breaker import RetryBudgets
-from apps.gateway.routing.estimates import BYTES_PER_TOKEN, LIMITS, ExpectedUse, is_image
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import FREE, Target
 

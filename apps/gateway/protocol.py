@@ -1,4 +1,8 @@
-"""What goes over the wire of OpenAI's API: a call as its caller sent it, and an answer as its bytes."""
+"""The wire of OpenAI's API: a call as its caller sent it, an answer as its bytes, and what a call will need.
+
+Whether the same call, made again, would be answered the same is read from its body, never from its answer. So is what
+it will use at most, by the rule of thumb of four bytes a token.
+"""
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from apps.core.callers import ANONYMOUS, Caller
-from apps.core.calls import CallRecord
+from apps.core.calls import ASSUMED_ANSWER, CallRecord
 
 TraceHeaders = Callable[[], Mapping[str, str]]
 
@@ -66,3 +70,111 @@ class WireTarget(Protocol):
         """Send the call; a streamed reply is returned once its first block is there."""
 
     async def aclose(self) -> None: ...
+
+
+# what these name lives outside the request, and changes
+ELSEWHERE = ("web_search_options", "conversation", "previous_response_id", "prompt", "container", "mcp_servers")
+OWN_TOOLS = frozenset({"function", "custom"})
+
+
+def is_deterministic(call: WireCall, greedy: Callable[[], bool]) -> bool:
+    """Embeddings; else one choice, at temperature 0 or with a seed, of nothing but what the request holds.
+
+    ``greedy`` is asked where it matters: whether whoever answers takes a temperature that is not given for 0.
+    """
+    if call.path == "/embeddings":
+        return True
+    body = call.body
+    if body.get("n") not in (None, 1) or _looks_elsewhere(call):
+        return False
+    temperature = body.get("temperature")
+    if is_number(body.get("seed")) or (is_number(temperature) and temperature == 0):
+        return True
+    return temperature is None and greedy()
+
+
+def is_whole_when_answered(call: WireCall) -> bool:
+    """A response in the background is answered before there is an answer."""
+    return not call.body.get("background")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _looks_elsewhere(call: WireCall) -> bool:
+    body, tools = call.body, call.body.get("tools")
+    # in the older completions the prompt is the text itself
+    names = [name for name in ELSEWHERE if name != "prompt" or call.path == "/responses"]
+    if any(body.get(name) is not None for name in names):
+        return True
+    return isinstance(tools, list) and any(
+        isinstance(t, Mapping) and t.get("type", "custom") not in OWN_TOOLS for t in tools
+    )
+
+
+BYTES_PER_TOKEN = 4
+IMAGE_TOKENS = 1_000
+# of an answer whose caller set no limit
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+SEVERAL = ("n", "best_of")
+NO_ANSWER = frozenset({"/embeddings"})
+
+
+class ExpectedUse(NamedTuple):
+    """Tokens. ``limit`` is what the caller allows the answer, 0 where he set no limit; ``answer`` is what to expect."""
+
+    prompt: int
+    limit: int
+    answer: int
+
+
+def expected_use(call: WireCall) -> ExpectedUse:
+    """Several choices and several prompts each have the limit; an image is a thousand tokens, whatever its size."""
+    images = _images(call)
+    prompt = len(call.raw) // BYTES_PER_TOKEN if images is None else images
+    if call.path in NO_ANSWER:
+        return ExpectedUse(prompt, 0, 0)
+    limit, choices = _positive(call.body, LIMITS), 1
+    if "n" in call.body or "best_of" in call.body:
+        choices = max(1, *(_positive(call.body, (name,)) for name in SEVERAL))
+    prompts = call.body.get("prompt") if call.path == "/completions" else None
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        choices *= len(prompts)
+    return ExpectedUse(prompt, limit * choices, (limit or ASSUMED_ANSWER) * choices)
+
+
+def _positive(body: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """The first of these that is a positive integer; 0 where none is."""
+    for name in names:
+        found = body.get(name)
+        if isinstance(found, int) and found > 0:
+            return found
+    return 0
+
+
+def _images(call: WireCall) -> int | None:
+    """The tokens of a prompt with images in it, whose bytes say nothing; None where it has none."""
+    messages = call.body.get("messages") or call.body.get("input")
+    if call.raw.find(b"image") < 0 or not isinstance(messages, list):
+        return None
+    parts = [part for message in messages for part in _parts(message)]
+    images = [part for part in parts if is_image(part)]
+    if not images:
+        return None
+    text = sum(len(str(part.get("text") or "").encode()) for part in parts if part not in images)
+    plain = sum(len(content.encode()) for m in messages if isinstance(content := _content(m), str))
+    return len(images) * IMAGE_TOKENS + (text + plain) // BYTES_PER_TOKEN
+
+
+def is_image(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in ("image_url", "input_image", "image")
+
+
+def _parts(message: Any) -> list[Mapping[str, Any]]:
+    content = _content(message)
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, Mapping) else None

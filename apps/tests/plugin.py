@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apps.api.src.observability.logs import LineFormatter
-from apps.api.src.observability.redaction import Redactor
+from apps.api.src.observability.request_line import Redactor
 from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
 from apps.tests.watch import WATCH, Finding
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.cache.disk_store import FILE, DiskStore
-from apps.cache.store import OVERHEAD, GuardedStore, MemoryStore, RemoteStore, Store, StoreError
+from apps.cache.store import FILE, OVERHEAD, DiskStore, GuardedStore, MemoryStore, RemoteStore, Store, StoreError
 
 MOST = 100_000
 

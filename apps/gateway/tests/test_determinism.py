@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from apps.gateway.protocol import WireCall
-from apps.gateway.routing.estimates import is_deterministic, is_whole_when_answered
+from apps.gateway.protocol import WireCall, is_deterministic, is_whole_when_answered
 
 CHAT = "/chat/completions"
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from apps.core.calls import ASSUMED_ANSWER
-from apps.gateway.protocol import WireCall
-from apps.gateway.routing.estimates import IMAGE_TOKENS, ExpectedUse, expected_use
+from apps.gateway.protocol import IMAGE_TOKENS, ExpectedUse, WireCall, expected_use
 
 
 def use(path: str = "/chat/completions", **body: Any) -> ExpectedUse:

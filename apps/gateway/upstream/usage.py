@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apps.core.calls import CallRecord, Usage
-from apps.gateway.protocol import WireCall
-from apps.gateway.routing.estimates import BYTES_PER_TOKEN, NO_ANSWER, expected_use
+from apps.gateway.protocol import BYTES_PER_TOKEN, NO_ANSWER, WireCall, expected_use
 from apps.gateway.upstream.event_blocks import end_of_first_event, end_of_last_event, event_data
 
 PATHS = frozenset({"/chat/completions", "/completions"})

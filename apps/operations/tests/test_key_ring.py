@@ -10,8 +10,7 @@ from sqlalchemy import update
 
 from apps.core.errors import NotFound, StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.key_ring import EVERY, TRUSTED_SECONDS, KeyRing
-from apps.operations.key_store import KeyStore, StoredKey
+from apps.operations.key_store import EVERY, TRUSTED_SECONDS, KeyRing, KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
 from apps.operations.tables import key_changes
 from apps.tests.marks import learn

@@ -19,8 +19,7 @@ from apps.core.errors import UpstreamError
 from apps.core.ports import Writer
 from apps.core.settings import Settings
 from apps.gateway.openai_api.chat_request import chat_request
-from apps.gateway.protocol import WireCall
-from apps.gateway.routing.estimates import expected_use
+from apps.gateway.protocol import WireCall, expected_use
 from apps.gateway.routing.router import Needs
 from apps.gateway.routing.targets import Target
 

@@ -16,8 +16,7 @@ from apps.api.src.auth.caller import presented
 from apps.api.src.limits.counts import WindowCounts
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized
-from apps.operations.key_ring import KeyRing
-from apps.operations.key_store import StoredKey
+from apps.operations.key_store import KeyRing, StoredKey
 from apps.operations.key_terms import looks_like_key
 
 if TYPE_CHECKING:

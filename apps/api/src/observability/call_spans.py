@@ -20,8 +20,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from apps.api.src.observability.call_metrics import KnownNames
-from apps.api.src.observability.redaction import Redactor
-from apps.api.src.observability.request_line import current_line
+from apps.api.src.observability.request_line import Redactor, current_line
 from apps.core.calls import CallRecord
 from apps.core.errors import REDACTED
 from apps.core.version import NAME, VERSION

@@ -16,8 +16,7 @@ from textwrap import indent
 from typing import Any, TextIO
 
 from apps.api.src.http.middleware.request_scope import access_log, request_id
-from apps.api.src.observability.redaction import Redactor, one_line, secrets_of
-from apps.api.src.observability.request_line import RequestLine
+from apps.api.src.observability.request_line import Redactor, RequestLine, one_line, secrets_of
 from apps.core.settings import Settings
 
 LONGEST_NAME = 200

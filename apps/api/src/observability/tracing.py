@@ -16,7 +16,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi.telemetry._api import _route_selected
 
 from apps.api.src.observability.call_metrics import KnownNames
-from apps.api.src.observability.redaction import Redactor, secrets_of
+from apps.api.src.observability.request_line import Redactor, secrets_of
 from apps.core.calls import Bookkeeper
 from apps.core.settings import Settings
 

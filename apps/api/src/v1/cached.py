@@ -27,8 +27,7 @@ from apps.cache.front import CacheFront
 from apps.core.calls import CallRecord
 from apps.core.errors import Conflict, InvalidValue
 from apps.core.messages import CacheControl
-from apps.gateway.protocol import WireCall
-from apps.gateway.routing.estimates import is_deterministic, is_whole_when_answered
+from apps.gateway.protocol import WireCall, is_deterministic, is_whole_when_answered
 from apps.gateway.routing.router import Router
 from apps.gateway.upstream.event_blocks import FAILED
 from apps.models.recording import Recording

@@ -13,9 +13,8 @@ from apps.api.src.http.streaming import LastFrame
 from apps.core.calls import CallRecord, Usage, priced
 from apps.core.errors import AppError, Timeout
 from apps.gateway.gateway import Gateway
-from apps.gateway.protocol import Blocks, WireCall, WireReply
+from apps.gateway.protocol import Blocks, WireCall, WireReply, expected_use
 from apps.gateway.routing.attempts import Opened
-from apps.gateway.routing.estimates import expected_use
 from apps.gateway.routing.router import Needs
 from apps.gateway.upstream.event_blocks import END as RESPONSE_END
 from apps.gateway.upstream.event_blocks import find_done

@@ -25,8 +25,8 @@ from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, CallRecord, Price, Usage, cost, priced
 from apps.core.errors import Forbidden, InvalidType, UnsupportedMediaType
 from apps.core.settings import Settings
+from apps.gateway.protocol import BYTES_PER_TOKEN
 from apps.gateway.routing.config import ANY_MODEL, Family
-from apps.gateway.routing.estimates import BYTES_PER_TOKEN
 from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.passage import PassedCall
 from apps.gateway.upstream.usage import usage_in

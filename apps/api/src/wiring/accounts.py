@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.limits.rules import TokenLimits
+from apps.api.src.limits.limiter import RateLimits, TokenLimits
 from apps.core.calls import Bookkeeper
 from apps.core.ports import Observation
 from apps.core.settings import Settings

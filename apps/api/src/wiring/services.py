@@ -37,7 +37,7 @@ from apps.local.embedding.minilm import MiniLM
 from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.database import Database
-from apps.operations.key_ring import KeyRing
+from apps.operations.key_store import KeyRing
 from apps.transport.pool import Connections
 
 if TYPE_CHECKING:

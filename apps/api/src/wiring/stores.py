@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.cache.disk_store import DiskStore
 from apps.cache.response_cache import LARGEST, ResponseCache
 from apps.cache.semantic import SemanticIndex
-from apps.cache.store import GuardedStore, MemoryStore, Store
+from apps.cache.store import DiskStore, GuardedStore, MemoryStore, Store
 from apps.core.ports import ChatModel, Embedder, Reranker
 from apps.core.settings import Settings
 from apps.gateway.as_model import GatewayModel

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from apps.api.src.limits.counts import LocalCounts, WindowCounts
-from apps.api.src.limits.rules import TokenLimits
+from apps.api.src.limits.limiter import TokenLimits
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage
 from apps.core.errors import RateLimitExceeded

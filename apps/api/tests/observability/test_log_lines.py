@@ -10,8 +10,7 @@ import pytest
 
 from apps.api.src.http.middleware.request_scope import access_log, request_id
 from apps.api.src.observability.logs import LineFormatter
-from apps.api.src.observability.redaction import Redactor, one_line
-from apps.api.src.observability.request_line import RequestLine
+from apps.api.src.observability.request_line import Redactor, RequestLine, one_line
 from apps.core.callers import ANONYMOUS
 from apps.core.calls import CallRecord, Usage
 

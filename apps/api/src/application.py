@@ -33,11 +33,8 @@ from apps.api.src.http.docs_page import (
     share_errors,
     tell_summaries,
 )
-from apps.api.src.http.middleware.body_limit import BodyLimit
-from apps.api.src.http.middleware.client_address import BrowserCors, ClientAddress
-from apps.api.src.http.middleware.crash import CrashGuard
-from apps.api.src.http.middleware.hot_paths import HotPaths
-from apps.api.src.http.middleware.request_scope import RequestScope
+from apps.api.src.http.hot_paths import HotPaths
+from apps.api.src.http.middleware import BodyLimit, BrowserCors, ClientAddress, CrashGuard, RequestScope
 from apps.api.src.http.openapi import whole_examples
 from apps.api.src.http.peers import HandOver, Peers
 from apps.api.src.http.security_documentation import document_security

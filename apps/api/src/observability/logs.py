@@ -15,7 +15,7 @@ from functools import cached_property
 from textwrap import indent
 from typing import Any, TextIO
 
-from apps.api.src.http.middleware.request_scope import access_log, request_id
+from apps.api.src.http.middleware import access_log, request_id
 from apps.api.src.observability.request_line import Redactor, RequestLine, one_line, secrets_of
 from apps.core.settings import Settings
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apps.api.src.http.middleware.request_scope import access_log, request_id
+from apps.api.src.http.middleware import access_log, request_id
 from apps.api.src.observability.logs import LineFormatter
 from apps.api.src.observability.request_line import Redactor, RequestLine, one_line
 from apps.core.callers import ANONYMOUS

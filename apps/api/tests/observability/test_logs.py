@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from apps.api.src.http.middleware.request_scope import access_log
+from apps.api.src.http.middleware import access_log
 from apps.api.src.observability.logs import FLUSH_SECONDS, BufferedHandler
 
 

@@ -28,7 +28,19 @@ SECRET = marked("FLEET_SECRET of Ray")
 PYTHON = sys.executable if importlib.util.find_spec("ray") else os.environ.get("RAY_PYTHON", "")
 # Ray alone takes a minute to start on a machine that has other work
 HANG_SECONDS = 420.0
-CALLERS = 6
+CALLERS = 8
+# machines of a cluster, each a raylet of one core, for as long as its standard input is open
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+machine = {"num_cpus": 1, "object_store_memory": 100_000_000}
+cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+for _ in range(int(sys.argv[1]) - 1):
+    cluster.add_node(**machine)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
 
 pytestmark = [
     pytest.mark.long,
@@ -61,21 +73,46 @@ class Fleet:
 
 
 @contextmanager
-def fleet_up(folder: Path) -> Iterator[Fleet]:
+def cluster_of(machines: int, folder: Path, variables: dict[str, str]) -> Iterator[dict[str, str]]:
+    """``variables``, and RAY_ADDRESS where there is more than one machine."""
+    if machines == 1:
+        yield variables
+        return
+    with (folder / "log-of-cluster").open("ab") as log:
+        process = subprocess.Popen(
+            [PYTHON, "-c", CLUSTER, str(machines)],
+            cwd=ROOT,
+            env={**variables, "RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield variables | {"RAY_ADDRESS": process.stdout.readline().decode().strip()}
+    finally:
+        process.stdin.close()
+        process.wait(HANG_SECONDS)
+        process.stdout.close()
+
+
+@contextmanager
+def fleet_up(folder: Path, machines: int, most: int) -> Iterator[Fleet]:
     port, log = free_port(), folder / "log-of-ray"
     packaged = {"LOCAL_MODEL": "no/such-model", "LOCAL_FALLBACK": "packaged", "LOCAL_SLOTS": "2"}
     own = {"FLEET_SECRET": SECRET, "GENAI_PYTHON": sys.executable, "SHUTDOWN_GRACE": "60"}
     variables = environment(port, {**packaged, **own, "DATA_DIR": str(folder / "data")})
-    command = [PYTHON, "-m", "infra.ray.up", "--most", "2", "--port", str(port), "--downscale-delay", "10"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=output)
-    try:
-        yield Fleet(process, port)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait(HANG_SECONDS)
-        WATCH.took_file(log)
+    command = [PYTHON, "-m", "infra.ray.up", "--most", str(most), "--port", str(port), "--downscale-delay", "10"]
+    with cluster_of(machines, folder, variables) as given:
+        with log.open("ab") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=given, stdout=output, stderr=output)
+        try:
+            yield Fleet(process, port)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(HANG_SECONDS)
+            WATCH.took_file(log)
 
 
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:
@@ -120,13 +157,16 @@ async def steps_are(client: httpx2.AsyncClient, addresses: list[str], least: int
     return all([await computed(client, address) >= least for address in addresses])
 
 
-async def test_ray_adds_a_replica_under_load_ends_it_without_a_failed_call_and_drains(tmp_path: Path) -> None:
-    with fleet_up(tmp_path) as fleet:
+@pytest.mark.parametrize(("machines", "most"), [(1, 2), (3, 3)])
+async def test_ray_adds_replicas_under_load_ends_them_without_a_failed_call_and_drains(
+    machines: int, most: int, tmp_path: Path
+) -> None:
+    with fleet_up(tmp_path, machines, most) as fleet:
         await until(lambda: fleet.lists(1))
         file = fleet_file(tmp_path, f"list+{fleet.list}")
         with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
             async with httpx2.AsyncClient(timeout=HANG_SECONDS) as client:
-                await _grow_and_shrink(client, url, fleet)
+                await _grow_and_shrink(client, url, fleet, most)
                 await _lose(client, url, fleet)
                 running = [asyncio.create_task(whole(client, url, f"last {number}", 200)) for number in range(2)]
                 [address] = fleet.addresses()
@@ -147,8 +187,8 @@ async def _lose(client: httpx2.AsyncClient, url: str, fleet: Fleet) -> None:
     await until(lambda: answers(client, url))
 
 
-async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet) -> None:
-    """From one replica to two while calls wait, and back while one caller goes on. A call that fails ends this."""
+async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet, most: int) -> None:
+    """From one replica to ``most`` while calls wait, and back while one caller goes on. A call that fails ends this."""
     ended = [asyncio.Event() for _ in range(CALLERS)]
 
     async def caller(number: int) -> None:
@@ -160,8 +200,8 @@ async def _grow_and_shrink(client: httpx2.AsyncClient, url: str, fleet: Fleet) -
     async with asyncio.TaskGroup() as group:
         for number in range(CALLERS):
             group.create_task(caller(number))
-        await until(lambda: fleet.lists(2))
-        # the gateway has found the new one, too
+        await until(lambda: fleet.lists(most))
+        # the gateway has found the new ones, too
         await until(lambda: steps_are(client, fleet.addresses(), 1))
         for event in ended[1:]:
             event.set()

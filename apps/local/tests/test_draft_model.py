@@ -3,7 +3,8 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, Options, open_engine, open_step
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import WholeSequences
+from apps.local.engine.kernel.blocks import BlockCache, BlockPool
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.loading import LoadFailed, load_local
 from apps.local.tokenizer import HubTokenizer
@@ -184,6 +186,98 @@ def test_a_long_match_needs_no_model_and_a_context_that_is_too_short_leaves_the_
     assert step.calls == []
 
 
+def test_after_a_token_that_its_embedding_does_not_have_it_computes_nothing() -> None:
+    step = Counting()
+    model = DraftModel(step, 1000, 100, 3, 0.05, lambda: step.now, known=90)
+    drafter = ModelDrafter(model, Told(), PromptLookup())
+    model.plan(measured(), 1)
+    assert list(drafter.propose([5, 9, 30], 2).tokens) == [31, 32]
+    step.calls.clear()
+    for tokens in ([5, 9, 30, 90], [5, 9, 30, 90, 7], [5, 9, 30, 95, 8, 5, 9]):
+        model.plan(measured(), 1)
+        drafted = list(drafter.propose(tokens, 2).tokens)
+    # what the lookup finds is drafted as ever
+    assert (step.calls, drafted) == ([], [30, 95])
+
+
+# --- an answer that is interrupted
+
+
+class Paged(Counting):
+    """Takes blocks from a pool, and says the numbers from 10 to 89 round and round. Each step calls ``before``."""
+
+    def __init__(self, blocks: int, before: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._pool = BlockPool(blocks, 64, 8)
+        self._before = before
+
+    def new_cache(self) -> BlockCache:
+        return BlockCache(8)
+
+    @property
+    def free_blocks(self) -> int:  # type: ignore[override]
+        return self._pool.free
+
+    def blocks_for(self, tokens: int) -> int:
+        return self._pool.blocks_for(tokens)
+
+    def blocks_of(self, cache: BlockCache) -> int:
+        return len(cache.blocks)
+
+    def reserve(self, cache: BlockCache, tokens: int) -> bool:
+        return self._pool.reserve(cache, tokens)
+
+    def release(self, cache: BlockCache, tokens: int) -> None:
+        self._pool.release(cache, tokens)
+
+    def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
+        self._before()
+        return super().run([(token - 9) % 80 + 9 for token in tokens], positions, caches, wanted)
+
+
+async def test_an_answer_that_is_cancelled_while_it_waits_again_leaves_nothing_of_its_draft() -> None:
+    asked, interrupted, cancelled = threading.Event(), threading.Event(), threading.Event()
+    used: list[int] = []
+
+    def before() -> None:
+        assert asked.wait(60)
+        if not cancelled.is_set() and engine.describe()["interrupted_answers"]:
+            used.append(16 - model.caches.available_blocks())
+            interrupted.set()
+            assert cancelled.wait(60)
+
+    small = Paged(16)
+    model = DraftModel(small, 256, 100, 3, 0.05, lambda: small.now)
+    tokenizer = cast(HubTokenizer, TinyTokenizer())
+    engine = BatchingEngine(Paged(4, before), tokenizer, 256, 2, 4, {}, speculation(model))
+    try:
+        prompts = [*range(10, 70)], [*range(69, 9, -1)]
+        first, second = [
+            asyncio.create_task(said(engine, prompt, Sampling(0.0, 1.0, 170, 1, top_logprobs=1))) for prompt in prompts
+        ]
+        await asyncio.sleep(0)
+        asked.set()
+        assert await asyncio.to_thread(interrupted.wait, 60)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        cancelled.set()
+        async with asyncio.timeout(60):
+            assert [token for token, *_ in (await first)[1]] == [
+                TinyTokenizer().token_bytes((60 + at) % 80 + 10) for at in range(170)
+            ]
+            # new answers may have the address of the one that is gone
+            for number in range(3):
+                text, _ = await said(engine, [number, 20], Sampling(0.0, 1.0, 3))
+                assert text == TinyTokenizer().decode([21, 22, 23])
+        assert engine.failure is None
+    finally:
+        engine.close()
+    # the first one's draft was in use
+    assert used[0] > 0
+    assert model.caches.available_blocks() == 16
+
+
 # --- no answer depends on it
 
 
@@ -275,6 +369,26 @@ async def test_the_packaged_model_answers_the_same_with_itself_as_its_draft(
             engine.close()
     assert answers[0] == answers[1]
     assert told["speculation"] == "prompt lookup, grammar, a model"
+
+
+async def test_tokens_that_the_draft_has_no_rows_for_are_no_fault(tmp_path: Path) -> None:
+    kernels()
+    shutil.copytree(Settings().model_cache_dir / "kernels", tmp_path / "cache/kernels")
+    folder = write_tiny_checkpoint(tmp_path / "model", vocab_size=128, num_hidden_layers=8)
+    small = write_tiny_checkpoint(tmp_path / "small", 5, num_hidden_layers=1)
+    tokenizer = cast(HubTokenizer, TinyTokenizer())
+    padding = Sampling(0.0, 1.0, 8, logit_bias={100: 100.0}, top_logprobs=1)
+    calls = [([5, 100, 9], Sampling(0.0, 1.0, 8, top_logprobs=1)), ([5, 6, 9], padding)]
+    answers = []
+    for draft in (None, small):
+        engine = open_engine(folder, tokenizer, "int4", 2, tmp_path / "cache", Options(draft=draft))
+        try:
+            answers.append([await said(engine, *call) for call in calls])
+            assert engine.failure is None
+        finally:
+            engine.close()
+    assert answers[0] == answers[1]
+    assert answers[1][1][0] == TinyTokenizer().decode([100] * 8)
 
 
 # --- loading

@@ -42,7 +42,8 @@ TRIED_AGAIN_AFTER = 64
 class DraftModel:
     """One for a scheduler; used by its thread. ``share`` is what its step costs of the large model's, until measured.
 
-    ``vocabulary``: tokens from there on are none of the large model's.
+    ``vocabulary``: tokens from there on are none of the large model's. ``known``: its own embedding has rows for the
+    tokens below alone, where those are fewer; models of one tokenizer pad their vocabularies to different sizes.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class DraftModel:
         caches: int,
         share: float,
         clock: Callable[[], float] = time.perf_counter,
+        known: int | None = None,
     ) -> None:
         self.caches = PrefixCache(step, caches)
         self.depth = 0
         self._step = step
         self._context_length = context_length
         self._vocabulary = vocabulary
+        self._known = known if known is not None and known < vocabulary else None
         self._share = share
         self._clock = clock
         self._chunking = Chunking()
@@ -91,8 +94,13 @@ class DraftModel:
         self._chance += (accepted - self._chance) / 32
 
     def draft(self, held: Held, tokens: Sequence[int], most: int, room: int) -> Draft:
-        """At most ``most`` tokens; none while ``held`` is far behind ``tokens``, of which this call computes a part."""
+        """At most ``most`` tokens; none while ``held`` is far behind ``tokens``, of which this call computes a part.
+
+        None either after a token that its embedding does not have.
+        """
         end = len(tokens) + most
+        if self._known is not None and max(tokens[len(held.tokens) :]) >= self._known:
+            return Draft((), ())
         if end > self._context_length or not self.caches.ensure(held, end) or not self._caught_up(held, tokens, room):
             return Draft((), ())
         found: list[int] = []

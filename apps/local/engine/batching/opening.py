@@ -165,7 +165,7 @@ def _open_draft(
     except UnsupportedModel as error:
         raise UnusableDraft(str(error)) from error
     share = shape.parameters / target.parameters
-    return DraftModel(step, context, target.vocabulary, memory.caches, share)
+    return DraftModel(step, context, target.vocabulary, memory.caches, share, known=shape.vocabulary)
 
 
 def _check_first_pass(step: Step) -> None:

@@ -155,6 +155,9 @@ class Scheduler:
     def _interrupt(self, answer: Answer) -> None:
         assert answer.held is not None  # noqa: S101 - for the type checker: running answers have begun
         self._running.remove(answer)
+        if self._speculation is not None:
+            # where it is cancelled while it waits, nothing else gives up its guess and the draft's cache
+            self._speculation.forget(answer)
         self._caches.give_back(answer.held, keep=False)
         answer.interrupt()
         self.interrupted += 1

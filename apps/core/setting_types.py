@@ -81,7 +81,9 @@ def _fleet_secret(value: SecretStr, info: ValidationInfo) -> SecretStr:
     secret = value.get_secret_value().strip()
     if secret and (len(secret) < SECRET_CHARACTERS or not (secret.isascii() and secret.isprintable())):
         raise ValueError(f"must have at least {SECRET_CHARACTERS} characters of printable ASCII")
-    if not secret and info.data.get("serve_role") == "model" and not info.data.get("api_uds"):
+    # an inherited socket (API_FD) is served before API_UDS, and may be a port's
+    own_socket = info.data.get("api_uds") and info.data.get("api_fd") is None
+    if not secret and info.data.get("serve_role") == "model" and not own_socket:
         raise ValueError("must be set where SERVE_ROLE=model listens on a port: there are no keys")
     return SecretStr(secret)
 

@@ -70,6 +70,10 @@ class GroupCommit:
                 _refuse(group)
                 raise
             except Exception:
+                if not group:
+                    # it did not begin, and would fail in the same way at once
+                    _refuse(self._waiting)
+                    self._waiting.clear()
                 for work, result in group:
                     await self._alone(work, result)
             else:

@@ -12,6 +12,7 @@ from its beginning, with the pages that it has: to cut it and to let it grow for
 written.
 """
 
+import errno
 import logging
 import math
 import os
@@ -40,6 +41,7 @@ SUFFIX = ".journal"
 MOST_BYTES = 4 * 1024 * 1024
 MOST_CHARACTERS = 200
 PROBE_SECONDS = 1.0
+MOST_BEGINNINGS = 10
 RETRY_AFTER = 10.0
 PROBE = b"\0" * 4096
 END = b"\0" * HEADER.size
@@ -193,11 +195,15 @@ class Journal:
 
     def _begin(self) -> _File:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
-        file = _File(path, self._new_file(path))
-        try_lock(file.file)
-        self._files.append(file)
-        return file
+        for _ in range(MOST_BEGINNINGS):
+            path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+            file = _File(path, self._new_file(path))
+            # a process that starts at the same time may have adopted and removed it before it was locked
+            if try_lock(file.file) and os.fstat(file.file.fileno()).st_nlink:
+                self._files.append(file)
+                return file
+            file.file.close()
+        raise OSError(errno.ENOLCK, "A new file of the journal cannot be locked")
 
     def _clear(self, file: _File) -> None:
         try:

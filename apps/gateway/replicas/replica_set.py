@@ -105,9 +105,15 @@ class ReplicaSet:
     async def _find(self) -> None:
         new, gone = self.table.update(await self._discovery.find())
         for replica in gone:
-            self._part(self._members.pop(replica.address))
+            if (member := self._members.pop(replica.address, None)) is not None:
+                self._part(member)
         for replica in new:
-            member = Member(replica, self._wire_to(replica), self._client_of(replica))
+            try:
+                member = Member(replica, self._wire_to(replica), self._client_of(replica))
+            except (HttpFailure, ValueError):
+                log.error("The replica's address %s is not valid", replica.address)
+                self.table.missed(replica, "Its address is not valid", refused=True)
+                continue
             self._members[replica.address] = member
             member.task = asyncio.create_task(self._keep_probing(member))
 

@@ -10,8 +10,10 @@ from apps.core.capacity import Capacity, ModelCapacity
 from apps.gateway.protocol import WireCall
 from apps.gateway.replicas.affinity import affinity
 from apps.gateway.replicas.discovery import Discovery
+from apps.gateway.replicas.replica_set import ReplicaSet
 from apps.gateway.replicas.ring import Load, Ring
 from apps.gateway.replicas.table import Replica, ReplicaTable
+from apps.gateway.routing.config import ProviderConfig
 
 NAMES = [f"http://10.0.0.{number}:8000" for number in range(1, 6)]
 IDLE = {name: Load(0, 4) for name in NAMES}
@@ -235,3 +237,17 @@ async def test_a_list_that_others_keep_is_read_and_outlives_its_absence() -> Non
         found = [await discovery.find() for _ in range(4)]
     assert found == [["http://10.0.0.9:8000"]] * 3 + [["https://two:1"]]
     assert await discovery.find() == ["https://two:1"]
+
+
+async def test_an_address_that_is_none_is_left_out_and_the_others_are_asked() -> None:
+    config = ProviderConfig(kind="replicas", addresses=["http://a:99999", "http://127.0.0.1:9"])
+    replicas = ReplicaSet(config, "")
+    replicas.start()
+    bad, good = "http://a:99999", "http://127.0.0.1:9"
+    found = replicas.table.replicas
+    async with asyncio.timeout(60):
+        while found.keys() != {bad, good} or found[good].standing != "out":  # noqa: ASYNC110 - probes are told nowhere
+            await asyncio.sleep(0.01)
+    assert found[bad].reason == "Its address is not valid"
+    assert found[good].reason != "Its address is not valid"
+    await replicas.aclose()

@@ -121,3 +121,17 @@ async def test_what_waits_is_refused_where_the_database_is_away_or_closed() -> N
         await waiting
     with pytest.raises(StoreUnavailable):
         await group.run(nothing)
+
+
+async def test_what_cannot_even_begin_refuses_all_that_waits_once() -> None:
+    tries: list[object] = []
+
+    async def transact(work: object) -> Any:
+        tries.append(work)
+        raise RuntimeError("no transaction")
+
+    group = GroupCommit(transact)
+    results = await asyncio.gather(*(group.run(taking(f"c{i}")) for i in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 3
+    assert len(tries) == 1
+    await group.aclose()

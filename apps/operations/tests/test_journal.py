@@ -11,7 +11,7 @@ from apps.core.calls import CallRecord, Usage
 from apps.core.errors import NoStorage
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
-from apps.operations.journal import END, HEADER, Journal, decoded, encoded
+from apps.operations.journal import END, HEADER, Journal, decoded, encoded, new_file
 from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import entry_of
 from apps.tests.support.accounts import books, call, key, written
@@ -206,3 +206,24 @@ async def test_where_the_journal_is_required_a_full_disk_refuses_calls_until_the
     await ledger.aclose()
     assert (await books(database)).rows == 1
     assert list(place.iterdir()) == []
+
+
+def test_a_file_that_another_start_takes_away_before_it_is_locked_is_made_again(tmp_path: Path) -> None:
+    other, races = Journal(tmp_path), iter([True])
+
+    def raced(path: Path) -> BinaryIO:
+        file = new_file(path)
+        if next(races, False):
+            other.open()
+        return file
+
+    journal = Journal(tmp_path, new_file=raced)
+    journal.open()
+    kept = call(key(None), COST)
+    journal.append(kept)
+    journal.close()
+    other.close()
+    assert not journal.failing
+    third, left = opened(tmp_path)
+    third.close()
+    assert [one.id for one in left] == [kept.id]

@@ -20,6 +20,7 @@ from apps.transport.response import HttpFailure, Response
 
 KEY = b"idempotency-key"
 CLIENT = b"x-peer-client"
+MCP_PATH, MCP_SESSION = "/mcp", b"mcp-session-id"
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"te", b"upgrade", b"expect", b"trailer"}
 )
@@ -68,7 +69,7 @@ class HandOver:
             return
         if _came_by_socket(scope):
             scope["client"] = _client(scope) or scope.get("client")
-        elif scope["method"] == "POST" and (key := _header(scope, KEY)) is not None and _is_json(scope):
+        elif scope["method"] == "POST" and (key := _kept_together_by(scope)) is not None:
             owner = self._peers.owner(key)
             if owner != self._peers.own:
                 await self._hand_over(owner, scope, receive, send)
@@ -159,9 +160,14 @@ def _client(scope: Scope) -> tuple[str, int] | None:
     return (host, int(port)) if host and port.isdigit() else None
 
 
-def _is_json(scope: Scope) -> bool:
-    """Forms are streamed through and never recorded: they need no certain process."""
-    return b"json" in (_header(scope, b"content-type") or b"").lower()
+def _kept_together_by(scope: Scope) -> bytes | None:
+    """What one process has to have all of: an MCP session, whose calls are cancelled where they run, or calls under one
+    Idempotency-Key. Forms of several parts are streamed through and never recorded."""
+    if scope["path"] == MCP_PATH:
+        return _header(scope, MCP_SESSION)
+    if (_header(scope, b"content-type") or b"").lower().startswith(b"multipart/"):
+        return None
+    return _header(scope, KEY)
 
 
 def _came_by_socket(scope: Scope) -> bool:

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +38,8 @@ LAST_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
 MEMORY = "memory"
 # opened here, since a child between fork and exec must not
-LIBC = ctypes.CDLL(None)
+# Windows has none, where workers are refused with a reason
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Restarts:
@@ -99,14 +101,23 @@ class Supervisor:
         assert self._ending is not None  # noqa: S101 - for the type checker: it runs within `run`
         while not self._ending.is_set():
             began = time.monotonic()
-            child.process = await asyncio.create_subprocess_exec(
-                *child.command,
-                env={**os.environ, **child.environment},
-                pass_fds=child.descriptors,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
-            log.info("%s runs as process %d", child.name, child.process.pid)
-            status = await child.process.wait()
+            try:
+                child.process = await asyncio.create_subprocess_exec(
+                    *child.command,
+                    env={**os.environ, **child.environment},
+                    pass_fds=child.descriptors,
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                # no process or no memory is left: the same as one that ends right after its start
+                log.error("%s cannot be started: %s", child.name, error)
+                status = -1
+            else:
+                log.info("%s runs as process %d", child.name, child.process.pid)
+                if self._ending.is_set():
+                    # the signal came before there was a process to hand it to
+                    child.process.terminate()
+                status = await child.process.wait()
             if self._ending.is_set():
                 return
             pause = child.restarts.pause(time.monotonic() - began)
@@ -206,4 +217,5 @@ def _signal(among: Sequence[Child], number: int) -> None:
 
 def _die_with_parent() -> None:
     """In the child, before it runs: end with SIGTERM where this process is killed."""
+    assert LIBC is not None  # noqa: S101 - for the type checker: it is called on Linux alone
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

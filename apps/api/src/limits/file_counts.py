@@ -1,7 +1,8 @@
 """Counts in one SQLite file, for the processes of one machine that have no Redis: each hit is one short transaction.
 
 The file is for one life of the service: a machine that fails may lose it, and then windows begin anew. Its clock is the
-machine's steady one, which all processes share and nobody sets.
+machine's steady one, which all processes share and nobody sets; it begins anew when the machine starts, and a window
+that ends later than a new one could is of the time before.
 """
 
 import logging
@@ -22,8 +23,8 @@ CREATE TABLE IF NOT EXISTS windows (key TEXT PRIMARY KEY, used INTEGER NOT NULL,
 HIT = """
 INSERT INTO windows (key, used, ends) VALUES (:key, :amount, :now + :seconds)
 ON CONFLICT (key) DO UPDATE SET
-    used = CASE WHEN ends <= :now THEN :amount ELSE used + :amount END,
-    ends = CASE WHEN ends <= :now THEN :now + :seconds ELSE ends END
+    used = CASE WHEN ends <= :now OR ends > :now + :seconds THEN :amount ELSE used + :amount END,
+    ends = CASE WHEN ends <= :now OR ends > :now + :seconds THEN :now + :seconds ELSE ends END
 RETURNING used, ends
 """
 SWEEP = "DELETE FROM windows WHERE ends <= ?"

@@ -71,3 +71,17 @@ async def test_without_the_file_each_process_has_its_share(tmp_path: Path) -> No
     (tmp_path / "no such folder").mkdir()
     assert (await own.hit("a", 60)).share == 1 and not own.state().degraded
     await own.aclose()
+
+
+async def test_windows_of_the_time_before_the_machine_started_anew_are_over(tmp_path: Path) -> None:
+    """The steady clock begins again: a window of before would end in days."""
+    clock = Clock()
+    clock.now = 30 * 86400.0
+    before = counts(tmp_path / "counts.db", clock)
+    await before.hit("a", 60, 50)
+    await before.aclose()
+    clock.now = 100.0
+    after = counts(tmp_path / "counts.db", clock)
+    count = await after.hit("a", 60)
+    assert (count.used, count.ends) == (1, 1160.0)
+    await after.aclose()

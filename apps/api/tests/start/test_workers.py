@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from apps.api.src.http.peers import Peers
-from apps.api.src.http.workers import Restarts, children, shared_listeners
+from apps.api.src.http.workers import Child, Restarts, Supervisor, children, shared_listeners
 from apps.core.settings import Settings
 from apps.tests.support.processes import Running, running
 from apps.tests.support.serving import settings
@@ -55,9 +55,18 @@ def test_sockets_of_one_port_share_its_connections() -> None:
             listener.close()
 
 
+@pytest.mark.long
+async def test_a_worker_that_cannot_be_started_ends_the_service_with_a_status() -> None:
+    """Its share of the connections would wait for ever."""
+    missing = Child("A worker", {}, command=("/no/such/program",))
+    assert await Supervisor([missing], None, 0.5).run() == 1
+
+
 def test_a_process_that_serves_a_fleet_on_a_port_needs_a_secret() -> None:
     with pytest.raises(ValueError, match="SERVE_ROLE"):
         settings(serve_role="model")
+    with pytest.raises(ValueError, match="SERVE_ROLE"):
+        settings(serve_role="model", api_uds="/run/model.sock", api_fd=5)
     assert settings(serve_role="model", api_uds="/run/genai.sock").fleet_secret.get_secret_value() == ""
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from apps.agents.loop import Loop
 
 Lookup = Callable[[str], str]
+NO_AGENTS = "No agents are declared: start the service with AGENTS_CONFIG (infra/agents.example.yaml is a sample)"
 
 
 def environment(variable: str) -> str:
@@ -115,6 +116,8 @@ class Roster:
     def agent(self, name: str) -> AgentConfig:
         """Raises NotFound."""
         agent = self.config.agents.get(name)
+        if agent is None and not self.config.agents:
+            raise NotFound(NO_AGENTS, field="name", details={"available": []})
         if agent is None:
             raise NotFound(f"No agent is named {quoted(name)}", field="name", details={"available": self.names()})
         return agent

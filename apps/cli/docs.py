@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from apps.cli.documents import find_files
 from apps.cli.documents import main as on_disk
 from apps.cli.remote import FAILED, URL, Json, Key, Service, Url, print_json, print_table
 from apps.core.callers import ANONYMOUS, SHARED
+from apps.rag.relevance import REFERENCE
 
 SKIPPED = 3
 BATCH_BYTES, BATCH_FILES = 8 << 20, 50
@@ -153,9 +155,18 @@ def ask(
         print_json(answer)
         return
     typer.echo(answer["response"])
-    for citation in answer["citations"]:
+    cited = cited_in(answer)
+    if answer["citations"] and not cited:
+        typer.echo("The answer names no passage. These were found:")
+    for citation in cited or answer["citations"]:
         page = f", page {citation['page']}" if citation["page"] else ""
         typer.echo(f"[{citation['number']}] {citation['name']}{page}  {' > '.join(citation['heading'])}")
+
+
+def cited_in(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The citations whose numbers stand in the answer's text, in order."""
+    named = {int(number) for number in REFERENCE.findall(answer["response"])}
+    return [citation for citation in answer["citations"] if citation["number"] in named]
 
 
 @app.command("rm")

@@ -17,7 +17,6 @@ from apps.core.version import VERSION
 
 ASK = "ask"
 GROUP_OPTIONS = frozenset({"--help", "--version", "--install-completion", "--show-completion"})
-OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 class PromptGroup(TyperGroup):
@@ -49,7 +48,7 @@ app.add_typer(fleet.app, name="fleet")
 app.command("usage")(models.usage)
 app.add_typer(models.route_app, name="route")
 app.command("doctor")(doctor.doctor)
-app.command("bench", context_settings=OWN_ARGUMENTS)(serve.bench)
+app.command("bench", cls=serve.PassingOn, context_settings=serve.OWN_ARGUMENTS)(serve.bench)
 app.command("drill")(drill.drill)
 app.command("mcp")(serve.mcp)
 

@@ -10,6 +10,7 @@ import httpx2
 import typer
 
 from apps.models.event_stream import EventStreamDecoder
+from apps.models.upstream_errors import NOT_CONFIGURED
 
 URL = "http://localhost:8000"
 FAILED, UNREACHABLE = 1, 4
@@ -65,7 +66,7 @@ class Service:
             ):
                 if response.is_error:
                     response.read()
-                    raise CommandFailure(_reason(response))
+                    raise CommandFailure(reason_of(response))
                 decoder = EventStreamDecoder()
                 for chunk in response.iter_raw():
                     for event in decoder.feed(chunk):
@@ -83,7 +84,7 @@ class Service:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         if response.is_error and response.status_code not in accept:
-            raise CommandFailure(_reason(response))
+            raise CommandFailure(reason_of(response))
         try:
             return response.json() if response.content else None
         except ValueError:
@@ -127,9 +128,14 @@ def _cell(value: Any) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _reason(response: httpx2.Response) -> str:
+def reason_of(response: httpx2.Response) -> str:
+    """What a failed answer says, and when to try again where waiting helps."""
+    said = _message(response.text, f"HTTP {response.status_code}")
+    if said.startswith(NOT_CONFIGURED):
+        # waiting mends no setting; and a name that nothing serves goes to the default provider, which may lack its key
+        return f"{said} (`genai models` lists the names)"
     wait = response.headers.get("Retry-After")
-    return _message(response.text, f"HTTP {response.status_code}") + (f" (try again in {wait} s)" if wait else "")
+    return f"{said} (try again in {wait} s)" if wait else said
 
 
 def _message(text: str, otherwise: str = "The service reported an error") -> str:

@@ -10,9 +10,23 @@ import sys
 from typing import Annotated, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from apps.cli.remote import URL, CommandFailure, Key, Url
 from apps.core.settings import load_settings
+
+# options of a command that belong to the program that it runs, its help among them
+OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+class PassingOn(TyperCommand):
+    """A command with OWN_ARGUMENTS: only a `--help` that comes first asks for its own help."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if args[:1] == ["--help"]:
+            typer.echo(self.get_help(ctx))
+            raise typer.Exit
+        return super().parse_args(ctx, args)
 
 
 def serve(

@@ -239,6 +239,7 @@ def _scrubbed(message: str, hidden: Collection[str]) -> str:
 KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
 RETRY_SECONDS = 60.0
+NOT_CONFIGURED = "The model is not configured"
 
 
 def needs_key(base_url: str) -> bool:
@@ -260,4 +261,4 @@ def missing_key(base_url: str, key: str, variable: str) -> str:
 
 def not_configured(missing: str) -> ModelUnavailable:
     """The error of a call to an upstream whose key is missing."""
-    return ModelUnavailable(f"The model is not configured: {missing}", retry_after=RETRY_SECONDS)
+    return ModelUnavailable(f"{NOT_CONFIGURED}: {missing}", retry_after=RETRY_SECONDS)

@@ -153,10 +153,12 @@ class RagModel:
         if isinstance(self._library, Supporting):
             found = await self._library.supports(question, passages)
         chosen = quotable(found, MOST_QUOTES)
+        # the others' sentences are not part of the answer: they support nothing of it
+        found = [support if index in chosen else None for index, support in enumerate(found)]
         said = [
             f"{passage.text[support.start - passage.start : support.end - passage.start].strip()} [{number}]"
             for number, (passage, support) in enumerate(zip(passages, found, strict=True), 1)
-            if support is not None and number - 1 in chosen
+            if support is not None
         ]
         # no sentence stands out: the best passage says it as a whole
         text = "\n".join(said) or f"{passages[0].text.strip()} [1]"

@@ -193,6 +193,15 @@ async def test_a_paused_run_goes_on_with_the_file_as_it_is_then(files: Files) ->
     assert results["clock"][0]
 
 
+def test_where_no_agents_are_declared_a_name_is_answered_with_how_to_declare_one() -> None:
+    with pytest.raises(NotFound, match="AGENTS_CONFIG") as none:
+        Roster(AgentsConfig(), {}).agent("calculator")
+    assert none.value.details == {"available": []}
+    with pytest.raises(NotFound, match="No agent is named calculator") as others:
+        Roster(WITHOUT, {}).agent("calculator")
+    assert others.value.details == {"available": ["b"]}
+
+
 async def test_where_there_is_no_file_there_is_nothing_to_reload() -> None:
     agents = Agents(Roster(WITHOUT, {tool.name: tool for tool in OWN}), ScriptedModel(saying("x")), MemoryRuns())
     assert not agents.reload()

@@ -137,7 +137,8 @@ def create_app(
             services.metrics.loop_lag.measured(),
             connections.watched(),
         ):
-            await services.start()
+            with services.metrics.loop_lag.starting():
+                await services.start()
             try:
                 yield {STATE_KEY: connections}
             finally:

@@ -6,9 +6,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from apps.cli.docs import cited_in
+from apps.cli.remote import reason_of
+from apps.core.errors import ModelUnavailable
 from apps.models.scripted import ScriptedModel, saying
+from apps.models.upstream_errors import not_configured
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import environment, heard, run_module
 from apps.tests.support.serving import serving_models
@@ -65,6 +70,27 @@ def test_a_model_that_is_not_there_is_one_line(url: str, tmp_path: Path) -> None
     assert "no/such model" in done.stderr
 
 
+def test_a_model_without_its_key_is_no_matter_of_waiting() -> None:
+    def reason(error: ModelUnavailable) -> str:
+        headers = {"Retry-After": f"{error.retry_after:g}"}
+        told = httpx2.MockTransport(lambda _: httpx2.Response(503, headers=headers, json=error.envelope()))
+        with httpx2.Client(transport=told) as client:
+            return reason_of(client.get("http://service"))
+
+    missing = reason(not_configured("set OPENAI_API_KEY"))
+    assert missing == "The model is not configured: set OPENAI_API_KEY (`genai models` lists the names)"
+    assert reason(ModelUnavailable("It is loading", retry_after=7)) == "It is loading (try again in 7 s)"
+
+
+def test_sources_of_an_answer_are_those_that_it_names() -> None:
+    citations = [{"number": number} for number in (1, 2, 3)]
+    assert cited_in({"response": "Thirty days [3].\nOf leave [1]", "citations": citations}) == [
+        {"number": 1},
+        {"number": 3},
+    ]
+    assert cited_in({"response": "Thirty days", "citations": citations}) == []
+
+
 @pytest.mark.long
 def test_a_service_that_is_not_there_has_a_status_of_its_own(tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
@@ -79,7 +105,10 @@ def test_wrong_options_are_wrong_usage(tmp_path: Path) -> None:
     assert genai(tmp_path, "--version").stdout.startswith("genai ")
 
 
-@pytest.mark.parametrize("words", [[], ["chat"], ["docs", "add"], ["agents", "run"], ["keys", "create"], ["doctor"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["chat"], ["docs", "add"], ["agents", "run"], ["keys", "create"], ["doctor"], ["bench"], ["fleet", "up"]],
+)
 def test_each_command_has_help_with_an_example(words: list[str], tmp_path: Path) -> None:
     done = genai(tmp_path, *words, "--help")
     assert done.returncode == 0

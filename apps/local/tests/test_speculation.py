@@ -128,6 +128,17 @@ def test_drafts_that_are_never_right_are_soon_not_checked_and_are_again_once_the
     assert made.plan([answer])
 
 
+def test_a_step_that_was_not_planned_says_nothing_of_the_draft_before() -> None:
+    made, answer = speculation(StepTimes()), Told(REPEATING)
+    made.plan([answer])
+    made.learn(answer, [20], 0)
+    grade = PromptLookup().propose(REPEATING, 1).grades[0]
+    before = made._odds[grade]
+    made.learn(answer, [77], 0)
+    made.learn(answer, [20], 0)
+    assert made._odds[grade] == before
+
+
 def test_a_step_is_not_drawn_out_where_others_wait_for_it() -> None:
     times = StepTimes()
     for rows in range(1, 17):

@@ -52,6 +52,8 @@ class LoopLag:
         self._cpu = 0.0
         self._where: str | None = None
         self._stalls = 0
+        self._starting = False
+        self._warned = True
         self._over = threading.Event()
 
     @contextmanager
@@ -69,6 +71,15 @@ class LoopLag:
                 self._timer.cancel()
             watch.join()
 
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Expect stalls in the block, such as imports at the start: they are counted, and no warning."""
+        self._starting, self._warned = True, False
+        try:
+            yield
+        finally:
+            self._starting = False
+
     def observations(self) -> Iterable[Observation]:
         longest = max(self._delays, default=0.0)
         yield Observation("genai_event_loop_lag_seconds", "Longest delay of the event loop in the last 15 s", longest)
@@ -77,6 +88,8 @@ class LoopLag:
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self._where, self._cpu = None, time.thread_time()
+        # a stall that ends the start is seen only when its timer rings, after it
+        self._warned = not self._starting
         self._due = time.monotonic() + EVERY
         self._timer = loop.call_later(EVERY, self._rang, loop)
 
@@ -87,7 +100,8 @@ class LoopLag:
             self._stalls += 1
             used = time.thread_time() - self._cpu
             if self._where is not None:
-                log.warning("The event loop stalled for %.2f s (%.2f s of CPU) in %s", delay, used, self._where)
+                level = logging.WARNING if self._warned else logging.INFO
+                log.log(level, "The event loop stalled for %.2f s (%.2f s of CPU) in %s", delay, used, self._where)
             else:
                 log.info("The event loop stalled for %.2f s (%.2f s of CPU) in no call: a busy machine", delay, used)
         self._wait(loop)

@@ -86,7 +86,10 @@ def rerank_router(services: Services, settings: Settings, limits: RateLimits) ->
 
     @router.post("/rerank", response_model_exclude_none=True)
     async def rerank(request: Request, response: Response, body: RerankBody) -> RerankAnswer | list[RankedText]:
-        """Documents by relevance to the query, best first (Cohere's and Jina's shape, and that of TEI)."""
+        """Documents by relevance to the query, best first.
+
+        In Cohere's and Jina's shape, or that of Text Embeddings Inference.
+        """
         texts = _texts(body)
         if body.model is not None:
             # before the answer tells what there is

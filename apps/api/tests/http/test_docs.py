@@ -113,6 +113,7 @@ def test_a_summary_says_what_happens(described: dict[str, Any]) -> None:
         # a name of a function made of capital letters says nothing: "Post Files"
         assert len(operation["summary"].split()) > 2 or operation["summary"] in ("Make a key", "One of the list"), name
         assert len(operation["summary"]) <= 90, name
+        assert operation["summary"].count("(") == operation["summary"].count(")"), name
 
 
 def example(page: dict[str, Any], path: str) -> dict[str, Any]:

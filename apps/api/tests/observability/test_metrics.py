@@ -335,14 +335,27 @@ def test_values_that_are_observed_together_count_as_one_by_one() -> None:
     assert one == other
 
 
+def hold_the_loop() -> None:
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+async def test_a_stall_of_the_loop_at_the_start_is_counted_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    lag = LoopLag(stall=0.5)
+    with lag.measured(), caplog.at_level(logging.INFO, "apps.api.src.observability.metrics"):
+        with lag.starting():
+            hold_the_loop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
+    assert stalls == 1
+    told = [(one.levelno, "hold_the_loop" in one.getMessage()) for one in caplog.records]
+    assert told == [(logging.INFO, True)]
+
+
 async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog: pytest.LogCaptureFixture) -> None:
     lag = LoopLag(stall=0.1)
-
-    def hold_the_loop() -> None:
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
-            sum(range(1000))
-
     with lag.measured(), caplog.at_level(logging.WARNING, "apps.api.src.observability.metrics"):
         hold_the_loop()
         await asyncio.sleep(0.3)

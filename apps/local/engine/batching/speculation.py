@@ -78,6 +78,8 @@ class Speculation:
             if self._model is not None and grade >= MODEL_GRADE:
                 self._model.learn(token == proposed)
         self.accepted += max(0, len(tokens) - 1)
+        # it was for this step: one beside a prompt plans none, and its token is no verdict on an old draft
+        guess.draft = Draft((), ())
 
     def forget(self, answer: Speculating) -> None:
         guess = self._guesses.pop(id(answer), None)

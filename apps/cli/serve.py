@@ -55,7 +55,9 @@ def serve(
         from apps.api.src.http.workers import supervise
 
         raise typer.Exit(supervise(settings))
-    # the app is built when it is imported, with the settings of that moment
+    # the app is built when it is imported, with the settings of that moment, and knows by this import that our own
+    # server runs it
+    importlib.import_module("apps.api.src.http.server")
     from apps.api.src.main import serve as serve_app
 
     serve_app()

@@ -101,6 +101,8 @@ EXPOSED += ["X-Run-ID", "X-Prompt-Tokens", "X-Completion-Tokens", "X-Cost-USD", 
 
 log = logging.getLogger(__name__)
 
+NO_PAGES: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+
 
 def create_app(
     settings: Settings, services: Services, *, server_rewrites_client: bool = False, limited: bool = True
@@ -145,7 +147,9 @@ def create_app(
                 await mcp.aclose()
                 await services.aclose()
 
-    app = FastAPIOffline(
+    # a process that only gateways ask has no pages
+    make, pages = (FastAPI, NO_PAGES) if serves_fleet else (FastAPIOffline, {})
+    app = make(
         title=NAME,
         version=VERSION,
         description=DESCRIPTION,
@@ -153,6 +157,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry=OFF if services.tracing is None else services.tracing.config,
+        **pages,
     )
     app.state.settings = settings
     app.state.services = services
@@ -161,8 +166,10 @@ def create_app(
     exceptions.install(app)
     limits = accounts.limits
     routes = _fleet_routes(services, settings, limits) if serves_fleet else _routes(services, settings, limits, mcp)
-    app.router.routes[:0] = [*routes, *docs_router(app).routes]
-    _complete_page(app, services)
+    app.router.routes[:0] = routes
+    if not serves_fleet:
+        app.router.routes[len(routes) : len(routes)] = docs_router(app).routes
+        _complete_page(app, services)
     app.add_middleware(HotPaths, routes=routes)
     if serves_fleet:
         app.add_middleware(FleetAuthentication, secret=settings.fleet_secret.get_secret_value())

@@ -176,3 +176,10 @@ def test_one_that_drains_gets_no_new_calls_and_ends_what_it_has(http: httpx2.Cli
             engine.go.set()
             running.join(90)
             assert said(answers[0]) == "to the end"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+def test_a_replica_has_no_pages(path: str, replicas: list[ServedReplica], http: httpx2.Client) -> None:
+    answer = http.get(replicas[0].url + path, headers={"Authorization": f"Bearer {SECRET}"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "NOT_FOUND"

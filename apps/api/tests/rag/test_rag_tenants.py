@@ -78,7 +78,7 @@ def calls(tenant: str, others: tuple[str, list[str]], other: str) -> list[tuple[
     ]
 
 
-@pytest.mark.parametrize(("seed", "number"), [(1, 100), pytest.param(2, 10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("seed", "number"), [(1, 200), pytest.param(2, 10_000, marks=pytest.mark.long)])
 async def test_interleaved_calls_leak_nothing(seed: int, number: int, tmp_path: Path) -> None:
     app, services = rag_app(tmp_path, ScriptedModel(repeating, name="local"), rag_min_score=-1.0)
     guarded: ASGIApp = CallerByHeader(app, CALLERS)

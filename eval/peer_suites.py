@@ -13,17 +13,16 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from eval import case_server
 from eval.mock_upstream import mock_upstream
-from eval.peers.renaming_proxy import Names, renaming_proxy
+from eval.peers.renaming_proxy import Names, renaming_proxy, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".cache" / "clients" / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -184,15 +183,8 @@ def word_reranker() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 if __name__ == "__main__":

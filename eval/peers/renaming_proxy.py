@@ -63,7 +63,14 @@ def renaming_proxy(service: str, names: Names) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: pytest shows what failed."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as url:
+        yield url
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The base URL of a server of its own for ``handler``, in threads."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

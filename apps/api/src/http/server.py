@@ -8,9 +8,7 @@ under a body that is still being sent. Imported by what serves, never with the a
 """
 
 import asyncio
-import errno
 import json
-import os
 import random
 import re
 import socket
@@ -18,7 +16,6 @@ import struct
 import sys
 import urllib.parse
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httptools
@@ -28,7 +25,9 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from apps.api.src.http.answer_writing import Cycle
 from apps.api.src.http.connections import STATE_KEY, Connections, Reason, raise_descriptor_limit
+from apps.api.src.http.listening import greeting, listen_unix, listener_of
 from apps.api.src.http.peers import Peers
 from apps.core.errors import (
     AppError,
@@ -40,7 +39,6 @@ from apps.core.errors import (
     RequestTimeout,
 )
 from apps.core.settings import Settings
-from apps.core.version import NAME, VERSION
 
 # of a request: its head has not begun, is coming, is whole and its body is coming
 IDLE, HEAD, BODY = range(3)
@@ -52,13 +50,6 @@ NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 RESERVED_SECONDS = 2.0
 REFUSED_SECONDS = 1.0
 LAST_SECONDS = 3
-BACKLOG = 2048
-# of an answer's head: all bytes but controls and separators, and all but controls; a tab is none of those
-IN_NAMES = bytes(byte for byte in range(256) if byte > 32 and byte != 127 and byte not in b'()<>@,;:\\[]={}"')
-IN_VALUES = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
-TELLING = frozenset((*FRAMING, b"connection"))
-BODILESS = frozenset({204, 304})
-LAST_CHUNK = b"0\r\n\r\n"
 
 
 def serve(app: Any, settings: Settings) -> None:
@@ -87,74 +78,6 @@ def serve(app: Any, settings: Settings) -> None:
         uvicorn.Server(config).run(sockets=sockets)
     for one in sockets:
         one.close()
-
-
-def listener_of(settings: Settings) -> socket.socket:
-    """The socket of the settings: one that is open already, a Unix socket, or an address."""
-    if settings.api_fd is not None:
-        return socket.socket(fileno=settings.api_fd)
-    return listen_unix(settings.api_uds) if settings.api_uds else listen(settings.api_host, settings.api_port)
-
-
-def listen_unix(path: Path) -> socket.socket:
-    """Bind a Unix socket that its owner alone may open. Exits with one line where another process listens there."""
-    if not hasattr(socket, "AF_UNIX"):
-        sys.exit("API_UDS: this system has no Unix sockets")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        if path.is_socket() and not _is_listened_on(path):
-            path.unlink()
-        listener.bind(str(path))
-    except OSError as error:
-        sys.exit(f"{path} cannot be listened on ({str(error.strerror or error).lower()})")
-    finally:
-        os.umask(before)
-    listener.listen(BACKLOG)
-    listener.set_inheritable(True)
-    return listener
-
-
-def _is_listened_on(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind an address. Exits with one line where it is taken or not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        advice = ": stop what uses it, or choose another port with API_PORT" if error.errno == errno.EADDRINUSE else ""
-        sys.exit(f"{host}:{port} cannot be listened on ({str(error.strerror).lower()}){advice}")
-    listener.set_inheritable(True)
-    return listener
-
-
-def greeting(settings: Settings, listener: socket.socket) -> str:
-    """The banner; where there is no page to open, one line that says what listens where."""
-    name = listener.getsockname()
-    where = name if isinstance(name, str) else f"{name[0]}:{name[1]}"
-    if settings.serve_role == "model":
-        return f"{NAME} {VERSION} serves {settings.local_model} to a fleet on {where}"
-    return f"{NAME} {VERSION} listens on {where}" if isinstance(name, str) else banner(settings, name[1])
-
-
-def banner(settings: Settings, port: int) -> str:
-    """What a person at the terminal wants to know: addresses, models, whether keys are asked for."""
-    host = "localhost" if settings.api_host in ("0.0.0.0", "::") else settings.api_host  # noqa: S104 - compared
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    console = f"  console  {address}/\n" if settings.console == "on" else ""
-    keys = {"off": "off", "on": "on"}.get(settings.auth, "off until the first key is made")
-    return (
-        f"\n{NAME} {VERSION}\n{console}  docs     {address}/docs\n  OpenAI   {address}/v1\n"
-        f"  local    {settings.local_model}, loading (see {address}/ready)\n  keys     {keys}\n"
-    )
 
 
 class Protocol(HttpToolsProtocol):
@@ -476,75 +399,6 @@ class Protocol(HttpToolsProtocol):
         return "head_too_large", HeadTooLarge(
             f"The head of a request must be at most {most} bytes", details={"max_bytes": most}
         )
-
-
-class Cycle(RequestResponseCycle):
-    """One request and its answer. Writes what uvicorn's would; a head is checked whole instead of line by line."""
-
-    async def send(self, message: Any) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        kind = message["type"]
-        if self.response_complete:
-            raise RuntimeError(f"Unexpected ASGI message {kind!r}: the response is complete")
-        if kind != ("http.response.body" if self.response_started else "http.response.start"):
-            raise RuntimeError(f"Unexpected ASGI message {kind!r}")
-        if self.response_started:
-            self._send_body(message.get("body", b""), message.get("more_body", False))
-        else:
-            self.response_started = True
-            self.waiting_for_100_continue = False
-            self._send_head(message["status"], [*self.default_headers, *message.get("headers", ())])
-
-    def _send_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        names = [name.lower() for name, _ in headers]
-        values = [value for _, value in headers]
-        if b"".join(names).translate(None, IN_NAMES) or b"".join(values).translate(None, IN_VALUES):
-            raise RuntimeError("Invalid HTTP header")
-        closes = False
-        for name, value in zip(names, values, strict=True):
-            if name not in TELLING:
-                continue
-            if name == b"connection":
-                if b"close" in [token.strip().lower() for token in value.split(b",")]:
-                    self.keep_alive = False
-                    closes = True
-            elif name == b"content-length" and self.chunked_encoding is None:
-                self.expected_content_length = int(value)
-                self.chunked_encoding = False
-            elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                self.expected_content_length = 0
-                self.chunked_encoding = True
-        lines = [*map(b": ".join, zip(names, values, strict=True))]
-        if not self.keep_alive and not closes:
-            lines.append(b"connection: close")
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in BODILESS:
-            self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked")
-        self.transport.write(b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines)))
-
-    def _send_body(self, body: bytes, more: bool) -> None:
-        if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-        elif self.chunked_encoding:
-            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self.transport.write(chunk if more else chunk + LAST_CHUNK)
-        else:
-            self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
-                raise RuntimeError("Response content longer than Content-Length")
-            self.transport.write(body)
-        if more:
-            return
-        if self.expected_content_length:
-            raise RuntimeError("Response content shorter than Content-Length")
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
 
 
 class _Refused(Exception):

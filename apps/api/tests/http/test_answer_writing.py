@@ -8,7 +8,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from apps.api.src.http.server import Cycle
+from apps.api.src.http.answer_writing import Cycle
 
 Headers = list[tuple[bytes, bytes]]
 TEXT = [(b"Content-Type", b"text/plain"), (b"X-A", b"a\tb\xff")]

@@ -1,6 +1,7 @@
 """The plan of the source: no circles of imports, few imports inside functions, concepts instead of crumbs."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -67,3 +68,19 @@ def function_imports(file: Path) -> Iterator[str]:
 def test_few_imports_stand_inside_functions() -> None:
     found = [one for file in modules().values() for one in function_imports(file)]
     assert len(found) <= MOST_FUNCTION_IMPORTS, "\n".join(found)
+
+
+def test_what_the_plan_names_is_there() -> None:
+    """Files by their path within apps/, or by the end of it; behind a colon what stands in the file."""
+    files = [path.relative_to(APPS).as_posix() for path in APPS.rglob("*.py")]
+    named = re.findall(r"`([a-z0-9_/]+\.py)(?::([\w.]+))?`", (APPS / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    assert len(named) > 40
+    missing = []
+    for file, name in named:
+        texts = [(APPS / found).read_text(encoding="utf-8") for found in files if f"/{found}".endswith(f"/{file}")]
+        parts = name.split(".") if name else []
+        if not any(
+            all(re.search(rf"\b(def|class) {part}\b|^{part} = ", text, re.M) for part in parts) for text in texts
+        ):
+            missing.append(f"{file}:{name}")
+    assert missing == []

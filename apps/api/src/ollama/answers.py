@@ -63,7 +63,8 @@ class Lines:
         return [*lines, self._line({"content": ""}) | self._totals()]
 
     def whole(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
-        """The one object of an answer that is not streamed."""
+        """The one object of an answer that is not streamed. When it began is not known: all of the time is its own."""
+        self._first = self._began
         lines = self.feed(chunk)
         *called, last = self.end()
         merged: dict[str, Any] = {"content": ""}

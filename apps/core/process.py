@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
@@ -119,8 +119,9 @@ def _automatic(parameters: int, *, native_bf16: bool) -> Choice:
     return Choice("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")
 
 
+T = TypeVar("T")
 _LOCK = threading.RLock()
-_DONE: set[Callable[[], None]] = set()
+_LOADED: dict[Callable[[], Any], Any] = {}
 
 
 def importing() -> AbstractContextManager[bool | None]:
@@ -128,16 +129,16 @@ def importing() -> AbstractContextManager[bool | None]:
     return _LOCK
 
 
-def import_once(imports: Callable[[], None]) -> None:
-    """Run a function that does nothing but import; at once where it has run before."""
-    if imports not in _DONE:
+def import_once(load: Callable[[], T]) -> T:
+    """The result of a function that does nothing but import and return names of it; it runs once in a process."""
+    if load not in _LOADED:
         with _LOCK:
-            if imports not in _DONE:
-                imports()
-                _DONE.add(imports)
+            if load not in _LOADED:
+                _LOADED[load] = load()
+    loaded: T = _LOADED[load]
+    return loaded
 
 
-async def import_aside(imports: Callable[[], None]) -> None:
-    """The same from the event loop, in a thread of its own where there is anything to do."""
-    if imports not in _DONE:
-        await asyncio.to_thread(import_once, imports)
+async def import_aside(load: Callable[[], T]) -> T:
+    """The same from the event loop, in a thread of its own where there is anything to import."""
+    return import_once(load) if load in _LOADED else await asyncio.to_thread(import_once, load)

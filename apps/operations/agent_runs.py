@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.agent_runs import AgentRun, RunStatus
-from apps.operations.database import Database
+from apps.operations.database import Database, with_statements
 from apps.operations.group_commit import Work
 
 if TYPE_CHECKING:
-    from apps.operations.tables import RunStatements
+    from apps.operations.statements import RunStatements
 
 T = TypeVar("T")
 RunWork = Callable[["RunStatements"], Awaitable[T]]
@@ -75,18 +75,15 @@ class AgentRuns:
 
     async def _read(self, work: RunWork[T]) -> T:
         async with self._turn:
-            return await self._database.read(_with_statements(work), SECONDS)
+            return await self._database.read(_on_runs(work), SECONDS)
 
     async def _write(self, work: RunWork[T]) -> T:
         async with self._turn:
-            return await self._database.write(_with_statements(work), SECONDS)
+            return await self._database.write(_on_runs(work), SECONDS)
 
 
-def _with_statements(work: RunWork[T]) -> Work[T]:
-    # needs SQLAlchemy, which is there once a database is open
-    from apps.operations.tables import RunStatements
-
-    return lambda connection: work(RunStatements(connection))
+def _on_runs(work: RunWork[T]) -> Work[T]:
+    return with_statements(lambda on: work(on.runs))
 
 
 def _row(run: AgentRun) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from apps.core.callers import Budget, Caller
 from apps.core.calls import ACCOUNT, DISCONNECTED, CallRecord
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavailable
-from apps.operations.database import Database
+from apps.operations.database import Database, with_statements
 from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import BILLION, Charge, billionths, budget_key, end_of, period_of
 
@@ -54,13 +54,10 @@ class Budgets:
 
     async def standing(self, caller: Caller) -> tuple[float, float]:
         """US dollars spent and reserved by a key in its budget's current period. Raises StoreUnavailable."""
-        # needs SQLAlchemy, which is there once a database is open
-        from apps.operations.ledger_store import standing
-
         if caller.budget is None or caller.key_id is None:
             return 0.0, 0.0
         charge = Charge(caller.key_id, period_of(caller.budget.period, time.time()), 0)
-        spent, reserved = await self._database.read(lambda connection: standing(connection, charge))
+        spent, reserved = await self._database.read(with_statements(lambda on: on.ledger.standing(charge)))
         return spent / BILLION, reserved / BILLION
 
     async def _admit(self, call: CallRecord, budget: Budget) -> None:
@@ -99,12 +96,9 @@ class Budgets:
             return
         charge, limit = _charge(call, billionths(cost)), billionths(budget.usd)
         expires_at = self._ledger.hold(call.id)
-
-        # needs SQLAlchemy, which is there once a database is open
-        from apps.operations.ledger_store import go_on
-
+        work = with_statements(lambda on: on.ledger.go_on(call.id, charge, limit, expires_at))
         try:
-            over = await self._database.write_together(lambda c: go_on(c, call.id, charge, limit, expires_at))
+            over = await self._database.write_together(work)
         except StoreUnavailable:
             self._unavailable += 1
             raise
@@ -134,11 +128,8 @@ class Budgets:
 
     async def _reserve(self, call: CallRecord, amount: int, limit: int) -> tuple[int, int] | None:
         charge, expires_at = _charge(call, amount), self._ledger.hold(call.id)
-
-        # needs SQLAlchemy, which is there once a database is open
-        from apps.operations.ledger_store import reserve
-
-        return await self._database.write_together(lambda c: reserve(c, call.id, charge, limit, expires_at))
+        work = with_statements(lambda on: on.ledger.reserve(call.id, charge, limit, expires_at))
+        return await self._database.write_together(work)
 
 
 class CallAccount:

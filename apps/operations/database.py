@@ -1,21 +1,24 @@
 """The database: opened in the background, migrated, and asked within a time that callers can rely on.
 
-It knows no table. Work is given as a function of a connection, so that a wait can be ended whatever the driver does.
+Work is given as a function of a connection, so that a wait can be ended whatever the driver does. What needs SQLAlchemy
+is in modules that are imported here, when the database is opened.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from apps.core.errors import AppError, StoreUnavailable
-from apps.core.process import import_aside
+from apps.core.process import import_aside, import_once
 from apps.core.storage import is_no_storage
 from apps.operations.group_commit import GroupCommit, Work
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from apps.operations.statements import Statements
 
 T = TypeVar("T")
 
@@ -23,7 +26,6 @@ MOST_SECONDS = 0.9
 CLOSE_SECONDS = 2.0
 HELD_UP_SECONDS = 0.1
 RETRY_SECONDS = 1.0
-SQLITE_ERROR = 1
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ class Database:
         except AppError:
             raise
         except Exception as error:
-            if not is_unavailable(error):
+            if not _is_unavailable(error):
                 raise
             if write and is_no_storage(error):
                 # what is there can still be read
@@ -173,7 +175,7 @@ class Database:
                 self._engine = await self._migrated()
             except Exception as error:
                 reason = type(error).__name__
-                if not is_unavailable(error):
+                if not _is_unavailable(error):
                     reason = f"{reason}: {str(error).splitlines()[0]}"
                 self._note_failure(reason)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -183,25 +185,21 @@ class Database:
 
     async def _migrated(self) -> "AsyncEngine":
         # the imports take a fifth of a second, which the event loop has better uses for
-        await import_aside(import_engines)
-        from apps.operations.engines import is_up_to_date, open_engine
-
+        open_engine, is_up_to_date = await import_aside(load_engines)
+        await import_aside(load_statements)
         engine = open_engine(self._url, self._data_dir, self._seconds)
         try:
             async with engine.connect() as connection:
                 current = await is_up_to_date(connection)
             if not current:
-                await self._migrate()
+                await self._migrate(open_engine(self._url, self._data_dir, self._seconds, patient=True))
         except BaseException:
             await self._dispose(engine)
             raise
         return engine
 
-    async def _migrate(self) -> None:
-        await import_aside(import_alembic)
-        from apps.operations.engines import migrate, open_engine
-
-        patient = open_engine(self._url, self._data_dir, self._seconds, patient=True)
+    async def _migrate(self, patient: "AsyncEngine") -> None:
+        migrate = await import_aside(load_migration)
         try:
             await migrate(patient)
         finally:
@@ -214,17 +212,19 @@ class Database:
             self._abandon(closing)
 
 
-def is_unavailable(error: BaseException) -> bool:
-    """Whether this is the database's trouble, and not a mistake in what it was asked."""
-    from asyncpg import InterfaceError, PostgresError
-    from sqlalchemy import exc
+def with_statements(work: "Callable[[Statements], Awaitable[T]]") -> Work[T]:
+    """``work`` of a transaction, on the statements of our tables."""
 
-    if isinstance(error, exc.DBAPIError):
-        mistakes = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
-        # SQLite has one class for a file that is locked and for a column that is not there
-        mistaken = getattr(error.driver_exception, "sqlite_errorcode", None) == SQLITE_ERROR
-        return error.connection_invalidated or not (mistaken or isinstance(error, mistakes))
-    return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)
+    async def run(connection: "AsyncConnection") -> T:
+        return await work(import_once(load_statements)(connection))
+
+    return run
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    from apps.operations.engines import is_unavailable
+
+    return is_unavailable(error)
 
 
 def _named(error: BaseException) -> str:
@@ -232,19 +232,21 @@ def _named(error: BaseException) -> str:
     return getattr(error.__cause__, "sqlite_errorname", None) or type(error).__name__
 
 
-def import_engines() -> None:
+def load_engines() -> "tuple[Callable[..., AsyncEngine], Callable[[AsyncConnection], Awaitable[bool]]]":
     """SQLAlchemy and the drivers."""
-    import aiosqlite
-    import asyncpg
-    import sqlalchemy.ext.asyncio
+    from apps.operations.engines import is_up_to_date, open_engine
 
-    import apps.operations.engines
-
-    del aiosqlite, asyncpg, sqlalchemy, apps
+    return open_engine, is_up_to_date
 
 
-def import_alembic() -> None:
-    """What migrates."""
-    import alembic.command
+def load_statements() -> "type[Statements]":
+    from apps.operations.statements import Statements
 
-    del alembic
+    return Statements
+
+
+def load_migration() -> "Callable[[AsyncEngine], Awaitable[None]]":
+    """Alembic, which a database that is up to date does not need."""
+    from apps.operations.migration import migrate
+
+    return migrate

@@ -1,6 +1,6 @@
-"""Makes SQLAlchemy's engines for SQLite and PostgreSQL, with times on everything that could hang.
+"""SQLAlchemy's engines for SQLite and PostgreSQL, with times on everything that could hang; and their errors.
 
-Imported when a database is opened, never with the app: SQLAlchemy takes as long to import as FastAPI.
+Imported with both drivers when a database is opened, never with the app: SQLAlchemy takes as long as FastAPI.
 """
 
 import sqlite3
@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event, inspect, make_url, text
+import aiosqlite  # noqa: F401 - the engine imports it by name: here it is imported with the rest
+from asyncpg import InterfaceError, PostgresError
+from sqlalchemy import URL, Connection, event, exc, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 FILE = "genai.db"
@@ -18,6 +20,7 @@ MIGRATION_SECONDS = 60.0
 POOL_SIZE = 8
 # statements that a connection to SQLite keeps prepared: those that write many rows take much memory
 PREPARED = 32
+SQLITE_ERROR = 1
 
 
 class ReleasingConnection(sqlite3.Connection):
@@ -99,45 +102,30 @@ def _sqlite(file: Path, statement: float, connect: float) -> AsyncEngine:
     return engine
 
 
-FOLDER = Path(__file__).parent / "migrations"
-LOCK = 7_305_001  # of PostgreSQL's advisory locks, any number that is ours alone
+VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
 def latest_revision() -> str:
     """The last of the numbered files, read without alembic, which most starts do not need."""
-    return max(file.name.partition("_")[0] for file in (FOLDER / "versions").glob("[0-9]*_*.py"))
+    return max(file.name.partition("_")[0] for file in VERSIONS.glob("[0-9]*_*.py"))
 
 
-async def is_up_to_date(connection: AsyncConnection) -> bool:
-    return await connection.run_sync(_revision) == latest_revision()
-
-
-async def migrate(engine: AsyncEngine, revision: str = "head") -> None:
-    """Upgrade, or downgrade to ``base`` or an earlier revision, in one transaction and under a lock."""
-    async with engine.connect() as connection:
-        connection = await connection.execution_options(write=True)
-        async with connection.begin():
-            if engine.dialect.name == "postgresql":
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            await connection.run_sync(_run, revision)
-
-
-def _revision(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """None where nothing was migrated yet."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _run(connection: Connection, revision: str) -> None:
-    from alembic import command
-    from alembic.config import Config
+async def is_up_to_date(connection: AsyncConnection) -> bool:
+    return await connection.run_sync(revision_of) == latest_revision()
 
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    current = _revision(connection)
-    if revision == "head" or current is None or (revision != "base" and revision > current):
-        command.upgrade(config, revision)
-    else:
-        command.downgrade(config, revision)
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether this is the database's trouble, and not a mistake in a statement."""
+    if isinstance(error, exc.DBAPIError):
+        mistakes = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+        # SQLite has one class for a file that is locked and for a column that is not there
+        mistaken = getattr(error.driver_exception, "sqlite_errorcode", None) == SQLITE_ERROR
+        return error.connection_invalidated or not (mistaken or isinstance(error, mistakes))
+    return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.callers import Budget, Caller
 from apps.core.errors import NotFound, StoreUnavailable
-from apps.operations.database import Database
+from apps.operations.database import Database, with_statements
 from apps.operations.group_commit import Work
 from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:
-    from apps.operations.tables import KeyStatements
+    from apps.operations.statements import KeyStatements
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -87,18 +87,18 @@ class KeyStore:
 
     async def all(self) -> list[StoredKey]:
         """The oldest first, the revoked ones among them."""
-        rows = await self._database.read(_with_statements(lambda keys: keys.all()))
+        rows = await self._database.read(_on_keys(lambda keys: keys.all()))
         return [_stored(row) for row in rows]
 
     async def find(self, key: str) -> tuple[StoredKey | None, KeysState]:
         """The live key, if this is one; and the state of all of them at that moment."""
         digest = self.digest(key)
-        row, state = await self._database.read(_with_statements(lambda keys: keys.find(digest, time.time())))
+        row, state = await self._database.read(_on_keys(lambda keys: keys.find(digest, time.time())))
         found = row is not None and hmac.compare_digest(row["digest"], digest)
         return (_stored(row) if row is not None and found else None), KeysState(*state)
 
     async def state(self) -> KeysState:
-        return KeysState(*await self._database.read(_with_statements(lambda keys: keys.state())))
+        return KeysState(*await self._database.read(_on_keys(lambda keys: keys.state())))
 
     def _columns_of(self, key: str) -> dict[str, Any]:
         return {"digest": self.digest(key), "prefix": shown_prefix(key)}
@@ -107,18 +107,15 @@ class KeyStore:
         return await self._changed(lambda keys: keys.update(id, values))
 
     async def _changed(self, work: KeyWork[tuple[Row | None, int]]) -> StoredKey:
-        row, number = await self._database.write(_with_statements(work))
+        row, number = await self._database.write(_on_keys(work))
         if row is None:
             raise NotFound("No live key has this id", field="id")
         self.changed(number)
         return _stored(row)
 
 
-def _with_statements(work: KeyWork[T]) -> Work[T]:
-    # needs SQLAlchemy, which is there once a database is open
-    from apps.operations.tables import KeyStatements
-
-    return lambda connection: work(KeyStatements(connection))
+def _on_keys(work: KeyWork[T]) -> Work[T]:
+    return with_statements(lambda on: work(on.keys))
 
 
 def _columns(terms: KeyTerms, id: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from itertools import islice
 
 from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
-from apps.operations.database import Database
+from apps.operations.database import Database, with_statements
 from apps.operations.journal import Journal
 from apps.operations.ledger_rows import Entry, UsageQuestion, UsageReport, entry_of
 
@@ -171,10 +171,7 @@ class Ledger:
         return True
 
     async def _put(self, batch: list[Entry]) -> None:
-        # needs SQLAlchemy, which is there once a database is open
-        from apps.operations.ledger_store import put
-
-        await self._database.write(lambda connection: put(connection, batch), BATCH_SECONDS)
+        await self._database.write(with_statements(lambda on: on.ledger.put(batch)), BATCH_SECONDS)
 
     def _done(self, calls: list[CallRecord], without_row: int) -> None:
         for call in calls:
@@ -196,10 +193,9 @@ class Ledger:
                 log.error("Reservations could not be renewed: %s", type(error).__name__)
 
     async def _renew(self, held: list[str]) -> None:
-        from apps.operations.ledger_store import renew_and_expire
-
         expires_at = time.time() + self._lease
-        forgotten = await self._database.write(lambda connection: renew_and_expire(connection, held, expires_at))
+        work = with_statements(lambda on: on.ledger.renew_and_expire(held, expires_at))
+        forgotten = await self._database.write(work)
         if forgotten:
             log.warning("Gave back the reservations of %d calls whose process is gone", forgotten)
 
@@ -222,9 +218,6 @@ def _entry(call: CallRecord) -> Entry | None:
 SECONDS = 5.0
 
 
-async def usage(database: Database, asked: UsageQuestion) -> UsageReport:
+async def usage(database: Database, question: UsageQuestion) -> UsageReport:
     """A page of sums. Raises StoreUnavailable."""
-    # needs SQLAlchemy, which is there once a database is open
-    from apps.operations.ledger_store import report
-
-    return await database.read(lambda connection: report(connection, asked), SECONDS)
+    return await database.read(with_statements(lambda on: on.ledger.report(question)), SECONDS)

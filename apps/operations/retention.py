@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from apps.core.errors import StoreUnavailable
-from apps.operations.database import Database
+from apps.operations.database import Database, with_statements
 from apps.operations.ledger_rows import DAY, day_of
 
 BATCH = 500
@@ -65,11 +65,8 @@ class Retention:
     async def turn(self) -> bool:
         """One batch; whether there may be more. Raises StoreUnavailable."""
         before = day_of(self._clock() - self._days * DAY)
-
-        # needs SQLAlchemy, which is there once a database is open
-        from apps.operations.ledger_store import fold
-
-        folded = await self._database.write(lambda connection: fold(connection, before, self._batch), TURN_SECONDS)
+        work = with_statements(lambda on: on.ledger.fold(before, self._batch))
+        folded = await self._database.write(work, TURN_SECONDS)
         self.folded += folded
         return folded == self._batch
 

@@ -11,7 +11,7 @@ from apps.core.calls import CacheUse, CallRecord, Usage
 from apps.operations.database import Database
 from apps.operations.ledger import usage
 from apps.operations.ledger_rows import DAY, GROUPS, UsageQuestion, UsageReport, day_of, entry_of
-from apps.operations.ledger_store import put
+from apps.operations.ledger_store import LedgerStatements
 from apps.operations.tables import calls, daily_usage
 
 # 2025-11-25, at noon
@@ -42,7 +42,7 @@ def old_calls(count: int, seed: int = 7) -> list[CallRecord]:
 
 async def fill(database: Database, records: Sequence[CallRecord]) -> None:
     entries = [entry_of(record) for record in records]
-    await database.write(lambda connection: put(connection, entries), 30)
+    await database.write(lambda connection: LedgerStatements(connection).put(entries), 30)
 
 
 async def told(database: Database, *group_by: str, **only: str) -> UsageReport:

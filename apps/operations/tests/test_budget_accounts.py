@@ -11,6 +11,7 @@ from apps.core.errors import RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
+from apps.operations.ledger_store import LedgerStatements
 from apps.tests.support.accounts import BILLION, Meter, books, call, key, written
 
 
@@ -107,11 +108,9 @@ async def test_a_reservation_that_was_given_back_meanwhile_is_made_again(
     meter: Meter, ledger: Ledger, database: Database
 ) -> None:
     async with meter.call(call(estimated=1.0)):
-        from apps.operations.ledger_store import forget_expired, renew
-
         id = next(iter(ledger._held))
-        await database.write(lambda connection: renew(connection, [id], 1.0))
-        assert await database.write(forget_expired) == 1
+        await database.write(lambda connection: LedgerStatements(connection).renew([id], 1.0))
+        assert await database.write(lambda connection: LedgerStatements(connection).forget_expired()) == 1
         account().spent(2.0)
         await account().check()
         held = await books(database)

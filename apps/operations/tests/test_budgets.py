@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.callers import Budget
 from apps.core.calls import CallRecord, Usage
@@ -13,6 +14,8 @@ from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
+from apps.operations.ledger_rows import Charge, day_of, entry_of
+from apps.operations.ledger_store import LedgerStatements
 from apps.tests.support.accounts import BILLION, TEN, Meter, books, call, key, written
 
 
@@ -168,22 +171,17 @@ async def test_a_caller_who_leaves_before_anything_is_known_pays_what_was_reserv
 
 
 async def test_a_batch_that_is_written_twice_is_charged_once(database: Database) -> None:
-    from apps.operations.ledger_rows import entry_of
-    from apps.operations.ledger_store import put
-
     entries = [entry_of(call(cost=0.1)) for _ in range(5)] + [entry_of(call(key(None), cost=0.1)) for _ in range(5)]
     await database.write(lambda connection: _begin(connection))
     for _ in range(3):
-        await database.write(lambda connection: put(connection, entries))
+        await database.write(lambda connection: LedgerStatements(connection).put(entries))
     after = await books(database)
     assert (after.rows, after.spent) == (10, BILLION // 2)
 
 
-async def _begin(connection: object) -> None:
-    from apps.operations.ledger_rows import Charge, day_of
-    from apps.operations.ledger_store import reserve
-
-    await reserve(connection, "x", Charge("k", day_of(time.time()), 0), BILLION, time.time() + 9)  # type: ignore[arg-type]
+async def _begin(connection: AsyncConnection) -> None:
+    charge = Charge("k", day_of(time.time()), 0)
+    await LedgerStatements(connection).reserve("x", charge, BILLION, time.time() + 9)
 
 
 @pytest.mark.long

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.engines import is_up_to_date, latest_revision, migrate, open_engine
+from apps.operations.engines import is_up_to_date, latest_revision, open_engine
+from apps.operations.migration import FOLDER, migrate
 from apps.operations.tables import key_changes, metadata
 from apps.tests.support.postgres_server import PostgresServer
 
@@ -167,8 +168,6 @@ async def test_the_migrations_make_the_tables_that_the_code_knows(url: str, tmp_
 def test_the_latest_revision_is_alembics_head() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
-
-    from apps.operations.engines import FOLDER
 
     config = Config()
     config.set_main_option("script_location", str(FOLDER))

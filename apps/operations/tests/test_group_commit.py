@@ -13,7 +13,7 @@ from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.group_commit import GroupCommit
 from apps.operations.ledger_rows import Charge
-from apps.operations.ledger_store import reserve
+from apps.operations.ledger_store import LedgerStatements
 from apps.operations.tables import reservations
 from apps.tests.support.accounts import BILLION, books
 
@@ -41,7 +41,7 @@ def commits() -> Iterator[list[object]]:
 
 def taking(id: str, limit: int = 10 * BILLION) -> Any:
     charge = Charge("k", "2026-11", BILLION)
-    return lambda connection: reserve(connection, id, charge, limit, time.time() + 60)
+    return lambda connection: LedgerStatements(connection).reserve(id, charge, limit, time.time() + 60)
 
 
 async def test_a_hundred_reservations_at_once_take_two_transactions_and_are_exact(

@@ -13,7 +13,7 @@ from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import Entry, entry_of
-from apps.operations.ledger_store import _insert_many, put
+from apps.operations.ledger_store import LedgerStatements, _insert_many
 from apps.operations.tables import calls
 from apps.tests.support.accounts import books, call, key, written
 from apps.tests.support.postgres_server import PostgresServer, needs_postgres
@@ -146,7 +146,7 @@ async def test_a_call_of_which_no_row_can_be_made_stops_no_other(database: Datab
 
 async def put_down(database: Database, rows: list[Entry]) -> None:
     async def work(connection: AsyncConnection) -> None:
-        await put(connection, rows)
+        await LedgerStatements(connection).put(rows)
 
     await database.write(work)
 

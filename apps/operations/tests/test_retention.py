@@ -13,7 +13,7 @@ from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger, usage
 from apps.operations.ledger_rows import DAY, GROUPS, UsageQuestion, day_of
-from apps.operations.ledger_store import fold
+from apps.operations.ledger_store import LedgerStatements
 from apps.operations.retention import Retention
 from apps.operations.tests.aged_calls import KEEPING, NOW, everything, fill, old_calls, rows, told
 from apps.tests.support.accounts import call, key
@@ -86,7 +86,7 @@ async def test_a_turn_that_fails_has_changed_nothing(database: Database) -> None
     before = await everything(database), await rows(database)
 
     async def fail(connection: AsyncConnection) -> None:
-        assert await fold(connection, day_of(NOW), 100) == 100
+        assert await LedgerStatements(connection).fold(day_of(NOW), 100) == 100
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

@@ -92,7 +92,7 @@ async def build(folder: Path, rows: int, model: str, dimensions: int) -> float:
 
     started, words, vectors = time.monotonic(), Words(), Vectors(dimensions)
     database = Database(str(folder / "index"))
-    table = await database.making("speed", "synthetic", model, dimensions)
+    table = (await database.making("speed", "synthetic", model, dimensions)).table
     await ensure_text_index(table)
     columns = await widened(table, _document(0).metadata)
     for first in range(0, rows, ROWS_A_COMMIT):

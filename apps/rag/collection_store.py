@@ -4,12 +4,10 @@ import asyncio
 import re
 
 from apps.core.errors import Conflict, InvalidValue, NotFound
-from apps.rag.index.database import model_of, refuse_mix
+from apps.rag.index.database import refuse_mix
 from apps.rag.index.filters import literal
-from apps.rag.index.rows import DOCUMENT, PASSAGE, document_of, passage_of
-from apps.rag.index.writing import heads, no_document, remove, remove_name
 from apps.rag.records import DOCUMENT as DOCUMENT_ID
-from apps.rag.records import Collection, Document, DocumentText, Passage
+from apps.rag.records import Collection, Document, DocumentText, Passage, no_document
 from apps.rag.storage import Parts
 
 MOST = 1000
@@ -40,9 +38,7 @@ class CollectionStore:
 
     async def collection(self, tenant: str, name: str) -> Collection:
         table = await self._parts.database.reading(tenant, name)
-        model, dimensions = await model_of(table)
-        documents = await table.count_rows("ordinal = 0")
-        return Collection(name, model, dimensions, documents, await table.count_rows())
+        return Collection(name, *await table.model(), *await table.counts())
 
     async def delete_collection(self, tenant: str, name: str) -> None:
         waiting = await self._cancel(tenant, name, Conflict("The collection was deleted", field="collection"))
@@ -53,18 +49,14 @@ class CollectionStore:
                 raise
 
     async def documents(self, tenant: str, collection: str, limit: int, after: str) -> list[Document]:
-        from lancedb.query import ColumnOrdering
-
         table = await self._parts.database.reading(tenant, collection)
         if after and not DOCUMENT_ID.fullmatch(after):
             raise InvalidValue("after is the id of a document", field="after")
-        query = table.query().where(f"ordinal = 0 AND document > {literal(after)}").select(DOCUMENT)
-        query = query.order_by([ColumnOrdering(column_name="document")]).limit(_limited(limit))
-        return [document_of(row) for row in await query.to_list()]
+        return await table.documents(after, _limited(limit))
 
     async def document(self, tenant: str, collection: str, document_id: str) -> Document:
         table = await self._parts.database.reading(tenant, collection)
-        found = await heads(table, f"document = {literal(_document_id(document_id))}")
+        found = await table.heads(f"document = {literal(_document_id(document_id))}")
         if not found:
             raise no_document()
         return found[0]
@@ -73,30 +65,28 @@ class CollectionStore:
         table = await self._parts.database.reading(tenant, collection)
         first, last = after + 1, after + _limited(limit)
         where = f"document = {literal(_document_id(document_id))}"
-        query = table.query().where(f"{where} AND ordinal BETWEEN {int(first)} AND {int(last)}").select(PASSAGE)
-        rows = sorted(await query.to_list(), key=lambda row: int(row["ordinal"]))
-        if not rows and not await heads(table, where):
+        found = await table.passages(f"{where} AND ordinal BETWEEN {int(first)} AND {int(last)}")
+        if not found and not await table.heads(where):
             raise no_document()
-        return [passage_of(row) for row in rows]
+        return found
 
     async def passage(self, tenant: str, collection: str, passage_id: str) -> Passage:
         table = await self._parts.database.reading(tenant, collection)
         if not isinstance(passage_id, str) or not PASSAGE_ID.fullmatch(passage_id):
             raise no_passage()
-        found = await table.query().where(f"id = {literal(passage_id)}").select(PASSAGE).to_list()
+        found = await table.passages(f"id = {literal(passage_id)}")
         if not found:
             raise no_passage()
-        return passage_of(found[0])
+        return found[0]
 
     async def text(self, tenant: str, collection: str, document_id: str) -> DocumentText:
         """Put together from the passages: between two of them there was white space alone."""
         document = await self.document(tenant, collection, document_id)
         table = await self._parts.database.reading(tenant, collection)
-        query = table.query().where(f"document = {literal(document.id)}").select(["ordinal", "start", "text"])
         parts, length = list[str](), 0
-        for row in sorted(await query.to_list(), key=lambda row: int(row["ordinal"])):
-            gap = max(int(row["start"]) - length, 0)
-            new = row["text"][max(length - int(row["start"]), 0) :]
+        for start, text in await table.texts(document.id):
+            gap = max(start - length, 0)
+            new = text[max(length - start, 0) :]
             parts += ["\n" * gap, new]
             length += gap + len(new)
         return DocumentText(document, "".join(parts))
@@ -106,7 +96,8 @@ class CollectionStore:
         _document_id(document_id)
 
         async def work() -> None:
-            await remove_name(await self._parts.database.writing(tenant, collection), document_id, name)
+            table = await self._parts.database.writing(tenant, collection)
+            await table.remove_name(document_id, name)
 
         await self._parts.committing(tenant, collection, work)
 
@@ -121,7 +112,7 @@ class CollectionStore:
                 raise
 
     async def _remove(self, tenant: str, collection: str, document: str) -> None:
-        await remove(await self._parts.database.writing(tenant, collection), document)
+        await (await self._parts.database.writing(tenant, collection)).remove(document)
 
     async def _cancel(self, tenant: str, collection: str, why: Conflict, document: str | None = None) -> bool:
         spooled = await self._parts.jobs(lambda table: table.cancel(tenant, collection, why, document))

@@ -1,6 +1,7 @@
 """One file's way into the index: parsed in the sandbox, embedded while it is still being parsed, one commit.
 
-Each chunk is embedded with its headings before it where they fit, and none over the embedder's longest text.
+Each chunk is embedded with its headings before it where they fit, and none over the embedder's longest text. Imported
+with numpy when the first file comes.
 """
 
 import asyncio
@@ -9,21 +10,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy import float32
+from numpy.typing import NDArray
+
 from apps.core.errors import NotFound
 from apps.core.ports import Embedder
 from apps.rag.index.database import refuse_mix
 from apps.rag.index.filters import literal
-from apps.rag.index.writing import ensure_text_index, heads, put
-from apps.rag.jobs import Claim
+from apps.rag.jobs import Claim, LeaseLost
 from apps.rag.normalization import normalized
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document, Kind, Metadata
 from apps.rag.storage import Parts
+from apps.rag.vectors import as_array
 
 if TYPE_CHECKING:
-    from numpy import float32
-    from numpy.typing import NDArray
+    from apps.rag.index.table import CollectionWriter
 
 LONGEST_HEADINGS = 120
 """Characters. The last headings say most."""
@@ -34,14 +38,14 @@ async def fitting(embedder: Embedder, chunks: Sequence[Chunk]) -> list[tuple[Chu
     found: list[tuple[Chunk, str]] = []
     waiting = list(chunks)
     while waiting:
-        told = [_with_headings(chunk) for chunk in waiting]
-        counts = await embedder.count_tokens(told)
+        texts = [_with_headings(chunk) for chunk in waiting]
+        counts = await embedder.count_tokens(texts)
         bare = [
             normalized(chunk.text) for chunk, count in zip(waiting, counts, strict=True) if count > embedder.longest
         ]
         shorter = iter(await embedder.count_tokens(bare) if bare else [])
         following: list[Chunk] = []
-        for chunk, text, count in zip(waiting, told, counts, strict=True):
+        for chunk, text, count in zip(waiting, texts, counts, strict=True):
             if count <= embedder.longest:
                 found.append((chunk, text))
             elif next(shorter) <= embedder.longest:
@@ -50,12 +54,6 @@ async def fitting(embedder: Embedder, chunks: Sequence[Chunk]) -> list[tuple[Chu
                 following += _halves(chunk)
         waiting = following
     return sorted(found, key=lambda pair: pair[0].start)
-
-
-async def vectors_of(embedder: Embedder, texts: Sequence[str]) -> "NDArray[float32]":
-    from apps.rag.vectors import as_array
-
-    return as_array(await embedder.embed(texts))
 
 
 def _with_headings(chunk: Chunk) -> str:
@@ -84,10 +82,6 @@ EMBEDDED_PERCENT = 95.0
 SAYS_OF_ITSELF: frozenset[Kind] = frozenset({"markdown"})
 
 
-class LeaseLost(Exception):
-    """Another worker has the file now, or its collection was deleted."""
-
-
 class FileIngestion:
     """Used once."""
 
@@ -107,9 +101,9 @@ class FileIngestion:
         """How many rows it wrote. Raises errors of the tree, and LeaseLost."""
         rows = await self._known_already()
         if rows is None:
-            told = await self._read()
-            document = self._document(told["kind"], told["pages"], told["metadata"])
-            self._warnings = tuple(told["warnings"])
+            parsed = await self._read()
+            document = self._document(parsed["kind"], parsed["pages"], parsed["metadata"])
+            self._warnings = tuple(parsed["warnings"])
             await self._parts.committing(self._claim.tenant, self._claim.collection, lambda: self._put(document))
             rows = document.passages
         await asyncio.to_thread(self._parts.spool.remove, self._claim.spooled)
@@ -120,7 +114,7 @@ class FileIngestion:
         claim, parts = self._claim, self._parts
         where = f"document = {literal(claim.document)}"
         try:
-            known = await heads(await parts.database.reading(claim.tenant, claim.collection), where)
+            known = await (await parts.database.reading(claim.tenant, claim.collection)).heads(where)
             # what a document says of itself is metadata too, and is read again with it
             if not known or any(one.kind in SAYS_OF_ITSELF for one in known):
                 return None
@@ -130,12 +124,12 @@ class FileIngestion:
 
     async def _rename(self, where: str) -> int | None:
         claim, table = self._claim, await self._made()
-        known = await heads(table, where)
+        known = await table.heads(where)
         if not known:
             return None
         await self._must_hold()
         [same] = known
-        await put(table, replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
+        await table.put(replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
         await self._finish(same.pages, same.passages)
         return 0
 
@@ -166,7 +160,7 @@ class FileIngestion:
     async def _embed(self, window: list[Chunk], parsed: bool) -> None:
         pairs = await fitting(self._parts.embedder, window)
         if pairs:
-            self._vectors.append(await vectors_of(self._parts.embedder, [text for _, text in pairs]))
+            self._vectors.append(as_array(await self._parts.embedder.embed([text for _, text in pairs])))
             self._ready += [chunk for chunk, _ in pairs]
         if time.monotonic() - self._noted > NOTE_SECONDS:
             self._noted = time.monotonic()
@@ -197,18 +191,16 @@ class FileIngestion:
         )
 
     async def _put(self, document: Document) -> None:
-        import numpy as np
-
         await self._must_hold()
-        await put(await self._made(), document, self._ready, np.concatenate(self._vectors))
+        await (await self._made()).put(document, self._ready, np.concatenate(self._vectors))
         await self._finish(document.pages, document.passages)
 
-    async def _made(self) -> Any:
+    async def _made(self) -> "CollectionWriter":
         """The collection's table, with its text index. The writers' lock is held."""
         claim, embedder = self._claim, self._parts.embedder
         table = await self._parts.database.making(claim.tenant, claim.collection, embedder.name, embedder.dimensions)
         await refuse_mix(table, embedder.name, embedder.dimensions)
-        await ensure_text_index(table)
+        await table.ensure_text_index()
         return table
 
     async def _must_hold(self) -> None:

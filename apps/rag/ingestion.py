@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
+from typing import TYPE_CHECKING
 
 from apps.core.errors import (
     AppError,
@@ -15,12 +16,14 @@ from apps.core.errors import (
     RateLimitExceeded,
     Timeout,
 )
+from apps.core.process import import_aside
 from apps.core.storage import storing
-from apps.rag.file_ingestion import FileIngestion, LeaseLost
-from apps.rag.index.writing import tend
-from apps.rag.jobs import LONGEST_WAIT, Claim
+from apps.rag.jobs import LONGEST_WAIT, Claim, LeaseLost
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.storage import Parts
+
+if TYPE_CHECKING:
+    from apps.rag.file_ingestion import FileIngestion
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +119,8 @@ class Ingestion:
         started = time.monotonic()
         try:
             with storing("a document's passages"):
-                rows = await FileIngestion(self._parts, claim, sandbox).run()
+                ingestion = await import_aside(load_file_ingestion)
+                rows = await ingestion(self._parts, claim, sandbox).run()
         except LeaseLost:
             log.info("a file was taken over or its collection deleted: dropped here")
             return
@@ -163,4 +167,11 @@ class Ingestion:
                 log.exception("the indices of a collection could not be brought up to date")
 
     async def _upkeep(self, tenant: str, collection: str) -> None:
-        await tend(await self._parts.database.writing(tenant, collection))
+        await (await self._parts.database.writing(tenant, collection)).tend()
+
+
+def load_file_ingestion() -> "type[FileIngestion]":
+    """With numpy, which a service without documents does not need."""
+    from apps.rag.file_ingestion import FileIngestion
+
+    return FileIngestion

@@ -92,6 +92,10 @@ def _patiently(database: sqlite3.Connection, statement: str) -> None:
             return
 
 
+class LeaseLost(Exception):
+    """Another worker has the file now, or its collection was deleted."""
+
+
 class JobTable:
     """One connection; one thread at a time."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
-from apps.core.errors import InvalidType, InvalidValue
+from apps.core.errors import InvalidType, InvalidValue, NotFound
 from apps.core.messages import JsonObject
 
 Kind = Literal[
@@ -237,6 +237,14 @@ def collection_name(name: str) -> str:
             field="collection",
         )
     return name
+
+
+def no_collection() -> NotFound:
+    return NotFound("No such collection", field="collection")
+
+
+def no_document() -> NotFound:
+    return NotFound("No such document", field="document")
 
 
 def file_name(name: str) -> str:

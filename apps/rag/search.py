@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from apps.core.errors import InternalError, InvalidType, InvalidValue
 from apps.core.ports import Embedder, KnowsWords, Reranker
 from apps.rag.index.database import Database, refuse_mix
-from apps.rag.index.filters import compile_filter
-from apps.rag.index.rows import Columns, columns_of, passage_of
-from apps.rag.index.searching import Candidate, candidates, phrased, rows_of
+from apps.rag.index.filters import Columns, compile_filter
 from apps.rag.normalization import normalized
 from apps.rag.records import Passage, SearchMode
 from apps.rag.relevance import CALIBRATED, QuestionTerms
 
 if TYPE_CHECKING:
-    from lancedb.table import AsyncTable
+    from apps.rag.index.searching import Candidate
+    from apps.rag.index.table import CollectionReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class Search:
 
     async def run(self, tenant: str, collection: str, query: Query) -> list[Passage]:
         table = await self._database.reading(tenant, collection)
-        columns = columns_of(await table.schema())
+        columns = await table.columns()
         where = compile_filter(query.filter, columns)
         if where is not None and not columns.marked:
             self._outdated(tenant, collection)
@@ -115,25 +114,25 @@ class Search:
         wanted = max(self._ranking.candidates, 4 * query.top_k)
         words = None if query.mode == "vector" else query.text
         # one version of the table for all of it: no commit between its parts can be seen
-        found = await self._read(tenant, collection, candidates(table, words, vector, where, wanted))
+        found = await self._read(tenant, collection, table.candidates(words, vector, where, wanted))
         exact = await self._read(tenant, collection, self._exact(table, found, query))
         unknown = await self._unknown(query.text) if found else 0.0
-        ranked = self._ranked(found, query, vector, _Told(exact, 1 - unknown))
+        ranked = self._ranked(found, query, exact, 1 - unknown)
         if self._reranker is not None and ranked:
             passages = await self._read(tenant, collection, _passages(table, ranked))
-            told = ["\n".join((*passage.headings, passage.text)) for passage in passages]
-            scores = (await self._reranker.rerank(query.text, told)).scores
+            texts = ["\n".join((*passage.headings, passage.text)) for passage in passages]
+            scores = (await self._reranker.rerank(query.text, texts)).scores
             again = [replace(one, score=score) for one, score in zip(ranked, scores, strict=True)]
             ranked = sorted(again, key=_best_first)
-        passages = await self._read(tenant, collection, _passages(table, self._chosen(ranked, query)))
+        passages = await self._read(tenant, collection, _passages(table, self._selected(table, ranked, query)))
         return _judged(passages, query.text, unknown)
 
-    async def _exact(self, table: "AsyncTable", found: Sequence[Candidate], query: Query) -> set[str]:
+    async def _exact(self, table: "CollectionReader", found: "Sequence[Candidate]", query: Query) -> set[str]:
         """The ids of passages that have the whole query as a phrase: of a hybrid search, and not of a long query."""
         if query.mode != "hybrid" or len(query.text) > self._ranking.longest_phrase:
             return set()
-        said = [one for one in found if one.text_rank is not None and one.text_rank < self._ranking.phrases]
-        return await phrased(table, said, query.text)
+        best = [one for one in found if one.text_rank is not None and one.text_rank < self._ranking.phrases]
+        return await table.phrased(best, query.text)
 
     async def _unknown(self, question: str) -> float:
         """The share of the question's tokens that the embedding does not know."""
@@ -160,32 +159,25 @@ class Search:
         return vector
 
     def _ranked(
-        self, found: Sequence[Candidate], query: Query, vector: Sequence[float] | None, told: "_Told"
+        self, found: "Sequence[Candidate]", query: Query, exact: Collection[str], known: float
     ) -> list["_Ranked"]:
-        if not found:
-            return []
-        from apps.rag.vectors import cosines
-
-        alike = None if vector is None else cosines(vector, [candidate.vector for candidate in found])
+        """Best first. ``exact`` are ids with the query as a phrase, ``known`` the share that the embedding knows."""
         ranked: list[_Ranked] = []
-        for index, candidate in enumerate(found):
-            cosine = alike[index] if alike is not None else None
+        for candidate in found:
             by_mode = {
-                "hybrid": self._ranking.fused(candidate.vector_rank, candidate.text_rank, told.known)
-                + (EXACT if candidate.id in told.exact else 0),
-                "vector": cosine,
+                "hybrid": self._ranking.fused(candidate.vector_rank, candidate.text_rank, known)
+                + (EXACT if candidate.id in exact else 0),
+                "vector": candidate.cosine,
                 "text": candidate.text_score,
             }
-            ranked.append(_Ranked(candidate, by_mode[query.mode] or 0.0, cosine))
+            ranked.append(_Ranked(candidate, by_mode[query.mode] or 0.0))
         return sorted(ranked, key=_best_first)
 
-    def _chosen(self, ranked: Sequence["_Ranked"], query: Query) -> Sequence["_Ranked"]:
+    def _selected(self, table: "CollectionReader", ranked: Sequence["_Ranked"], query: Query) -> Sequence["_Ranked"]:
         if query.mmr is None:
             return ranked[: query.top_k]
-        from apps.rag.vectors import diverse
-
-        scores, vectors = [one.score for one in ranked], [one.candidate.vector for one in ranked]
-        return [ranked[index] for index in diverse(scores, vectors, query.top_k, query.mmr)]
+        found, scores = [one.candidate for one in ranked], [one.score for one in ranked]
+        return [ranked[index] for index in table.diverse(found, scores, query.top_k, query.mmr)]
 
 
 def _judged(passages: list[Passage], question: str, unknown: float) -> list[Passage]:
@@ -193,39 +185,31 @@ def _judged(passages: list[Passage], question: str, unknown: float) -> list[Pass
     terms = QuestionTerms(question)
 
     def relevance(passage: Passage) -> float:
-        told = "\n".join((passage.name, *passage.headings, passage.text))
-        return CALIBRATED(terms.evidence(told, passage.vector_score, unknown))
+        text = "\n".join((passage.name, *passage.headings, passage.text))
+        return CALIBRATED(terms.evidence(text, passage.vector_score, unknown))
 
     return [replace(passage, relevance=round(relevance(passage), 4)) for passage in passages]
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """Of a question: the ids of passages that have it as a phrase, and the share of it that the embedding knows."""
-
-    exact: Collection[str]
-    known: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Ranked:
-    candidate: Candidate
+    candidate: "Candidate"
     score: float
-    cosine: float | None
 
 
 def _best_first(one: _Ranked) -> tuple[float, str]:
     return -one.score, one.candidate.id
 
 
-async def _passages(table: "AsyncTable", ranked: Sequence[_Ranked]) -> list[Passage]:
-    rows = await rows_of(table, [one.candidate for one in ranked])
+async def _passages(table: "CollectionReader", ranked: Sequence[_Ranked]) -> list[Passage]:
+    passages = await table.candidate_passages([one.candidate for one in ranked])
     return [
         replace(
-            passage_of(row, score=one.score),
-            vector_score=one.cosine,
+            passage,
+            score=one.score,
+            vector_score=one.candidate.cosine,
             text_score=one.candidate.text_score,
             text_rank=None if one.candidate.text_rank is None else one.candidate.text_rank + 1,
         )
-        for row, one in zip(rows, ranked, strict=True)
+        for passage, one in zip(passages, ranked, strict=True)
     ]

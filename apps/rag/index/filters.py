@@ -18,14 +18,46 @@ of the column answers IS NULL, = and the orders directly.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from apps.core.errors import InvalidType, InvalidValue
-from apps.rag.index.rows import LETTERS, READERS, Columns, column_of, type_letter
 from apps.rag.records import KEY, OWN_FIELDS, MetadataValue, scalar
 
+LETTERS = "snb"
+"""Strings, numbers, booleans: a value's type is part of its column's name, and of its key in the JSON."""
+READERS = {"s": "json_get_string", "n": "json_get_float", "b": "json_get_bool"}
+MOST_COLUMNS = 64
 OPPOSITE = {">": "<=", ">=": "<", "<": ">=", "<=": ">"}
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The metadata's columns in one version of a table, in its order."""
+
+    names: tuple[str, ...] = ()
+    marked: bool = False
+    """As many fields as may be are here. False in a table of before."""
+    words: bool = True
+    """The text as it is searched for has a column. False in a table of before."""
+
+    @property
+    def complete(self) -> bool:
+        """Every field is here: what is not here, no passage has."""
+        return self.marked and len(self.names) < MOST_COLUMNS
+
+
+def type_letter(value: MetadataValue) -> str:
+    if isinstance(value, bool):
+        return "b"
+    return "s" if isinstance(value, str) else "n"
+
+
+def column_of(letter: str, key: str) -> str:
+    """Lower case, since SQL and LanceDB take ``Year`` for ``year``: the letter before it says which are capitals."""
+    capitals = sum(1 << place for place, char in enumerate(key) if char.isupper())
+    return f"{letter}{capitals:x}_{key.lower()}" if capitals else f"{letter}_{key}"
 
 
 def literal(value: MetadataValue) -> str:

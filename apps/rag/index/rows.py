@@ -5,72 +5,46 @@ numbers and strings, and an index of them, instead of every passage's JSON.
 
 The JSON stays what is read back. Tables of before had it alone: until upkeep has given them their columns
 (``complete_columns``), and for the fields of a collection that has too many, filters read the JSON as they did.
+Imported with pyarrow and lancedb when a table is opened.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy
+import pyarrow as pa
+from lancedb.table import AsyncTable
+from numpy.typing import NDArray
+
+from apps.rag.index.filters import MOST_COLUMNS, READERS, Columns, column_of, type_letter
 from apps.rag.normalization import indexed
 from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document, MetadataValue, Passage
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from lancedb.table import AsyncTable
-
-LETTERS = "snb"
-"""Strings, numbers, booleans: a value's type is part of its column's name, and of its key in the JSON."""
-READERS = {"s": "json_get_string", "n": "json_get_float", "b": "json_get_bool"}
-MOST_COLUMNS = 64
 # on this field of the table's schema is noted that no field of the metadata is without its column
 MARKED = "document"
 MARK = "metadata_columns"
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The metadata's columns in one version of a table, in its order."""
-
-    names: tuple[str, ...] = ()
-    marked: bool = False
-    """As many fields as may be are here. False in a table of before."""
-    words: bool = True
-    """The text as it is searched for has a column. False in a table of before."""
-
-    @property
-    def complete(self) -> bool:
-        """Every field is here: what is not here, no passage has."""
-        return self.marked and len(self.names) < MOST_COLUMNS
-
-
-def type_letter(value: MetadataValue) -> str:
-    if isinstance(value, bool):
-        return "b"
-    return "s" if isinstance(value, str) else "n"
-
-
-def column_of(letter: str, key: str) -> str:
-    """Lower case, since SQL and LanceDB take ``Year`` for ``year``: which letters are capitals is told before it."""
-    capitals = sum(1 << place for place, char in enumerate(key) if char.isupper())
-    return f"{letter}{capitals:x}_{key.lower()}" if capitals else f"{letter}_{key}"
 
 
 def marked() -> dict[bytes, bytes]:
     return {MARK.encode(): b"1"}
 
 
-def columns_of(schema: "pa.Schema") -> Columns:
+async def model_of(table: AsyncTable) -> tuple[str, int]:
+    """The embedding model that the collection was made with, and its dimensions."""
+    noted = (await table.schema()).metadata
+    return noted[MODEL].decode(), int(noted[DIMENSIONS])
+
+
+def columns_of(schema: pa.Schema) -> Columns:
     # the table's own fields have no underscore
     names = tuple(name for name in schema.names if "_" in name)
-    told = schema.field(MARKED).metadata or {}
-    return Columns(names, marked=MARK.encode() in told, words="words" in schema.names)
+    noted = schema.field(MARKED).metadata or {}
+    return Columns(names, marked=MARK.encode() in noted, words="words" in schema.names)
 
 
-def fields(names: Iterable[str]) -> "list[pa.Field]":
-    import pyarrow as pa
-
+def fields(names: Iterable[str]) -> list[pa.Field]:
     kinds = {"s": pa.utf8(), "n": pa.float64(), "b": pa.bool_()}
     return [pa.field(name, kinds[name[0]]) for name in names]
 
@@ -85,7 +59,7 @@ def cells(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
     return found
 
 
-async def widened(table: "AsyncTable", metadata: Mapping[str, MetadataValue]) -> Columns:
+async def widened(table: AsyncTable, metadata: Mapping[str, MetadataValue]) -> Columns:
     """The table's columns, with those that this metadata needs. The writers' lock is held.
 
     A commit of its own: a column that no passage has a value in yet changes no answer.
@@ -95,7 +69,7 @@ async def widened(table: "AsyncTable", metadata: Mapping[str, MetadataValue]) ->
     return await _add(table, columns, known)
 
 
-async def complete_columns(table: "AsyncTable") -> None:
+async def complete_columns(table: AsyncTable) -> None:
     """Give a table of before its columns. Broken off anywhere, it is begun again. The writers' lock is held."""
     columns = columns_of(await table.schema())
     if columns.marked:
@@ -109,7 +83,7 @@ async def complete_columns(table: "AsyncTable") -> None:
     await table.update_field_metadata({"path": MARKED, "metadata": {MARK: "1"}})
 
 
-async def _add(table: "AsyncTable", columns: Columns, known: Mapping[str, tuple[str, str]]) -> Columns:
+async def _add(table: AsyncTable, columns: Columns, known: Mapping[str, tuple[str, str]]) -> Columns:
     """With the values that the passages of before have."""
     room = max(MOST_COLUMNS - len(columns.names), 0)
     missing = [name for name in known if name not in columns.names][:room]
@@ -127,13 +101,7 @@ def _computed(letter: str, key: str) -> str:
     return f"{reading} + 0.0" if letter == "n" else reading
 
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from numpy import float32
-    from numpy.typing import NDArray
-
-    Vectors = NDArray[float32] | Sequence[Sequence[float]]
-
+Vectors = NDArray[numpy.float32] | Sequence[Sequence[float]]
 MODEL = b"embedding_model"
 DIMENSIONS = b"dimensions"
 WORDS = "words"
@@ -141,10 +109,8 @@ PASSAGE = ["id", "document", "ordinal", "names", "page", "headings", "start", "e
 DOCUMENT = ["document", "names", "kind", "bytes", "pages", "passages", "metadata", "ingested"]
 
 
-def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = (), *, words: bool = True) -> "pa.Schema":
+def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = (), *, words: bool = True) -> pa.Schema:
     """``words`` is the text as it is searched for; tables of before have none until upkeep gives it to them."""
-    import pyarrow as pa
-
     text = pa.utf8()
     own = {
         "id": text,
@@ -166,15 +132,12 @@ def schema(model: str, dimensions: int, metadata_columns: Iterable[str] = (), *,
     }
     if words:
         own[WORDS] = text
-    told = {MODEL: model.encode(), DIMENSIONS: str(dimensions).encode()}
+    noted = {MODEL: model.encode(), DIMENSIONS: str(dimensions).encode()}
     made = [pa.field(name, kind, metadata=marked() if name == MARKED else None) for name, kind in own.items()]
-    return pa.schema([*made, *fields(metadata_columns)], metadata=told)
+    return pa.schema([*made, *fields(metadata_columns)], metadata=noted)
 
 
-def table_of(document: Document, chunks: Sequence[Chunk], vectors: "Vectors", of: "pa.Schema") -> "pa.Table":
-    import numpy
-    import pyarrow as pa
-
+def table_of(document: Document, chunks: Sequence[Chunk], vectors: Vectors, of: pa.Schema) -> pa.Table:
     count = len(chunks)
     dimensions = of.field("vector").type.list_size
     flat = numpy.asarray(vectors, dtype=numpy.float32).reshape(count, dimensions)
@@ -203,10 +166,8 @@ def table_of(document: Document, chunks: Sequence[Chunk], vectors: "Vectors", of
     return pa.Table.from_arrays([arrays[name] for name in of.names], schema=of)
 
 
-def renamed(rows: "pa.Table", names: Sequence[str], metadata: Mapping[str, Any] | None = None) -> "pa.Table":
+def renamed(rows: pa.Table, names: Sequence[str], metadata: Mapping[str, Any] | None = None) -> pa.Table:
     """The same passages of a document that is called otherwise."""
-    import pyarrow as pa
-
     changes: dict[str, Any] = {"names": [list(names)] * rows.num_rows}
     if metadata is not None:
         changes["metadata"] = [written_metadata(metadata)] * rows.num_rows
@@ -226,7 +187,7 @@ def read_metadata(written: str) -> dict[str, MetadataValue]:
     return {key[2:]: value for key, value in json.loads(written).items()}
 
 
-def _metadata_columns(of: "pa.Schema", metadata: Mapping[str, MetadataValue], count: int) -> dict[str, Any]:
+def _metadata_columns(of: pa.Schema, metadata: Mapping[str, MetadataValue], count: int) -> dict[str, Any]:
     values = cells(metadata)
     return {name: [values.get(name)] * count for name in columns_of(of).names}
 

@@ -5,17 +5,21 @@ A document's passages come, go and are replaced in one commit each.
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from apps.core.errors import NotFound
-from apps.rag.index.database import model_of
+import pyarrow as pa
+from lancedb.index import FTS, Bitmap, BTree, IvfRq
+from lancedb.table import AsyncTable
+
 from apps.rag.index.filters import literal
 from apps.rag.index.rows import (
     DOCUMENT,
     WORDS,
+    Vectors,
     columns_of,
     complete_columns,
     document_of,
+    model_of,
     renamed,
     schema,
     table_of,
@@ -23,22 +27,16 @@ from apps.rag.index.rows import (
 )
 from apps.rag.normalization import indexed
 from apps.rag.parsing.sections import Chunk
-from apps.rag.records import Document
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from lancedb.table import AsyncTable
-
-    from apps.rag.index.rows import Vectors
+from apps.rag.records import Document, no_document
 
 
-async def heads(table: "AsyncTable", where: str) -> list[Document]:
+async def heads(table: AsyncTable, where: str) -> list[Document]:
     """Documents by their first passage."""
     query = table.query().where(f"ordinal = 0 AND ({where})").select(DOCUMENT)
     return [document_of(row) for row in await query.to_list()]
 
 
-async def put(table: "AsyncTable", document: Document, chunks: Sequence[Chunk], vectors: "Vectors") -> None:
+async def put(table: AsyncTable, document: Document, chunks: Sequence[Chunk], vectors: Vectors) -> None:
     """The document is there under its (one) name, and nothing else is: all in one commit, and the same if repeated.
 
     A document that had the name before loses it, and goes where it has no other. Bytes that are there already keep
@@ -63,9 +61,7 @@ async def put(table: "AsyncTable", document: Document, chunks: Sequence[Chunk], 
     await _replace(table, rows, others, name)
 
 
-async def _replace(table: "AsyncTable", rows: "pa.Table", others: Sequence[Document], name: str) -> None:
-    import pyarrow as pa
-
+async def _replace(table: AsyncTable, rows: pa.Table, others: Sequence[Document], name: str) -> None:
     changed, gone = [rows], list[str]()
     for other in others:
         kept = [known for known in other.names if known != name]
@@ -80,14 +76,14 @@ async def _replace(table: "AsyncTable", rows: "pa.Table", others: Sequence[Docum
     await merge.execute(pa.concat_tables(changed))
 
 
-async def remove(table: "AsyncTable", document: str) -> None:
+async def remove(table: AsyncTable, document: str) -> None:
     """Raises NotFound."""
     removed: Any = await table.delete(f"document = {literal(document)}")
     if removed.num_deleted_rows == 0:
         raise no_document()
 
 
-async def remove_name(table: "AsyncTable", document: str, name: str) -> None:
+async def remove_name(table: AsyncTable, document: str, name: str) -> None:
     """The document goes with its last name. Nothing changes where it does not have the name."""
     for known in await heads(table, f"document = {literal(document)} AND array_has(names, {literal(name)})"):
         kept = [other for other in known.names if other != name]
@@ -98,12 +94,8 @@ async def remove_name(table: "AsyncTable", document: str, name: str) -> None:
             await remove(table, document)
 
 
-async def _rows(table: "AsyncTable", document: str) -> "pa.Table":
+async def _rows(table: AsyncTable, document: str) -> pa.Table:
     return await table.query().where(f"document = {literal(document)}").to_arrow()
-
-
-def no_document() -> NotFound:
-    return NotFound("No such document", field="document")
 
 
 TEXT_INDEX = "text_words"
@@ -123,10 +115,8 @@ REBUILT_AT = 4
 KEPT = timedelta(minutes=10)
 
 
-async def ensure_text_index(table: "AsyncTable") -> None:
+async def ensure_text_index(table: AsyncTable) -> None:
     """Before the first rows come: a search in a table without it would fail."""
-    from lancedb.index import FTS, BTree
-
     names = {index.name for index in await table.list_indices()}
     if not names & {TEXT_INDEX, WORDS_INDEX}:
         column, name = (WORDS, WORDS_INDEX) if WORDS in (await table.schema()).names else ("text", TEXT_INDEX)
@@ -136,7 +126,7 @@ async def ensure_text_index(table: "AsyncTable") -> None:
         await table.create_index("document", config=BTree(), name=DOCUMENT_INDEX)
 
 
-async def tend(table: "AsyncTable") -> None:
+async def tend(table: AsyncTable) -> None:
     """Bring new rows into the indices, drop old versions, and build further indices when they begin to pay."""
     await complete_columns(table)
     await _complete_words(table)
@@ -152,11 +142,8 @@ async def tend(table: "AsyncTable") -> None:
             await table.drop_index(name)
 
 
-async def _complete_words(table: "AsyncTable") -> None:
+async def _complete_words(table: AsyncTable) -> None:
     """Give a table of before the text as it is searched for. Broken off anywhere, it goes on there."""
-    import pyarrow as pa
-    from lancedb.index import FTS
-
     if WORDS_INDEX in {index.name for index in await table.list_indices()}:
         return
     if WORDS not in (await table.schema()).names:
@@ -173,19 +160,15 @@ async def _complete_words(table: "AsyncTable") -> None:
     await table.drop_index(TEXT_INDEX)
 
 
-async def _index_fields(table: "AsyncTable", built: Collection[str]) -> None:
+async def _index_fields(table: AsyncTable, built: Collection[str]) -> None:
     """Of the metadata; what comes later, optimize() brings into them."""
-    from lancedb.index import Bitmap, BTree
-
     for column in columns_of(await table.schema()).names:
         if FIELD_INDEX + column not in built:
             config = Bitmap() if column.startswith("b") else BTree()
             await table.create_index(column, config=config, name=FIELD_INDEX + column)
 
 
-async def _index_vectors(table: "AsyncTable", rows: int) -> None:
-    from lancedb.index import IvfRq
-
+async def _index_vectors(table: AsyncTable, rows: int) -> None:
     partitions = max(1, rows // ROWS_A_PARTITION)
     config = IvfRq(distance_type="cosine", num_partitions=partitions)
     await table.create_index("vector", config=config, name=f"{VECTOR_INDEX}{rows}", replace=False)

@@ -48,7 +48,7 @@ async def written(table: AsyncTable, documents: Sequence[Document]) -> None:
 
 async def old_table(database: Database, tenant: str, collection: str) -> AsyncTable:
     """Empty, in the layout of before."""
-    connection = await database._connection(tenant, writing=True)
+    connection = (await database.tenant(tenant, writing=True)).connection
     table = await connection.create_table(f"c-{collection}", schema=before(schema(MODEL, DIMENSIONS)))
     await ensure_text_index(table)
     return table

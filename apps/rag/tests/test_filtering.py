@@ -11,8 +11,8 @@ import pytest
 from lancedb.table import AsyncTable
 
 from apps.rag.index.database import Database
-from apps.rag.index.filters import compile_filter
-from apps.rag.index.rows import MOST_COLUMNS, columns_of
+from apps.rag.index.filters import MOST_COLUMNS, compile_filter
+from apps.rag.index.rows import columns_of
 from apps.rag.index.searching import PROBES, candidates
 from apps.rag.index.writing import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, put, remove, tend
 from apps.rag.library import Library
@@ -116,7 +116,7 @@ def some_documents(count: int, first: int = 0) -> list[Document]:
 
 
 async def new_table(database: Database) -> AsyncTable:
-    table = await database.making("ann", "docs", MODEL, DIMENSIONS)
+    table = (await database.making("ann", "docs", MODEL, DIMENSIONS)).table
     await ensure_text_index(table)
     return table
 
@@ -228,12 +228,12 @@ async def test_a_folder_of_before_is_opened_searched_and_brought_up_to_date(tmp_
     await written(await old_table(database, "ann", "docs"), some_documents(8))
     library = Library(tmp_path, HashingEmbedder(), limits=LIMITS)
     await library.search("ann", "docs", "passage", filter={"year": {"$exists": True}})
-    assert not columns_of(await (await database.reading("ann", "docs")).schema()).marked, "a search writes nothing"
+    assert not (await (await database.reading("ann", "docs")).columns()).marked, "a search writes nothing"
     await library.start()
     told: dict[str, Any] = {"filter": {"year": {"$gte": 0}}, "top_k": 100}
     first = sorted(await texts(library, "passage", **told))
     async with asyncio.timeout(90):
-        while not columns_of(await (await database.reading("ann", "docs")).schema()).complete:  # noqa: ASYNC110
+        while not (await (await database.reading("ann", "docs")).columns()).complete:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert 0 < len(first) < 80 and sorted(await texts(library, "passage", **told)) == first
     await finished(library, "ann", await library.submit("ann", "docs", [Upload("a.txt", b"a new one", {"Year": 1})]))

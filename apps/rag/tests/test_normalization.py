@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from apps.rag.index.database import Database
-from apps.rag.index.writing import TEXT_INDEX, WORDS_INDEX, tend
+from apps.rag.index.writing import TEXT_INDEX, WORDS_INDEX
 from apps.rag.library import Library
 from apps.rag.normalization import holds_phrase, indexed, normalized, visible
 from apps.rag.records import Passage
@@ -90,11 +90,11 @@ async def test_a_table_of_before_is_searched_as_it_is_and_then_given_its_words(t
     library = Library(tmp_path, HashingEmbedder(), limits=LIMITS)
     assert len(await found(library, "number")) == 3
     for _ in range(2):
-        await tend(await database.writing("ann", "docs"))
-    names = {index.name for index in await (await database.reading("ann", "docs")).list_indices()}
+        await (await database.writing("ann", "docs")).tend()
+    names = {index.name for index in await (await database.reading("ann", "docs")).table.list_indices()}
     assert WORDS_INDEX in names and TEXT_INDEX not in names
     view = await database.reading("ann", "docs")
-    rows = await view.query().select(["text", "words"]).to_list()
+    rows = await view.table.query().select(["text", "words"]).to_list()
     assert len(rows) == 3 and all(row["words"] == indexed(row["text"]) for row in rows)
     assert len(await found(library, "\uff4e\uff55\uff4d\uff42\uff45\uff52")) == 3
     await library.aclose()

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from apps.agents.config import AgentConfig, Overrides
 from apps.agents.decisions import Verdict, Verdicts, all_of, decided, undecided
 from apps.agents.progress import Emit, Progress, RunEnded
-from apps.agents.retried_runs import RetriedRuns
 from apps.agents.roster import AgentCard, Roster
 from apps.agents.session import RunSession, check_messages
-from apps.core.agent_runs import AgentRun, RunStore
+from apps.core.agent_runs import AgentRun, RetriedRuns, RunStore
 from apps.core.callers import Caller
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
 from apps.core.messages import Message

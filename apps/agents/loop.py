@@ -44,9 +44,8 @@ from apps.agents.schema_check import SchemaCheck
 from apps.agents.tools import AgentTool, ToolContext, ToolError
 from apps.core.callers import Caller
 from apps.core.errors import AppError, UpstreamError
-from apps.core.messages import JsonObject, Message
+from apps.core.messages import JsonObject, Message, read_json_text
 from apps.core.ports import ChatModel
-from apps.core.strict_json import read_json_text
 
 # how often one tool may be called wrongly is bounded by the steps of the run
 NO_BOUND = 1_000_000

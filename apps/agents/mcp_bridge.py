@@ -18,7 +18,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
 
-from apps.core.version import NAME, VERSION
+from apps.core.process import NAME, VERSION
 
 KEY_VARIABLE = "GENAI_API_KEY"
 # an agent may take its five minutes

@@ -39,7 +39,7 @@ from mcp_types import (
 from apps.agents.mcp_port import Progress, Scope, Served, ToolAnswer
 from apps.agents.tools import Arguments
 from apps.core.errors import AppError, InternalError, MissingRequiredField, NotFound, quoted
-from apps.core.version import NAME
+from apps.core.process import NAME
 
 LARGEST_BODY = 64 * 1024 * 1024
 

@@ -11,7 +11,7 @@ from apps.core.agent_runs import AgentRun
 from apps.core.calls import ACCOUNT
 from apps.core.deltas import Answer
 from apps.core.errors import AppError, Conflict, InvalidValue, Timeout
-from apps.core.strict_json import read_json_text
+from apps.core.messages import read_json_text
 
 
 @dataclass(frozen=True, slots=True)

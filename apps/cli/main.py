@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 
 from apps.cli import agents, chat, docs, doctor, drill, fleet, keys, models, serve
 from apps.cli.remote import CommandFailure
+from apps.core.process import VERSION
 from apps.core.settings import SettingsError
-from apps.core.version import VERSION
 
 ASK = "ask"
 GROUP_OPTIONS = frozenset({"--help", "--version", "--install-completion", "--show-completion"})

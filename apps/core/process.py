@@ -1,4 +1,4 @@
-"""This process: the CPUs that it may use, and its first imports of what is heavy.
+"""This process: what it is called, the CPUs that it may use, and its first imports of what is heavy.
 
 CPUs are counted by the affinity mask and the cgroup's quota, not by the host's cores. Two threads that import one
 package at the same time can see it half made (Python breaks the deadlock of packages whose modules import each other by
@@ -14,6 +14,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+NAME = "genai-project"
+VERSION = "0.1.0"
+
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_OF_PROCESS = Path("/proc/self/cgroup")

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.core.capacity import ModelCapacity
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest
@@ -27,7 +26,7 @@ from apps.local.engine_request import LocalWindow, answer_limit, checked_tokens,
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.prompt import text_of
 from apps.models.admission import Admission
-from apps.models.throughput import Throughput
+from apps.models.capacity import ModelCapacity, Throughput
 
 if TYPE_CHECKING:
     from apps.local.grammar import GrammarCompiler

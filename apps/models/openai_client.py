@@ -12,8 +12,8 @@ import openai
 
 from apps.core.errors import AppError
 from apps.models.upstream_errors import FAILURES, not_understood, parsed_object, status_error, translate
+from apps.transport.client import Connections
 from apps.transport.httpx_transport import HttpxTransport
-from apps.transport.pool import Connections
 
 
 class OpenAIClient:

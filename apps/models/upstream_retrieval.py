@@ -11,7 +11,7 @@ from apps.core.process import importing
 from apps.core.settings import Settings
 from apps.models.openai_chat import unknown_shape
 from apps.models.upstream_errors import KEY_VARIABLE, missing_key, needs_key, not_configured
-from apps.transport.pool import Connections
+from apps.transport.client import Connections
 
 if TYPE_CHECKING:
     from apps.models.openai_client import OpenAIClient

@@ -20,8 +20,8 @@ import jwt.algorithms
 
 from apps.core.callers import Caller
 from apps.core.errors import Overloaded
+from apps.transport.client import Connections
 from apps.transport.httpx_transport import HttpxTransport
-from apps.transport.pool import Connections
 
 FRESH_SECONDS = 300.0
 # between two fetches, so that made-up key ids do not become requests to the issuer

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx2 as httpx
 
+from apps.transport.client import Connections, Pool
 from apps.transport.origin import Origin
-from apps.transport.pool import Connections, Pool
 from apps.transport.response import BadRequest, ConnectionFailed, Cut, ProtocolError, Response
 
 # what this transport writes by itself, or what is about one connection

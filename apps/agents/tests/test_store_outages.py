@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from apps.agents.progress import ApprovalRequired
-from apps.agents.retried_runs import RetriedRuns
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import AgentTool, function_tool
-from apps.core.agent_runs import AgentRun, MemoryRuns
+from apps.core.agent_runs import AgentRun, MemoryRuns, RetriedRuns
 from apps.core.errors import Conflict, StoreUnavailable
 from apps.core.messages import user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying

@@ -59,8 +59,8 @@ from apps.api.src.wiring.accounts import build_accounts
 from apps.api.src.wiring.fleet import model_settings
 from apps.api.src.wiring.lifecycle import reloading
 from apps.api.src.wiring.services import Services
+from apps.core.process import NAME, VERSION
 from apps.core.settings import Settings
-from apps.core.version import NAME, VERSION
 
 DESCRIPTION = """One HTTP contract in front of cloud models and a local model on a plain CPU.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from apps.core.strict_json import read_json_text
+from apps.core.messages import read_json_text
 
 
 @pytest.mark.parametrize("text", ['{"a": [1, 2.5, null, "\\u00e9"]}', "[]", '"x"'])

@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from apps.core.version import NAME, VERSION
+from apps.core.process import NAME, VERSION
 
 
 def test_name_and_version_are_those_of_the_project_file() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.errors import InvalidType, InvalidValue
-from apps.core.messages import ChatRequest, JsonObject, Message
-from apps.core.strict_json import read_json_text
+from apps.core.messages import ChatRequest, JsonObject, Message, read_json_text
 from apps.gateway.openai_api.chat_messages import (
     read_messages,
     read_response_format,

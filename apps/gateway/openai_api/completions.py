@@ -19,7 +19,18 @@ from apps.core.deltas import Answer, Delta, TokenLogprob
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, UpstreamError
 from apps.core.messages import ChatRequest, user_message
 from apps.core.ports import ChatModel
-from apps.gateway.openai_api.chat_completions import DONE, usage_json
+from apps.gateway.openai_api.chat_completions import (
+    DONE,
+    Numbered,
+    added,
+    answers,
+    fingerprint,
+    joined,
+    merged,
+    seeded,
+    summed,
+    usage_json,
+)
 from apps.gateway.openai_api.chat_request import (
     FORMS,
     LIMITS,
@@ -33,7 +44,6 @@ from apps.gateway.openai_api.chat_request import (
     sampled,
     wants_usage,
 )
-from apps.gateway.openai_api.choices import Numbered, added, answers, fingerprint, joined, merged, seeded, summed
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import WireCall, WireReply
 

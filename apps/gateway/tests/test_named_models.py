@@ -5,8 +5,7 @@ import pytest
 from apps.core.deltas import Answer, collect
 from apps.core.errors import InternalError, UpstreamUnavailable
 from apps.core.messages import ChatRequest, user_message
-from apps.gateway.as_model import GatewayModel
-from apps.gateway.gateway import Gateway
+from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.routing.attempts import Attempts
 from apps.gateway.routing.config import GatewayConfig, ProviderConfig, TargetConfig

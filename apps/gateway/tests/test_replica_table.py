@@ -6,14 +6,12 @@ from collections import Counter
 from typing import Any
 
 from apps.core.callers import Caller
-from apps.core.capacity import Capacity, ModelCapacity
 from apps.gateway.protocol import WireCall
-from apps.gateway.replicas.affinity import affinity
 from apps.gateway.replicas.discovery import Discovery
 from apps.gateway.replicas.replica_set import ReplicaSet
-from apps.gateway.replicas.ring import Load, Ring
-from apps.gateway.replicas.table import Replica, ReplicaTable
+from apps.gateway.replicas.table import Load, Replica, ReplicaTable, Ring, affinity
 from apps.gateway.routing.config import ProviderConfig
+from apps.models.capacity import Capacity, ModelCapacity
 
 NAMES = [f"http://10.0.0.{number}:8000" for number in range(1, 6)]
 IDLE = {name: Load(0, 4) for name in NAMES}

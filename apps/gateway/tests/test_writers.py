@@ -19,8 +19,7 @@ from apps.core.errors import (
 )
 from apps.core.messages import ChatRequest, Message, user_message
 from apps.core.ports import ChatModel, WrapperModel
-from apps.gateway.as_model import GatewayModel
-from apps.gateway.gateway import Gateway
+from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireCall
 from apps.gateway.routing.attempts import Attempts

@@ -1,56 +1,58 @@
-"""One provider's wire, put together of several: each path of OpenAI's API may have a target of its own.
+"""An upstream over HTTP: one provider's wire, whose bytes pass through, and the same as a ChatModel.
 
-An upstream over HTTP whose bytes pass through, by the client of `transport/`.
-
-The SDK and httpx cost a multiple of the rest of the path, and aiohttp a quarter of it (see apps/DECISIONS.md); this
-knows no more of the API than where a call goes and what a failure means. The client is imported when the first call
-needs it.
+A wire is put together of several: each path of OpenAI's API may have a target of its own. The SDK and httpx cost a
+multiple of the rest of the path, and aiohttp a quarter of it (see apps/DECISIONS.md); this knows no more of the API
+than where a call goes and what a failure means. The client is imported when the first call needs it.
 """
 
 import asyncio
+import json
 import logging
-from collections.abc import Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
+from apps.core.deltas import Delta
 from apps.core.errors import AppError, NotFound
+from apps.core.messages import ChatRequest
+from apps.core.ports import Readiness
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.access import (
     Body,
     UpstreamBlocks,
+    UsageReader,
     access_headers,
+    asking_for_usage,
     beginning,
     body_of,
+    estimated_usage,
     hidden_words,
+    lacks_usage,
+    names_stream_options,
     open_client,
     patience_for_words,
     read_whole,
+    usage_in,
 )
 from apps.gateway.upstream.chat_normalizer import AtOnce, ChatNormalizer, as_events, normalized
 from apps.gateway.upstream.event_blocks import EventBlocks, MessageBlocks, MessageUsage, ResponseBlocks, whole_json
-from apps.gateway.upstream.usage import (
-    UsageReader,
-    asking_for_usage,
-    estimated_usage,
-    lacks_usage,
-    names_stream_options,
-    usage_in,
-)
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.openai_chat import chat_body, deltas_of
 from apps.models.upstream_errors import (
     CALLERS_FAULT,
     FAILURES,
     missing_key,
     nonsense,
     not_configured,
+    parsed_object,
     read_rejection,
     status_error,
     translate,
 )
 
 if TYPE_CHECKING:
-    from apps.transport.client import Client
-    from apps.transport.pool import Connections
+    from apps.transport.client import Client, Connections
     from apps.transport.response import Response
 
 
@@ -232,3 +234,59 @@ class HttpTarget:
             deployment = f"/openai/deployments/{quote(model, safe='')}"
             return f"{self._base}{deployment}{path}?api-version={self._provider.api_version}"
         return self._base + path
+
+
+class ChatWire(WireTarget, Protocol):
+    """A target that takes /chat/completions, and knows whether it can be called."""
+
+    @property
+    def reached(self) -> bool: ...
+
+    def not_configured(self) -> str: ...
+
+
+class WireModel:
+    """Always streams from the upstream, so that its timeouts are silences and never the length of an answer."""
+
+    def __init__(self, name: str, wire: ChatWire) -> None:
+        self._name = name
+        self._wire = wire
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        body = chat_body(request, "") | {"stream": True, "stream_options": {"include_usage": True}}
+        async for delta in deltas_of(self._chunks(body), body["model"]):
+            yield delta
+
+    def readiness(self) -> Readiness:
+        missing = self._wire.not_configured()
+        if missing:
+            return Readiness(self._name, "not_configured", missing)
+        if not self._wire.reached:
+            return Readiness(self._name, "unknown", "configured, and no call has reached it yet")
+        return Readiness(self._name, "ready", "configured")
+
+    async def start(self) -> None:
+        """The client connects when it is first asked."""
+
+    async def aclose(self) -> None:
+        """The wire is closed by its maker."""
+
+    def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        return chunks_of(self._wire, WireCall("/chat/completions", json.dumps(body).encode(), body, stream=True))
+
+
+async def chunks_of(wire: WireTarget, call: WireCall) -> AsyncGenerator[dict[str, Any], None]:
+    """The parsed events of a streamed call to the model that its body names. Raises as the wire does."""
+    reply = await wire.open(call, call.body["model"])
+    decoder = EventStreamDecoder()
+    try:
+        for event in decoder.feed(reply.body):
+            if event.data and event.data != b"[DONE]":
+                yield parsed_object(event.data)
+        if reply.rest is not None:
+            async for block in reply.rest:
+                for event in decoder.feed(block):
+                    if event.data and event.data != b"[DONE]":
+                        yield parsed_object(event.data)
+    finally:
+        await reply.close()

@@ -32,8 +32,7 @@ from apps.models.upstream_errors import (
 )
 
 if TYPE_CHECKING:
-    from apps.transport.client import Client
-    from apps.transport.pool import Connections
+    from apps.transport.client import Client, Connections
     from apps.transport.response import Response
 
 # what a caller names by himself is not there, or is not in a state for this

@@ -1,6 +1,6 @@
 """Tokens a second are those of the time in which answers ran."""
 
-from apps.models.throughput import Throughput
+from apps.models.capacity import Throughput
 
 
 class Clock:

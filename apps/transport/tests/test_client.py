@@ -5,8 +5,7 @@ import socket
 
 import pytest
 
-from apps.transport.client import Client
-from apps.transport.pool import IDLE_SECONDS, MOST_IDLE
+from apps.transport.client import IDLE_SECONDS, MOST_IDLE, Client
 from apps.transport.response import BadRequest, ConnectionFailed, Cut, ProtocolError
 from apps.transport.tests.calls import Start, in_seconds, served
 from apps.transport.tests.raw_server import CHUNKED, Talk, always, chunk, once, whole

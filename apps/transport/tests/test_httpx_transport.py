@@ -8,8 +8,8 @@ import httpx2
 import pytest
 
 from apps.tests.support.proxy import proxy
+from apps.transport.client import Connections
 from apps.transport.httpx_transport import HttpxTransport
-from apps.transport.pool import Connections
 from apps.transport.response import BadRequest, ConnectionFailed, Cut, ProtocolError
 from apps.transport.tests.raw_server import CHUNKED, RawServer, Script, Talk, always, chunk, once, raw_server, whole
 

@@ -11,10 +11,9 @@ import pytest
 
 from apps.tests.support.certificates import HERE, certificate, contexts, server_context
 from apps.tests.support.proxy import proxy
-from apps.transport.client import Client
+from apps.transport.client import Client, Connections
 from apps.transport.dialing import Proxies
 from apps.transport.origin import Origin
-from apps.transport.pool import Connections
 from apps.transport.response import ConnectionFailed
 from apps.transport.tests.calls import in_seconds
 from apps.transport.tests.raw_server import RawServer, Talk, always, raw_server, whole

@@ -20,7 +20,7 @@ from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage
 from apps.core.errors import AppError
-from apps.core.strict_json import read_json_text
+from apps.core.messages import read_json_text
 from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
 
 ENDED = ("done", "failed", "cancelled")

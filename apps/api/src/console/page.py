@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 
 from apps.api.src.http.openapi import error_responses
 from apps.core.errors import NotFound
-from apps.core.version import NAME, VERSION
+from apps.core.process import NAME, VERSION
 
 HERE = Path(__file__).parent
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".json": "application/json"}

@@ -12,7 +12,7 @@ from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS
 from apps.core.errors import StoreUnavailable
 from apps.core.fields import Schema
-from apps.core.version import VERSION
+from apps.core.process import VERSION
 
 
 class BudgetLeft(Schema):

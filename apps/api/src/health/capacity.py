@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from apps.api.src.auth.caller import caller_of, may_use
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.wiring.services import Services
-from apps.core.capacity import Capacity, KnowsControlTexts, Measured, ModelCapacity
+from apps.models.capacity import Capacity, KnowsControlTexts, Measured, ModelCapacity
 
 
 def capacity_router(services: Services) -> APIRouter:

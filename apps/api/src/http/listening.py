@@ -6,8 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
+from apps.core.process import NAME, VERSION
 from apps.core.settings import Settings
-from apps.core.version import NAME, VERSION
 
 BACKLOG = 2048
 

@@ -23,7 +23,7 @@ from apps.api.src.observability.call_metrics import KnownNames
 from apps.api.src.observability.request_line import Redactor, current_line
 from apps.core.calls import CallRecord
 from apps.core.errors import REDACTED
-from apps.core.version import NAME, VERSION
+from apps.core.process import NAME, VERSION
 
 OPERATIONS = {"/v1/embeddings": "embeddings", "/v1/completions": "text_completion"}
 LONGEST_NAME = 200

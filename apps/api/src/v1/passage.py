@@ -28,8 +28,8 @@ from apps.core.settings import Settings
 from apps.gateway.protocol import BYTES_PER_TOKEN
 from apps.gateway.routing.config import ANY_MODEL, Family
 from apps.gateway.routing.targets import Provider
+from apps.gateway.upstream.access import usage_in
 from apps.gateway.upstream.passage import PassedCall
-from apps.gateway.upstream.usage import usage_in
 from apps.models.metering import Meter
 
 FORM = "multipart/form-data"

@@ -15,8 +15,7 @@ from apps.core.agent_runs import MemoryRuns, RunStore
 from apps.core.callers import SHARED, Caller
 from apps.core.ports import ChatModel
 from apps.core.settings import Settings
-from apps.gateway.as_model import GatewayModel
-from apps.gateway.gateway import Gateway
+from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath

@@ -6,10 +6,9 @@ from apps.api.src.observability.tracing import Tracing
 from apps.core.ports import ChatModel, Observation
 from apps.core.settings import Settings
 from apps.gateway.protocol import TraceHeaders
-from apps.gateway.replicas.model import ReplicaModel
 from apps.gateway.replicas.replica_set import ReplicaSet
 from apps.gateway.replicas.table import ANY
-from apps.gateway.replicas.target import ReplicaTarget
+from apps.gateway.replicas.target import ReplicaModel, ReplicaTarget
 from apps.gateway.routing.config import ProviderConfig, TimeoutsConfig
 from apps.local.model import LocalModel
 

@@ -15,17 +15,15 @@ from apps.api.src.wiring.stores import Documents
 from apps.core.calls import Price
 from apps.core.ports import ChatModel, Embedder, Writer
 from apps.core.settings import Settings
-from apps.gateway.as_model import GatewayModel
-from apps.gateway.gateway import Gateway
+from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.openai_api.completions import LocalCompletions
 from apps.gateway.openai_api.embeddings import EmbeddingsWire
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
 from apps.gateway.protocol import TraceHeaders, WireTarget
-from apps.gateway.replicas.model import ReplicaModel
 from apps.gateway.replicas.replica_set import ReplicaSet
 from apps.gateway.replicas.table import ANY
-from apps.gateway.replicas.target import ReplicaTarget
+from apps.gateway.replicas.target import ReplicaModel, ReplicaTarget
 from apps.gateway.routing.attempts import Attempts
 from apps.gateway.routing.config import (
     ANY_MODEL,
@@ -38,15 +36,14 @@ from apps.gateway.routing.config import (
 )
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Provider
-from apps.gateway.upstream.chat_model import WireModel
 from apps.gateway.upstream.chat_over_messages import ChatOverMessages
-from apps.gateway.upstream.http_target import ByPath, HttpTarget
+from apps.gateway.upstream.http_target import ByPath, HttpTarget, WireModel
 from apps.gateway.upstream.passage import Passage
 from apps.local.embedding.minilm import MiniLM
 from apps.models.admission import Admission, OwnQueue
 from apps.models.metering import PriceOf
 from apps.models.upstream_errors import KEY_VARIABLE, needs_key
-from apps.transport.pool import Connections
+from apps.transport.client import Connections
 
 UPSTREAM = "openai"
 LONGEST_CALL = 3600.0

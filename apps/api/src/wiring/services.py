@@ -27,10 +27,9 @@ from apps.api.src.wiring.stores import (
 from apps.cache.front import CachedModel, CacheFront
 from apps.core.calls import Bookkeeper
 from apps.core.ports import ChatModel, Embedder, Observed, Reranker
+from apps.core.process import VERSION
 from apps.core.settings import Settings
-from apps.core.version import VERSION
-from apps.gateway.as_model import LOCAL
-from apps.gateway.gateway import Gateway
+from apps.gateway.gateway import LOCAL, Gateway
 from apps.gateway.routing.targets import FREE
 from apps.local.embedding.checkpoints import embedders
 from apps.local.embedding.minilm import MiniLM
@@ -38,7 +37,7 @@ from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.database import Database
 from apps.operations.key_store import KeyRing
-from apps.transport.pool import Connections
+from apps.transport.client import Connections
 
 if TYPE_CHECKING:
     from apps.operations.bearer_tokens import BearerTokens

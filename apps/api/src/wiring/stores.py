@@ -13,8 +13,7 @@ from apps.cache.semantic import SemanticIndex
 from apps.cache.store import DiskStore, GuardedStore, MemoryStore, Store
 from apps.core.ports import ChatModel, Embedder, Reranker
 from apps.core.settings import Settings
-from apps.gateway.as_model import GatewayModel
-from apps.gateway.gateway import Gateway
+from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
 from apps.gateway.upstream.http_target import ByPath
@@ -28,7 +27,7 @@ from apps.operations.key_store import KeyStore
 from apps.operations.key_terms import server_secret
 from apps.rag.answering import RagModels
 from apps.rag.library import Library
-from apps.transport.pool import Connections
+from apps.transport.client import Connections
 
 if TYPE_CHECKING:
     from apps.operations.bearer_tokens import BearerTokens

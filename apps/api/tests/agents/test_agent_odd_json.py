@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from apps.core.strict_json import read_json_text
+from apps.core.messages import read_json_text
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.tests.support.agent_serving import agent, read_run, serving_agents
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 
-from apps.core.version import NAME, VERSION
+from apps.core.process import NAME, VERSION
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.tests.support.agent_serving import agent, serving_agents
 from apps.tests.support.keys import make_keys

@@ -9,7 +9,7 @@ import pytest
 
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
-from apps.core.version import NAME, VERSION
+from apps.core.process import NAME, VERSION
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 from apps.tests.support.agent_serving import Book, agent, serving_agents
 from apps.tests.support.keys import make_keys

@@ -10,12 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.core.capacity import Capacity
 from apps.core.settings import Settings
 from apps.local.checkpoint import Report
 from apps.local.loading import Loaded, LoadFailed
 from apps.local.model import LocalModel
 from apps.local.tests.fakes import EchoEngine, EchoTokenizer
+from apps.models.capacity import Capacity
 from apps.tests.support.serving import serving_models, settings
 
 

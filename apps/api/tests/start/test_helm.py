@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from apps.core.process import VERSION
 from apps.core.settings import Settings
-from apps.core.version import VERSION
 
 CHART = Path(__file__).parents[4] / "infra/helm"
 TEMPLATES = {file.name: file.read_text() for file in (CHART / "templates").iterdir()}

@@ -136,11 +136,10 @@ async def ask(url: str, text: str, tokens: int, secret: str = "", model: str = "
     return first or time.perf_counter() - began, counted
 
 
-def prompt(number: int) -> str:
+def prompt(number: int, words: int = 20) -> str:
     """Different from its first word on, so that no prefix is shared."""
-    return (
-        f"{number} {' '.join(WORDS[(number * 7 + at * (number + 1)) % len(WORDS)] for at in range(20))} Tell a story."
-    )
+    told = " ".join(WORDS[(number * 7 + at * (number + 1)) % len(WORDS)] for at in range(words))
+    return f"{number} {told} Tell a story."
 
 
 def speed(url: str, number: int) -> float:
@@ -175,8 +174,9 @@ def first_token(folder: Path, rounds: int) -> list[str]:
     with fleet(folder, [[0]]) as (url, (replica,), secret):
         for number in range(rounds * 30):
             # in turns, each with a prompt that nobody has computed
-            direct.append(asyncio.run(ask(replica, prompt(2 * number), 1, secret, "local"))[0])
-            through.append(asyncio.run(ask(url, prompt(2 * number + 1), 1))[0])
+            # few words: their prefill varies by more than a gateway adds
+            direct.append(asyncio.run(ask(replica, prompt(2 * number, 2), 1, secret, "local"))[0])
+            through.append(asyncio.run(ask(url, prompt(2 * number + 1, 2), 1))[0])
     near, far = statistics.median(direct), statistics.median(through)
     return [
         f"first token, p50 of {len(direct)}: {near * 1000:.2f} ms from the replica, {far * 1000:.2f} ms through the"
@@ -210,6 +210,7 @@ def workers(rounds: int, calls: int = 4000) -> list[str]:
                 script = Path(kept) / "chat.lua"
                 script.write_text(_lua(no_store=True))
                 _wrk(url, script, 2)
+                _await_quiet(pid)
                 costs[count] = min(_cost(url, script, pid) for _ in range(rounds))
                 script.write_text(_lua(no_store=False))
                 _wrk(url, script, 2)
@@ -221,6 +222,17 @@ def workers(rounds: int, calls: int = 4000) -> list[str]:
     lines.append(f"answers from the cache a second: {rates[1]:.0f} with one, {rates[2]:.0f} with two")
     lines.append(f"- {rates[2] / rates[1]:.2f} (at least 1.5, where wrk does not take the cores)")
     return lines
+
+
+def _await_quiet(pid: int) -> None:
+    """Until what the processes do by themselves after their start (imports, a model that is not there) has ended."""
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end:
+        before = cpu_seconds(pid)
+        time.sleep(2)
+        if cpu_seconds(pid) - before < 0.2:
+            return
+    raise RuntimeError("the processes do not come to rest")
 
 
 def _cost(url: str, script: Path, pid: int) -> float:

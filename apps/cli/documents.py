@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from apps.api.src.wiring.fleet import remote_local
 from apps.api.src.wiring.stores import chosen_embedder
 from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
@@ -121,7 +122,12 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(options: argparse.Namespace) -> int:
     settings = load_settings()
-    embedder, tokenizer = chosen_embedder(settings)
+    # where the models are in another process, so is the embedder
+    elsewhere = remote_local(settings).target if settings.local_url else None
+    embedder, tokenizer = chosen_embedder(settings, elsewhere=elsewhere)
+    if elsewhere is not None:
+        # its first answer, or the reason why there is none
+        await elsewhere.replicas.choose(b"", "embedding", embedder.name)
     library = Library.from_settings(settings, embedder, tokenizer=tokenizer)
     commands = {"ingest": _ingest, "sync": _sync, "list": _list, "search": _search, "delete": _delete}
     try:
@@ -129,6 +135,8 @@ async def _run(options: argparse.Namespace) -> int:
     finally:
         await library.aclose()
         await embedder.aclose()
+        if elsewhere is not None:
+            await elsewhere.aclose()
 
 
 async def _ingest(library: Library, options: argparse.Namespace) -> int:

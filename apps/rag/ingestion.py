@@ -83,6 +83,9 @@ class Ingestion:
             while True:
                 self._news.clear()
                 try:
+                    if self._waits_for_embedder():
+                        await self._quiet(sandbox)
+                        continue
                     claim = await self._parts.jobs(lambda table: table.claim(self._worker))
                     if claim is not None:
                         await self._take(claim, sandbox)
@@ -96,6 +99,11 @@ class Ingestion:
                 await self._quiet(sandbox)
         finally:
             await sandbox.aclose()
+
+    def _waits_for_embedder(self) -> bool:
+        """Whether it cannot answer now and will: a try of a file would be spent on nothing."""
+        told = self._parts.embedder.readiness()
+        return told.state != "ready" and told.retry_after is not None
 
     async def _quiet(self, sandbox: Sandbox) -> None:
         await self._tend_all()

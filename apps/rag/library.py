@@ -110,7 +110,7 @@ class Library:
             return Readiness("rag", "failed", self._failure)
         embedder = self._embedder.readiness()
         details = {"embedding_model": embedder.name, "dimensions": self._embedder.dimensions}
-        return Readiness("rag", embedder.state, embedder.reason, details)
+        return Readiness("rag", embedder.state, embedder.reason, details, embedder.retry_after)
 
     async def start(self) -> None:
         """Begin to ingest what waits, also from before a restart; returns at once. Searching does not need it.
@@ -266,7 +266,7 @@ class Library:
         """What could not be ingested is not taken in."""
         ready = self.readiness()
         if ready.state in ("not_configured", "failed"):
-            raise ModelUnavailable(ready.reason, details={"state": ready.state}, retry_after=60)
+            raise ModelUnavailable(ready.reason, details={"state": ready.state}, retry_after=ready.retry_after or 60)
 
 
 def take_in(spool: Spool, labels: Sequence[tuple[str, Metadata]], uploads: Sequence[Upload]) -> list[NewFile]:

@@ -52,6 +52,7 @@ from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.v1.cached import Recordings
 from apps.api.src.v1.documentation import document_v1
+from apps.api.src.v1.embedding_tokens import embedding_tokens_router
 from apps.api.src.v1.passage import passage_router
 from apps.api.src.v1.rerank import rerank_router
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
@@ -221,6 +222,7 @@ def _fleet_routes(services: Services, settings: Settings, limits: RateLimits) ->
         capacity_router(services),
         v1_lookup_router(services, settings, limits),
         rerank_router(services, settings, limits),
+        embedding_tokens_router(services),
         health_router(services, settings, limits),
         ready_router(services),
         metrics_router(services),

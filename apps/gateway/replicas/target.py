@@ -30,7 +30,7 @@ from apps.models.openai_chat import chat_body, deltas_of
 from apps.models.upstream_errors import parsed_object
 from apps.transport.response import ConnectionFailed
 
-KINDS: dict[str, Kind] = {"/embeddings": "embedding", "/rerank": "rerank"}
+KINDS: dict[str, Kind] = {"/embeddings": "embedding", "/embeddings/tokens": "embedding", "/rerank": "rerank"}
 
 
 class ReplicaTarget:

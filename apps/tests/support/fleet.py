@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from apps.api.src.application import create_app
 from apps.api.src.wiring.fleet import model_settings
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
+from apps.core.ports import Embedder, Reranker
 from apps.core.settings import Settings
 from apps.local.checkpoint import Report
 from apps.local.loading import Loaded
@@ -31,7 +32,13 @@ class ServedReplica:
 
 
 @contextmanager
-def serving_replica(engine: EchoEngine | None = None, name: str = "echo", **changes: Any) -> Iterator[ServedReplica]:
+def serving_replica(
+    engine: EchoEngine | None = None,
+    name: str = "echo",
+    embedder: Embedder | None = None,
+    reranker: Reranker | None = None,
+    **changes: Any,
+) -> Iterator[ServedReplica]:
     """A process of SERVE_ROLE=model, as far as its clients can tell, with an engine that says the prompt again."""
     engine = engine or EchoEngine(context_length=4096)
     given = {"fleet_secret": marked("FLEET_SECRET"), "serve_role": "model", **changes}
@@ -41,8 +48,9 @@ def serving_replica(engine: EchoEngine | None = None, name: str = "echo", **chan
         return Loaded(name, engine, EchoTokenizer())
 
     local = LocalModel(configured, load)
-    gateway = build_gateway(configured, local)
-    app = create_app(configured, on_record(configured, local, local, gateway))
+    gateway = build_gateway(configured, local, embedder)
+    services = replace(on_record(configured, local, local, gateway, embedder), reranker=reranker)
+    app = create_app(configured, services)
     with serving(app) as url:
         yield ServedReplica(url, app, engine, local)
 

@@ -22,6 +22,7 @@ from apps.gateway.openai_api.embeddings import EmbeddingsWire
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
 from apps.gateway.protocol import TraceHeaders, WireTarget
 from apps.gateway.replicas.replica_set import ReplicaSet
+from apps.gateway.replicas.retrieval import ReplicaEmbedder, ReplicaEmbeddingsWire
 from apps.gateway.replicas.table import ANY
 from apps.gateway.replicas.target import ReplicaModel, ReplicaTarget
 from apps.gateway.routing.attempts import Attempts
@@ -48,6 +49,8 @@ from apps.transport.client import Connections
 UPSTREAM = "openai"
 LONGEST_CALL = 3600.0
 MANY_CALLS = 10_000
+# embeddings that gateways may ask of one process at a time
+FLEET_CALLS = 64
 IN_PROCESS = {
     "local": ProviderConfig.model_construct(kind="local"),
     # it computes one call at a time: more than the next one had better wait in the fair queue
@@ -100,7 +103,7 @@ def load_gateway(
     the first, wherever that is.
     """
     own: dict[str, Own] = {"local": (_own_local(local), local)}
-    embeddings = EmbeddingsWire(embedder or MiniLM())
+    embeddings = _embeddings(embedder or MiniLM())
     own["embedder"] = (embeddings, embeddings)
     if documents is not None:
         own["rag"] = (documents.wire(), documents.answers)
@@ -155,10 +158,17 @@ def default_config(settings: Settings, own: Collection[str] = ("local", "embedde
 
 
 def _model_config(own: Collection[str]) -> GatewayConfig:
-    """Of a process that serves models alone: they answer to their own names, and the local one to ``local``."""
+    """Of a process that serves models alone: they answer to their own names, and the local one to ``local``.
+
+    Its callers are gateways, each with a fair queue of its own; here a question must not wait behind documents, for
+    which the embedder has another thread.
+    """
     target = TargetConfig.model_construct(provider="local", model="")
+    providers = {name: IN_PROCESS[name] for name in own}
+    if "embedder" in providers:
+        providers["embedder"] = providers["embedder"].model_copy(update={"max_concurrency": FLEET_CALLS})
     return GatewayConfig.model_construct(
-        providers={name: IN_PROCESS[name] for name in own},
+        providers=providers,
         models={ANY: ModelConfig.model_construct(targets=[target], fallbacks=[])},
     )
 
@@ -187,6 +197,11 @@ class _Lent:
 def _own_local(local: ChatModel) -> WireTarget:
     """The local model's wire: of another process its own, where bytes pass through."""
     return _Lent(local.target) if isinstance(local, ReplicaModel) else local_wire(local)
+
+
+def _embeddings(embedder: Embedder) -> EmbeddingsWire:
+    """The wire of an embedder: of another process its own, where bytes pass through."""
+    return ReplicaEmbeddingsWire(embedder) if isinstance(embedder, ReplicaEmbedder) else EmbeddingsWire(embedder)
 
 
 def local_wire(local: ChatModel) -> WireTarget:
@@ -257,7 +272,7 @@ def _more_embedders(config: GatewayConfig, settings: Settings, embedders: Iterab
     if first is None:
         return
     for embedder in embedders:
-        wire, name = EmbeddingsWire(embedder), f"embedder/{embedder.name}"
+        wire, name = _embeddings(embedder), f"embedder/{embedder.name}"
         yield Provider(name, first, wire, wire, _admission(name, first, settings))
 
 

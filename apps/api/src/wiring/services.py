@@ -17,6 +17,7 @@ from apps.api.src.wiring.fleet import InferenceMetrics, local_model, model_setti
 from apps.api.src.wiring.gateway import build_cloud, cloud_price, load_gateway, new_gateway, setting_of
 from apps.api.src.wiring.stores import (
     Documents,
+    EmbeddingModels,
     build_cache,
     build_database,
     build_key_store,
@@ -30,9 +31,8 @@ from apps.core.ports import ChatModel, Embedder, Observed, Reranker
 from apps.core.process import VERSION
 from apps.core.settings import Settings
 from apps.gateway.gateway import LOCAL, Gateway
+from apps.gateway.replicas.target import ReplicaModel
 from apps.gateway.routing.targets import FREE
-from apps.local.embedding.checkpoints import embedders
-from apps.local.embedding.minilm import MiniLM
 from apps.local.model import LocalModel
 from apps.models.metering import Meter, MeteredModel, PriceOf
 from apps.operations.database import Database
@@ -147,8 +147,11 @@ def build_services(settings: Settings) -> Services:
     local = local_model(settings, tracing)
     connections = Connections()
     gateway = new_gateway(settings)
-    reranker, others = chosen_reranker(settings, connections), embedders(settings.embedding_models)
-    documents, embedder = open_documents(settings, gateway, local, connections, reranker, others)
+    # the process that has the local model has the others too
+    elsewhere = local.target if isinstance(local, ReplicaModel) else None
+    reranker, models = chosen_reranker(settings, connections, elsewhere), EmbeddingModels(settings, elsewhere)
+    documents = open_documents(settings, gateway, local, connections, reranker, models)
+    embedder, others = models.first, models.others
     parts = open_agents(settings, gateway, local, documents.library, database, lambda name: setting_of(name, settings))
     load_gateway(gateway, settings, local, embedder, tracing, documents, parts, connections, others)
     cloud = build_cloud(settings, gateway)
@@ -159,15 +162,15 @@ def build_services(settings: Settings) -> Services:
 
 
 def build_model_services(settings: Settings) -> Services:
-    """The services of SERVE_ROLE=model: the local model, the embedder, and a reranker of this machine."""
+    """The services of SERVE_ROLE=model: the local model, the embedders, and a reranker of this machine."""
     own = model_settings(settings)
-    local, tracing, connections, embedder = LocalModel(own), open_tracing(own), Connections(), MiniLM()
+    local, tracing, connections, models = LocalModel(own), open_tracing(own), Connections(), EmbeddingModels(own)
     reranker = None if own.rerank_base_url else chosen_reranker(own, connections)
     gateway = new_gateway(own)
-    load_gateway(gateway, own, local, embedder, tracing, connections=connections)
+    load_gateway(gateway, own, local, models.first, tracing, connections=connections, embedders=models.others)
     observed = [InferenceMetrics(local)]
-    services = on_record(own, local, local, gateway, embedder, tracing, observed=observed, connections=connections)
-    return replace(services, reranker=reranker)
+    services = on_record(own, local, local, gateway, models.first, tracing, observed=observed, connections=connections)
+    return replace(services, reranker=reranker, embedders=models.others)
 
 
 def on_record(

@@ -3,7 +3,6 @@
 What is kept, by the settings: the database with its keys, tokens of an issuer, the response cache.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from apps.core.settings import Settings
 from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.protocol import WireTarget
+from apps.gateway.replicas.retrieval import ReplicaEmbedder, ReplicaReranker
+from apps.gateway.replicas.target import ReplicaTarget
 from apps.gateway.upstream.http_target import ByPath
 from apps.local.embedding.checkpoints import embedders
 from apps.local.embedding.local_embedder import LocalEmbedder
@@ -33,20 +34,44 @@ if TYPE_CHECKING:
     from apps.operations.bearer_tokens import BearerTokens
 
 
-def chosen_embedder(
-    settings: Settings, connections: Connections | None = None, others: Sequence[LocalEmbedder] | None = None
-) -> tuple[Embedder, Path | None]:
-    """The embedder of collections of documents, and its tokenizer.json where there is one.
+Placed = LocalEmbedder | ReplicaEmbedder
+"""An embedding model of this machine: in this process, or in the one that has the models."""
 
-    ``others`` are those of EMBEDDING_MODELS where they are made already.
+
+class EmbeddingModels:
+    """Those of this machine: all-MiniLM-L6-v2 (``first``) and the ``others`` of EMBEDDING_MODELS; none is loaded.
+
+    They are in the process that ``elsewhere`` leads to, where that is given. Raises SettingsError for a folder of
+    EMBEDDING_MODELS that is no embedding model.
     """
-    for other in embedders(settings.embedding_models) if others is None else others:
-        if other.name == settings.rag_embedding_model:
-            return other, other.tokenizer_file
-    if settings.rag_embedding_model:
-        return OpenAIEmbedder(settings, connections), None
-    minilm = MiniLM()
-    return minilm, minilm.tokenizer_file
+
+    def __init__(self, settings: Settings, elsewhere: ReplicaTarget | None = None) -> None:
+        here = [MiniLM(), *embedders(settings.embedding_models)]
+        # passages are cut by the tokenizer alone, which has no weights
+        self._tokenizers = {one.name: one.tokenizer_file for one in here}
+        self.first, *self.others = (_placed(one, elsewhere) for one in here)
+
+    def of_documents(self, settings: Settings, connections: Connections | None) -> tuple[Embedder, Path | None]:
+        """The embedder of collections of documents, and its tokenizer.json where there is one."""
+        for other in self.others:
+            if other.name == settings.rag_embedding_model:
+                return other, self._tokenizers[other.name]
+        if settings.rag_embedding_model:
+            return OpenAIEmbedder(settings, connections), None
+        return self.first, self._tokenizers[self.first.name]
+
+
+def _placed(embedder: LocalEmbedder, elsewhere: ReplicaTarget | None) -> Placed:
+    if elsewhere is None:
+        return embedder
+    return ReplicaEmbedder(elsewhere, embedder.name, embedder.dimensions, embedder.longest)
+
+
+def chosen_embedder(
+    settings: Settings, connections: Connections | None = None, elsewhere: ReplicaTarget | None = None
+) -> tuple[Embedder, Path | None]:
+    """The embedder of collections of documents, and its tokenizer.json where there is one."""
+    return EmbeddingModels(settings, elsewhere).of_documents(settings, connections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +87,16 @@ class Documents:
         return ByPath({"/chat/completions": LocalWire(self.answers, asks_others=True)})
 
 
-def chosen_reranker(settings: Settings, connections: Connections | None = None) -> Reranker | None:
-    """None where RERANK_MODEL is empty."""
+def chosen_reranker(
+    settings: Settings, connections: Connections | None = None, elsewhere: ReplicaTarget | None = None
+) -> Reranker | None:
+    """None where RERANK_MODEL is empty. A local one is where ``elsewhere`` leads, if that is given."""
     if not settings.rerank_model:
         return None
     if settings.rerank_base_url:
         return UpstreamReranker(settings, connections)
-    return LocalReranker(settings.rerank_model)
+    local = LocalReranker(settings.rerank_model)
+    return local if elsewhere is None else ReplicaReranker(elsewhere, local.name)
 
 
 def open_documents(
@@ -77,13 +105,12 @@ def open_documents(
     local: ChatModel,
     connections: Connections | None = None,
     reranker: Reranker | None = None,
-    others: Sequence[LocalEmbedder] | None = None,
-) -> tuple[Documents, Embedder]:
-    """The documents, and the embedder of /v1/embeddings: where both are MiniLM, it is one and is loaded once."""
-    embeds, tokenizer = chosen_embedder(settings, connections, others)
+    models: EmbeddingModels | None = None,
+) -> Documents:
+    """The documents. Their embedder is one of ``models`` where it is of this machine, and is loaded once."""
+    embeds, tokenizer = (models or EmbeddingModels(settings)).of_documents(settings, connections)
     library = Library.from_settings(settings, embeds, tokenizer=tokenizer, reranker=reranker)
-    documents = build_documents(settings, gateway, local, embeds, library)
-    return documents, embeds if isinstance(embeds, MiniLM) else MiniLM()
+    return build_documents(settings, gateway, local, embeds, library)
 
 
 def build_documents(

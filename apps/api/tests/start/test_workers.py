@@ -13,7 +13,11 @@ import pytest
 from apps.api.src.http.peers import Peers
 from apps.api.src.http.workers import Child, Restarts, Supervisor, children, shared_listeners
 from apps.core.settings import Settings
+from apps.local.embedding.minilm import missing_requirements
+from apps.rag.index.database import missing_requirements as missing_index
+from apps.tests.overheard import hearing_client
 from apps.tests.support.processes import Running, running
+from apps.tests.support.rag_serving import ingested
 from apps.tests.support.serving import settings
 from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream, mock_upstream
@@ -87,6 +91,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, upstream: MockUpstream) ->
         "RATE_LIMIT_ENABLED": "true",
         "RATE_LIMIT_GENERATE": f"{LIMIT}/minute",
         "RATE_LIMIT_V1": "100000/minute",
+        "RATE_LIMIT_RAG": "100000/minute",
         "RATE_LIMIT_LOCAL": "100000/minute",
         "LOCAL_MODEL": "packaged/none",
         "LOCAL_FALLBACK": "packaged",
@@ -187,6 +192,30 @@ def test_all_workers_ask_the_one_local_model(service: Running) -> None:
     assert [len(one["embedding"]) for one in vectors["data"]] == [384, 384]
     counted = httpx2.post(f"{service.url}/v1/tokenize", json={"model": chat["id"], "prompt": "one two"}, timeout=90)
     assert counted.json()["count"] >= 2
+
+
+@pytest.mark.long
+@pytest.mark.local
+def test_the_encoder_is_loaded_once_whoever_asks_for_vectors(service: Running) -> None:
+    """By search, ingestion and /v1/embeddings, in both workers: counted by what the processes log and have mapped."""
+    if missing := [*missing_requirements(), *missing_index()]:
+        pytest.skip(f"needs requirements-local.txt: {', '.join(missing)}")
+    collection = f"{service.url}/rag/collections/words"
+    with hearing_client(timeout=150) as http:
+        texts = [{"name": f"{number}.txt", "text": f"Door {number} is {number} meters wide."} for number in range(8)]
+        job = ingested(http, collection, *texts)
+        assert (job["status"], job["passages"]) == ("done", 8), job
+    for number in range(8):
+        # a connection each, so that both workers are met
+        body = {"model": "all-MiniLM-L6-v2", "input": f"number {number}"}
+        assert httpx2.post(f"{service.url}/v1/embeddings", json=body, timeout=90).status_code == 200
+        found = httpx2.post(f"{collection}/query", json={"query": f"How wide is door {number}?"}, timeout=90)
+        assert found.json()["passages"][0]["vector_score"] > 0, found.text
+    assert service.log.read_text().count("all-MiniLM-L6-v2 is loaded") == 1
+    with_torch = [
+        pid for pid in _family(service.process.pid) if "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+    ]
+    assert [_family(service.process.pid)[pid] for pid in with_torch] == [""], "workers need no torch"
 
 
 @pytest.mark.long

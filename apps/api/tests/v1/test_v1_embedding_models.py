@@ -9,9 +9,8 @@ import pytest
 from apps.api.src.application import create_app
 from apps.api.src.wiring.gateway import load_gateway, new_gateway
 from apps.api.src.wiring.services import on_record
-from apps.api.src.wiring.stores import build_database, chosen_embedder
+from apps.api.src.wiring.stores import EmbeddingModels, build_database
 from apps.core.ports import Readiness
-from apps.local.embedding.checkpoints import embedders
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.sentence_encoder import make_sentence_encoder
 from apps.tests.support.serving import serving, settings
@@ -72,7 +71,6 @@ def test_one_that_makes_embeddings_does_not_chat(url: str, http: httpx2.Client) 
 def test_documents_may_name_one_of_them(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     folder = make_sentence_encoder(tmp_path / "mine")
-    others = embedders([str(folder)])
     configured = settings(embedding_models=str(folder), rag_embedding_model="mine", data_dir=tmp_path)
-    chosen, tokenizer = chosen_embedder(configured, others=others)
-    assert (chosen, tokenizer) == (others[0], folder / "tokenizer.json")
+    models = EmbeddingModels(configured)
+    assert models.of_documents(configured, None) == (models.others[0], folder / "tokenizer.json")

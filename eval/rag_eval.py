@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 from apps.rag.search import Ranking
 from eval import rag_report
 from eval.rag import calibration

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.local.embedding.minilm import DIMENSIONS, NAME, MiniLM
+from apps.local.encoders.embedder import MINILM, MINILM_DIMENSIONS, MiniLM
 from apps.rag.index.database import Database
 from apps.rag.index.rows import schema, table_of, widened
 from apps.rag.index.writing import ensure_text_index, tend
@@ -169,7 +169,7 @@ def rss_mb() -> float:
 
 def measure_latency(rows: int) -> Latency:
     with tempfile.TemporaryDirectory() as folder:
-        built = asyncio.run(build(Path(folder), rows, NAME, DIMENSIONS))
+        built = asyncio.run(build(Path(folder), rows, MINILM, MINILM_DIMENSIONS))
         command = [sys.executable, "-m", "eval.rag_speed", "ask", folder, str(rows), str(built)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)  # noqa: S603 - our own module
         return Latency(**json.loads(done.stdout))

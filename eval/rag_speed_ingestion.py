@@ -7,7 +7,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 from apps.rag.library import Library
 from apps.rag.records import Upload
 from apps.tests.support.made_files import pdf

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from apps.cache.semantic import SemanticIndex
 from apps.core.ports import Readiness
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 from eval.semantic_pairs import DIFFERENT, PARAPHRASES, Pair, generated
 
 RECOMMENDED = 0.96

@@ -21,7 +21,7 @@ from apps.core.settings import Settings, SettingsError, load_settings
 from apps.gateway.routing.config import GatewayConfigError, load_gateway_config
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.kernel.build import compiler, cpu_flags, library_path, usable_variants
-from apps.local.engine.kernel.errors import NoKernel
+from apps.local.engine.port import NoKernel
 from apps.local.loading import PLAIN_REQUIRED, REQUIRED
 
 Status = Literal["ok", "note", "fault"]

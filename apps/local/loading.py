@@ -159,7 +159,7 @@ def _load_engine(
 ) -> tuple[Engine, str | None]:
     """The batching engine; where it refuses, transformers' own `generate`, and why."""
     from apps.local.engine.batching.opening import Options, open_engine
-    from apps.local.engine.kernel.errors import UnsupportedModel, UnusableDraft
+    from apps.local.engine.port import UnsupportedModel, UnusableDraft
 
     folder, cache_dir = checkpoint.folder, settings.model_cache_dir
     precision, slots = settings.local_precision, settings.local_slots
@@ -186,7 +186,7 @@ def _load_engine(
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
     # imported here: transformers takes a second that the batching engine does without
     with importing():
-        from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
+        from apps.local.engine.plain.engine import CheckpointBroken, load_plain_engine
 
     try:
         if (folder / WEIGHTS).is_file():

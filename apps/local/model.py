@@ -19,10 +19,9 @@ from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State, digest_of
 from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar, offered_tools, open_compiler
-from apps.local.answer_reader import AnswerReader
 from apps.local.checkpoint import looks_like_folder
 from apps.local.engine.port import Constraint
-from apps.local.engine_request import LocalWindow, answer_limit, checked_tokens, sampling_of, tokenized
+from apps.local.engine_exchange import AnswerReader, LocalWindow, answer_limit, checked_tokens, sampling_of, tokenized
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.prompt import text_of
 from apps.models.admission import Admission

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from apps.core.process import importing
-from apps.local.gguf import WEIGHTS
-from apps.local.gguf_checkpoint import write_checkpoint
+from apps.local.gguf import WEIGHTS, write_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from apps.core.settings import SettingsError, load_settings
 from apps.local.engine.batching.opening import own_library
 from apps.local.engine.batching.packed_cache import Packer, load_weights
 from apps.local.engine.batching.shape import read_shape
-from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
+from apps.local.engine.port import NoKernel, UnsupportedModel
 from apps.local.packaged import PackagedModelError, packaged_checkpoint
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 from apps.rag.library import Library
 from apps.rag.normalization import normalized
 from apps.rag.records import Passage, Upload

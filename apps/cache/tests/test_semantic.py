@@ -9,7 +9,7 @@ import pytest
 from apps.cache.semantic import SemanticIndex
 from apps.core.errors import InvalidValue
 from apps.core.ports import Readiness, State
-from apps.local.embedding.minilm import MiniLM, missing_requirements
+from apps.local.encoders.embedder import MiniLM, missing_for_minilm
 from eval.semantic_cache import RECOMMENDED, measure
 from eval.semantic_pairs import DIFFERENT, PARAPHRASES
 
@@ -142,7 +142,7 @@ async def test_a_text_with_signs_or_letters_beyond_the_vocabulary_is_not_semanti
 
 
 @pytest.mark.local
-@pytest.mark.skipif(bool(missing_requirements()), reason="requirements-local.txt is not installed")
+@pytest.mark.skipif(bool(missing_for_minilm()), reason="requirements-local.txt is not installed")
 @pytest.mark.long
 async def test_at_the_recommended_threshold_minilm_lets_no_other_question_through() -> None:
     minilm = MiniLM()
@@ -155,7 +155,7 @@ async def test_at_the_recommended_threshold_minilm_lets_no_other_question_throug
 
 @pytest.mark.long
 @pytest.mark.local
-@pytest.mark.skipif(bool(missing_requirements()), reason="requirements-local.txt is not installed")
+@pytest.mark.skipif(bool(missing_for_minilm()), reason="requirements-local.txt is not installed")
 async def test_no_generated_pair_passes_at_the_recommended_threshold_and_paraphrases_still_do() -> None:
     minilm = MiniLM()
     [found] = await measure(minilm, [RECOMMENDED])

@@ -1,4 +1,8 @@
-"""The seams inside the local model: Engine runs a checkpoint, Constraint says which tokens may come next."""
+"""The seams inside the local model: Engine runs a checkpoint, Constraint says which tokens may come next.
+
+The errors say why the batching engine, its kernels or its draft model cannot be had; for the first two something else
+serves.
+"""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,3 +126,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End every generation and the threads behind them."""
+
+
+class UnsupportedModel(Exception):
+    """The checkpoint is not of the shape that this engine runs; the message says what differs."""
+
+
+class NoKernel(Exception):
+    """The kernels cannot be used on this machine; the message says what is missing."""
+
+
+class UnusableDraft(Exception):
+    """The model that is to draft cannot; the message says why."""

@@ -45,7 +45,7 @@ def tokenizer(packaged: Path) -> object:
 
 @pytest.fixture(scope="module")
 def engine(packaged: Path) -> Iterator[object]:
-    from apps.local.engine.plain.loading import load_plain_engine
+    from apps.local.engine.plain.engine import load_plain_engine
     from apps.local.tokenizer import HubTokenizer
 
     # auto would be bf16 on a CPU that multiplies it, and the tests compare with float32

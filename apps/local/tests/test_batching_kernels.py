@@ -30,9 +30,17 @@ from apps.local.engine.kernel.build import (
     cpu_flags,
     usable_variants,
 )
-from apps.local.engine.kernel.errors import NoKernel
-from apps.local.engine.kernel.library import linear_once, load_library
-from apps.local.engine.kernel.packing import Kind, dequantize, from_bf16, pack, quantize, to_bf16
+from apps.local.engine.kernel.library import (
+    Kind,
+    dequantize,
+    from_bf16,
+    linear_once,
+    load_library,
+    pack,
+    quantize,
+    to_bf16,
+)
+from apps.local.engine.port import NoKernel
 
 SIMDE = Path("/usr/include/simde/x86/avx512.h")
 

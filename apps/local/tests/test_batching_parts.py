@@ -10,12 +10,11 @@ import pytest
 
 from apps.core.errors import InternalError
 from apps.local.engine.batching.answer import Mailbox
-from apps.local.engine.batching.chunking import LARGEST, SMALLEST, Chunking
 from apps.local.engine.batching.packed_cache import load_weights
 from apps.local.engine.batching.prefix_cache import PrefixCache
 from apps.local.engine.batching.shape import read_shape
-from apps.local.engine.batching.step import WholeSequences
-from apps.local.engine.kernel.packing import dequantize, quantize
+from apps.local.engine.batching.step import LARGEST, SMALLEST, Chunking, WholeSequences
+from apps.local.engine.kernel.library import dequantize, quantize
 from apps.local.engine.port import EngineOutput
 from apps.local.packaged import packaged_gguf
 from apps.tests.support.kernels import packer

@@ -15,9 +15,9 @@ from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.batching.step import Step
 from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import AVX2, build, cpu_flags
-from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel
 from apps.local.engine.kernel.library import load_library
 from apps.local.engine.kernel.native_step import NativeStep, cache_bytes
+from apps.local.engine.port import NoKernel, UnsupportedModel
 
 pytestmark = pytest.mark.local
 

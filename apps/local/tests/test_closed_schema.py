@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from apps.local.json_schemas import closed_objects
+from apps.local.answer_grammar import closed_objects
 
 A = {"a": {"type": "integer"}}
 

@@ -51,7 +51,7 @@ PERSON = {
 @pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.long), "batching"])
 def model(request: pytest.FixtureRequest, packaged: Path) -> Iterator[LocalModel]:
     def load_plain(settings: Settings, report: Report) -> Loaded:
-        from apps.local.engine.plain.loading import load_plain_engine
+        from apps.local.engine.plain.engine import load_plain_engine
         from apps.local.tokenizer import HubTokenizer
 
         tokenizer = HubTokenizer(packaged)

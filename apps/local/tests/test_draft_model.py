@@ -12,13 +12,20 @@ import numpy as np
 import pytest
 
 from apps.core.settings import Settings
-from apps.local.engine.batching.draft_model import MODEL_GRADE, TRIED_AGAIN_AFTER, DraftModel, ModelDrafter
-from apps.local.engine.batching.drafting import MOST_DRAFTED, PromptLookup, StepTimes
+from apps.local.engine.batching.drafting import (
+    MODEL_GRADE,
+    MOST_DRAFTED,
+    TRIED_AGAIN_AFTER,
+    DraftModel,
+    ModelDrafter,
+    PromptLookup,
+    StepTimes,
+)
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, Options, open_engine, open_step
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import WholeSequences
-from apps.local.engine.kernel.blocks import BlockCache, BlockPool
+from apps.local.engine.kernel.native_step import BlockCache, BlockPool
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.loading import LoadFailed, load_local
 from apps.local.tokenizer import HubTokenizer

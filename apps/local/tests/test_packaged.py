@@ -11,8 +11,8 @@ import numpy
 import pytest
 
 from apps.local.checkpoint import parameters_of
-from apps.local.engine.batching.tensors import Tensors, checkpoint_files
-from apps.local.engine.kernel.errors import UnsupportedModel
+from apps.local.engine.batching.weights import Tensors, checkpoint_files
+from apps.local.engine.port import UnsupportedModel
 from apps.local.gguf import read_gguf
 from apps.local.packaged import (
     NEEDED,

@@ -10,11 +10,9 @@ import pytest
 
 from apps.local.engine.batching.packed_cache import load_weights
 from apps.local.engine.batching.shape import read_shape
-from apps.local.engine.batching.tensors import Tensors
-from apps.local.engine.batching.weights import interleave
-from apps.local.engine.kernel.errors import UnsupportedModel
-from apps.local.engine.kernel.library import TYPES, pack_blocks
-from apps.local.engine.kernel.packing import Kind, dequantize, from_bf16, pack, quantize, to_bf16
+from apps.local.engine.batching.weights import Tensors, interleave
+from apps.local.engine.kernel.library import TYPES, Kind, dequantize, from_bf16, pack, pack_blocks, quantize, to_bf16
+from apps.local.engine.port import UnsupportedModel
 from apps.tests.support.kernels import kernels, packer
 from apps.tests.support.tiny_checkpoint import write_tiny_checkpoint
 

@@ -13,8 +13,7 @@ from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step
 from apps.local.engine.batching.prefix_cache import PrefixCache, PrefixStore
 from apps.local.engine.batching.speculation import Speculation
-from apps.local.engine.kernel.blocks import BlockCache, BlockPool
-from apps.local.engine.kernel.native_step import NativeStep
+from apps.local.engine.kernel.native_step import BlockCache, BlockPool, NativeStep
 from apps.local.engine.port import Sampling
 from apps.local.tokenizer import HubTokenizer
 from apps.tests.support.kernels import kernels

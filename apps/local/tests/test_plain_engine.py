@@ -13,8 +13,7 @@ from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer
 
 pytest.importorskip("torch", reason="torch comes with requirements-local.txt")
-from apps.local.engine.plain.engine import PlainEngine
-from apps.local.engine.plain.loading import CheckpointBroken, load_plain_engine
+from apps.local.engine.plain.engine import CheckpointBroken, PlainEngine, load_plain_engine
 
 pytestmark = pytest.mark.local
 

@@ -3,8 +3,8 @@
 import pytest
 
 from apps.core.deltas import TokenLogprob
-from apps.local.answer_reader import ReasoningReader
 from apps.local.engine.port import EngineOutput
+from apps.local.engine_exchange import ReasoningReader
 
 
 def read(*texts: str, begun: bool = False, finish: str = "stop") -> tuple[str, str, int]:

@@ -25,7 +25,7 @@ RAW = user_message("The capital of France is")
 @pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.long), "batching"])
 def model(request: pytest.FixtureRequest, packaged: Path) -> Iterator[LocalModel]:
     def load_plain(settings: Settings, report: Report) -> Loaded:
-        from apps.local.engine.plain.loading import load_plain_engine
+        from apps.local.engine.plain.engine import load_plain_engine
 
         tokenizer = HubTokenizer(packaged)
         return Loaded("smol", load_plain_engine(packaged, tokenizer, "fp32", settings.local_slots), tokenizer)

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from apps.core.errors import InvalidValue
-from apps.local.answer_grammar import json_rule
-from apps.local.json_schemas import compilable
+from apps.local.answer_grammar import compilable, json_rule
 from apps.local.tests.fakes import EchoTokenizer
 
 DRAFT4 = "http://json-schema.org/draft-04/schema#"

@@ -15,8 +15,7 @@ from apps.local.engine.batching.drafting import MOST_DRAFTED, Draft, GrammarDraf
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step, own_library
 from apps.local.engine.batching.speculation import Speculation
-from apps.local.engine.kernel.errors import NoKernel
-from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine.port import EngineOutput, NoKernel, Sampling
 from apps.local.tokenizer import HubTokenizer
 from apps.tests.support.tiny_checkpoint import TinyTokenizer, write_tiny_checkpoint
 

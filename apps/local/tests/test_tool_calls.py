@@ -1,8 +1,8 @@
 import pytest
 
 from apps.core.deltas import TokenLogprob, ToolCallDelta
-from apps.local.answer_reader import ToolCallReader
 from apps.local.engine.port import EngineOutput
+from apps.local.engine_exchange import ToolCallReader
 
 ARGUMENTS = ('{"a": "}\\n</tool_call>", "b": {"c": 1}}', "{}")
 CALLS = "".join(

@@ -10,7 +10,7 @@ import pytest
 from apps.api.src.wiring.stores import chosen_embedder
 from apps.core.errors import InvalidValue, ModelUnavailable, RateLimitExceeded, UpstreamError
 from apps.core.settings import Settings
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 from apps.models.upstream_retrieval import OpenAIEmbedder
 from apps.tests.support.raw_upstream import answer, raw_upstream
 from eval.mock_upstream import mock_upstream

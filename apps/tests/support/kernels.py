@@ -5,7 +5,7 @@ import pytest
 from apps.core.settings import Settings
 from apps.local.engine.batching.opening import Library, own_library
 from apps.local.engine.batching.packed_cache import Packer
-from apps.local.engine.kernel.errors import NoKernel
+from apps.local.engine.port import NoKernel
 
 
 def kernels() -> Library:

@@ -40,7 +40,7 @@ from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.chat_over_messages import ChatOverMessages
 from apps.gateway.upstream.http_target import ByPath, HttpTarget, WireModel
 from apps.gateway.upstream.passage import Passage
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 from apps.models.admission import Admission, OwnQueue
 from apps.models.metering import PriceOf
 from apps.models.upstream_errors import KEY_VARIABLE, needs_key

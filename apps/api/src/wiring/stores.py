@@ -18,10 +18,8 @@ from apps.gateway.protocol import WireTarget
 from apps.gateway.replicas.retrieval import ReplicaEmbedder, ReplicaReranker
 from apps.gateway.replicas.target import ReplicaTarget
 from apps.gateway.upstream.http_target import ByPath
-from apps.local.embedding.checkpoints import embedders
-from apps.local.embedding.local_embedder import LocalEmbedder
-from apps.local.embedding.minilm import MiniLM
-from apps.local.rerank.reranker import LocalReranker
+from apps.local.encoders.embedder import LocalEmbedder, MiniLM, embedders
+from apps.local.encoders.reranker import LocalReranker
 from apps.models.upstream_retrieval import OpenAIEmbedder, UpstreamReranker
 from apps.operations.database import Database
 from apps.operations.key_store import KeyStore

@@ -12,7 +12,7 @@ from apps.api.src.wiring.stores import EmbeddingModels, chosen_reranker
 from apps.core.errors import InvalidValue, ModelUnavailable, NotFound
 from apps.core.ports import Embedder, EmbedsTokens, KnowsWords
 from apps.gateway.replicas.retrieval import ReplicaEmbedder, ReplicaReranker
-from apps.local.embedding.minilm import DIMENSIONS, LONGEST, NAME
+from apps.local.encoders.embedder import MINILM, MINILM_DIMENSIONS, MINILM_LONGEST
 from apps.rag.library import Library
 from apps.rag.records import Upload
 from apps.tests.marks import marked
@@ -99,7 +99,7 @@ async def test_a_process_with_its_models_elsewhere_has_no_embedder_of_its_own() 
         assert services.documents is not None
         assert isinstance(services.embedder, ReplicaEmbedder) and services.documents.embedder is services.embedder
         told = (services.embedder.name, services.embedder.dimensions, services.embedder.longest)
-        assert told == (NAME, DIMENSIONS, LONGEST)
+        assert told == (MINILM, MINILM_DIMENSIONS, MINILM_LONGEST)
         assert isinstance(services.reranker, ReplicaReranker) and services.reranker.name == "reranker"
         with pytest.raises(ModelUnavailable):
             await services.embedder.embed(["text"])

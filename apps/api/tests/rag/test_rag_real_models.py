@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from apps.local.embedding.minilm import missing_requirements
+from apps.local.encoders.embedder import missing_for_minilm
 from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_gguf
 from apps.rag.index.database import missing_requirements as missing_index
 from apps.tests.overheard import hearing_client
@@ -29,7 +29,7 @@ def missing() -> str:
         packaged_gguf()
     except PackagedModelError as error:
         return str(error)
-    return ", ".join([*missing_requirements(), *missing_index()])
+    return ", ".join([*missing_for_minilm(), *missing_index()])
 
 
 pytestmark = [

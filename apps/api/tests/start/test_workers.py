@@ -13,7 +13,7 @@ import pytest
 from apps.api.src.http.peers import Peers
 from apps.api.src.http.workers import Child, Restarts, Supervisor, children, shared_listeners
 from apps.core.settings import Settings
-from apps.local.embedding.minilm import missing_requirements
+from apps.local.encoders.embedder import missing_for_minilm
 from apps.rag.index.database import missing_requirements as missing_index
 from apps.tests.overheard import hearing_client
 from apps.tests.support.processes import Running, running
@@ -198,7 +198,7 @@ def test_all_workers_ask_the_one_local_model(service: Running) -> None:
 @pytest.mark.local
 def test_the_encoder_is_loaded_once_whoever_asks_for_vectors(service: Running) -> None:
     """By search, ingestion and /v1/embeddings, in both workers: counted by what the processes log and have mapped."""
-    if missing := [*missing_requirements(), *missing_index()]:
+    if missing := [*missing_for_minilm(), *missing_index()]:
         pytest.skip(f"needs requirements-local.txt: {', '.join(missing)}")
     collection = f"{service.url}/rag/collections/words"
     with hearing_client(timeout=150) as http:

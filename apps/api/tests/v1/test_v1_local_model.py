@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from apps.local.embedding.minilm import MiniLM, missing_requirements
+from apps.local.encoders.embedder import MiniLM, missing_for_minilm
 from apps.local.model import LocalModel
 from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_gguf
 from apps.tests.support.serving import serving_models, settings
@@ -40,7 +40,7 @@ def missing() -> str:
         packaged_gguf()
     except PackagedModelError as error:
         return str(error)
-    return ", ".join(missing_requirements())
+    return ", ".join(missing_for_minilm())
 
 
 pytestmark = [

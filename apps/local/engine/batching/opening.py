@@ -12,19 +12,18 @@ from typing import Literal
 import numpy as np
 
 from apps.core.process import Precision, available_cpus, choose_precision, importing
-from apps.local.engine.batching.chunking import LARGEST
-from apps.local.engine.batching.draft_model import DraftModel
+from apps.local.engine.batching.drafting import DraftModel
 from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
 from apps.local.engine.batching.prefix_cache import PrefixStore
 from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
-from apps.local.engine.batching.step import Step
+from apps.local.engine.batching.step import LARGEST, Step
 from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
-from apps.local.engine.kernel.errors import NoKernel, UnsupportedModel, UnusableDraft
 from apps.local.engine.kernel.library import load_library
 from apps.local.engine.kernel.native_step import NativeStep, cache_bytes, cache_type_of
+from apps.local.engine.port import NoKernel, UnsupportedModel, UnusableDraft
 from apps.local.tokenizer import HubTokenizer
 
 log = logging.getLogger(__name__)

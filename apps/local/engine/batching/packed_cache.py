@@ -25,19 +25,20 @@ from typing import Any
 import numpy as np
 
 from apps.local.engine.batching.shape import Shape
-from apps.local.engine.batching.tensors import Tensors, checkpoint_files, fingerprint
 from apps.local.engine.batching.weights import (
     EMBEDDING,
     Part,
+    Tensors,
     Weights,
     addresses_of,
+    checkpoint_files,
+    fingerprint,
     output_rows,
     parts_of,
     small_tensors,
 )
-from apps.local.engine.kernel.errors import UnsupportedModel
-from apps.local.engine.kernel.library import TYPES, pack_blocks
-from apps.local.engine.kernel.packing import BLOCK, packed_shape
+from apps.local.engine.kernel.library import BLOCK, TYPES, pack_blocks, packed_shape
+from apps.local.engine.port import UnsupportedModel
 from apps.local.gguf import QUANTIZED
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,9 @@ from typing import Any
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.local.engine.batching.answer import Answer
-from apps.local.engine.batching.chunking import Chunking
 from apps.local.engine.batching.prefix_cache import PrefixCache, PrefixStore
 from apps.local.engine.batching.speculation import Speculation
-from apps.local.engine.batching.step import Step
+from apps.local.engine.batching.step import Chunking, Step
 from apps.local.engine.port import Progress
 
 # rows of logits are as wide as the vocabulary

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from apps.local.engine.kernel.errors import UnsupportedModel
+from apps.local.engine.port import UnsupportedModel
 
 
 def rope_table(rope: Mapping[str, Any], head_dim: int, context_length: int) -> tuple[Any, Any]:

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from apps.core.messages import JsonObject
-from apps.local.engine.batching.draft_model import MODEL_GRADE, DraftModel, ModelDrafter
 from apps.local.engine.batching.drafting import (
     LEAST_GAIN,
     LONGEST_BESIDE_OTHERS,
+    MODEL_GRADE,
     MOST_DRAFTED,
     MOST_ROWS,
     Draft,
     Drafter,
+    DraftModel,
     GrammarDrafter,
+    ModelDrafter,
     Odds,
     PromptLookup,
     Speculating,

@@ -12,8 +12,7 @@ from apps.core.messages import JsonObject
 from apps.core.process import importing
 from apps.local.engine.batching.shape import Shape, rope_table
 from apps.local.engine.batching.step import WholeSequences
-from apps.local.engine.batching.tensors import Tensors, checkpoint_files
-from apps.local.engine.batching.weights import EMBEDDING
+from apps.local.engine.batching.weights import EMBEDDING, Tensors, checkpoint_files
 
 
 class TorchStep(WholeSequences):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apps.local.engine.kernel.errors import NoKernel
+from apps.local.engine.port import NoKernel
 
 log = logging.getLogger(__name__)
 

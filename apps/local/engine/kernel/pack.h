@@ -1,4 +1,4 @@
-// Packing a checkpoint's weights into the layouts that linear.h multiplies; packing.py is the same in numpy, to the bit.
+// Packing a checkpoint's weights into the layouts that linear.h multiplies; library.py is the same in numpy, to the bit.
 #pragma once
 #include "linear.h"
 

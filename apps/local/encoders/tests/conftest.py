@@ -2,11 +2,11 @@
 
 import pytest
 
-from apps.local.embedding.minilm import missing_requirements
+from apps.local.encoders.embedder import missing_for_minilm
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = missing_requirements()
+    missing = missing_for_minilm()
     if missing:
         skip = pytest.mark.skip(reason=f"needs requirements-local.txt: {', '.join(missing)} not installed")
         for item in items:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from apps.core.settings import SettingsError
-from apps.local.embedding import local_embedder
-from apps.local.embedding.checkpoints import embedders
+from apps.local.encoders import embedder
+from apps.local.encoders.embedder import embedders
 from apps.tests.support.sentence_encoder import make_sentence_encoder
 
 CONFIG = {"model_type": "bert", "hidden_size": 32, "max_position_embeddings": 64}
@@ -102,13 +102,13 @@ async def test_models_load_at_their_first_use_and_one_after_the_other(tmp_path: 
     one, two = embedders(map(str, folders))
     try:
         assert "first use" in one.readiness().reason
-        with local_embedder.LOADING:
+        with embedder.LOADING:
             waiting = [asyncio.create_task(model.embed(["hello"])) for model in (one, two)]
             done, _ = await asyncio.wait(waiting, timeout=0.5)
             assert not done
         await asyncio.gather(*waiting)
         # what has loaded needs the lock no more
-        with local_embedder.LOADING:
+        with embedder.LOADING:
             assert len(await one.embed(["hello"])) == 1
         assert "Loaded" in one.readiness().reason
     finally:

@@ -13,7 +13,7 @@ from apps.core.ports import Readiness, Reranked
 from apps.core.process import available_cpus
 
 if TYPE_CHECKING:
-    from apps.local.rerank.cross_encoder import CrossEncoder
+    from apps.local.encoders.bert import CrossEncoder
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class LocalReranker:
             return self._model
         import torch
 
-        from apps.local.rerank.cross_encoder import CrossEncoder
+        from apps.local.encoders.bert import CrossEncoder
 
         torch.set_num_threads(available_cpus())
         try:

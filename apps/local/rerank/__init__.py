@@ -1,1 +1,0 @@
-"""Queries and documents to relevance, on this machine's CPU."""

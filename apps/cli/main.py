@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.core import TyperGroup
 
-from apps.cli import agents, chat, docs, doctor, drill, fleet, keys, models, serve
+from apps.cli import agents, chat, docs, doctor, drill, keys, models, serve
 from apps.cli.remote import CommandFailure
 from apps.core.process import VERSION
 from apps.core.settings import SettingsError
@@ -44,7 +44,7 @@ app.command("models")(models.models)
 app.add_typer(docs.app, name="docs")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
-app.add_typer(fleet.app, name="fleet")
+app.add_typer(serve.fleet_app, name="fleet")
 app.command("usage")(models.usage)
 app.add_typer(models.route_app, name="route")
 app.command("doctor")(doctor.doctor)

@@ -1,9 +1,10 @@
-"""`genai serve`, `genai bench` and `genai mcp`: the service itself, and what measures and bridges one.
+"""`genai serve`, `genai bench`, `genai mcp` and `genai fleet`: the service, and what measures, bridges and places it.
 
-The service runs with the settings of the environment and of `.env`.
+A fleet is replicas of the local model, placed and scaled by Ray (requirements-fleet.txt, in a checkout).
 """
 
 import importlib
+import importlib.util
 import os
 import runpy
 import sys
@@ -96,3 +97,20 @@ def run_module(module: str, arguments: list[str]) -> None:
         raise CommandFailure("This is part of the repository: run it in a checkout") from None
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+fleet_app = typer.Typer(no_args_is_help=True, help="Replicas of the local model on this machine or a Ray cluster.")
+
+
+@fleet_app.command("up", cls=PassingOn, context_settings=OWN_ARGUMENTS)
+def up(context: typer.Context) -> None:
+    """Start replicas and keep them until Ctrl-C, as many as the calls need.
+
+    --least (1) and --most (3) bound the replicas, --cpus (1) are each one's cores, --port is where the list of them
+    is, and --downscale-delay (60) the seconds before a replica too many ends.
+
+    Examples: genai fleet up · genai fleet up --most 4 --cpus 2
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise CommandFailure("Ray is not installed here: pip install -r requirements-fleet.txt")
+    run_module("infra.ray.up", context.args)

@@ -17,27 +17,22 @@ from apps.api.src.admin.operation_routes import admin_routing_router, admin_usag
 from apps.api.src.agents.routes import agent_router
 from apps.api.src.anthropic.documentation import document_anthropic
 from apps.api.src.anthropic.routes import anthropic_router
-from apps.api.src.auth.authenticator import Authenticator, RefusedKeys
+from apps.api.src.auth.authentication import Authentication, Authenticator, FleetAuthentication, RefusedKeys
 from apps.api.src.auth.caller import caller_in
-from apps.api.src.auth.fleet import FleetAuthentication
-from apps.api.src.auth.middleware import Authentication
-from apps.api.src.console.page import console_router
-from apps.api.src.console.routes import account_router
-from apps.api.src.health.capacity import capacity_router
-from apps.api.src.health.routes import health_router, metrics_router, ready_router
+from apps.api.src.console.routes import account_router, console_router
+from apps.api.src.health.routes import capacity_router, health_router, metrics_router, ready_router
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
 from apps.api.src.http.docs_page import (
     docs_router,
+    document_security,
     fold_shared_collections,
     name_ready_model,
     share_errors,
     tell_summaries,
 )
-from apps.api.src.http.hot_paths import HotPaths
-from apps.api.src.http.middleware import BodyLimit, BrowserCors, ClientAddress, CrashGuard, RequestScope
+from apps.api.src.http.middleware import BodyLimit, BrowserCors, ClientAddress, CrashGuard, HotPaths, RequestScope
 from apps.api.src.http.openapi import whole_examples
 from apps.api.src.http.peers import HandOver, Peers
-from apps.api.src.http.security_documentation import document_security
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.mcp.documents import ServedDocuments
@@ -56,10 +51,10 @@ from apps.api.src.v1.embedding_tokens import embedding_tokens_router
 from apps.api.src.v1.passage import passage_router
 from apps.api.src.v1.rerank import rerank_router
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
-from apps.api.src.wiring.accounts import build_accounts
 from apps.api.src.wiring.fleet import model_settings
 from apps.api.src.wiring.lifecycle import reloading
 from apps.api.src.wiring.services import Services
+from apps.api.src.wiring.stores import build_accounts
 from apps.core.process import NAME, VERSION
 from apps.core.settings import Settings
 

@@ -72,7 +72,7 @@ def test_ray_is_imported_by_nothing_but_its_own_folder() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_the_command_says_what_to_install() -> None:
-    from apps.cli.fleet import up
+    from apps.cli.serve import up
 
     with pytest.raises(CommandFailure, match=r"requirements-fleet\.txt"):
         up(SimpleNamespace(args=[]))  # type: ignore[arg-type]

@@ -1,14 +1,17 @@
-"""Whether the process is alive, and whether its models can answer.
+"""Whether the process is alive, whether its models can answer, what they can take now, and what Prometheus reads.
 
-What Prometheus reads. Not limited: a scraper that is turned away is blind just when it matters.
+Not limited: a scraper that is turned away is blind just when it matters, and a fleet asks for the capacity several
+times a second before it sends a call.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from apps.api.src.auth.caller import caller_of, may_use
 from apps.api.src.exceptions import render
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.http.shutdown import Shutdown
@@ -18,6 +21,7 @@ from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.fields import Schema
 from apps.core.ports import State
 from apps.core.settings import Settings
+from apps.models.capacity import Capacity, KnowsControlTexts, Measured, ModelCapacity
 
 
 class Health(Schema):
@@ -112,3 +116,54 @@ def metrics_router(services: Services) -> APIRouter:
         return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     return router
+
+
+def capacity_router(services: Services) -> APIRouter:
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/v1/capacity", response_model_exclude_none=True)
+    async def capacity(request: Request, control_texts: bool = False) -> Capacity:
+        """The models of this machine that the caller may use: slots, queue, speed, and the wait to expect.
+
+        `draining` is true from SIGTERM on: calls under way are answered, and new ones should go elsewhere.
+        """
+        caller, is_local = caller_of(request), services.gateway.router.is_local
+        shutdown: Shutdown = request.app.state.shutdown
+        models = [
+            model
+            for model in _models(services)
+            if may_use(caller, model.id, (lambda _: True) if model.kind == "chat" else is_local)
+        ]
+        if control_texts and isinstance(services.local, KnowsControlTexts):
+            texts = services.local.control_texts()
+            models = [
+                model.model_copy(update={"control_texts": texts}) if model.kind == "chat" else model for model in models
+            ]
+        return Capacity(draining=shutdown.draining, models=models)
+
+    return router
+
+
+def _models(services: Services) -> Iterator[ModelCapacity]:
+    """Those of this process, or of the one that it has for them; an upstream's capacity is the upstream's affair."""
+    if isinstance(services.local, Measured):
+        yield services.local.capacity()
+    for provider in services.gateway.router.providers.values():
+        if provider.config.kind == "embedder":
+            ready, queue = provider.chat.readiness(), provider.admission
+            longest = ready.details.get("longest_input")
+            yield ModelCapacity.model_construct(
+                id=ready.name,
+                kind="embedding",
+                status=ready.state,
+                reason=ready.reason,
+                slots=queue.slots,
+                running=queue.running,
+                waiting=queue.waiting,
+                queue_size=queue.queue_size,
+                context=longest if isinstance(longest, int) else None,
+                predicted_wait=round(queue.predicted_wait(), 3),
+            )
+    if services.reranker is not None and services.reranker_is_local:
+        ready = services.reranker.readiness()
+        yield ModelCapacity.model_construct(id=ready.name, kind="rerank", status=ready.state, reason=ready.reason)

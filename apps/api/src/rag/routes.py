@@ -42,8 +42,6 @@ from apps.api.src.rag.schemas import (
     RagGenerateBody,
     query_body,
     rag_generate_body,
-)
-from apps.api.src.rag.serialization import (
     shown_collection,
     shown_document,
     shown_job,

@@ -19,7 +19,7 @@ from apps.api.src.http.json_body import JSON_TYPE, RawRoute, parse_json, read_bo
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.v1.replies import receipt_headers
+from apps.api.src.v1.relay import receipt_headers
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, CallRecord, Price, Usage, cost, priced

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
 from apps.api.src.observability.call_metrics import KnownNames
-from apps.api.src.observability.metrics import Metrics
-from apps.api.src.observability.observed import GatewayObserved, ModelsObserved
+from apps.api.src.observability.metrics import GatewayObserved, Metrics, ModelsObserved
 from apps.api.src.observability.request_line import CallsOnLine
 from apps.api.src.observability.tracing import Tracing, open_tracing
-from apps.api.src.wiring.accounts import Accounts, build_accounts
 from apps.api.src.wiring.agents import open_agents
 from apps.api.src.wiring.fleet import InferenceMetrics, local_model, model_settings
 from apps.api.src.wiring.gateway import build_cloud, cloud_price, load_gateway, new_gateway, setting_of
 from apps.api.src.wiring.stores import (
+    Accounts,
     Documents,
     EmbeddingModels,
+    build_accounts,
     build_cache,
     build_database,
     build_key_store,

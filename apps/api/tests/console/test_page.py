@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from apps.api.src.console.page import content_security_policy
+from apps.api.src.console.routes import content_security_policy
 from apps.tests.support.keys import make_keys
 from apps.tests.support.serving import serving_models, settings
 

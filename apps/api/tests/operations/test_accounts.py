@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 
-from apps.api.src.wiring.accounts import Accounts, build_accounts
+from apps.api.src.wiring.stores import Accounts, build_accounts
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord
 from apps.operations.database import Database

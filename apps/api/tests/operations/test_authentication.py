@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from apps.api.src.application import create_app
-from apps.api.src.auth.middleware import is_open
+from apps.api.src.auth.authentication import is_open
 from apps.api.src.http.docs_page import OWN, SHARED
 from apps.api.src.v1.passage import KEPT
 from apps.api.src.wiring.services import build_services

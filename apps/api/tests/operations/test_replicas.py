@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from apps.api.src.auth.fleet import TENANT
+from apps.api.src.auth.authentication import TENANT
 from apps.core.errors import ModelUnavailable
 from apps.local.tests.fakes import EchoEngine
 from apps.tests.marks import marked

@@ -1,21 +1,33 @@
-"""Who calls: the credential of a request in, its caller out; and whether that caller may come this far.
+"""Authentication: who calls, by the credential of a request; the layer in front of every route; and a fleet's secret.
 
 Nothing here tells an unknown key from one that is revoked, expired, malformed or used from the wrong address: they cost
 the same, and the answer is the same.
+
+The layer is in front of every route but for the few open paths that are listed here. What is not listed is closed, so
+that a new route is closed until someone opens it. Unknown paths are closed too: a client without a key does not learn
+which exist.
+
+A process that serves a fleet (SERVE_ROLE=model) admits those who know the fleet's secret. It has no keys: a gateway has
+looked at its caller's key, and says whose call it is. Its word is taken for the tenant, since only a gateway of this
+fleet can give it.
 """
 
+import hmac
 import logging
 import time
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from limits import parse
-from starlette.types import Scope
+from starlette._utils import get_route_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apps.api.src.auth.caller import presented
+from apps.api.src.auth.caller import SCOPE_KEY, presented
+from apps.api.src.exceptions import render
 from apps.api.src.limits.counts import WindowCounts
 from apps.core.callers import ANONYMOUS, Caller
-from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized
+from apps.core.errors import AppError, Forbidden, RateLimitExceeded, Unauthorized, forget_tracebacks
 from apps.operations.key_store import KeyRing, StoredKey
 from apps.operations.key_terms import looks_like_key
 
@@ -135,3 +147,90 @@ def _place(scope: Scope) -> str:
         return str(int(IPv6Address(host.partition("%")[0])) >> (128 - IPV6_BITS))
     except ValueError:
         return host
+
+
+OPEN_PATHS = frozenset(
+    {"/", "/favicon.ico", "/health", "/health/", "/healthz", "/ready", "/docs", "/redoc", "/openapi.json"}
+)
+OPEN_FOLDERS = ("/console/", "/docs/", "/redoc/", "/static-offline-docs/")
+
+
+class Authentication:
+    """Puts the caller into the scope, where `caller_of` finds it; or ends the request with 401, 403, 429 or 503."""
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self._app = app
+        self._authenticator = authenticator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        path = get_route_path(scope)
+        if not is_open(path) and not _is_preflight(scope):
+            try:
+                caller = self._authenticator.known(scope) or await self._authenticator.caller(scope)
+                allow_path(caller, path)
+            except AppError as error:
+                await _refuse(error, scope, receive, send)
+                forget_tracebacks(error)
+                return
+            scope[SCOPE_KEY] = caller
+        await self._app(scope, receive, send)
+
+
+def is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """A browser asks before it sends, and without the key: what it learns is in the headers of CORS, and public."""
+    if scope["type"] != "http" or scope["method"] != "OPTIONS":
+        return False
+    names = {name for name, _ in scope["headers"]}
+    return b"origin" in names and b"access-control-request-method" in names
+
+
+async def _refuse(error: AppError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await render(error, scope["path"])(scope, receive, send)
+
+
+FLEET_OPEN_PATHS = frozenset({"/health", "/health/", "/healthz", "/ready"})
+FLEET = "fleet"
+TENANT, FITS = b"x-fleet-tenant", b"x-fleet-fits"
+
+
+class FleetAuthentication:
+    """``secret`` empty admits everybody: of a Unix socket, whose file says who may open it."""
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app = app
+        self._secret = secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and get_route_path(scope) not in FLEET_OPEN_PATHS:
+            if not self._is_known(scope):
+                await render(unauthorized(), scope["path"])(scope, receive, send)
+                return
+            scope[SCOPE_KEY] = Caller(_header(scope, TENANT) or ANONYMOUS.tenant)
+            scope[FLEET] = True
+        await self._app(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        if not self._secret:
+            return True
+        shown = presented(scope)
+        return shown is not None and hmac.compare_digest(shown.encode("utf-8", "surrogatepass"), self._secret)
+
+
+def fits(scope: Scope) -> bool:
+    """Whether a gateway of the fleet says that the answer's limit gives way to the context (see WireCall)."""
+    return bool(scope.get(FLEET)) and _header(scope, FITS) == "1"
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((unquote(value.decode("latin-1")) for key, value in scope["headers"] if key == name), "")

@@ -37,9 +37,8 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_ai.usage import UsageLimits
 
 from apps.agents.config import AgentConfig, Overrides
-from apps.agents.decisions import Verdict
 from apps.agents.port_model import Asking, PortModel
-from apps.agents.progress import ApprovalRequired, Emit, Progress, RunEnded, TextDelta
+from apps.agents.progress import ApprovalRequired, Emit, Progress, RunEnded, TextDelta, Verdict
 from apps.agents.schema_check import SchemaCheck
 from apps.agents.tools import AgentTool, ToolContext, ToolError
 from apps.core.callers import Caller

@@ -1,6 +1,6 @@
 """The local model as a ChatModel: loads in the background, admits, counts the context, streams.
 
-Knows no torch: that is the engine's, behind the seam of engine.py.
+Knows no torch: that is the engine's, behind the seam of engine/port.py.
 """
 
 import asyncio

@@ -1,16 +1,23 @@
-"""The usage ledger: a Bookkeeper that has one row written for each call, a moment later and several at a time.
+"""The usage ledger: a Bookkeeper that has one row written for each call, and how long the rows are kept.
 
-One task writes. A batch that may or may not have been written is written again, which changes nothing the second time.
-While the database is away rows wait, up to a bound; beyond it the rows of keys without a budget are lost, counted and
-said so in the log, and keys with a budget are refused (see budgets.py), so that none of their rows ever is.
+One task writes, a moment later and several rows at a time. A batch that may or may not have been written is written
+again, which changes nothing the second time. While the database is away rows wait, up to a bound; beyond it the rows of
+keys without a budget are lost, counted and said so in the log, and keys with a budget are refused (see budgets.py), so
+that none of their rows ever is. Until its row is written a call is in the journal (see journal.py), so that it survives
+the process.
 
-Until its row is written a call is in the journal (see journal.py), so that it survives the process.
+Beyond LEDGER_RETENTION_DAYS a task of its own replaces rows by sums of their day. A turn is one short transaction, so
+that other writers are never held up for long, and a process that is killed has done a turn or not done it. Any number
+of processes may do this at once. Usage and budgets count rows and sums alike. A row that a process writes again, since
+it never heard whether it was written, is known by its id; so a row must not be deleted before that. Rows that are
+replaced are a day old at the least, and a process tries again within a second of the database's being back.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +25,7 @@ from apps.core.calls import CallRecord
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database, with_statements
 from apps.operations.journal import Journal
-from apps.operations.ledger_rows import Entry, UsageQuestion, UsageReport, entry_of
+from apps.operations.ledger_rows import DAY, Entry, UsageQuestion, UsageReport, day_of, entry_of
 
 MOST_WAITING = 20_000
 BATCH = 1_000
@@ -221,3 +228,66 @@ SECONDS = 5.0
 async def usage(database: Database, question: UsageQuestion) -> UsageReport:
     """A page of sums. Raises StoreUnavailable."""
     return await database.read(with_statements(lambda on: on.ledger.report(question)), SECONDS)
+
+
+FOLDING_BATCH = 500
+TURN_SECONDS = 2.0
+# between two turns, for others to write
+PAUSE_SECONDS = 0.2
+# after the last one, and after one that the database did not take
+REST_SECONDS = 600.0
+FOLDING_RETRY_SECONDS = 10.0
+
+
+class Retention:
+    """Keeps the rows of today and of ``days`` days before, in UTC."""
+
+    def __init__(
+        self,
+        database: Database,
+        days: int,
+        *,
+        batch: int = FOLDING_BATCH,
+        pause: float = PAUSE_SECONDS,
+        rest: float = REST_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if days < 1:
+            raise ValueError("rows of a day that is not over cannot be deleted")
+        self._database = database
+        self._days = days
+        self._batch = batch
+        self._pause = pause
+        self._rest = rest
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self.folded = 0
+        """Rows that became sums, by this process; only ever grows."""
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_folding())
+
+    async def aclose(self) -> None:
+        """A turn under way is rolled back."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def turn(self) -> bool:
+        """One batch; whether there may be more. Raises StoreUnavailable."""
+        before = day_of(self._clock() - self._days * DAY)
+        work = with_statements(lambda on: on.ledger.fold(before, self._batch))
+        folded = await self._database.write(work, TURN_SECONDS)
+        self.folded += folded
+        return folded == self._batch
+
+    async def _keep_folding(self) -> None:
+        while True:
+            try:
+                wait = self._pause if await self.turn() else self._rest
+            except StoreUnavailable:
+                wait = min(FOLDING_RETRY_SECONDS, self._rest)  # the database says so itself
+            except Exception as error:
+                log.error("Old rows of the ledger cannot be replaced by their sums: %s", type(error).__name__)
+                wait = self._rest
+            await asyncio.sleep(wait)

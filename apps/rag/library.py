@@ -19,7 +19,6 @@ from apps.core.errors import InvalidValue, ModelUnavailable, NoStorage
 from apps.core.ports import Embedder, Readiness, Reranker
 from apps.core.settings import Settings
 from apps.core.storage import storing
-from apps.rag.collection_store import CollectionStore
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
 from apps.rag.jobs import NewFile
@@ -39,7 +38,7 @@ from apps.rag.records import (
 )
 from apps.rag.relevance import Support, supports
 from apps.rag.search import Ranking, Search, checked
-from apps.rag.storage import Spool, put_together
+from apps.rag.storage import CollectionStore, Spool, put_together
 
 Filter = Mapping[str, Any]
 """See index/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""

@@ -16,8 +16,7 @@ from apps.rag.records import Passage, SearchMode
 from apps.rag.relevance import CALIBRATED, QuestionTerms
 
 if TYPE_CHECKING:
-    from apps.rag.index.searching import Candidate
-    from apps.rag.index.table import CollectionReader
+    from apps.rag.index.table import Candidate, CollectionReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from apps.agents.agents import Agents
-from apps.agents.decisions import Verdict, by_call
-from apps.agents.progress import ApprovalRequired, Event
+from apps.agents.progress import ApprovalRequired, Event, Verdict, by_call
 from apps.agents.session import RunSession
 from apps.agents.tests.running import CALLER, agents_of, declared, read
 from apps.agents.tools import function_tool

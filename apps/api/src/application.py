@@ -35,9 +35,8 @@ from apps.api.src.http.openapi import whole_examples
 from apps.api.src.http.peers import HandOver, Peers
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.mcp.documents import ServedDocuments
 from apps.api.src.mcp.routes import McpEndpoint, mcp_router
-from apps.api.src.mcp.tools import ServedTools
+from apps.api.src.mcp.served import ServedDocuments, ServedTools
 from apps.api.src.observability.tracing import OFF
 from apps.api.src.ollama.documentation import document_ollama
 from apps.api.src.ollama.routes import ollama_router

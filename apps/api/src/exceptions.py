@@ -10,13 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.anthropic.errors import HEADERS as ANTHROPIC_HEADERS
-from apps.api.src.anthropic.errors import anthropic_error, anthropic_status
+from apps.api.src.http.error_shapes import (
+    ANTHROPIC_HEADERS,
+    OPENAI_HEADERS,
+    anthropic_error,
+    anthropic_status,
+    openai_error,
+    openai_status,
+)
 from apps.api.src.http.json_body import as_app_error
 from apps.api.src.http.shutdown import ClientGone
 from apps.api.src.ollama.answers import ollama_error, ollama_status
-from apps.api.src.v1.errors import HEADERS as OPENAI_HEADERS
-from apps.api.src.v1.errors import openai_error, openai_status
 from apps.core.errors import (
     AppError,
     Forbidden,

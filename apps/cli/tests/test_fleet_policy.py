@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from apps.cli.remote import CommandFailure
-from apps.gateway.replicas.discovery import Discovery
+from apps.gateway.replicas.replica_set import Discovery
 from apps.tests.support.ports import free_port
 from infra.ray.directory import FORGOTTEN_SECONDS, Directory
 from infra.ray.policy import cores, wanted, wanted_replicas

@@ -1,21 +1,23 @@
 """A set of replicas at work: finds them, probes each, and gives up what runs on one that is lost.
 
-A replica is an upstream whose words are our own, so that its errors stay what they are.
+A replica is an upstream whose words are our own, so that its errors stay what they are. Where replicas are is said by
+addresses as they are, by names that are resolved to all of their addresses, and by lists that others keep.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Coroutine, Mapping
+import re
+import socket
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import ValidationError
 
 from apps.core.errors import AppError, UpstreamError, told_error
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply
-from apps.gateway.replicas.discovery import Discovery
 from apps.gateway.replicas.table import Replica, ReplicaTable
 from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.access import access_headers, beginning, patience_for_words
@@ -27,6 +29,86 @@ from apps.transport.response import ConnectionFailed, HttpFailure
 
 if TYPE_CHECKING:
     from apps.transport.response import Response
+
+log = logging.getLogger(__name__)
+
+DNS = "dns://"
+LIST = "list+"
+LIST_SECONDS = 2.0
+LONGEST_LIST = 1_048_576
+Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
+Address = re.compile(r"https?://[^/\s?#]+")
+
+
+class Discovery:
+    """Base addresses of replicas: ``http://host:port``, ``https://...`` and ``http+unix://...`` as they are.
+
+    ``dns://name:port`` is every A and AAAA record of a name: a headless service, or compose's scaled one;
+    ``list+http://host:port/path`` is an array of addresses in JSON, which an engine that places replicas keeps. What
+    cannot be asked now keeps the addresses that it had.
+    """
+
+    def __init__(self, addresses: Sequence[str], lookup: Lookup | None = None) -> None:
+        self._addresses = addresses
+        self._lookup = lookup or _resolve
+        self._known: dict[str, list[str]] = {}
+
+    async def find(self) -> list[str]:
+        """The addresses as of now, in the file's order, each once."""
+        found: list[str] = []
+        for address in self._addresses:
+            if address.startswith(DNS):
+                found += await self._named(address)
+            elif address.startswith(LIST):
+                found += await self._listed(address)
+            else:
+                found.append(address.rstrip("/"))
+        return list(dict.fromkeys(found))
+
+    async def _named(self, address: str) -> list[str]:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port or 80
+        try:
+            hosts = await self._lookup(host, port)
+        except OSError as error:
+            log.warning("The name %s cannot be resolved (%s): its replicas stay as they were", host, error.strerror)
+            return self._known.get(address, [])
+        self._known[address] = [f"http://{f'[{one}]' if ':' in one else one}:{port}" for one in sorted(set(hosts))]
+        return self._known[address]
+
+    async def _listed(self, address: str) -> list[str]:
+        url = address.removeprefix(LIST)
+        try:
+            listed = json.loads(await _fetch(url))
+            if not isinstance(listed, list) or not all(isinstance(a, str) and Address.fullmatch(a) for a in listed):
+                raise ValueError("no array of addresses")
+        except (HttpFailure, TimeoutError, ValueError, RecursionError) as error:
+            log.warning("The list at %s cannot be read (%s): its replicas stay as they were", url, type(error).__name__)
+            return self._known.get(address, [])
+        self._known[address] = listed
+        return listed
+
+
+async def _fetch(url: str) -> bytes:
+    """The body of what is at an address. Raises HttpFailure, TimeoutError, and ValueError for no 200."""
+    client = Client(url, {}, LIST_SECONDS)
+    try:
+        response = await client.stream("GET", url, None, None, {}, LIST_SECONDS)
+        until, body = asyncio.get_running_loop().time() + LIST_SECONDS, b""
+        while len(body) < LONGEST_LIST and (chunk := await response.chunk(LIST_SECONDS, until)):
+            body += chunk
+        response.close()
+        if response.status != 200:
+            raise ValueError("not found")
+        return body
+    finally:
+        await client.aclose()
+
+
+async def _resolve(host: str, port: int) -> Sequence[str]:
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]).partition("%")[0] for *_, address in infos]
+
 
 # what the gateway says of a call beside its body; a replica believes it of those who know the fleet's secret
 TENANT, FITS = "X-Fleet-Tenant", "X-Fleet-Fits"
@@ -68,8 +150,6 @@ def _error_in(said: bytes) -> dict[str, Any]:
     error = parsed.get("error") if isinstance(parsed, dict) else None
     return error if isinstance(error, dict) else {}
 
-
-log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.25
 LONGEST_PROBE = 0.75

@@ -7,8 +7,7 @@ from typing import Any
 
 from apps.core.callers import Caller
 from apps.gateway.protocol import WireCall
-from apps.gateway.replicas.discovery import Discovery
-from apps.gateway.replicas.replica_set import ReplicaSet
+from apps.gateway.replicas.replica_set import Discovery, ReplicaSet
 from apps.gateway.replicas.table import Load, Replica, ReplicaTable, Ring, affinity
 from apps.gateway.routing.config import ProviderConfig
 from apps.models.capacity import Capacity, ModelCapacity

@@ -13,8 +13,8 @@ from apps.core.errors import ModelUnavailable
 from apps.core.messages import user_message
 from apps.core.settings import Settings
 from apps.local.engine.batching.answer import CAPACITY
-from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import open_engine
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.kernel.build import AVX2, cpu_flags
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer

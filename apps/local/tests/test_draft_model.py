@@ -21,8 +21,8 @@ from apps.local.engine.batching.drafting import (
     PromptLookup,
     StepTimes,
 )
-from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, Options, open_engine, open_step
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.kernel.native_step import BlockCache, BlockPool

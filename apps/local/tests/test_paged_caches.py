@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from apps.local.engine.batching.drafting import StepTimes
-from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step
 from apps.local.engine.batching.prefix_cache import PrefixCache, PrefixStore
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.kernel.native_step import BlockCache, BlockPool, NativeStep
 from apps.local.engine.port import Sampling

@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 
 from apps.core.settings import Settings
-from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step, own_library
 from apps.local.engine.batching.prefix_cache import BLOCK, KEPT_SECONDS, PrefixStore
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.port import EngineOutput, NoKernel, Sampling
 from apps.local.tokenizer import HubTokenizer
 from apps.tests.support.tiny_checkpoint import TinyTokenizer, write_tiny_checkpoint

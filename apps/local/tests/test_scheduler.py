@@ -8,7 +8,7 @@ import pytest
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
-from apps.local.engine.batching.engine import BatchingEngine
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.port import Sampling
 from apps.local.tokenizer import HubTokenizer

@@ -12,8 +12,8 @@ from apps.core.messages import ChatRequest, JsonObject, user_message
 from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar, open_compiler
 from apps.local.engine.batching.drafting import MOST_DRAFTED, Draft, GrammarDrafter, Odds, PromptLookup, StepTimes
-from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.opening import Caches, open_step, own_library
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.port import EngineOutput, NoKernel, Sampling
 from apps.local.tokenizer import HubTokenizer

@@ -11,10 +11,9 @@ from apps.core.callers import Budget
 from apps.core.errors import RateLimitExceeded
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
-from apps.operations.ledger import Ledger, usage
+from apps.operations.ledger import Ledger, Retention, usage
 from apps.operations.ledger_rows import DAY, GROUPS, UsageQuestion, day_of
 from apps.operations.ledger_store import LedgerStatements
-from apps.operations.retention import Retention
 from apps.operations.tests.aged_calls import KEEPING, NOW, everything, fill, old_calls, rows, told
 from apps.tests.support.accounts import call, key
 

@@ -17,7 +17,7 @@ FOLDER = """
 import asyncio, json, sys
 from pathlib import Path
 from apps.operations.database import Database
-from apps.operations.retention import Retention
+from apps.operations.ledger import Retention
 
 async def main():
     url, folder, now, days = json.loads(sys.argv[1])

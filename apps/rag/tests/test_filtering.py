@@ -13,7 +13,7 @@ from lancedb.table import AsyncTable
 from apps.rag.index.database import Database
 from apps.rag.index.filters import MOST_COLUMNS, compile_filter
 from apps.rag.index.rows import columns_of
-from apps.rag.index.searching import PROBES, candidates
+from apps.rag.index.table import PROBES, candidates
 from apps.rag.index.writing import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, put, remove, tend
 from apps.rag.library import Library
 from apps.rag.records import Document, Upload

@@ -9,8 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
-from apps.agents.decisions import undecided
-from apps.agents.progress import ApprovalRequired, Event, RunEnded, TextDelta, ToolCalled, ToolReturned
+from apps.agents.progress import ApprovalRequired, Event, RunEnded, TextDelta, ToolCalled, ToolReturned, undecided
 from apps.agents.roster import AgentCard
 from apps.agents.session import RunSession
 from apps.api.src.generate.answers import framing_for, model_header

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 
 from apps.agents.config import Overrides
-from apps.agents.decisions import Verdict, by_call
+from apps.agents.progress import Verdict, by_call
 from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.core import errors

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from apps.api.src.anthropic.errors import anthropic_error, anthropic_status
 from apps.api.src.anthropic.request import IGNORED
+from apps.api.src.http.error_shapes import anthropic_error, anthropic_status
 from apps.api.src.http.openapi import Responses, error_responses
 from apps.api.src.v1.documentation import ERRORS, posted
 from apps.core.fields import Schema

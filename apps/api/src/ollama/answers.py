@@ -10,7 +10,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-from apps.api.src.v1.errors import openai_status
+from apps.api.src.http.error_shapes import openai_status
 from apps.core.errors import AppError, UpstreamError, UpstreamRejected
 from apps.models.event_stream import EventStreamDecoder
 

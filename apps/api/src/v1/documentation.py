@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from apps.api.src.http.error_shapes import openai_error, openai_status
 from apps.api.src.http.openapi import (
     BODY_ERRORS,
     CACHE_HEADERS,
@@ -17,7 +18,6 @@ from apps.api.src.http.openapi import (
     Responses,
     error_responses,
 )
-from apps.api.src.v1.errors import openai_error, openai_status
 from apps.api.src.v1.passage import FORM
 from apps.api.src.v1.schemas import (
     ChatCompletionsBody,

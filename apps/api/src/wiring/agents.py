@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apps.agents.agent_model import AgentModel
-from apps.agents.agents import Agents
+from apps.agents.agents import AgentModel, Agents
 from apps.agents.builtin_tools import calculator, clock, search_tool
 from apps.agents.config import AgentsConfig, load_agents_config
 from apps.agents.fetch import Fetcher

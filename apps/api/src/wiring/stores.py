@@ -31,8 +31,7 @@ from apps.operations.database import Database
 from apps.operations.journal import Journal
 from apps.operations.key_store import KeyStore
 from apps.operations.key_terms import server_secret
-from apps.operations.ledger import Ledger
-from apps.operations.retention import Retention
+from apps.operations.ledger import Ledger, Retention
 from apps.rag.answering import RagModels
 from apps.rag.library import Library
 from apps.transport.client import Connections

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from mcp import MCPError
 
-from apps.api.src.mcp.documents import PAGE
+from apps.api.src.mcp.served import PAGE
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest

@@ -13,9 +13,9 @@ import numpy as np
 
 from apps.core.process import Precision, available_cpus, choose_precision, importing
 from apps.local.engine.batching.drafting import DraftModel
-from apps.local.engine.batching.engine import BatchingEngine
 from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
 from apps.local.engine.batching.prefix_cache import PrefixStore
+from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import LARGEST, Step

@@ -1,18 +1,24 @@
-"""Continuous batching: one thread that computes step after step; answers join and leave between two of them."""
+"""Continuous batching: one thread that computes step after step; answers join and leave between two of them.
 
+``BatchingEngine`` is the Engine on top of it: many answers at a time, each an async stream of outputs.
+"""
+
+import asyncio
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
-from apps.local.engine.batching.answer import Answer
-from apps.local.engine.batching.prefix_cache import PrefixCache, PrefixStore
+from apps.core.messages import JsonObject
+from apps.local.engine.batching.answer import Answer, Mailbox
+from apps.local.engine.batching.prefix_cache import BLOCK, PrefixCache, PrefixStore
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import Chunking, Step
-from apps.local.engine.port import Progress
+from apps.local.engine.port import EngineOutput, Progress, Sampling
+from apps.local.tokenizer import HubTokenizer
 
 # rows of logits are as wide as the vocabulary
 MOST_PROMPT_LOGITS = 48
@@ -281,3 +287,60 @@ def _closing() -> ModelUnavailable:
 
 def _failed(cause: Exception) -> InternalError:
     return InternalError("The local model failed while it generated", details={"cause": type(cause).__name__})
+
+
+class BatchingEngine:
+    """Implements Engine. ``caches`` sequences are kept: one a slot, and the last answers for prompts that go on."""
+
+    def __init__(
+        self,
+        step: Step,
+        tokenizer: HubTokenizer,
+        context_length: int,
+        slots: int,
+        caches: int,
+        details: JsonObject,
+        speculation: Speculation | None = None,
+        store: PrefixStore | None = None,
+    ) -> None:
+        self.context_length = context_length
+        self._tokenizer = tokenizer
+        self._details = {"engine": "batching", **details, **step.describe()}
+        # answers must not depend on it: only where a row's bits do not depend on the rows beside it
+        self._speculation = speculation if step.rows_independent else None
+        self._store = store
+        self._scheduler = Scheduler(step, slots, caches, self._speculation, store)
+
+    @property
+    def failure(self) -> str | None:
+        return self._scheduler.failure
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[EngineOutput, None]:
+        """Raises ModelUnavailable where the engine closes meanwhile, InternalError where the model fails."""
+        mailbox = Mailbox(self._scheduler.wake)
+        answer = Answer(prompt, sampling, self._tokenizer, mailbox)
+        if self._store is not None and len(prompt) > BLOCK:
+            known = self._scheduler.known(prompt, sampling.tenant)
+            answer.stored = await asyncio.to_thread(self._store.load, sampling.tenant, prompt, known)
+        self._scheduler.add(answer)
+        try:
+            while True:
+                output = await mailbox.get()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            if not answer.finished:
+                self._scheduler.cancel(answer)
+
+    def progress(self) -> Progress:
+        return self._scheduler.progress()
+
+    def describe(self) -> JsonObject:
+        speculation = {"speculation": "off"} if self._speculation is None else self._speculation.describe()
+        return {**self._details, **speculation, "interrupted_answers": self._scheduler.interrupted}
+
+    def close(self) -> None:
+        self._scheduler.close()
+        if self._store is not None:
+            self._store.close()

@@ -1,6 +1,7 @@
-"""Errors in OpenAI's shape: the statuses, types and codes that its clients raise their exceptions by.
+"""Errors in OpenAI's shape and in Anthropic's: the statuses, types and codes that clients raise their exceptions by.
 
-The envelope's five keys all stand there. ``code`` is OpenAI's; the envelope's own stands beside it as ``error_code``.
+The envelope's five keys all stand there. OpenAI's ``code`` is its own; the envelope's stands beside it as
+``error_code``. In Anthropic's shape they stand beside its own keys inside ``error``.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from apps.core.errors import (
     InvalidValue,
     MissingRequiredField,
     NotFound,
+    Overloaded,
     RateLimitExceeded,
     Unauthorized,
     UpstreamRejected,
@@ -20,7 +22,7 @@ from apps.core.errors import (
 
 # what a call gets wrong by itself is 400 at OpenAI
 BAD_REQUEST = (InvalidJson, MissingRequiredField, InvalidType, InvalidValue)
-TYPES = {
+OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
@@ -38,7 +40,7 @@ CODES: tuple[tuple[type[AppError], str], ...] = (
     (RateLimitExceeded, "rate_limit_exceeded"),
 )
 # OpenAI's clients retry some statuses by themselves; the retries have been made here
-HEADERS = {"x-should-retry": "false"}
+OPENAI_HEADERS = {"x-should-retry": "false"}
 
 
 def openai_status(error: AppError) -> int:
@@ -51,7 +53,7 @@ def openai_status(error: AppError) -> int:
 def openai_error(error: AppError) -> dict[str, Any]:
     """The body of an error on OpenAI's routes."""
     status, body = openai_status(error), error.envelope()
-    code, kind = _code(error), TYPES.get(status, "server_error")
+    code, kind = _code(error), OPENAI_TYPES.get(status, "server_error")
     if code == QUOTA:
         kind = QUOTA
     body["error"] |= {"code": code, "status": status, "type": kind, "param": error.field, "error_code": error.code}
@@ -68,3 +70,37 @@ def _code(error: AppError) -> str:
     if isinstance(error, RateLimitExceeded) and error.source == "budget":
         return QUOTA
     return next((code for kind, code in CODES if isinstance(error, kind)), error.code)
+
+
+OVERLOADED = 529
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    OVERLOADED: "overloaded_error",
+}
+# Anthropic's clients retry some statuses by themselves; the retries have been made here
+ANTHROPIC_HEADERS = {"x-should-retry": "false"}
+
+
+def anthropic_status(error: AppError) -> int:
+    """The status that Anthropic answers with: as OpenAI's, but for a full queue."""
+    return OVERLOADED if isinstance(error, Overloaded) else openai_status(error)
+
+
+def anthropic_error(error: AppError) -> dict[str, Any]:
+    """The body of an error on Anthropic's routes."""
+    status = anthropic_status(error)
+    told = error.envelope()["error"] | {"status": status, "type": ANTHROPIC_TYPES.get(status, "api_error")}
+    if isinstance(error, UpstreamRejected):
+        told["message"] = error.rejection.message
+    return {"type": "error", "error": told}

@@ -1,4 +1,4 @@
-"""What an agent is declared as: in Python by these classes, or in the file that `agents_file.py` reads into them."""
+"""What an agent is declared as: in Python by these classes, or in the file of agents, which is read into them."""
 
 import re
 from collections.abc import Iterable

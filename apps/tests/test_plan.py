@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 APPS = Path(__file__).parents[1]
+MOST_MODULES = 250
 # what a heavy vendor's adapter is imported by, at its first use; a new one needs a reason like that
 MOST_FUNCTION_IMPORTS = 78
 
@@ -63,6 +64,12 @@ def function_imports(file: Path) -> Iterator[str]:
                 if isinstance(node, ast.Import | ast.ImportFrom) and node.lineno not in found:
                     found.add(node.lineno)
                     yield f"{file.relative_to(APPS)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_a_concept_is_a_file() -> None:
+    """Modules but for packages' own; a new one takes the place of a crumb that is merged into its concept."""
+    found = sorted(name for name, file in modules().items() if file.name != "__init__.py")
+    assert len(found) <= MOST_MODULES, "\n".join(found)
 
 
 def test_few_imports_stand_inside_functions() -> None:

@@ -1,21 +1,19 @@
-"""The cache around a ChatModel: who is answered from it, who joins whom, and what is on record of it."""
+"""The cache around a ChatModel: who is answered from it, and what is on record of it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from apps.cache.front import CachedModel, CacheFront
 from apps.cache.response_cache import ResponseCache
 from apps.cache.store import MemoryStore
-from apps.core.callers import Budget, Caller
-from apps.core.calls import CallRecord, Price, Usage
+from apps.cache.tests.cached_models import END, cached_model, len_of, request, rig
+from apps.core.callers import Caller
 from apps.core.deltas import Delta, collect
-from apps.core.errors import AppError, Forbidden, UpstreamError
-from apps.core.messages import CacheControl, ChatRequest, JsonObject, user_message
+from apps.core.errors import UpstreamError
+from apps.core.messages import CacheControl, ChatRequest, JsonObject
 from apps.core.settings import Settings
 from apps.local.checkpoint import Report
 from apps.local.loading import Loaded
@@ -23,60 +21,6 @@ from apps.local.model import LocalModel
 from apps.local.tests.fakes import EchoEngine, EchoTokenizer
 from apps.models.metering import Meter, MeteredModel
 from apps.models.scripted import ScriptedModel, Step, saying
-
-A = Caller("a", "key-1")
-END = Delta(finish_reason="stop", usage=Usage(5, 2, 1, 0.25), model="m")
-ANSWER: list[Step] = [Delta("one", model="m"), 0.02, Delta(" two\r\n", model="m"), END]
-
-
-@dataclass(slots=True)
-class Books:
-    """A bookkeeper that remembers."""
-
-    opened: list[CallRecord] = field(default_factory=list)
-    closed: list[CallRecord] = field(default_factory=list)
-
-    async def opening(self, call: CallRecord) -> None:
-        self.opened.append(replace(call))
-
-    def closing(self, call: CallRecord) -> None:
-        self.closed.append(call)
-
-
-@dataclass(slots=True)
-class Rig:
-    model: ScriptedModel
-    books: Books
-    cache: ResponseCache
-    cached: CachedModel
-
-    async def ask(self, **fields: Any) -> list[Delta]:
-        return [delta async for delta in self.cached.stream(request(**fields))]
-
-    async def ask_and_settle(self, **fields: Any) -> list[Delta]:
-        """`ask`, and wait until the answer has been kept, where it is."""
-        answer = await self.ask(**fields)
-        await asyncio.sleep(0.01)
-        return answer
-
-
-def request(text: str = "hi", **fields: Any) -> ChatRequest:
-    return ChatRequest(user_message(text), **{"temperature": 0.0, "caller": A, **fields})
-
-
-def rig(
-    script: Sequence[Step] = ANSWER,
-    store: MemoryStore | None = None,
-    largest: int = 10_000,
-    books: Books | None = None,
-) -> Rig:
-    model, books = ScriptedModel(lambda request: script), books or Books()
-    cache = ResponseCache(MemoryStore(1_000_000) if store is None else store, 60, largest=largest)
-    return Rig(model, books, cache, cached_model(MeteredModel(model, Meter([books]), "/generate"), cache))
-
-
-def cached_model(metered: MeteredModel, cache: ResponseCache) -> CachedModel:
-    return CachedModel(metered, CacheFront(cache, metered.meter))
 
 
 async def test_the_second_answer_is_the_first_one_delta_by_delta_and_free() -> None:
@@ -159,121 +103,6 @@ async def test_an_answer_that_is_too_large_is_given_and_not_kept() -> None:
     for _ in range(2):
         assert (await made.ask_and_settle())[0].text == "x" * 20_000
     assert (len(made.model.requests), made.cache.counts.too_large, len_of(made.cache)) == (2, 2, 0)
-
-
-def len_of(cache: ResponseCache) -> int:
-    assert isinstance(cache.store, MemoryStore)
-    return len(cache.store)
-
-
-async def test_fifty_at_the_same_time_are_one_execution_and_each_has_the_whole_answer() -> None:
-    made = rig()
-    answers = await asyncio.gather(*(made.ask() for _ in range(50)))
-    assert len(made.model.requests) == 1
-    assert all(answer == answers[0] for answer in answers)
-    assert sorted(record.cache for record in made.books.closed) == ["hit"] * 49 + ["miss"]
-    assert sum(record.cost or 0 for record in made.books.closed) == 0.25
-    assert made.cache.counts.joined == 49
-
-
-async def test_what_is_saved_where_the_answer_tells_no_cost_is_what_its_execution_was_reckoned_at() -> None:
-    end = Delta(finish_reason="stop", usage=Usage(1_000_000, 0), model="m")
-    model, books = ScriptedModel(lambda request: [0.01, Delta("x"), end]), Books()
-    metered = MeteredModel(model, Meter([books]), "/generate", lambda name: Price(input=3, output=0))
-    cached = cached_model(metered, ResponseCache(MemoryStore(100_000), 60))
-    await asyncio.gather(*(collect(cached.stream(request())) for _ in range(2)))
-    await asyncio.sleep(0.01)
-    await collect(cached.stream(request()))
-    paid = [(record.cache, record.cost, record.saved) for record in books.closed]
-    assert sorted(paid) == [("hit", 0.0, 3.0), ("hit", 0.0, 3.0), ("miss", 3.0, 0.0)]
-
-
-@pytest.mark.parametrize("other", [Caller("b", "key-1"), replace(A, budget=Budget(1, "day"))])
-async def test_neither_tenants_nor_budgets_join(other: Caller) -> None:
-    made = rig()
-    await asyncio.gather(made.ask(), made.ask(caller=other))
-    assert len(made.model.requests) == 2
-
-
-async def test_a_failure_is_everybodys_with_an_error_of_its_own() -> None:
-    made = rig([0.01, UpstreamError("no", upstream_status=200)])
-    errors = await asyncio.gather(*(made.ask() for _ in range(5)), return_exceptions=True)
-    assert len(made.model.requests) == 1
-    assert len({id(error) for error in errors}) == 5
-    for error in errors:
-        assert isinstance(error, AppError)
-        assert (error.code, error.details) == ("UPSTREAM_ERROR", {"upstream_status": 200})
-    assert {record.outcome for record in made.books.closed} == {"UPSTREAM_ERROR"}
-
-
-async def test_when_the_first_leaves_it_goes_on_for_the_others_on_its_record() -> None:
-    made = rig()
-    first = asyncio.create_task(made.ask())
-    await asyncio.sleep(0.005)
-    second = asyncio.create_task(made.ask())
-    await asyncio.sleep(0.005)
-    first.cancel()
-    assert await second == [Delta("one", model="m"), Delta(" two\r\n", model="m"), END]
-    assert len(made.model.requests) == 1
-    assert sorted((record.cache, record.outcome, record.cost) for record in made.books.closed) == [
-        ("hit", "ok", 0.0),
-        ("miss", "ok", 0.25),
-    ]
-
-
-class Deliberate(Books):
-    """Takes its time before a free call may begin; ``refuses`` them in the end."""
-
-    refuses = False
-
-    async def opening(self, call: CallRecord) -> None:
-        if call.cache == "hit":
-            await asyncio.sleep(0.03)
-            if self.refuses:
-                raise Forbidden("no")
-
-
-async def test_who_waits_for_his_record_to_be_opened_does_not_lose_the_answer_to_who_leaves() -> None:
-    made = rig([0.01, Delta("one"), 0.05, END], books=Deliberate())
-    first = asyncio.create_task(made.ask())
-    await asyncio.sleep(0.005)
-    second = asyncio.create_task(made.ask())
-    await asyncio.sleep(0.01)
-    first.cancel()
-    assert (await second)[-1] == END
-
-
-async def test_who_is_refused_has_left() -> None:
-    books = Deliberate()
-    books.refuses = True
-    made = rig([Delta("one"), 30.0, END], books=books)
-    first = asyncio.create_task(made.ask())
-    await asyncio.sleep(0.005)
-    with pytest.raises(Forbidden):
-        await made.ask()
-    first.cancel()
-    await asyncio.sleep(0.01)
-    assert made.model.open == 0
-
-
-async def test_when_all_have_left_it_is_cancelled_and_not_kept() -> None:
-    made = rig([Delta("one"), 30.0, END])
-    tasks = [asyncio.create_task(made.ask()) for _ in range(3)]
-    await asyncio.sleep(0.02)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0.01)
-    assert (made.model.open, len_of(made.cache)) == (0, 0)
-    assert [record.outcome for record in made.books.closed] == ["CLIENT_GONE"] * 3
-
-
-async def test_a_reader_that_stops_early_leaves_as_well() -> None:
-    made = rig([Delta("one"), 30.0, END])
-    async with aclosing(made.cached.stream(request())) as deltas:
-        assert (await anext(deltas)).text == "one"
-    await asyncio.sleep(0.01)
-    assert made.model.open == 0
 
 
 async def test_a_long_replay_lets_others_have_their_turns() -> None:

@@ -1,4 +1,4 @@
-"""What a routing file can say: providers, and the model names that callers use. `routing_file.py` reads it."""
+"""What a routing file can say: providers, and the model names that callers use."""
 
 from functools import cached_property
 from pathlib import Path

@@ -1,17 +1,13 @@
-"""A model that drafts: when it does, what it proposes, and that no answer depends on it."""
+"""A model that drafts: when it does, what it proposes, and what it leaves behind."""
 
 import asyncio
-import json
-import shutil
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from apps.core.settings import Settings
 from apps.local.engine.batching.drafting import (
     MODEL_GRADE,
     MOST_DRAFTED,
@@ -21,16 +17,13 @@ from apps.local.engine.batching.drafting import (
     PromptLookup,
     StepTimes,
 )
-from apps.local.engine.batching.opening import Caches, Options, open_engine, open_step
 from apps.local.engine.batching.scheduler import BatchingEngine
-from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.kernel.native_step import BlockCache, BlockPool
-from apps.local.engine.port import EngineOutput, Sampling
-from apps.local.loading import LoadFailed, load_local
+from apps.local.engine.port import Sampling
+from apps.local.tests.drafts import said, speculation
 from apps.local.tokenizer import HubTokenizer
-from apps.tests.support.kernels import kernels
-from apps.tests.support.tiny_checkpoint import TinyTokenizer, write_tiny_checkpoint
+from apps.tests.support.tiny_checkpoint import TinyTokenizer
 
 pytestmark = pytest.mark.local
 
@@ -207,9 +200,6 @@ def test_after_a_token_that_its_embedding_does_not_have_it_computes_nothing() ->
     assert (step.calls, drafted) == ([], [30, 95])
 
 
-# --- an answer that is interrupted
-
-
 class Paged(Counting):
     """Takes blocks from a pool, and says the numbers from 10 to 89 round and round. Each step calls ``before``."""
 
@@ -283,185 +273,3 @@ async def test_an_answer_that_is_cancelled_while_it_waits_again_leaves_nothing_o
     # the first one's draft was in use
     assert used[0] > 0
     assert model.caches.available_blocks() == 16
-
-
-# --- no answer depends on it
-
-
-class FreeRows(StepTimes):
-    """Steps of any number of rows take a second: everything that is proposed is checked."""
-
-    def seconds(self, rows: int) -> float:
-        return 1.0
-
-
-def speculation(model: DraftModel | None = None) -> Speculation:
-    found = Speculation(model)
-    found.times = FreeRows()
-    return found
-
-
-def engine_of(folder: Path, drafting: Speculation | None, precision: str = "int4", slots: int = 4) -> BatchingEngine:
-    step = open_step(folder, precision, folder.parent, kernels(), Caches(256), slots)
-    return BatchingEngine(step, cast(HubTokenizer, TinyTokenizer()), 256, slots, slots + 2, {}, drafting)
-
-
-async def said(engine: BatchingEngine, prompt: Sequence[int], sampling: Sampling) -> tuple[str, list[Any]]:
-    """An answer's text, and its tokens with their log probabilities and the alternatives'."""
-    text, found, piece = "", [], EngineOutput("", 0)
-    async for piece in engine.generate(prompt, sampling):
-        text += piece.text
-        found += [(one.raw, one.logprob, tuple(other.logprob for other in one.top)) for one in piece.logprobs]
-    return text, found
-
-
-def calls(count: int) -> list[tuple[list[int], Sampling]]:
-    random = np.random.default_rng(7)
-    return [
-        (
-            random.integers(0, 96, int(random.integers(2, 60))).tolist(),
-            Sampling([0.0, 0.0, 0.7][number % 3], 1.0, 30, number, top_logprobs=2),
-        )
-        for number in range(count)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("drafts", "count"),
-    [
-        ("a smaller one", 2),
-        pytest.param("a smaller one", 12, marks=pytest.mark.long),
-        pytest.param("itself", 12, marks=pytest.mark.long),
-    ],
-)
-async def test_answers_and_their_log_probabilities_have_the_same_bits_with_a_model_that_drafts(
-    drafts: str, count: int, tmp_path: Path
-) -> None:
-    folder = write_tiny_checkpoint(tmp_path / "model")
-    small = folder if drafts == "itself" else write_tiny_checkpoint(tmp_path / "small", 5, num_hidden_layers=1)
-    step = open_step(small, "int4", tmp_path, kernels(), Caches(256), 4)
-    plain, drafting = engine_of(folder, None), engine_of(folder, speculation(DraftModel(step, 256, 96, 6, 0.01)))
-    try:
-        asked = calls(count)
-        alone = [await said(plain, *call) for call in asked]
-        assert [await said(drafting, *call) for call in asked] == alone
-        told = drafting.describe()
-        assert await asyncio.gather(*[said(drafting, *call) for call in asked]) == alone
-    finally:
-        plain.close()
-        drafting.close()
-    assert told["speculation"] == "prompt lookup, grammar, a model"
-    if drafts == "itself":
-        # the same arithmetic: every greedy token is the drafted one
-        assert told["accepted_tokens"] > 0.6 * told["drafted_tokens"]
-    else:
-        assert told["accepted_tokens"] < 0.5 * told["drafted_tokens"]
-
-
-@pytest.mark.long
-async def test_the_packaged_model_answers_the_same_with_itself_as_its_draft(
-    packaged: Path, tokenizer: HubTokenizer
-) -> None:
-    cache_dir = Settings().model_cache_dir
-    prompt = tokenizer.encode("A recipe for bread: take")
-    answers = []
-    for draft in (None, packaged):
-        engine = open_engine(packaged, tokenizer, "int4", 2, cache_dir, Options(draft=draft))
-        try:
-            greedy = Sampling(0.0, 1.0, 100, top_logprobs=1)
-            drawn = Sampling(0.9, 0.95, 100, 11, top_logprobs=1)
-            answers.append([await said(engine, prompt, sampling) for sampling in (greedy, drawn)])
-            told = engine.describe()
-        finally:
-            engine.close()
-    assert answers[0] == answers[1]
-    assert told["speculation"] == "prompt lookup, grammar, a model"
-
-
-async def test_tokens_that_the_draft_has_no_rows_for_are_no_fault(tmp_path: Path) -> None:
-    kernels()
-    shutil.copytree(Settings().model_cache_dir / "kernels", tmp_path / "cache/kernels")
-    folder = write_tiny_checkpoint(tmp_path / "model", vocab_size=128, num_hidden_layers=8)
-    small = write_tiny_checkpoint(tmp_path / "small", 5, num_hidden_layers=1)
-    tokenizer = cast(HubTokenizer, TinyTokenizer())
-    padding = Sampling(0.0, 1.0, 8, logit_bias={100: 100.0}, top_logprobs=1)
-    calls = [([5, 100, 9], Sampling(0.0, 1.0, 8, top_logprobs=1)), ([5, 6, 9], padding)]
-    answers = []
-    for draft in (None, small):
-        engine = open_engine(folder, tokenizer, "int4", 2, tmp_path / "cache", Options(draft=draft))
-        try:
-            answers.append([await said(engine, *call) for call in calls])
-            assert engine.failure is None
-        finally:
-            engine.close()
-    assert answers[0] == answers[1]
-    assert answers[1][1][0] == TinyTokenizer().decode([100] * 8)
-
-
-# --- loading
-
-
-def with_tokenizer(folder: Path, words: Sequence[str]) -> Path:
-    """``folder`` with a tokenizer of whole words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"eos_token": words[1], "chat_template": "{{ messages }}"})
-    )
-    return folder
-
-
-WORDS = ["<unk>", "</s>", *(f"w{number}" for number in range(94))]
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> dict[str, Path]:
-    made = {"model": WORDS, "same": WORDS, "other": [*WORDS[:50], "else", *WORDS[51:]]}
-    return {name: with_tokenizer(write_tiny_checkpoint(tmp_path / name), words) for name, words in made.items()}
-
-
-def settings_of(checkpoints: dict[str, Path], tmp_path: Path, draft: str, **changes: Any) -> Settings:
-    shutil.copytree(Settings().model_cache_dir / "kernels", tmp_path / "cache/kernels", dirs_exist_ok=True)
-    return Settings(
-        _env_file=None,
-        local_model=str(checkpoints["model"]),
-        local_draft=draft,
-        model_cache_dir=tmp_path / "cache",
-        **changes,
-    )
-
-
-def test_a_model_of_the_same_tokenizer_drafts(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    kernels()
-    loaded = load_local(settings_of(checkpoints, tmp_path, str(checkpoints["same"])), lambda *_: None)
-    try:
-        assert loaded.engine.describe()["speculation"] == "prompt lookup, grammar, a model"
-    finally:
-        loaded.engine.close()
-
-
-def test_without_speculation_there_is_none(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    kernels()
-    same = str(checkpoints["same"])
-    settings = settings_of(checkpoints, tmp_path, same, local_speculation="off")
-    loaded = load_local(settings, lambda *_: None)
-    try:
-        assert loaded.engine.describe()["speculation"] == "off"
-    finally:
-        loaded.engine.close()
-
-
-def test_another_tokenizer_or_no_checkpoint_is_said_and_nothing_is_served(
-    checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    kernels()
-    with pytest.raises(LoadFailed, match=r"its tokenizer is another one \(1 of 96 tokens differ, '(else|w48)' \(50\)"):
-        load_local(settings_of(checkpoints, tmp_path, str(checkpoints["other"])), lambda *_: None)
-    with pytest.raises(LoadFailed, match="LOCAL_DRAFT"):
-        load_local(settings_of(checkpoints, tmp_path, str(tmp_path / "nowhere")), lambda *_: None)
-    (checkpoints["same"] / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
-    with pytest.raises(LoadFailed, match=r"LOCAL_DRAFT=.* cannot draft: BertModel is none of"):
-        load_local(settings_of(checkpoints, tmp_path, str(checkpoints["same"])), lambda *_: None)

@@ -11,7 +11,8 @@ from apps.core.calls import CallRecord, Usage
 from apps.core.errors import NoStorage
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
-from apps.operations.journal import END, HEADER, Journal, decoded, encoded, new_file
+from apps.operations.journal import Journal, new_file
+from apps.operations.journal_records import END, HEADER, decoded, encoded
 from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import entry_of
 from apps.tests.support.accounts import books, call, key, written

@@ -7,6 +7,8 @@ import pytest
 
 from apps.rag.index.database import missing_requirements
 from apps.rag.library import Library
+from apps.rag.parsing.sandbox import Sandbox
+from apps.rag.records import Limits
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS
 
@@ -27,5 +29,13 @@ async def library(tmp_path: Path) -> AsyncIterator[Library]:
     """Started, with an honest small embedder."""
     made = Library(tmp_path, HashingEmbedder(), limits=LIMITS)
     await made.start()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A parsing process with the limits of a service."""
+    made = Sandbox(Limits(), None)
     yield made
     await made.aclose()

@@ -1,21 +1,15 @@
-"""Documents as people have them: what is in them is found, what was deleted from them is not."""
+"""Office documents as people have them: what is in them is found, what was deleted from them is not."""
 
 import datetime
-import shutil
-import zlib
-from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from apps.core.errors import InvalidValue
 from apps.rag.parsing.sandbox import Sandbox
-from apps.rag.records import Limits
-from apps.tests.support import made_files as made
 from apps.tests.support import office_files as office
 from apps.tests.support.office_files import p, run
+from apps.tests.support.parsing import read, text_of
 
 pytestmark = pytest.mark.local
 
@@ -25,27 +19,6 @@ TEMPLATE = "application/vnd.openxmlformats-officedocument.wordprocessingml.templ
 LEAVE = "Employees get twenty five days of leave."
 BOX = f"<w:txbxContent>{p(run('box pelican'))}</w:txbxContent>"
 CELL = f"<w:sdt><w:sdtContent><w:tc>{p(run('cell ibis'))}</w:tc></w:sdtContent></w:sdt>"
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    made = Sandbox(Limits(), None)
-    yield made
-    await made.aclose()
-
-
-async def read(sandbox: Sandbox, tmp_path: Path, name: str, content: bytes) -> tuple[list[Any], dict[str, Any]]:
-    path = tmp_path / "upload"
-    path.write_bytes(content)
-    events: list[dict[str, Any]] = []
-    done = await sandbox.parse(path, name, events.append)
-    return [event["chunk"] for event in events if "chunk" in event], done
-
-
-async def text_of(sandbox: Sandbox, tmp_path: Path, name: str, content: bytes) -> str:
-    chunks, _ = await read(sandbox, tmp_path, name, content)
-    return "\n\n".join(chunk["text"] for chunk in chunks)
-
 
 WORD: dict[str, tuple[str, str, str]] = {
     "a tracked insertion": (
@@ -253,198 +226,3 @@ async def test_an_email_is_its_head_its_text_and_its_attachments(sandbox: Sandbo
         (["list.csv"], "a: walrus; b: 2"),
     ]
     assert done["warnings"] == ["The attachment tool was not read. The file cannot be read. It is a program"]
-
-
-@pytest.mark.parametrize(
-    ("page", "expected"),
-    [
-        ("<head><title>t</title><body><p>opens at nine", "opens at nine"),
-        ("<h2>Refunds<p>take days.</p><p>Write.</p>", "## Refunds\n\ntake days.\n\nWrite."),
-        ("<ul>" + "".join(f"<li>Item {n}" for n in range(3)) + "</ul>", "- Item 0\n- Item 1\n- Item 2"),
-        ("<p>Caf&eacute; &amp; &#x1F600; &lt;b&gt;", "Café & 😀 <b>"),
-        ("<script>a='<p>s</p>'</script><!-- c --><p hidden>h</p><template>t</template>x", "x"),
-        (
-            "<table><tr><th>City<th>People<tr><td>Springfield<td>30720</table>",
-            "| City | People |\n| Springfield | 30720 |",
-        ),
-        ("<table><tr><td>x<table><tr><td>in</table></table>", "x\n\nin"),
-        ("<dl><dt>T<dd>D</dl><details><summary>S</summary>in</details><figure><figcaption>F", "T\n\nD\n\nS\n\nin\n\nF"),
-        ("<div>a<div>b</div>c</div>d", "a\n\nb\n\nc\n\nd"),
-        ("one<br>two <b>bo</b>ld <input value=V><img alt=owl>", "one\ntwo bold V owl"),
-    ],
-)
-async def test_pages_are_what_a_browser_makes_of_them(
-    sandbox: Sandbox, tmp_path: Path, page: str, expected: str
-) -> None:
-    assert await text_of(sandbox, tmp_path, "a.html", page.encode()) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        ("Die Gebühr beträgt fünf Euro – für Schüler “gratis”.", "cp1252"),
-        ("Müller", "cp1252"),
-        ("El niño pagó mañana.", "cp1252"),
-        ("Zażółć gęślą jaźń. Opłata wynosi pięć złotych.", "cp1250"),
-        ("Zażółć gęślą jaźń. Opłata wynosi pięć złotych.", "iso8859-2"),
-        ("Плата составляет пять евро для учеников.", "cp1251"),
-        ("Плата составляет пять евро для учеников.", "koi8_r"),
-        ("Το τέλος είναι πέντε ευρώ για μαθητές.", "cp1253"),
-        ("料金は五ユーロです。図書館は火曜日に九時に開きます。", "cp932"),
-        ("料金は五ユーロです。図書館は火曜日に九時に開きます。", "euc_jp"),
-        ("料金は五ユーロです。", "iso2022_jp"),
-        ("图书馆星期二九点开门。费用是五欧元。", "gb18030"),
-        ("Name Ort Jürgen Köln", "utf-16-le"),
-        ("Name Ort Jürgen Köln", "utf-16"),
-    ],
-)
-async def test_texts_without_a_declaration_are_read(sandbox: Sandbox, tmp_path: Path, text: str, encoding: str) -> None:
-    assert await text_of(sandbox, tmp_path, "a.txt", text.encode(encoding)) == text
-
-
-@pytest.mark.parametrize(
-    ("head", "encoding"),
-    [
-        ('<meta charset="windows-1252">', "cp1252"),
-        ("<meta http-equiv=Content-Type content='text/html; charset=iso-8859-1'>", "cp1252"),
-        ("<meta charset=iso-8859-2>", "iso8859-2"),
-        ("<?xml version='1.0' encoding='shift_jis'?>", "cp932"),
-    ],
-)
-async def test_a_page_is_read_in_the_encoding_that_it_declares(
-    sandbox: Sandbox, tmp_path: Path, head: str, encoding: str
-) -> None:
-    word = {"cp1252": "Gebühr – fünf", "iso8859-2": "złotych", "cp932": "図書館"}[encoding]
-    page = f"{head}<body><p>{word}".encode(encoding)
-    assert await text_of(sandbox, tmp_path, "a.html", page) == word
-
-
-async def test_a_few_wrong_bytes_in_utf8_are_told_and_cost_nothing_else(sandbox: Sandbox, tmp_path: Path) -> None:
-    content = "Grüße aus Köln. ".encode() * 20 + b"\xff ende"
-    chunks, done = await read(sandbox, tmp_path, "a.txt", content)
-    assert chunks[0]["text"].startswith("Grüße aus Köln.") and chunks[-1]["text"].endswith("ende")
-    assert done["warnings"] == ["1 places could not be decoded as utf-8"]
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ('"Name, Vorname";Alter\n"Meier, Anna";34\n', "Name, Vorname: Meier, Anna; Alter: 34"),
-        ("sep=;\nName;Betrag\nAnna;12,50\n", "Name: Anna; Betrag: 12,50"),
-        ('"sep=|"\nName|Betrag\nAnna|12,50\n', "Name: Anna; Betrag: 12,50"),
-        ("Name;Betrag\nAnna;12,50\nBernd;7,10\n", "Name: Anna; Betrag: 12,50\nName: Bernd; Betrag: 7,10"),
-        ("Name\tOrt, Land\nJo\tUlm, D\n", "Name: Jo; Ort, Land: Ulm, D"),
-        ("Note\nHello, world\nplain\n", "Note: Hello, world\nNote: plain"),
-        ("time\n10:30\n", "time: 10:30"),
-        ('Part;Size\n"Valve "x" old";7\nPipe;5" wide\n', 'Part: Valve x" old"; Size: 7\nPart: Pipe; Size: 5" wide'),
-        ('Part;Size\nBolt;"3\nWasher;4\n', 'Part: Bolt; Size: "3\nPart: Washer; Size: 4'),
-    ],
-)
-async def test_the_delimiter_of_a_csv_is_the_one_that_gives_equal_rows(
-    sandbox: Sandbox, tmp_path: Path, content: str, expected: str
-) -> None:
-    assert await text_of(sandbox, tmp_path, "a.csv", content.encode()) == expected
-
-
-@pytest.mark.parametrize(
-    ("front", "metadata"),
-    [
-        (
-            "---\ntitle: Rules\ndate: 2024-05-01\ntags: [hr, leave]\ndraft: false\n---\n",
-            {"title": "Rules", "date": "2024-05-01", "tags": "hr, leave", "draft": False},
-        ),
-        ('+++\ntitle = "Rules"\nweight = 3\n+++\n', {"title": "Rules", "weight": 3}),
-        ("---\n---\n", {}),
-    ],
-)
-async def test_front_matter_is_metadata_and_no_passage(
-    sandbox: Sandbox, tmp_path: Path, front: str, metadata: dict[str, Any]
-) -> None:
-    chunks, done = await read(sandbox, tmp_path, "a.md", f"{front}\nThe text.\n\n# Sick\n\nA note.\n".encode())
-    assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
-        ([], "The text."),
-        (["Sick"], "# Sick\n\nA note."),
-    ]
-    assert done["metadata"] == metadata
-
-
-async def test_a_rule_at_the_top_is_no_front_matter_and_an_alias_no_bomb(sandbox: Sandbox, tmp_path: Path) -> None:
-    for front in ("---\nWell: [then\n---\n", "---\na: &a [x]\nb: [*a, *a]\n---\n"):
-        text = await text_of(sandbox, tmp_path, "a.md", f"{front}\nThe text.\n".encode())
-        assert text.startswith("---") and text.endswith("The text.")
-
-
-async def test_lines_of_markdown_end_at_newlines_alone(sandbox: Sandbox, tmp_path: Path) -> None:
-    source = "# A\n\none\u2028two\u2028three\x0bfour\u2029five\n\n# B\n\nplums\n"
-    chunks, _ = await read(sandbox, tmp_path, "a.md", source.encode())
-    assert [chunk["headings"] for chunk in chunks] == [["A"], ["B"]]
-    assert "plums" in chunks[1]["text"]
-
-
-def form(value: str) -> bytes:
-    """A PDF with a field that is filled in, as a form program writes it."""
-    page = made.pdf(["Name of the applicant"])
-    field = f"<</Type/Annot/Subtype/Widget/FT/Tx/T(surname)/V({value})/Rect[0 0 100 20]/P 3 0 R>>"
-    page = page.replace(b"/Type/Catalog", f"/Type/Catalog/AcroForm<</Fields[{field}]>>".encode())
-    return page.replace(b"/Type/Page/", f"/Type/Page/Annots[{field}]/".encode())
-
-
-async def test_what_is_filled_into_a_form_is_read(sandbox: Sandbox, tmp_path: Path) -> None:
-    assert await text_of(sandbox, tmp_path, "a.pdf", form("Zanzibar")) == "Name of the applicant\nsurname: Zanzibar"
-
-
-async def test_hyphens_at_the_ends_of_lines_stay_what_they_are(sandbox: Sandbox, tmp_path: Path) -> None:
-    assert await text_of(sandbox, tmp_path, "a.pdf", made.pdf(["The docu-\nmentation"])) == "The docu-\nmentation"
-
-
-def scan(text: str, tmp_path: Path) -> bytes:
-    """A PNG of drawn text, by matplotlib, as requirements-dev.txt has it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2), dpi=150)
-    figure.text(0.05, 0.4, text, fontsize=28)
-    figure.savefig(tmp_path / "scan.png")
-    return (tmp_path / "scan.png").read_bytes()
-
-
-def scanned_pdf(tmp_path: Path, text: str) -> bytes:
-    from PIL import Image
-
-    (tmp_path / "for.png").write_bytes(scan(text, tmp_path))
-    with Image.open(tmp_path / "for.png") as image:
-        image.convert("RGB").save(tmp_path / "scan.pdf")
-    return (tmp_path / "scan.pdf").read_bytes()
-
-
-needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="needs tesseract")
-
-
-@needs_tesseract
-async def test_pictures_and_scanned_pages_are_recognised_where_tesseract_is(sandbox: Sandbox, tmp_path: Path) -> None:
-    assert "pelican" in await text_of(sandbox, tmp_path, "a.png", scan("A white pelican", tmp_path))
-    chunks, done = await read(sandbox, tmp_path, "a.pdf", scanned_pdf(tmp_path, "A grey walrus"))
-    assert [chunk["page"] for chunk in chunks] == [1] and "walrus" in chunks[0]["text"]
-    assert done["warnings"] == []
-
-
-async def test_without_recognition_the_error_says_so_and_a_page_is_told(tmp_path: Path) -> None:
-    sandbox = Sandbox(Limits(ocr=False), None)
-    try:
-        with pytest.raises(InvalidValue, match="RAG_OCR is off"):
-            await text_of(sandbox, tmp_path, "a.png", scan("A white pelican", tmp_path))
-        with pytest.raises(InvalidValue, match=r"pictures: 1 \(RAG_OCR is off\)"):
-            await text_of(sandbox, tmp_path, "a.pdf", scanned_pdf(tmp_path, "A grey walrus"))
-    finally:
-        await sandbox.aclose()
-
-
-@pytest.mark.long
-async def test_a_picture_that_unpacks_to_a_huge_one_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
-    def part(name: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
-
-    side = 60_000
-    head = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
-    png = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", made.deflated(2**30)) + part(b"IEND", b"")
-    with pytest.raises(InvalidValue, match="image"):
-        await text_of(sandbox, tmp_path, "a.png", png)

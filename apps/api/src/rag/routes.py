@@ -2,7 +2,7 @@
 
 Documents in: submissions, and the jobs that ingest them.
 
-Collections and documents: listed, inspected, deleted. Taken in: rag_ingest_routes.py; asked: rag_answer_routes.py.
+Collections and documents: listed, inspected, deleted.
 
 Each route stands under two paths: ``/rag/collections`` are the caller's own, ``/rag/shared`` are everybody's to read
 and an administrator's to change. So no name can mean both.

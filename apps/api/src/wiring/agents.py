@@ -1,4 +1,4 @@
-"""The part of wiring.py that names what agents need: their tools, their models, where their runs are kept."""
+"""What agents need: their tools, their models, where their runs are kept."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -15,7 +15,8 @@ import httpx2
 import pytest
 
 from apps.core.errors import error_classes
-from apps.tests.support.odd_replies import BROKEN_STREAMS, BROKEN_WHOLES, CASES, PAUSE
+from apps.tests.support.odd_replies import BROKEN_WHOLES, CASES
+from apps.tests.support.odd_streams import BROKEN_STREAMS, PAUSE
 from apps.tests.support.odd_upstream import OddUpstream, odd_upstream
 from apps.tests.support.reading import read_events
 from apps.tests.support.routing import events, name, provider, routing_file

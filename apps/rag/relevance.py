@@ -108,19 +108,18 @@ class QuestionTerms:
     def evidence(self, passage: str, cosine: float | None, unknown: float) -> Evidence:
         """``passage`` with all that it is found by: its headings and its document's name, too."""
         text = indexed(passage).casefold()
-        words = {word[:PREFIX] for word in WORD.findall(text)} | set(WORD.findall(text))
-        codes = (
-            {token.strip(".:/-_") for token in TOKEN.findall(text)} if any(one.code for one in self.terms) else set()
-        )
+        whole = set(WORD.findall(text))
+        words = {word[:PREFIX] for word in whole} | whole
+        with_codes = any(term.code for term in self.terms)
+        codes = {token.strip(".:/-_") for token in TOKEN.findall(text)} if with_codes else set()
         found = [term for term in self.terms if _stands(term, text, words, codes)]
-        whole = sum(map(_weight, self.terms))
-        asked = any(term.code for term in self.terms)
+        weight = sum(map(_weight, self.terms))
         code = any(term.code for term in found)
         return Evidence(
             0.0 if cosine is None else cosine,
-            sum(map(_weight, found)) / whole if whole else 0.0,
+            sum(map(_weight, found)) / weight if weight else 0.0,
             float(code),
-            float(asked and not code),
+            float(with_codes and not code),
             1.0 if cosine is None else unknown,
         )
 

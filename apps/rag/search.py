@@ -3,8 +3,10 @@
 The halves' ranks are fused by reciprocal rank fusion; maximal marginal relevance makes the order diverse.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.errors import InternalError, InvalidType, InvalidValue
@@ -16,7 +18,7 @@ from apps.rag.records import Passage, SearchMode
 from apps.rag.relevance import CALIBRATED, QuestionTerms
 
 if TYPE_CHECKING:
-    from apps.rag.index.table import Candidate, CollectionReader
+    from apps.rag.index.table import Candidate, CollectionReader, Hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +108,48 @@ class Search:
         where = compile_filter(query.filter, columns)
         if where is not None and not columns.marked:
             self._outdated(tenant, collection)
-        vector = None
-        if query.mode != "text":
-            await refuse_mix(table, self._embedder.name, self._embedder.dimensions)
-            vector = await self._vector(query.text)
         wanted = max(self._ranking.candidates, 4 * query.top_k)
-        words = None if query.mode == "vector" else query.text
-        # one version of the table for all of it: no commit between its parts can be seen
-        found = await self._read(tenant, collection, table.candidates(words, vector, where, wanted))
-        exact = await self._read(tenant, collection, self._exact(table, found, query))
-        unknown = await self._unknown(query.text) if found else 0.0
-        ranked = self._ranked(found, query, exact, 1 - unknown)
+        # one version of the table for all of it: no commit between its parts can be seen; the words are looked for
+        # while the question is embedded
+        try:
+            async with asyncio.TaskGroup() as group:
+                nearest = group.create_task(self._nearest(table, tenant, collection, query, where, wanted))
+                matching = group.create_task(self._matching(table, tenant, collection, query, where, wanted))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        near, matches = nearest.result(), matching.result()
+        ranked = self._ranked(table.candidates(near.hits, matches.hits), query, matches.exact, 1 - near.unknown)
         if self._reranker is not None and ranked:
-            passages = await self._read(tenant, collection, _passages(table, ranked))
+            passages = await self._read(tenant, collection, _passages(table, ranked, near.vector))
             texts = ["\n".join((*passage.headings, passage.text)) for passage in passages]
             scores = (await self._reranker.rerank(query.text, texts)).scores
             again = [replace(one, score=score) for one, score in zip(ranked, scores, strict=True)]
             ranked = sorted(again, key=_best_first)
-        passages = await self._read(tenant, collection, _passages(table, self._selected(table, ranked, query)))
-        return _judged(passages, query.text, unknown)
+        selected = await self._read(tenant, collection, _selected(table, ranked, query))
+        passages = await self._read(tenant, collection, _passages(table, selected, near.vector))
+        return _judged(passages, query.text, near.unknown)
 
-    async def _exact(self, table: "CollectionReader", found: "Sequence[Candidate]", query: Query) -> set[str]:
-        """The ids of passages that have the whole query as a phrase: of a hybrid search, and not of a long query."""
+    async def _nearest(
+        self, table: "CollectionReader", tenant: str, collection: str, query: Query, where: str | None, wanted: int
+    ) -> "_Nearest":
+        if query.mode == "text":
+            return _Nearest({}, None, await self._unknown(query.text))
+        await refuse_mix(table, self._embedder.name, self._embedder.dimensions)
+        vector = await self._vector(query.text)
+        unknown = await self._unknown(query.text)
+        return _Nearest(await self._read(tenant, collection, table.nearest(vector, where, wanted)), vector, unknown)
+
+    async def _matching(
+        self, table: "CollectionReader", tenant: str, collection: str, query: Query, where: str | None, wanted: int
+    ) -> "_Matching":
+        """A phrase is looked for in a hybrid search, and not where the query is long."""
+        if query.mode == "vector":
+            return _Matching({}, set())
+        hits = await self._read(tenant, collection, table.matching(query.text, where, wanted))
         if query.mode != "hybrid" or len(query.text) > self._ranking.longest_phrase:
-            return set()
-        best = [one for one in found if one.text_rank is not None and one.text_rank < self._ranking.phrases]
-        return await table.phrased(best, query.text)
+            return _Matching(hits, set())
+        best = dict(islice(hits.items(), self._ranking.phrases))
+        return _Matching(hits, await self._read(tenant, collection, table.with_phrase(best, query.text)))
 
     async def _unknown(self, question: str) -> float:
         """The share of the question's tokens that the embedding does not know."""
@@ -172,12 +190,6 @@ class Search:
             ranked.append(_Ranked(candidate, by_mode[query.mode] or 0.0))
         return sorted(ranked, key=_best_first)
 
-    def _selected(self, table: "CollectionReader", ranked: Sequence["_Ranked"], query: Query) -> Sequence["_Ranked"]:
-        if query.mmr is None:
-            return ranked[: query.top_k]
-        found, scores = [one.candidate for one in ranked], [one.score for one in ranked]
-        return [ranked[index] for index in table.diverse(found, scores, query.top_k, query.mmr)]
-
 
 def _judged(passages: list[Passage], question: str, unknown: float) -> list[Passage]:
     """With their relevance."""
@@ -191,6 +203,25 @@ def _judged(passages: list[Passage], question: str, unknown: float) -> list[Pass
 
 
 @dataclass(frozen=True, slots=True)
+class _Nearest:
+    """What the vectors' half found, and how much of the question it could know."""
+
+    hits: "Mapping[str, Hit]"
+    vector: Sequence[float] | None
+    unknown: float
+    """Share of the question's tokens that the embedding does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Matching:
+    """What the words' half found."""
+
+    hits: "Mapping[str, Hit]"
+    exact: Collection[str]
+    """The ids of passages that have the whole question as a phrase."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Ranked:
     candidate: "Candidate"
     score: float
@@ -200,15 +231,25 @@ def _best_first(one: _Ranked) -> tuple[float, str]:
     return -one.score, one.candidate.id
 
 
-async def _passages(table: "CollectionReader", ranked: Sequence[_Ranked]) -> list[Passage]:
-    passages = await table.candidate_passages([one.candidate for one in ranked])
+async def _selected(table: "CollectionReader", ranked: Sequence[_Ranked], query: Query) -> Sequence[_Ranked]:
+    """``top_k`` of them; with ``mmr``, those that are relevant and unlike each other."""
+    if query.mmr is None:
+        return ranked[: query.top_k]
+    found, scores = [one.candidate for one in ranked], [one.score for one in ranked]
+    return [ranked[index] for index in await table.diverse(found, scores, query.top_k, query.mmr)]
+
+
+async def _passages(
+    table: "CollectionReader", ranked: Sequence[_Ranked], vector: Sequence[float] | None
+) -> list[Passage]:
+    passages = await table.candidate_passages([one.candidate for one in ranked], vector)
     return [
         replace(
             passage,
             score=one.score,
-            vector_score=one.candidate.cosine,
+            vector_score=cosine,
             text_score=one.candidate.text_score,
             text_rank=None if one.candidate.text_rank is None else one.candidate.text_rank + 1,
         )
-        for passage, one in zip(passages, ranked, strict=True)
+        for (passage, cosine), one in zip(passages, ranked, strict=True)
     ]

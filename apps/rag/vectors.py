@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = Sequence[float] | NDArray[Any]
+Vectors = Sequence[Sequence[float] | NDArray[Any]] | NDArray[Any]
 
 
 def as_array(vectors: Sequence[Sequence[float]]) -> NDArray[np.float32]:
     return np.asarray(vectors, dtype=np.float32)
 
 
-def cosines(query: Sequence[float], vectors: Sequence[Vector]) -> list[float]:
+def cosines(query: Sequence[float], vectors: Vectors) -> list[float]:
     return [float(value) for value in _unit(np.asarray(vectors)) @ _unit(np.asarray([query]))[0]]
 
 
-def diverse(relevance: Sequence[float], vectors: Sequence[Vector], wanted: int, weight: float) -> list[int]:
+def diverse(relevance: Sequence[float], vectors: Vectors, wanted: int, weight: float) -> list[int]:
     """Maximal marginal relevance: indices, best first; each next one is relevant and unlike those before it.
 
     ``weight`` is the method's lambda. Relevance is scaled to 0..1, so that it can be weighed against a cosine.
     """
-    if not vectors:
+    if not len(vectors):
         return []
     scores = np.asarray(relevance, dtype=np.float64)
     spread = scores.max() - scores.min()

@@ -14,11 +14,15 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from apps.core.errors import InvalidValue
+from apps.core.process import available_cpus
 
 UNKNOWN = ("[UNK]", "<unk>")
 BATCH_TEXTS = 64
 # eight texts of full length: twice that is slower, since it no longer fits into the caches
 BATCH_TOKENS = 2048
+# a question is computed by half of the cores: more gain little while the weights come from memory, they wait for each
+# other where other work runs, and the words of the question are looked for meanwhile (eval.rag_speed)
+FEW_TOKENS = 64
 
 
 class Bert:
@@ -77,6 +81,8 @@ class Bert:
         length = max(map(len, tokens))
         ids = torch.tensor([text + [self._padding] * (length - len(text)) for text in tokens])
         mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in tokens])
+        # of the thread that calls
+        torch.set_num_threads(max(available_cpus() // 2, 1) if ids.numel() <= FEW_TOKENS else available_cpus())
         with torch.inference_mode():
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             weights = mask.unsqueeze(-1).float()

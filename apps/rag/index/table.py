@@ -2,12 +2,11 @@
 
 Imported with pyarrow and numpy when a tenant's folder is first opened.
 
-A search on one version of a table has two halves, nearest vectors and BM25. Candidates come with their vectors and
-without their texts: reading the rows of all of them took as long as finding them.
+A search on one version of a table has two halves, nearest vectors and BM25. Candidates come without their vectors and
+texts: reading the rows of all of them took as long as finding them.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -34,7 +33,7 @@ from apps.rag.index.rows import (
     schema,
 )
 from apps.rag.index.writing import TEXT_INDEX, WORDS_INDEX, ensure_text_index, heads, put, remove, remove_name, tend
-from apps.rag.normalization import holds_phrase, indexed
+from apps.rag.normalization import indexed, which_hold_phrase
 from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document, Passage, no_collection
 from apps.rag.vectors import cosines, diverse
@@ -53,80 +52,62 @@ class Candidate:
     id: str
     row: int
     """Where it is in this version of the table."""
-    vector: NDArray[float32]
     cosine: float | None
-    """Of its vector and the query's; None where the query has none."""
+    """Of its vector and the query's, where the vectors' half found it."""
     vector_rank: int | None
     text_rank: int | None
     text_score: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Hit:
+class Hit:
+    """A passage that one half found: where it is in this version of the table, and its cosine or its BM25."""
+
     row: int
-    vector: NDArray[float32]
     score: float
 
 
-async def candidates(
-    table: AsyncTable, text: str | None, vector: Sequence[float] | None, where: str | None, wanted: int
-) -> list[Candidate]:
-    """Of each half up to ``wanted``; a half whose query is None is left out."""
-    near, said = await asyncio.gather(_near(table, vector, where, wanted), _said(table, text, where, wanted))
-    vector_ranks, text_ranks = ({key: rank for rank, key in enumerate(half)} for half in (near, said))
-    scores = {key: hit.score for key, hit in said.items()}
-    hits = {**near, **said}
-    alike = [None] * len(hits) if vector is None or not hits else cosines(vector, [hit.vector for hit in hits.values()])
-    return [
-        Candidate(key, hit.row, hit.vector, cosine, vector_ranks.get(key), text_ranks.get(key), scores.get(key))
-        for (key, hit), cosine in zip(hits.items(), alike, strict=True)
-    ]
-
-
-async def rows_of(table: AsyncTable, chosen: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """What a passage is made of, in the order of the candidates. The table must be at the version they come from."""
-    if not chosen:
-        return []
-    found = await table.take_row_ids([one.row for one in chosen]).select(PASSAGE).to_list()
-    by_id = {row["id"]: row for row in found}
-    return [by_id[one.id] for one in chosen]
-
-
-async def phrased(table: AsyncTable, found: Sequence[Candidate], phrase: str) -> set[str]:
-    """The ids of those in whose text the phrase stands."""
-    if not found:
-        return set()
-    rows = await table.take_row_ids([one.row for one in found]).select(["id", "text"]).to_list()
-    return {row["id"] for row in rows if holds_phrase(row["text"], phrase)}
-
-
-async def _near(table: AsyncTable, vector: Sequence[float] | None, where: str | None, wanted: int) -> dict[str, _Hit]:
-    if vector is None:
-        return {}
+async def nearest(table: AsyncTable, vector: Sequence[float], where: str | None, wanted: int) -> dict[str, Hit]:
+    """Up to ``wanted`` passages by their vectors, the nearest first, by their ids."""
     query = table.query().nearest_to(list(vector)).distance_type("cosine").refine_factor(REFINE)
     query = query.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else ALL).limit(wanted)
-    query = query.select(["id", "vector", "_distance"]).with_row_id()
-    return _read(await (query if where is None else query.where(where)).to_arrow(), "_distance")
+    query = query.select(["id", "_distance"]).with_row_id()
+    found = await (query if where is None else query.where(where)).to_arrow()
+    return {key: Hit(row, 1 - distance) for key, row, distance in _columns(found, "_distance")}
 
 
-async def _said(table: AsyncTable, text: str | None, where: str | None, wanted: int) -> dict[str, _Hit]:
+async def matching(table: AsyncTable, text: str, where: str | None, wanted: int) -> dict[str, Hit]:
+    """Up to ``wanted`` passages that have words of ``text``, the best first, by their ids."""
     built = {index.name for index in await table.list_indices()}
-    if text is None or not built & {TEXT_INDEX, WORDS_INDEX}:
+    if not built & {TEXT_INDEX, WORDS_INDEX}:
         # the index comes before the first row: without it, the table is empty
         return {}
     column = WORDS if WORDS_INDEX in built else "text"
     # words to match and nothing else: no syntax in it
     query = table.query().nearest_to_text(MatchQuery(indexed(text), column)).limit(wanted)
-    query = query.select(["id", "vector", "_score"]).with_row_id()
-    return _read(await (query if where is None else query.where(where)).to_arrow(), "_score")
+    query = query.select(["id", "_score"]).with_row_id()
+    found = await (query if where is None else query.where(where)).to_arrow()
+    return {key: Hit(row, score) for key, row, score in _columns(found, "_score")}
 
 
-def _read(found: pa.Table, score: str) -> dict[str, _Hit]:
-    """Vectors stay arrays: as Python's own floats they would cost more than the search."""
+def _columns(found: pa.Table, score: str) -> Iterable[tuple[str, int, float]]:
+    return zip(*(found.column(name).to_pylist() for name in ("id", "_rowid", score)), strict=True)
+
+
+async def rows_of(
+    table: AsyncTable, chosen: Sequence[Candidate], columns: Sequence[str]
+) -> tuple[list[dict[str, Any]], NDArray[float32]]:
+    """The columns, and the vectors, in the order of the candidates. The table must be at the version they come from.
+
+    Vectors stay arrays: as Python's own floats they would cost more than the search.
+    """
+    found = await table.take_row_ids([one.row for one in chosen]).select([*columns, "vector"]).to_arrow()
+    order = {key: at for at, key in enumerate(found.column("id").to_pylist())}
+    places = [order[one.id] for one in chosen]
     column = found.column("vector").combine_chunks()
     vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    rest = (found.column(name).to_pylist() for name in ("id", "_rowid", score))
-    return {key: _Hit(row, vector, of) for key, row, of, vector in zip(*rest, vectors, strict=True)}
+    rows = found.drop_columns(["vector"]).to_pylist()
+    return [rows[at] for at in places], vectors[places]
 
 
 # of what was read, for all collections together: an index of 100,000 passages takes about 100 MB
@@ -174,23 +155,58 @@ class CollectionReader:
         rows = sorted(await query.to_list(), key=lambda row: int(row["ordinal"]))
         return [(int(row["start"]), row["text"]) for row in rows]
 
-    async def candidates(
-        self, text: str | None, vector: Sequence[float] | None, where: str | None, wanted: int
-    ) -> list[Candidate]:
-        """Of each half of a search up to ``wanted``; a half whose query is None is left out."""
-        return await candidates(self.table, text, vector, where, wanted)
+    async def nearest(self, vector: Sequence[float], where: str | None, wanted: int) -> dict[str, Hit]:
+        """Of the vectors' half, best first, by id."""
+        return await nearest(self.table, vector, where, wanted)
 
-    async def phrased(self, found: Sequence[Candidate], phrase: str) -> set[str]:
+    async def matching(self, text: str, where: str | None, wanted: int) -> dict[str, Hit]:
+        """Of the words' half, best first, by id."""
+        return await matching(self.table, text, where, wanted)
+
+    async def with_phrase(self, hits: Mapping[str, Hit], phrase: str) -> set[str]:
         """The ids of those in whose text the phrase stands."""
-        return await phrased(self.table, found, phrase)
+        if not hits:
+            return set()
+        rows = await self.table.take_row_ids([hit.row for hit in hits.values()]).select(["id", "text"]).to_list()
+        found = which_hold_phrase([row["text"] for row in rows], phrase)
+        return {row["id"] for row, holds in zip(rows, found, strict=True) if holds}
 
-    async def candidate_passages(self, chosen: Sequence[Candidate]) -> list[Passage]:
-        """In the order of the candidates, which must come from this version."""
-        return [passage_of(row) for row in await rows_of(self.table, chosen)]
+    @staticmethod
+    def candidates(near: Mapping[str, Hit], matches: Mapping[str, Hit]) -> list[Candidate]:
+        """The hits of both halves, each passage once."""
+        vector_ranks, text_ranks = ({key: rank for rank, key in enumerate(half)} for half in (near, matches))
+        return [
+            Candidate(
+                key,
+                hit.row,
+                near[key].score if key in near else None,
+                vector_ranks.get(key),
+                text_ranks.get(key),
+                matches[key].score if key in matches else None,
+            )
+            for key, hit in {**near, **matches}.items()
+        ]
 
-    def diverse(self, chosen: Sequence[Candidate], scores: Sequence[float], wanted: int, weight: float) -> list[int]:
+    async def candidate_passages(
+        self, chosen: Sequence[Candidate], vector: Sequence[float] | None
+    ) -> list[tuple[Passage, float | None]]:
+        """In the order of the candidates, which must come from this version, with their cosines to ``vector``."""
+        if not chosen:
+            return []
+        rows, vectors = await rows_of(self.table, chosen, PASSAGE)
+        alike: Sequence[float | None] = [None] * len(rows) if vector is None else cosines(vector, vectors)
+        # one number for one passage, whichever half found it
+        known = [near if one.cosine is None else one.cosine for one, near in zip(chosen, alike, strict=True)]
+        return [(passage_of(row), cosine) for row, cosine in zip(rows, known, strict=True)]
+
+    async def diverse(
+        self, chosen: Sequence[Candidate], scores: Sequence[float], wanted: int, weight: float
+    ) -> list[int]:
         """Indices of candidates, best first by maximal marginal relevance; ``weight`` is its lambda."""
-        return diverse(scores, [one.vector for one in chosen], wanted, weight)
+        if not chosen:
+            return []
+        _, vectors = await rows_of(self.table, chosen, ["id"])
+        return diverse(scores, vectors, wanted, weight)
 
 
 class CollectionWriter(CollectionReader):

@@ -13,7 +13,7 @@ from lancedb.table import AsyncTable
 from apps.rag.index.database import Database
 from apps.rag.index.filters import MOST_COLUMNS, compile_filter
 from apps.rag.index.rows import columns_of
-from apps.rag.index.table import PROBES, candidates
+from apps.rag.index.table import PROBES, matching, nearest
 from apps.rag.index.writing import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, put, remove, tend
 from apps.rag.library import Library
 from apps.rag.records import Document, Upload
@@ -177,13 +177,12 @@ async def test_both_halves_give_what_the_filter_leaves_and_the_index_answers_it(
     rows = rows_of(documents)
     left = {key for key, row in rows.items() if matches(row, given)}
     [vector] = await HashingEmbedder().embed(["passage 3"])
-    everything = await candidates(table, "passage 3", vector, None, len(rows))
-    filtered = await candidates(table, "passage 3", vector, where, len(rows))
-    by_words = {one.id: one.text_score for one in everything if one.text_rank is not None}
-    assert {one.id: one.text_score for one in filtered if one.text_rank is not None} == {
-        key: score for key, score in by_words.items() if key in left
+    everything = await matching(table, "passage 3", None, len(rows))
+    filtered = await matching(table, "passage 3", where, len(rows))
+    assert {key: hit.score for key, hit in filtered.items()} == {
+        key: hit.score for key, hit in everything.items() if key in left
     }
-    near = [one.id for one in filtered if one.vector_rank is not None]
+    near = await nearest(table, vector, where, len(rows))
     assert near and set(near) <= left
 
 
@@ -198,8 +197,7 @@ async def test_what_a_narrow_filter_leaves_is_found_wherever_it_lies_in_the_vect
     [vector] = await HashingEmbedder().embed(["passage 77 of number 3"])
     for one in few:
         where = compile_filter({"number": int(one.id, 16)}, columns_of(await table.schema()))
-        left = await candidates(table, None, vector, where, 50)
-        assert {candidate.id for candidate in left} == set(rows_of([one]))
+        assert set(await nearest(table, vector, where, 50)) == set(rows_of([one]))
 
 
 @pytest.mark.long

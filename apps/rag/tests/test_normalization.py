@@ -1,5 +1,6 @@
 """Text as it is searched for: one form of each character, and words that a line end divides."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from apps.rag.index.database import Database
 from apps.rag.index.writing import TEXT_INDEX, WORDS_INDEX
 from apps.rag.library import Library
-from apps.rag.normalization import holds_phrase, indexed, normalized, visible
+from apps.rag.normalization import HYPHENS, UNSEEN, holds_phrase, indexed, normalized, visible, which_hold_phrase
 from apps.rag.records import Passage
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, ingested
@@ -99,3 +100,16 @@ async def test_a_table_of_before_is_searched_as_it_is_and_then_given_its_words(t
     assert len(await found(library, "\uff4e\uff55\uff4d\uff42\uff45\uff52")) == 3
     await library.aclose()
     await database.aclose()
+
+
+def test_ascii_is_its_own_normal_form_so_that_it_needs_no_work() -> None:
+    text = "".join(map(chr, range(128)))
+    assert unicodedata.normalize("NFKC", text) == text
+    assert not UNSEEN.search(text) and text.translate(HYPHENS) == text
+    assert normalized(text) == text and indexed(text) == text
+
+
+@pytest.mark.parametrize("texts", [["a Bc", "abc", "xabc", "ABC-d", "ab\u00adc"], ["\u212a abc", "Abc."]])
+def test_phrases_are_found_in_many_texts_as_in_each(texts: list[str]) -> None:
+    assert which_hold_phrase(texts, "abc") == [holds_phrase(text, "abc") for text in texts]
+    assert which_hold_phrase(texts, " ") == [False] * len(texts)

@@ -14,7 +14,7 @@ import httpx2
 import redis
 import typer
 
-from apps.api.src.wiring.lifecycle import DATABASE_SECONDS, unwritable
+from apps.api.src.wiring.services import DATABASE_SECONDS, unwritable
 from apps.api.src.wiring.stores import build_database
 from apps.cli.remote import Json, print_json, print_table
 from apps.core.settings import Settings, SettingsError, load_settings

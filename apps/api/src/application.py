@@ -17,8 +17,7 @@ from apps.api.src.admin.operation_routes import admin_routing_router, admin_usag
 from apps.api.src.agents.routes import agent_router
 from apps.api.src.anthropic.documentation import document_anthropic
 from apps.api.src.anthropic.routes import anthropic_router
-from apps.api.src.auth.authentication import Authentication, Authenticator, FleetAuthentication, RefusedKeys
-from apps.api.src.auth.caller import caller_in
+from apps.api.src.auth.authentication import Authentication, Authenticator, FleetAuthentication, RefusedKeys, caller_in
 from apps.api.src.console.routes import account_router, console_router
 from apps.api.src.health.routes import capacity_router, health_router, metrics_router, ready_router
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
@@ -46,13 +45,12 @@ from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
 from apps.api.src.v1.cached import Recordings
 from apps.api.src.v1.documentation import document_v1
-from apps.api.src.v1.embedding_tokens import embedding_tokens_router
+from apps.api.src.v1.models import embedding_tokens_router
 from apps.api.src.v1.passage import passage_router
 from apps.api.src.v1.rerank import rerank_router
 from apps.api.src.v1.routes import v1_lookup_router, v1_router
 from apps.api.src.wiring.fleet import model_settings
-from apps.api.src.wiring.lifecycle import reloading
-from apps.api.src.wiring.services import Services
+from apps.api.src.wiring.services import Services, reloading
 from apps.api.src.wiring.stores import build_accounts
 from apps.core.process import NAME, VERSION
 from apps.core.settings import Settings

@@ -33,8 +33,7 @@ from fastapi import FastAPI
 from apps.agents.config import AgentsConfigError
 from apps.api.src.application import create_app
 from apps.api.src.observability.logs import configure_logging
-from apps.api.src.wiring.lifecycle import no_key_exists, unwritable
-from apps.api.src.wiring.services import build_model_services, build_services
+from apps.api.src.wiring.services import build_model_services, build_services, no_key_exists, unwritable
 from apps.core.settings import Settings, SettingsError, load_settings
 from apps.gateway.routing.config import GatewayConfigError
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apps.api.src.auth.caller import SCOPE_KEY
+from apps.api.src.auth.authentication import SCOPE_KEY
 from apps.core.callers import Caller
 
 

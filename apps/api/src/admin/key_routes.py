@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import Field
 
-from apps.api.src.auth.caller import caller_of
+from apps.api.src.auth.authentication import caller_of
 from apps.api.src.http.json_body import JsonRoute
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.api.src.wiring.services import Services

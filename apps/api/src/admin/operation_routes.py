@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.auth.caller import caller_of
+from apps.api.src.auth.authentication import caller_of
 from apps.api.src.http.json_body import JsonRoute
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.api.src.limits.limiter import RateLimits

@@ -23,7 +23,7 @@ from apps.api.src.agents.schemas import (
     run_body,
     run_responses,
 )
-from apps.api.src.auth.caller import allow_addressed, caller_of
+from apps.api.src.auth.authentication import allow_addressed, caller_of
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.routes.openai_routes import Stream

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from apps.api.src.auth.caller import caller_of
+from apps.api.src.auth.authentication import caller_of
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS

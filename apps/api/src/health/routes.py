@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from apps.api.src.auth.caller import caller_of, may_use
+from apps.api.src.auth.authentication import caller_of, may_use
 from apps.api.src.exceptions import render
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.http.shutdown import Shutdown

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apps.api.src.auth.caller import SCOPE_KEY
+from apps.api.src.auth.authentication import SCOPE_KEY
 from apps.api.src.exceptions import render
 from apps.api.src.http.json_body import RawRoute
 from apps.api.src.http.shutdown import ClientGone, Shutdown, ShuttingDown

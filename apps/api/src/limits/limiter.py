@@ -21,7 +21,7 @@ from slowapi import Limiter
 from slowapi.util import get_remote_address
 from starlette.responses import Response
 
-from apps.api.src.auth.caller import caller_of
+from apps.api.src.auth.authentication import caller_of
 from apps.api.src.http.json_body import Handler, JsonRoute
 from apps.api.src.http.streaming import StreamedResponse
 from apps.api.src.limits.counts import URI, Count, Counts, LocalCounts, SharedCounts, WindowCounts

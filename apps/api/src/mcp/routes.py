@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from apps.agents.mcp_port import Served
-from apps.api.src.auth.caller import caller_of
+from apps.api.src.auth.authentication import caller_of
 from apps.api.src.http.json_body import RawRoute
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.http.shutdown import ClientGone, Shutdown, guarded

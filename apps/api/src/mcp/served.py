@@ -18,7 +18,7 @@ from apps.agents.config import AGENT_PREFIX
 from apps.agents.mcp_port import Progress, ReadResource, Scope, ServedPrompt, ServedResource, ServedTool, ToolAnswer
 from apps.agents.tools import Arguments
 from apps.api.src.agents.answers import metered_events, new_record, shown_run, shown_usage
-from apps.api.src.auth.caller import allow_local, allow_named, caller_of
+from apps.api.src.auth.authentication import allow_local, allow_named, caller_of
 from apps.api.src.generate.schemas import GenerateBody, cloud_body, local_body
 from apps.api.src.http.json_body import as_app_error
 from apps.api.src.http.streaming import usage_json

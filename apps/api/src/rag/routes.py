@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.auth.authentication import allow_model, caller_of
 from apps.api.src.generate.answers import answer
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits

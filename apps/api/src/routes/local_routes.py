@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from apps.api.src.auth.caller import allow_local, caller_of
+from apps.api.src.auth.authentication import allow_local, caller_of
 from apps.api.src.generate.answers import answer
 from apps.api.src.generate.schemas import GenerateAnswer, GenerateBody, local_body
 from apps.api.src.http.openapi import CACHE_PARAMETERS, generate_responses

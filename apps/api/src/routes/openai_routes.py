@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from apps.api.src.auth.caller import allow_named, caller_of
+from apps.api.src.auth.authentication import allow_named, caller_of
 from apps.api.src.generate.answers import answer
 from apps.api.src.generate.schemas import GenerateAnswer, GenerateBody, cloud_body
 from apps.api.src.http.openapi import CACHE_PARAMETERS, generate_responses

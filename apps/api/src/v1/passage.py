@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.auth.authentication import allow_model, caller_of
 from apps.api.src.http.headers import header
 from apps.api.src.http.json_body import JSON_TYPE, RawRoute, parse_json, read_body, refuse_duplicates
 from apps.api.src.http.shutdown import Shutdown

@@ -13,8 +13,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from apps.api.src.auth.authentication import fits
-from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.auth.authentication import allow_model, caller_of, fits
 from apps.api.src.exceptions import envelope
 from apps.api.src.generate.answers import model_header
 from apps.api.src.http.headers import age_headers, cache_control, cache_use, header

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from apps.api.src.auth.caller import allow_model, caller_of
+from apps.api.src.auth.authentication import allow_model, caller_of
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services
 from apps.core.calls import CallRecord, Usage

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from apps.agents.config import AGENT_PREFIX
-from apps.api.src.auth.caller import allow_model, caller_of, may_use
+from apps.api.src.auth.authentication import allow_model, caller_of, may_use
 from apps.api.src.http.json_body import RawRoute
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.requests import collection_names

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.api.src.application import create_app
-from apps.api.src.auth.caller import SCOPE_KEY
+from apps.api.src.auth.authentication import SCOPE_KEY
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import Caller

@@ -21,6 +21,7 @@ from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.routing import ASK, HEALTHY
 from apps.tests.support.serving import serving, settings
+from eval.mock_upstream import MockUpstream
 
 CHAT = "/v1/chat/completions"
 ZERO = {**ASK, "temperature": 0}
@@ -86,3 +87,15 @@ def caching(
     app.add_middleware(CallerByHeader)
     with serving(app) as url:
         yield Cached(url, cache, books)
+
+
+def requests(mock: MockUpstream) -> int:
+    """How many the upstream has had since it was reset."""
+    return int(mock.stats()["requests"])
+
+
+def without_receipt(data: bytes) -> bytes:
+    """A stream without what it says of its own call."""
+    head, found, tail = data.partition(b": receipt ")
+    assert found
+    return head + tail.partition(b"\n\n")[2]

@@ -1,16 +1,12 @@
 """/metrics: what happened is counted exactly, under names of a bounded set, and read fast."""
 
-import asyncio
 import json
-import logging
 import random
 import re
 import socket
 import struct
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -20,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from apps.api.src.application import create_app
 from apps.api.src.observability.call_metrics import KnownNames
 from apps.api.src.observability.instruments import Durations
-from apps.api.src.observability.metrics import LoopLag, Metrics
+from apps.api.src.observability.metrics import Metrics
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import ANONYMOUS
@@ -28,14 +24,11 @@ from apps.core.calls import CallRecord, Usage
 from apps.core.deltas import Delta
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest
-from apps.core.ports import Observation
 from apps.models.scripted import ScriptedModel, Step
 from apps.tests.support.reading import ask, connect, read_to_end
-from apps.tests.support.routing import ASK, name, provider, routing_file
 from apps.tests.support.scraping import Scrape, scrape
 from apps.tests.support.serving import serving_models, settings
 from apps.tests.support.waiting import until
-from eval.mock_upstream import MockUpstream
 
 CALLS = 200
 HOSTILE_REQUESTS = 10_000
@@ -218,96 +211,10 @@ def test_metrics_are_not_limited(http: httpx2.Client) -> None:
         assert {http.get(f"{base}/metrics").status_code for _ in range(100)} == {200}
 
 
-class Part:
-    """Something observed: limits, a queue, a cache."""
-
-    def __init__(self, broken: bool = False) -> None:
-        self.broken = broken
-
-    def observations(self) -> Iterable[Observation]:
-        yield Observation("genai_part_losses_total", "Lost", 3, "counter")
-        yield Observation("genai_part_queue_length", "Waiting", 2, labels={"of": "a"})
-        if self.broken:
-            raise RuntimeError("out of order")
-        yield Observation("genai_part_queue_length", "Waiting", 4, labels={"of": "b"})
-
-
-def test_a_part_with_numbers_of_its_own_is_one_entry() -> None:
-    seen = Scrape(Metrics(observed=[Part()], version="9.9").render()[1].decode())
-    assert seen.sum("genai_part_losses_total") == 3
-    assert seen.sum("genai_part_queue_length", of="a") == 2
-    assert seen.sum("genai_part_queue_length") == 6
-    assert seen.kinds["genai_part_losses"] == "counter"
-    assert seen.sum("genai_build_info", version="9.9") == 1
-
-
-def test_a_part_that_is_broken_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics(observed=[Part(broken=True), Part()])
-    metrics.render()
-    seen = Scrape(metrics.render()[1].decode())
-    assert seen.sum("genai_part_queue_length") == 6
-    assert seen.sum("genai_observer_errors_total", part="Part") >= 1
-    assert "out of order" in caplog.text
-
-
-def test_the_gateway_tells_its_breakers_budgets_and_places(mock: MockUpstream, tmp_path: Path) -> None:
-    file = routing_file(
-        tmp_path,
-        {
-            "providers": {"main": provider(mock.base_url, max_concurrency=7)},
-            "models": {"sick": name("fault-500"), "well": name("gpt-4o-mini")},
-        },
-    )
-    with (
-        serving_models(gateway_config=file, retry_backoff=0) as base,
-        httpx2.Client(trust_env=False, timeout=90) as http,
-    ):
-        for _ in range(12):
-            assert http.post(f"{base}/v1/chat/completions", json={"model": "sick", **ASK}).status_code >= 500
-        assert http.post(f"{base}/v1/chat/completions", json={"model": "well", **ASK}).status_code == 200
-        seen = scrape(base)
-    assert seen.sum("genai_breaker_state", provider="main", model="fault-500") == 2
-    assert seen.sum("genai_breaker_state", provider="main", model="gpt-4o-mini") == 0
-    assert seen.sum("genai_retry_budget_left", model="sick") < seen.sum("genai_retry_budget_left", model="well") == 10
-    assert seen.sum("genai_provider_slots", provider="main") == 7
-    assert seen.sum("genai_call_retries_total") > 0
-    assert seen.sum("genai_calls_total", model="gpt-4o-mini", provider="main", outcome="ok") == 1
-    assert seen.sum("genai_call_queue_seconds_count", provider="main") == 1
-
-
 def test_models_tell_their_state(url: str) -> None:
     seen = scrape(url)
     assert seen.sum("genai_model_state", role="local", state="ready") == 1
     assert seen.sum("genai_model_state", role="cloud") == 1
-
-
-def test_a_name_becomes_known_within_a_second_and_not_by_asking_often() -> None:
-    names, now, reads = ["a"], [0.0], []
-
-    def read() -> Sequence[str]:
-        reads.append(1)
-        return names
-
-    labels = KnownNames(read, lambda: now[0])
-    assert [labels.label(one) for one in ("a", "b", "")] == ["a", "other", "none"]
-    names.append("b")
-    assert labels.label("b") == "other"
-    now[0] = 1.0
-    assert labels.label("b") == "b"
-    for number in range(1000):
-        labels.label(f"made up {number}")
-    assert len(reads) == 2
-
-
-async def test_a_loop_that_is_held_up_is_late() -> None:
-    lag = LoopLag()
-    with lag.measured():
-        await asyncio.sleep(0.3)
-        calm, _ = lag.observations()
-        time.sleep(0.6)  # noqa: ASYNC251 - that is what it is to notice
-        await asyncio.sleep(0.05)
-        held, _ = lag.observations()
-    assert calm.value < 0.3 < held.value < 2
 
 
 def test_one_call_that_cannot_be_counted_costs_no_other_its_numbers() -> None:
@@ -333,32 +240,3 @@ def test_values_that_are_observed_together_count_as_one_by_one() -> None:
         for each in (apart, together)
     )
     assert one == other
-
-
-def hold_the_loop() -> None:
-    until = time.monotonic() + 1
-    while time.monotonic() < until:
-        sum(range(1000))
-
-
-async def test_a_stall_of_the_loop_at_the_start_is_counted_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    lag = LoopLag(stall=0.5)
-    with lag.measured(), caplog.at_level(logging.INFO, "apps.api.src.observability.metrics"):
-        with lag.starting():
-            hold_the_loop()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
-    assert stalls == 1
-    told = [(one.levelno, "hold_the_loop" in one.getMessage()) for one in caplog.records]
-    assert told == [(logging.INFO, True)]
-
-
-async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog: pytest.LogCaptureFixture) -> None:
-    lag = LoopLag(stall=0.1)
-    with lag.measured(), caplog.at_level(logging.WARNING, "apps.api.src.observability.metrics"):
-        hold_the_loop()
-        await asyncio.sleep(0.3)
-    stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
-    assert stalls >= 1
-    assert any("hold_the_loop (apps/api/tests/observability/test_metrics.py:" in line for line in caplog.messages)

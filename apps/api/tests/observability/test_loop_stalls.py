@@ -1,0 +1,49 @@
+"""A loop that is held up: how late it is, and which call the log names."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from apps.api.src.observability.metrics import LoopLag
+
+
+async def test_a_loop_that_is_held_up_is_late() -> None:
+    lag = LoopLag()
+    with lag.measured():
+        await asyncio.sleep(0.3)
+        calm, _ = lag.observations()
+        time.sleep(0.6)  # noqa: ASYNC251 - that is what it is to notice
+        await asyncio.sleep(0.05)
+        held, _ = lag.observations()
+    assert calm.value < 0.3 < held.value < 2
+
+
+def hold_the_loop() -> None:
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+async def test_a_stall_of_the_loop_at_the_start_is_counted_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    lag = LoopLag(stall=0.5)
+    with lag.measured(), caplog.at_level(logging.INFO, "apps.api.src.observability.metrics"):
+        with lag.starting():
+            hold_the_loop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
+    assert stalls == 1
+    told = [(one.levelno, "hold_the_loop" in one.getMessage()) for one in caplog.records]
+    assert told == [(logging.INFO, True)]
+
+
+async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog: pytest.LogCaptureFixture) -> None:
+    lag = LoopLag(stall=0.1)
+    with lag.measured(), caplog.at_level(logging.WARNING, "apps.api.src.observability.metrics"):
+        hold_the_loop()
+        await asyncio.sleep(0.3)
+    stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
+    assert stalls >= 1
+    assert any("hold_the_loop (apps/api/tests/observability/test_loop_stalls.py:" in line for line in caplog.messages)

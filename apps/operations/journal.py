@@ -7,7 +7,7 @@ id, so that one that was written before the end is not written twice. What a cra
 kernel's memory is lost.
 
 A file whose rows are all written is used again from its beginning, with the pages that it has: to cut it and to let it
-grow for each batch costs more than what is written. What a record is made of stands in journal_records.py.
+grow for each batch costs more than what is written. What a record is made of stands in ledger_rows.py.
 """
 
 import errno
@@ -23,7 +23,7 @@ from typing import BinaryIO
 from apps.core.calls import CallRecord
 from apps.core.errors import NoStorage
 from apps.core.storage import try_lock
-from apps.operations.journal_records import END, decoded, encoded, records_of
+from apps.operations.ledger_rows import END, decoded, encoded, records_of
 
 SUFFIX = ".journal"
 MOST_BYTES = 4 * 1024 * 1024

@@ -18,7 +18,7 @@ from apps.api.src.http.error_shapes import (
     openai_error,
     openai_status,
 )
-from apps.api.src.http.json_body import as_app_error
+from apps.api.src.http.request import as_app_error
 from apps.api.src.http.shutdown import ClientGone
 from apps.api.src.ollama.answers import ollama_error, ollama_status
 from apps.core.errors import (

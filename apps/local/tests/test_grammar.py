@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 
 from apps.core.errors import InternalError, InvalidValue
 from apps.local.answer_grammar import json_rule, open_compiler
+from apps.local.engine.decoding import masked
 from apps.local.engine.port import Constraint
-from apps.local.engine.sampler import masked
 from apps.local.grammar import COMPILE_SECONDS, GrammarCompiler
 from apps.local.tests.fakes import EchoTokenizer
 from apps.local.tests.schemas import random_schema

@@ -4,7 +4,7 @@ import pytest
 
 from apps.core.deltas import TokenLogprob
 from apps.local.detokenizer import PendingLogprobs
-from apps.local.engine.output import LEAST, LogprobRecorder
+from apps.local.engine.decoding import LEAST, LogprobRecorder
 
 np = pytest.importorskip("numpy", reason="numpy comes with requirements-local.txt")
 SPELLED = [b"a", b"b", b"\xc3", b"d"]

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import TextIteratorStreamer
 
 from apps.core.errors import InternalError
-from apps.local.engine.output import OutputProcessor
+from apps.local.engine.decoding import OutputProcessor
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
 from apps.local.engine.port import EngineOutput, Sampling
 

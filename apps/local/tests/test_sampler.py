@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from apps.core.errors import InternalError
+from apps.local.engine.decoding import Sampler
 from apps.local.engine.port import Sampling
-from apps.local.engine.sampler import Sampler
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05])).astype(np.float32)
 

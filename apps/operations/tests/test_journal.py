@@ -12,9 +12,8 @@ from apps.core.errors import NoStorage
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
 from apps.operations.journal import Journal, new_file
-from apps.operations.journal_records import END, HEADER, decoded, encoded
 from apps.operations.ledger import Ledger
-from apps.operations.ledger_rows import entry_of
+from apps.operations.ledger_rows import END, HEADER, decoded, encoded, entry_of
 from apps.tests.support.accounts import books, call, key, written
 
 FREE = key(None)

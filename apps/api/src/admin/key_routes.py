@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import Field
 
 from apps.api.src.auth.authentication import caller_of
-from apps.api.src.http.json_body import JsonRoute
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
+from apps.api.src.http.request import JsonRoute
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS
 from apps.core.errors import Forbidden, InvalidValue, NotFound, Overloaded

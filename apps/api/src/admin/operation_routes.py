@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.auth.authentication import caller_of
-from apps.api.src.http.json_body import JsonRoute
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
+from apps.api.src.http.request import JsonRoute
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services
 from apps.core.errors import Forbidden, InvalidValue, ModelUnavailable, Overloaded, RateLimitExceeded

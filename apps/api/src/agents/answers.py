@@ -12,7 +12,7 @@ from apps.agents.config import AGENT_PREFIX
 from apps.agents.progress import ApprovalRequired, Event, RunEnded, TextDelta, ToolCalled, ToolReturned, undecided
 from apps.agents.roster import AgentCard
 from apps.agents.session import RunSession
-from apps.api.src.generate.answers import framing_for, model_header
+from apps.api.src.generate import framing_for, model_header
 from apps.api.src.http.shutdown import guarded
 from apps.api.src.http.streaming import EventStream, Framing, StreamedResponse, event_frame, raw
 from apps.core.agent_runs import AgentRun

@@ -7,7 +7,7 @@ from pydantic.config import JsonDict
 
 from apps.agents.config import Overrides
 from apps.agents.progress import Verdict, by_call
-from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, LONGEST_NAME
+from apps.api.src.generate import CLOUD_MAX_TOKENS, LONGEST_NAME
 from apps.api.src.http.openapi import BODY_ERRORS, Responses, error_responses
 from apps.core import errors
 from apps.core.agent_runs import RunStatus

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from apps.api.src.anthropic.request import chat_body
 from apps.api.src.anthropic.target import count_chat
-from apps.api.src.http.json_body import RawRoute
+from apps.api.src.http.request import RawRoute
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.v1.relay import read_call, relay
 from apps.api.src.wiring.services import Services

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.api.src.auth.authentication import SCOPE_KEY
 from apps.api.src.exceptions import render
-from apps.api.src.http.json_body import RawRoute
+from apps.api.src.http.request import RawRoute
 from apps.api.src.http.shutdown import ClientGone, Shutdown, ShuttingDown
 from apps.api.src.observability.call_metrics import OTHER, RequestMetrics, route_label
 from apps.api.src.observability.request_line import RequestLine, current_line

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from apps.api.src.http.headers import LONGEST_TTL
+from apps.api.src.http.request import LONGEST_TTL
 from apps.core import errors
 from apps.core.errors import AppError
 from apps.core.fields import Schema

@@ -26,8 +26,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from apps.api.src.http.answer_writing import Cycle
-from apps.api.src.http.connections import STATE_KEY, Connections, Reason, raise_descriptor_limit
-from apps.api.src.http.listening import greeting, listen_unix, listener_of
+from apps.api.src.http.connections import (
+    STATE_KEY,
+    Connections,
+    Reason,
+    greeting,
+    listen_unix,
+    listener_of,
+    raise_descriptor_limit,
+)
 from apps.api.src.http.peers import Peers
 from apps.core.errors import (
     AppError,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from apps.api.src.http.listening import BACKLOG, listen
+from apps.api.src.http.connections import BACKLOG, listen
 from apps.api.src.observability.logs import configure_logging
 from apps.core.settings import Settings
 

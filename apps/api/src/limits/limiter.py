@@ -22,7 +22,7 @@ from slowapi.util import get_remote_address
 from starlette.responses import Response
 
 from apps.api.src.auth.authentication import caller_of
-from apps.api.src.http.json_body import Handler, JsonRoute
+from apps.api.src.http.request import Handler, JsonRoute
 from apps.api.src.http.streaming import StreamedResponse
 from apps.api.src.limits.counts import URI, Count, Counts, LocalCounts, SharedCounts, WindowCounts
 from apps.api.src.limits.file_counts import SCHEME, FileCounts

@@ -21,8 +21,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from apps.agents.mcp_port import Served
 from apps.api.src.auth.authentication import caller_of
-from apps.api.src.http.json_body import RawRoute
 from apps.api.src.http.openapi import error_responses
+from apps.api.src.http.request import RawRoute
 from apps.api.src.http.shutdown import ClientGone, Shutdown, guarded
 from apps.api.src.limits.limiter import RateLimits
 from apps.core import errors

@@ -19,8 +19,8 @@ from apps.agents.mcp_port import Progress, ReadResource, Scope, ServedPrompt, Se
 from apps.agents.tools import Arguments
 from apps.api.src.agents.answers import metered_events, new_record, shown_run, shown_usage
 from apps.api.src.auth.authentication import allow_local, allow_named, caller_of
-from apps.api.src.generate.schemas import GenerateBody, cloud_body, local_body
-from apps.api.src.http.json_body import as_app_error
+from apps.api.src.generate import GenerateBody, cloud_body, local_body
+from apps.api.src.http.request import as_app_error
 from apps.api.src.http.streaming import usage_json
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.agents import LibraryDocuments

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.auth.authentication import allow_model, caller_of, may_use
-from apps.api.src.http.json_body import RawRoute, parse_json, read_body
+from apps.api.src.http.request import RawRoute, parse_json, read_body
 from apps.api.src.http.streaming import StreamedResponse
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.ollama.answers import Lines, json_lines, ollama_error, parsed, written

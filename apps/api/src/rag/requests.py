@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from apps.api.src.auth.authentication import allow_addressed
-from apps.api.src.http.json_body import as_app_error, parse_json, read_json
+from apps.api.src.http.request import as_app_error, parse_json, read_json
 from apps.api.src.rag.schemas import DocumentBody
 from apps.api.src.wiring.services import Services
 from apps.core.callers import SHARED, Caller

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from apps.api.src.auth.authentication import allow_model, caller_of
-from apps.api.src.generate.answers import answer
+from apps.api.src.generate import answer
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.documentation import DELETE, READ, SEARCH, UPLOAD_BODY, WRITE, answer_responses, job_responses

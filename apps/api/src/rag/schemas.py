@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
-from apps.api.src.generate.schemas import CLOUD_MAX_TOKENS, GenerateAnswer, GenerateBody, generate_body
+from apps.api.src.generate import CLOUD_MAX_TOKENS, GenerateAnswer, GenerateBody, generate_body
 from apps.api.src.http.streaming import EventStream, StreamedResponse, event_frame
 from apps.core.errors import AppError, InternalError, error_classes
 from apps.core.fields import Between, CodePoints, Schema

@@ -4,8 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from apps.api.src.auth.authentication import allow_local, caller_of
-from apps.api.src.generate.answers import answer
-from apps.api.src.generate.schemas import GenerateAnswer, GenerateBody, local_body
+from apps.api.src.generate import GenerateAnswer, GenerateBody, answer, local_body
 from apps.api.src.http.openapi import CACHE_PARAMETERS, generate_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.routes.openai_routes import Stream

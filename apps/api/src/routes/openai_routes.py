@@ -6,8 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from apps.api.src.auth.authentication import allow_named, caller_of
-from apps.api.src.generate.answers import answer
-from apps.api.src.generate.schemas import GenerateAnswer, GenerateBody, cloud_body
+from apps.api.src.generate import GenerateAnswer, GenerateBody, answer, cloud_body
 from apps.api.src.http.openapi import CACHE_PARAMETERS, generate_responses
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.wiring.services import Services

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from apps.api.src.http.headers import header
+from apps.api.src.http.request import header
 from apps.api.src.http.streaming import LastFrame
 from apps.api.src.v1.execution import Execution, SealedFrame, WholeFrame
 from apps.cache.entry import CacheKey, CorruptEntry, cache_key

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
-from apps.api.src.http.headers import cache_use
+from apps.api.src.http.request import cache_use
 from apps.api.src.http.streaming import LastFrame
 from apps.core.calls import CallRecord, Usage, priced
 from apps.core.errors import AppError, Timeout

@@ -14,8 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from apps.api.src.auth.authentication import allow_model, caller_of
-from apps.api.src.http.headers import header
-from apps.api.src.http.json_body import JSON_TYPE, RawRoute, parse_json, read_body, refuse_duplicates
+from apps.api.src.http.request import JSON_TYPE, RawRoute, header, parse_json, read_body, refuse_duplicates
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.api.src.limits.limiter import RateLimits

@@ -15,9 +15,8 @@ from starlette.responses import Response
 
 from apps.api.src.auth.authentication import allow_model, caller_of, fits
 from apps.api.src.exceptions import envelope
-from apps.api.src.generate.answers import model_header
-from apps.api.src.http.headers import age_headers, cache_control, cache_use, header
-from apps.api.src.http.json_body import read_json, refuse_duplicates
+from apps.api.src.generate import model_header
+from apps.api.src.http.request import age_headers, cache_control, cache_use, header, read_json, refuse_duplicates
 from apps.api.src.http.shutdown import guarded
 from apps.api.src.http.streaming import EventStream, RawHeaders, StreamedResponse, raw
 from apps.api.src.observability.request_line import note_body

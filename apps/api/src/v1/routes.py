@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from apps.agents.config import AGENT_PREFIX
 from apps.api.src.auth.authentication import allow_model, caller_of, may_use
-from apps.api.src.http.json_body import RawRoute
+from apps.api.src.http.request import RawRoute
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.requests import collection_names
 from apps.api.src.v1.models import DETOKENIZE, TOKENIZE, Model, ModelDirectory, ModelList, text_of, tokens_of

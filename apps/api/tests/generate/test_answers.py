@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message
 
 from apps.api.src.application import create_app
-from apps.api.src.generate.answers import framing_for
+from apps.api.src.generate import framing_for
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import Services
 from apps.core.calls import Usage

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apps.api.src.http.json_body import parse_json, refuse_duplicates
+from apps.api.src.http.request import parse_json, refuse_duplicates
 from apps.core.errors import InvalidJson
 from apps.tests.support.reading import envelope, exchange, post
 from apps.tests.support.serving import serving_models

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from apps.api.src.http.json_body import as_app_error
+from apps.api.src.http.request import as_app_error
 from apps.tests.support.reading import JSON, envelope
 from apps.tests.support.serving import serving_models
 

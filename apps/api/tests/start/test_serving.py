@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from apps.api.src.http.listening import banner
+from apps.api.src.http.connections import banner
 from apps.core.settings import Settings
 from apps.tests.support.serving import serving_models
 

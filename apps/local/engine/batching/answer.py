@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import AppError
 from apps.local.engine.batching.prefix_cache import Held, StoredPrefix
-from apps.local.engine.output import LogprobRecorder, OutputProcessor
+from apps.local.engine.decoding import LogprobRecorder, OutputProcessor, Sampler
 from apps.local.engine.port import EngineOutput, Sampling
-from apps.local.engine.sampler import Sampler
 from apps.local.tokenizer import HubTokenizer
 
 if TYPE_CHECKING:

@@ -24,10 +24,9 @@ from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
 from apps.core.process import Choice, Precision, available_cpus, choose_precision
-from apps.local.engine.output import LogprobRecorder, OutputProcessor
+from apps.local.engine.decoding import LogprobRecorder, OutputProcessor, Sampler
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
 from apps.local.engine.port import EngineOutput, Progress, Sampling
-from apps.local.engine.sampler import Sampler
 from apps.local.tokenizer import HubTokenizer
 
 # of a checkpoint that says nothing: what the models with ALiBi were trained on

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TextIteratorStreamer
 
 from apps.core.errors import AppError
-from apps.local.engine.output import OutputProcessor
+from apps.local.engine.decoding import OutputProcessor
 from apps.local.engine.port import EngineOutput
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""Request bodies, the route classes that read them, and what is wrong with a body as one error of the tree.
+"""What is read of a request: its headers, its body, and what is wrong with a body as one error of the tree.
+
+A header is found in what the server gave: Starlette's Headers cost a microsecond a look. What a request asks of the
+cache, and what its answer says of that, are headers too.
 
 ``JsonRoute`` has JSON read strictly before FastAPI looks at it. ``RawRoute`` is the class of the gateway's path:
 FastAPI documents it and Starlette serves it. Its endpoint takes the request and nothing else, so there is nothing for
@@ -19,8 +22,9 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import request_response
+from starlette.types import Scope
 
-from apps.api.src.http.headers import header
+from apps.core.calls import CallRecord
 from apps.core.errors import (
     AppError,
     InvalidJson,
@@ -30,6 +34,57 @@ from apps.core.errors import (
     UnsupportedMediaType,
 )
 from apps.core.fields import OUT_OF_RANGE, UNKNOWN_FIELD
+from apps.core.messages import DEFAULT_CACHE_CONTROL, CacheControl
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first of this name, which is in lower case; None where there is none."""
+    for given, value in scope["headers"]:
+        if given == name:
+            return str(value, "latin-1")
+    return None
+
+
+LONGEST_TTL = 7 * 24 * 3600
+TTL = "X-Cache-TTL"
+
+
+def cache_control(request: Request) -> CacheControl:
+    """Raises InvalidValue where X-Cache-TTL is none."""
+    given, ttl = header(request.scope, b"cache-control"), header(request.scope, b"x-cache-ttl")
+    if given is None and ttl is None:
+        return DEFAULT_CACHE_CONTROL
+    said = {part.strip().lower() for part in (given or "").split(",")}
+    forbidden = "no-store" in said
+    return CacheControl(lookup=not forbidden and "no-cache" not in said, store=not forbidden, ttl=_seconds(ttl))
+
+
+def _seconds(value: str | None) -> int | None:
+    if value is None:
+        return None
+    seconds = int(value) if value.isascii() and value.isdigit() and len(value) < 9 else 0
+    if not 1 <= seconds <= LONGEST_TTL:
+        details = {"min": 1, "max": LONGEST_TTL}
+        raise InvalidValue(f"{TTL} must be a whole number of seconds, 1 to {LONGEST_TTL}", field=TTL, details=details)
+    return seconds
+
+
+def cache_use(record: CallRecord) -> str:
+    """What a receipt says of the cache: an answer that it is not asked for is made for the call too."""
+    return "miss" if record.cache == "off" else record.cache
+
+
+def cache_headers(use: str, age: float | None, score: float | None) -> dict[str, str]:
+    """X-Cache; with an answer that was not made for this call Age in whole seconds, and how alike the question was."""
+    return {"X-Cache": use} if age is None else {"X-Cache": use, **age_headers(age, score)}
+
+
+def age_headers(age: float, score: float | None) -> dict[str, str]:
+    headers = {"Age": str(int(age))}
+    if score is not None:
+        headers["X-Cache-Score"] = f"{score:.4f}"
+    return headers
+
 
 JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.IGNORECASE)
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")

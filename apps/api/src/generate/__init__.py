@@ -1,1 +1,0 @@
-"""The routes /generate and /local/generate."""

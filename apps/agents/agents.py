@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from apps.agents.config import AGENT_PREFIX, AgentConfig, Overrides
 from apps.agents.progress import Emit, Progress, RunEnded, TextDelta, Verdict, Verdicts, all_of, decided, undecided
-from apps.agents.roster import AgentCard, Roster
+from apps.agents.roster import AgentCard, Roster, load_loop
 from apps.agents.session import RunSession, check_messages
 from apps.core.agent_runs import AgentRun, RetriedRuns, RunStore
 from apps.core.callers import Caller
@@ -27,7 +27,7 @@ from apps.core.ports import ChatModel, Readiness
 from apps.core.process import import_aside
 
 if TYPE_CHECKING:
-    from apps.agents.loop import Conversation
+    from apps.agents.loop import AgentLoop, Conversation
 
 # a run that is still `running` so long after its bound has lost its process
 SLACK_SECONDS = 60.0
@@ -64,7 +64,7 @@ class Agents:
         self._chat = chat
         self._store = RetriedRuns(store)
         self._sessions: dict[str, RunSession] = {}
-        self._asked_for_price: set[str] = set()
+        self._pricing: set[str] = set()
         self._cleaning: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -109,13 +109,13 @@ class Agents:
         agent = self.roster.config.agents.get(name)
         if agent is None or _inside.get():
             return 0.0, 0.0  # it will be refused
-        if name in self._asked_for_price:
+        if name in self._pricing:
             return 0.0, 0.0  # its model leads back to it, which is refused too
-        self._asked_for_price.add(name)
+        self._pricing.add(name)
         try:
             price = self._price(agent.model)
         finally:
-            self._asked_for_price.discard(name)
+            self._pricing.discard(name)
         return None if price is None else (price[0] * agent.limits.steps, price[1] * agent.limits.steps)
 
     def most_cost(self, name: str, prompt_tokens: int) -> float | None:
@@ -124,9 +124,9 @@ class Agents:
         if price is None:
             return None
         limits = agent.limits
-        asked = (prompt_tokens * price[0] + limits.answer_tokens * price[1]) / MILLION
+        requested = (prompt_tokens * price[0] + limits.answer_tokens * price[1]) / MILLION
         spent = limits.tokens * max(price) / limits.steps / MILLION
-        return min(asked, spent, limits.cost if limits.cost is not None else asked)
+        return min(requested, spent, limits.cost if limits.cost is not None else requested)
 
     def begin(
         self, name: str, caller: Caller, messages: Sequence[Message], overrides: Overrides | None = None
@@ -141,11 +141,9 @@ class Agents:
         progress = Progress(run, agent.limits, roster.redact)
 
         async def work(emit: Emit) -> RunEnded:
-            await import_aside(import_loop)
-            from apps.agents.loop import Conversation, history_of
-
-            conversation = Conversation(history_of(agent.instructions, messages), overrides or Overrides())
-            return await self._work(roster, caller, progress, emit, conversation)
+            loop = await roster.loop(name)
+            conversation = loop.begin(messages, overrides or Overrides())
+            return await self._work(roster, loop, caller, progress, emit, conversation)
 
         return RunSession(progress, self._store, work, self._sessions)
 
@@ -164,8 +162,8 @@ class Agents:
         Raises NotFound; Conflict where the run does not wait, or a call is decided already: then none of these counts.
         """
         redact = self.roster.redact
-        told = {id: Verdict(verdict.approved, redact(verdict.reason)) for id, verdict in decisions.items()}
-        verdicts = Verdicts(told, caller.key_id)
+        redacted = {id: Verdict(verdict.approved, redact(verdict.reason)) for id, verdict in decisions.items()}
+        verdicts = Verdicts(redacted, caller.key_id)
         for _ in range(MOST_TRIES):
             run = await self._kept(run_id, caller)
             calls = decided(run, verdicts)
@@ -198,10 +196,8 @@ class Agents:
             raise Conflict("Too many decide at the same time; try again", details={"run": run.id})
 
         async def work(emit: Emit) -> RunEnded:
-            await import_aside(import_loop)
-            from apps.agents.loop import Conversation
-
-            return await self._work(roster, caller, progress, emit, Conversation.read(waited.state))
+            loop = await roster.loop(run.agent)
+            return await self._work(roster, loop, caller, progress, emit, loop.resume(waited.state))
 
         return RunSession(progress, self._store, work, self._sessions, claim)
 
@@ -237,19 +233,21 @@ class Agents:
         return await self._kept(run_id, caller)
 
     async def _work(
-        self, roster: Roster, caller: Caller, progress: Progress, emit: Emit, conversation: "Conversation"
+        self,
+        roster: Roster,
+        loop: "AgentLoop",
+        caller: Caller,
+        progress: Progress,
+        emit: Emit,
+        conversation: "Conversation",
     ) -> RunEnded:
-        await import_aside(import_loop)
-        from apps.agents.loop import run_loop
-
         _inside.set(True)
         progress.still_wanted = self._still_wanted
-        name = progress.run.agent
-        agent = roster.agent(name)
+        agent = roster.agent(progress.run.agent)
         roster.enter()
         try:
             tools = [tool for tool in await roster.tools_of(agent) if tool.allowed_for(caller)]
-            return await run_loop(roster.loop(name), agent, tools, self._chat, caller, progress, emit, conversation)
+            return await loop.run(tools, self._chat, caller, progress, emit, conversation)
         finally:
             roster.leave()
 
@@ -271,18 +269,13 @@ class Agents:
         return time.time() + agent.limits.seconds + SLACK_SECONDS
 
     async def _keep_clean(self) -> None:
-        await import_aside(import_loop)
+        await import_aside(load_loop)
         while True:
             try:
                 await self._store.forget(time.time() - KEPT_SECONDS)
             except AppError as error:
                 log.warning("Old runs of agents could not be deleted: %s", error.message)
             await asyncio.sleep(SECONDS_BETWEEN_CLEANINGS)
-
-
-def import_loop() -> None:
-    """With pydantic-ai half a second, which the first run need not wait for."""
-    import apps.agents.loop  # noqa: F401
 
 
 class AgentModel:

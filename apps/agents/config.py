@@ -42,7 +42,7 @@ class LimitsConfig(_Strict):
     """The bounds of one run. ``steps`` are calls of the model; ``tokens`` and ``cost`` (US dollars) their sums.
 
     ``tool_rounds`` is how many steps may call tools: after them the model is asked without any, so that it must
-    answer. ``result_characters`` is what the model gets of a tool's result; it is told what was cut.
+    answer. ``result_characters`` is what the model gets of a tool's result; a mark says what was cut.
     """
 
     steps: int = Field(10, ge=1, le=100)
@@ -70,7 +70,7 @@ class ToolConfig(_Strict):
 class AgentConfig(_Strict):
     """One agent. ``model`` is any name that calls can route to, ``local`` the local model, none DEFAULT_MODEL.
 
-    ``first_step: tool`` has the model begin with a call of a tool, which small models need to be told.
+    ``first_step: tool`` has the model begin with a call of a tool, which small models do not do by themselves.
     """
 
     description: str = Field("", max_length=1000)

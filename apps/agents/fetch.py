@@ -9,6 +9,7 @@ the end of the page, as the HTML standard has it.
 import asyncio
 import re
 from html import unescape
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urljoin
 
@@ -162,9 +163,7 @@ class Fetcher:
 
     async def _ask(self, target: FetchTarget) -> tuple[str, str]:
         """The text; or, of a redirect, where it leads."""
-        await import_aside(import_httpx2)
-        import httpx2
-
+        httpx2 = await import_aside(load_httpx2)
         headers = {"Host": target.host_header, "Accept-Encoding": "identity", "User-Agent": "genai-project"}
         extensions = {"sni_hostname": target.host} if target.scheme == "https" else {}
         # a client of its own: a connection that is kept belongs to an address, and not to the host that was checked
@@ -208,9 +207,11 @@ class Fetcher:
         return f"{text}\n[cut: the page is longer than {self._config.bytes} bytes]" if cut else text
 
 
-def import_httpx2() -> None:
+def load_httpx2() -> ModuleType:
     """A quarter of a second, the first time."""
-    import httpx2  # noqa: F401
+    import httpx2
+
+    return httpx2
 
 
 def _decoded(body: bytes, encoding: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The loop of one run: pydantic-ai's, over our port, told as events. Importing it takes half a second.
+"""The loop of one run: pydantic-ai's, over our port, reported as events. Importing it takes half a second.
 
 An agent's tools are a toolset of pydantic-ai: each call within its bounds, each failure given to the model as data.
 """
@@ -126,7 +126,7 @@ class RunToolset(AbstractToolset[Any]):
 
 
 class _AnyArguments:
-    """Takes what the model wrote: the tool itself checks it, so that every fault is told in the same way."""
+    """Takes what the model wrote: the tool itself checks it, so that every fault is reported in the same way."""
 
     def validate_json(self, input: str | bytes | bytearray, **options: Any) -> dict[str, Any]:
         try:
@@ -177,60 +177,68 @@ class Conversation:
         return cls(ModelMessagesTypeAdapter.validate_json(kept["messages"]), Overrides(**overrides))
 
 
-def make_loop(name: str, agent: AgentConfig) -> Loop:
-    """One an agent: making it costs more than a run does."""
-    loop: Loop = Agent(
-        output_type=[str, DeferredToolRequests],
-        name=name,
-        retries={"tools": NO_BOUND, "output": OUTPUT_RETRIES},
-    )
-    if agent.output_schema is not None:
-        checks = SchemaCheck(agent.output_schema)
+class AgentLoop:
+    """An agent's loop, one for all its runs: making it costs more than a run does."""
 
-        @loop.output_validator
-        def check(output: Output) -> Output:
-            return _checked(output, checks) if isinstance(output, str) else output
-
-    return loop
-
-
-async def run_loop(
-    loop: Loop,
-    agent: AgentConfig,
-    tools: Sequence[AgentTool],
-    chat: ChatModel,
-    caller: Caller,
-    progress: Progress,
-    emit: Emit,
-    conversation: Conversation,
-) -> RunEnded:
-    """Run to an answer or to a pause, a new run or one that goes on; raises errors of the tree."""
-    model = PortModel(Asking(chat, agent, caller, progress, emit, conversation.overrides, function_schemas(tools)))
-    results = _results(progress.verdicts) if progress.verdicts else None
-    try:
-        result = await loop.run(
-            message_history=conversation.messages,
-            deferred_tool_results=results,
-            model=model,
-            toolsets=[RunToolset(tools, caller, progress, emit)],
-            usage_limits=UNLIMITED,
-            infer_name=False,
+    def __init__(self, name: str, agent: AgentConfig) -> None:
+        self._agent = agent
+        self._loop: Loop = Agent(
+            output_type=[str, DeferredToolRequests],
+            name=name,
+            retries={"tools": NO_BOUND, "output": OUTPUT_RETRIES},
         )
-    except AgentRunError as error:
-        raise UpstreamError(
-            "The model's answers are not such that the agent could go on", details={"cause": type(error).__name__}
-        ) from error
-    output = result.output
-    if isinstance(output, DeferredToolRequests):
-        conversation.messages = result.all_messages()
-        waiting = progress.pause(conversation.written())
-        await emit(ApprovalRequired(waiting))
-        return RunEnded("approval_required", "", progress.run.model)
-    output = progress.redact(output)
-    if agent.output_schema is not None:
-        await emit(TextDelta(output))
-    progress.done(output)
-    return RunEnded(progress.run.steps[-1]["finish_reason"], output, progress.run.model)
+        if agent.output_schema is not None:
+            checks = SchemaCheck(agent.output_schema)
+
+            @self._loop.output_validator
+            def check(output: Output) -> Output:
+                return _checked(output, checks) if isinstance(output, str) else output
+
+    def begin(self, messages: Sequence[Message], overrides: Overrides) -> Conversation:
+        """A new conversation with the agent."""
+        return Conversation(history_of(self._agent.instructions, messages), overrides)
+
+    def resume(self, state: str) -> Conversation:
+        """The conversation of a run that was paused."""
+        return Conversation.read(state)
+
+    async def run(
+        self,
+        tools: Sequence[AgentTool],
+        chat: ChatModel,
+        caller: Caller,
+        progress: Progress,
+        emit: Emit,
+        conversation: Conversation,
+    ) -> RunEnded:
+        """Run to an answer or to a pause, a new run or one that goes on; raises errors of the tree."""
+        agent, overrides = self._agent, conversation.overrides
+        model = PortModel(Asking(chat, agent, caller, progress, emit, overrides, function_schemas(tools)))
+        results = _results(progress.verdicts) if progress.verdicts else None
+        try:
+            result = await self._loop.run(
+                message_history=conversation.messages,
+                deferred_tool_results=results,
+                model=model,
+                toolsets=[RunToolset(tools, caller, progress, emit)],
+                usage_limits=UNLIMITED,
+                infer_name=False,
+            )
+        except AgentRunError as error:
+            raise UpstreamError(
+                "The model's answers are not such that the agent could go on", details={"cause": type(error).__name__}
+            ) from error
+        output = result.output
+        if isinstance(output, DeferredToolRequests):
+            conversation.messages = result.all_messages()
+            waiting = progress.pause(conversation.written())
+            await emit(ApprovalRequired(waiting))
+            return RunEnded("approval_required", "", progress.run.model)
+        output = progress.redact(output)
+        if agent.output_schema is not None:
+            await emit(TextDelta(output))
+        progress.done(output)
+        return RunEnded(progress.run.steps[-1]["finish_reason"], output, progress.run.model)
 
 
 def history_of(instructions: str, messages: Sequence[Message]) -> list[ModelMessage]:

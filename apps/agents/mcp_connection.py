@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ from apps.core.process import import_aside
 
 if TYPE_CHECKING:
     from apps.agents.mcp_client import ListedTool, McpSession
+
+    OpenSession = Callable[[McpServerConfig, Mapping[str, str], AsyncExitStack, asyncio.Event], Awaitable[McpSession]]
 
 CLOSE_SECONDS = 7.0
 RETRY_SECONDS = 3.0
@@ -134,14 +136,14 @@ class McpServer:
     async def _connected(self) -> _Connection:
         """Raises ModelUnavailable within the bound, at once where it has just failed."""
         # outside of the bound: a first import is not the server's time
-        await import_aside(import_mcp_client)
+        open_session = await import_aside(load_client)
         async with self._turn:
             if self._failure is not None and time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise self._failure
             if self._connection is not None and self._holder is not None and not self._holder.done():
                 return self._connection
             ready: asyncio.Future[_Connection] = asyncio.get_running_loop().create_future()
-            self._holder = holder = asyncio.create_task(self._hold(ready), name=f"mcp-{self.name}")
+            self._holder = holder = asyncio.create_task(self._hold(ready, open_session), name=f"mcp-{self.name}")
             try:
                 async with asyncio.timeout(self.config.connect_seconds):
                     self._connection = await asyncio.shield(ready)
@@ -163,13 +165,11 @@ class McpServer:
         self._failure, self._failed_at = error, time.monotonic()
         return error
 
-    async def _hold(self, ready: "asyncio.Future[_Connection]") -> None:
+    async def _hold(self, ready: "asyncio.Future[_Connection]", open_session: "OpenSession") -> None:
         """Open the session, and close it when it is asked to; a failure is raised to the waiting callers."""
         closing, forgotten = asyncio.Event(), asyncio.Event()
         try:
             async with AsyncExitStack() as stack:
-                from apps.agents.mcp_client import open_session
-
                 session = await open_session(self.config, self.values, stack, forgotten)
                 tools = {tool.name: self._tool(tool) for tool in await session.tools(self.config.tools)}
                 if not ready.cancelled():
@@ -200,10 +200,10 @@ class McpServer:
         )
 
 
-def import_mcp_client() -> None:
-    import apps.agents.mcp_client as client
+def load_client() -> "OpenSession":
+    from apps.agents.mcp_client import open_session
 
-    del client
+    return open_session
 
 
 def _named(error: BaseException) -> str:

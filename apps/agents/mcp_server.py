@@ -132,8 +132,10 @@ class ProtocolServer:
                 missing = [name for name in chosen.arguments if not given.get(name)]
                 if missing:
                     raise MissingRequiredField(f"{missing[0].capitalize()} is required", field=missing[0])
-            said = TextContent(type="text", text=chosen.write(given))
-            return GetPromptResult(description=chosen.description, messages=[PromptMessage(role="user", content=said)])
+            content = TextContent(type="text", text=chosen.write(given))
+            return GetPromptResult(
+                description=chosen.description, messages=[PromptMessage(role="user", content=content)]
+            )
 
         return Server(
             NAME,

@@ -1,4 +1,4 @@
-"""Our ChatModel port as a model of pydantic-ai: its messages go in, our deltas come out and are told as they come.
+"""Our ChatModel port as a model of pydantic-ai: its messages go in, our deltas come out and are emitted as they come.
 
 pydantic-ai keeps the loop; what is said to which model, and within which bounds, is decided here.
 """
@@ -91,10 +91,10 @@ class PortModel(Model[None]):
         return ModelResponse(parts=parts, usage=_usage(answer), model_name=answer.model or self.model_name)
 
     async def _ask(self, request: ChatRequest) -> Answer:
-        """Text is told at once, except where it has to be held against a schema first."""
+        """Text is emitted at once, except where it has to be held against a schema first."""
         held = self._asking.agent.output_schema is not None
 
-        async def told() -> AsyncGenerator[Delta, None]:
+        async def guarded() -> AsyncGenerator[Delta, None]:
             async with aclosing(self._asking.chat.stream(request)) as deltas:
                 async for delta in deltas:
                     if delta.model is not None:
@@ -103,7 +103,7 @@ class PortModel(Model[None]):
                         await self._asking.emit(TextDelta(delta.text))
                     yield delta
 
-        async with aclosing(told()) as deltas:
+        async with aclosing(guarded()) as deltas:
             answer = await collect(deltas)
         answer.tool_calls = distinct(answer.tool_calls, self._asking.progress.known_ids())
         return answer
@@ -124,7 +124,7 @@ class PortModel(Model[None]):
 
 def chat_request(asking: Asking, messages: Sequence[ModelMessage]) -> ChatRequest:
     """What the port is asked: the conversation so far, and the tools that may be called now."""
-    agent, progress, asked = asking.agent, asking.progress, asking.overrides
+    agent, progress, overrides = asking.agent, asking.progress, asking.overrides
     rounds = agent.limits.tool_rounds
     tools = asking.tools if rounds is None or progress.tool_rounds < rounds else ()
     must_call = bool(tools) and agent.first_step == "tool" and progress.steps == 0
@@ -132,11 +132,11 @@ def chat_request(asking: Asking, messages: Sequence[ModelMessage]) -> ChatReques
     return ChatRequest(
         tuple(message for one in messages for message in as_messages(one)),
         model=agent.model,
-        temperature=agent.temperature if asked.temperature is None else asked.temperature,
-        top_p=asked.top_p,
-        max_tokens=min(progress.answer_tokens(), asked.max_tokens or progress.limits.answer_tokens),
-        stop=asked.stop or agent.stop,
-        seed=asked.seed,
+        temperature=agent.temperature if overrides.temperature is None else overrides.temperature,
+        top_p=overrides.top_p,
+        max_tokens=min(progress.answer_tokens(), overrides.max_tokens or progress.limits.answer_tokens),
+        stop=overrides.stop or agent.stop,
+        seed=overrides.seed,
         tools=tools,
         tool_choice="required" if must_call else None,
         parallel_tool_calls=False if tools and not agent.parallel_tool_calls else None,

@@ -21,7 +21,7 @@ Calls = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """About one call; the model is told ``reason`` where it is denied."""
+    """About one call; the model gets ``reason`` where it is denied."""
 
     approved: bool
     reason: str = ""
@@ -116,7 +116,7 @@ class ToolCalled:
 
 @dataclass(frozen=True, slots=True)
 class ToolReturned:
-    """What the model is told of a call. ``failed``: there was no such tool, or it raised, or it was denied."""
+    """What the model gets of a call. ``failed``: there was no such tool, or it raised, or it was denied."""
 
     id: str
     tool: str
@@ -155,7 +155,7 @@ class BoundReached(InvalidValue):
 
 
 class Progress:
-    """Writes into the run's record. ``redact`` takes the secrets of the service out of what is kept and told."""
+    """Writes into the run's record. ``redact`` takes the secrets of the service out of what is kept and emitted."""
 
     def __init__(self, run: AgentRun, limits: LimitsConfig, redact: Callable[[str], str]) -> None:
         self.run = run
@@ -166,7 +166,7 @@ class Progress:
         self.verdicts: dict[str, Verdict] = {}
         self._looked_at = time.monotonic()
         self._begun_with = len(run.steps)
-        self._asked: dict[str, ToolCalled] = {str(step["id"]): _called(step) for step in run.pending}
+        self._unanswered: dict[str, ToolCalled] = {str(step["id"]): _called(step) for step in run.pending}
         run.pending = []
 
     @property
@@ -248,20 +248,20 @@ class Progress:
     def called(self, call_id: str, tool: str, arguments: str) -> ToolCalled:
         """Note that the model wants a tool."""
         called = ToolCalled(call_id, tool, _read(self.redact(arguments)))
-        self._asked[call_id] = called
+        self._unanswered[call_id] = called
         return called
 
     def known_ids(self) -> set[str]:
         """Of all calls of the run so far: an id that came twice could be decided by who means the other call."""
-        return {*self._asked, *(str(step["id"]) for step in self.run.steps if "id" in step)}
+        return {*self._unanswered, *(str(step["id"]) for step in self.run.steps if "id" in step)}
 
     def waiting(self) -> tuple[ToolCalled, ...]:
         """The calls that have no result yet."""
-        return tuple(self._asked.values())
+        return tuple(self._unanswered.values())
 
     def returned(self, call_id: str, tool: str, result: str, seconds: float, *, failed: bool) -> ToolReturned | None:
         """Note what came of a call; None where that is known already."""
-        called = self._asked.pop(call_id, None)
+        called = self._unanswered.pop(call_id, None)
         if called is None:
             return None
         self.run.steps.append(

@@ -13,9 +13,10 @@ from apps.agents.config import AgentConfig, AgentsConfig, McpServerConfig
 from apps.agents.mcp_connection import McpServer
 from apps.agents.tools import AgentTool
 from apps.core.errors import NotFound, quoted
+from apps.core.process import import_aside
 
 if TYPE_CHECKING:
-    from apps.agents.loop import Loop
+    from apps.agents.loop import AgentLoop
 
 Lookup = Callable[[str], str]
 NO_AGENTS = "No agents are declared: start the service with AGENTS_CONFIG (infra/agents.example.yaml is a sample)"
@@ -73,7 +74,7 @@ def _values(config: McpServerConfig, lookup: Lookup) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ToolCard:
-    """What callers are told of a tool."""
+    """What callers see of a tool."""
 
     name: str
     description: str
@@ -82,7 +83,7 @@ class ToolCard:
 
 @dataclass(frozen=True, slots=True)
 class AgentCard:
-    """What callers are told of an agent."""
+    """What callers see of an agent."""
 
     name: str
     config: AgentConfig
@@ -107,7 +108,7 @@ class Roster:
         self.servers = servers or McpServers(config.mcp_servers)
         self.redact = redact
         self._tools = dict(tools)
-        self._loops: dict[str, Loop] = {}
+        self._loops: dict[str, AgentLoop] = {}
         self._users = 0
 
     def names(self) -> list[str]:
@@ -127,9 +128,9 @@ class Roster:
         agent = self.agent(name)
         return AgentCard(name, agent, tuple(self._tool_card(t.tool, approval=t.approval) for t in agent.tools))
 
-    def loop(self, name: str) -> "Loop":
-        from apps.agents.loop import make_loop
-
+    async def loop(self, name: str) -> "AgentLoop":
+        """Raises NotFound."""
+        make_loop = await import_aside(load_loop)
         loop = self._loops.get(name)
         if loop is None:
             loop = self._loops[name] = make_loop(name, self.agent(name))
@@ -162,3 +163,10 @@ class Roster:
     def _tool_card(self, name: str, *, approval: bool) -> ToolCard:
         tool = self._tools.get(name)
         return ToolCard(name, tool.description if tool else "A tool of an MCP server", approval)
+
+
+def load_loop() -> "type[AgentLoop]":
+    """With pydantic-ai half a second, which the first run need not wait for."""
+    from apps.agents.loop import AgentLoop
+
+    return AgentLoop

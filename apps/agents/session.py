@@ -152,7 +152,7 @@ class RunSession:
         await self._save_in_the_end()
 
     async def _save(self) -> None:
-        """Raises Conflict where the run was cancelled; an answer that is there is told also without its record."""
+        """Raises Conflict where the run was cancelled; an answer that is there is emitted also without its record."""
         try:
             saved = await self._store.save(self.run)
         except AppError:

@@ -18,7 +18,7 @@ Arguments = dict[str, Any]
 
 
 class ToolError(Exception):
-    """A call failed in a way that the model is told of, in these words. They must hold no secret."""
+    """A call failed; the model gets these words. They must hold no secret."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class CacheFront:
         self.cache = cache
         self._meter = meter
         self._under_way: dict[bytes, Recording[Any]] = {}
-        self._landed = 0
+        self._ended_flights = 0
 
     async def answer(
         self,
@@ -65,7 +65,7 @@ class CacheFront:
         loop's clock, for the reading of a flight. What is returned must be closed, where it can be.
         """
 
-        async def fly(recording: Recording[T], lookup: Lookup) -> None:
+        async def run_flight(recording: Recording[T], lookup: Lookup) -> None:
             async with aclosing(execute()) as items:
                 async for item in items:
                     recording.add(item)
@@ -90,7 +90,7 @@ class CacheFront:
             # an answer that its caller wants made anew is not joined
             self._under_way[key.flight] = recording
         self.cache.counts.misses += 1
-        recording.begin(fly(recording, lookup), lambda ended: self._land(key.flight, ended))
+        recording.begin(run_flight(recording, lookup), lambda ended: self._end_flight(key.flight, ended))
         return recording.read(deadline)
 
     async def _lookup(self, key: CacheKey) -> tuple[Lookup, Recording[Any] | None]:
@@ -98,9 +98,9 @@ class CacheFront:
         joined = self._join(key)
         if joined is not None:
             return Lookup(), joined
-        landed = self._landed
+        ended_before = self._ended_flights
         lookup = await self.cache.lookup(key)
-        if lookup.found is None and self._landed != landed:
+        if lookup.found is None and self._ended_flights != ended_before:
             # a flight that ended during the lookup may have stored the answer
             lookup = Lookup(await self.cache.exact(key), lookup.vector)
         # and one may have begun
@@ -113,8 +113,8 @@ class CacheFront:
         self.cache.counts.joined += 1
         return recording
 
-    def _land(self, flight: bytes, recording: Recording[Any]) -> None:
-        self._landed += 1
+    def _end_flight(self, flight: bytes, recording: Recording[Any]) -> None:
+        self._ended_flights += 1
         if self._under_way.get(flight) is recording:
             del self._under_way[flight]
 

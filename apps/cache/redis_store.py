@@ -34,23 +34,23 @@ class RedisStore:
     async def start(self) -> None:
         await self.aclose()
         self._backend = _backend(self._url, self._seconds, self._pools)
-        await _asked(self._backend.init())  # type: ignore[no-untyped-call]
+        await _answered(self._backend.init())  # type: ignore[no-untyped-call]
 
     async def get(self, key: bytes) -> bytes | None:
-        value = await _asked(self._opened().get_raw(_name(key)))
+        value = await _answered(self._opened().get_raw(_name(key)))
         return value if isinstance(value, bytes) else None
 
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
-        await _asked(self._opened().set_raw(_name(key), value, px=max(1, int(ttl * 1000))))
+        await _answered(self._opened().set_raw(_name(key), value, px=max(1, int(ttl * 1000))))
 
     async def ping(self) -> None:
-        await _asked(self._opened().ping())
+        await _answered(self._opened().ping())
 
     async def aclose(self) -> None:
         self._backend = None
         pool, self._pools.latest = self._pools.latest, None
         if pool is not None:
-            await _asked(pool.aclose())
+            await _answered(pool.aclose())
 
     def _opened(self) -> Redis:
         if self._backend is None:
@@ -88,7 +88,7 @@ def _backend(url: str, seconds: float, pools: _Pools) -> Redis:
     return Redis(url, **options)
 
 
-async def _asked(answer: Awaitable[T]) -> T:
+async def _answered(answer: Awaitable[T]) -> T:
     try:
         return await answer
     except (TimeoutError, CacheBackendInteractionError, RedisError, OSError) as error:

@@ -6,11 +6,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from apps.cache.wording import in_latin_script, may_mean_the_same
 from apps.core.errors import AppError, InvalidValue
 from apps.core.ports import Embedder, KnowsWords
+from apps.core.process import import_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,14 +80,12 @@ class SemanticIndex:
         except AppError as error:
             self._warn(error.message)
             return None
-        import numpy as np
-
-        return np.asarray(vectors[0], dtype=np.float32)
+        vector: Vector = import_once(load_numpy).asarray(vectors[0], dtype="float32")
+        return vector
 
     def nearest(self, scope: bytes, vector: "Vector", text: str, least: float) -> list[tuple[bytes, float]]:
         """Digests of kept questions that are at least so near, the nearest first."""
-        import numpy as np
-
+        np = import_once(load_numpy)
         known = self._scopes.get(scope)
         if known is None:
             return []
@@ -142,3 +142,10 @@ class SemanticIndex:
         if not self._warned:
             self._warned = True
             log.warning("A key asks for the semantic cache and gets exact matches only: %s", reason)
+
+
+def load_numpy() -> ModuleType:
+    """With the first vector: a cache of exact matches does not need it."""
+    import numpy
+
+    return numpy

@@ -106,9 +106,9 @@ def _is_latin(letter: str) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    spelled = [word for word in _words(text) if word in NUMBER_WORDS]
+    number_words = [word for word in _words(text) if word in NUMBER_WORDS]
     odd = [letter for letter in text if not letter.isdecimal() and letter.isnumeric()]
-    return [*NUMBER.findall(text), *odd, *spelled]
+    return [*NUMBER.findall(text), *odd, *number_words]
 
 
 def _negations(text: str) -> int:

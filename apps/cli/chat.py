@@ -44,10 +44,10 @@ class Conversation:
 
         Raises CommandFailure; the question is then not part of the conversation.
         """
-        asked = {"role": "user", "content": text}
+        question = {"role": "user", "content": text}
         parts: list[str] = []
         finished = False
-        for kind, data in self.service.stream("/v1/chat/completions", self._body([*self.messages, asked])):
+        for kind, data in self.service.stream("/v1/chat/completions", self._body([*self.messages, question])):
             if kind != "message" or data == DONE:
                 continue
             chunk = json.loads(data)
@@ -61,7 +61,7 @@ class Conversation:
                     yield piece
         if not finished:
             raise CommandFailure("The answer was cut off")
-        self.messages += [asked, {"role": "assistant", "content": "".join(parts)}]
+        self.messages += [question, {"role": "assistant", "content": "".join(parts)}]
 
     def _body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
         system = [{"role": "system", "content": self.system}] if self.system else []

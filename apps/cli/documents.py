@@ -173,14 +173,14 @@ async def _sync(library: Library, options: argparse.Namespace) -> int:
     await library.start()
     sync = FolderSync(library, options.tenant, options.collection, options.folder)
     if not options.watch:
-        return _told(options, await sync.run(_draw_sync))
+        return _exit_status(options, await sync.run(_draw_sync))
     async for report in sync.watch(max(options.every, 0.1), _draw_sync):
-        _told(options, report)
+        _exit_status(options, report)
         sys.stdout.flush()
     return 0
 
 
-def _told(options: argparse.Namespace, report: SyncReport) -> int:
+def _exit_status(options: argparse.Namespace, report: SyncReport) -> int:
     """The summary; 3 where something was skipped."""
     if sys.stderr.isatty():
         print(file=sys.stderr)

@@ -254,10 +254,10 @@ def _odd_body(body: bytes, *wanted: int) -> Attack:
             raise TimeoutError from None
         except httpx2.HTTPError as error:
             raise _Broken(f"the connection broke: {type(error).__name__}") from None
-        told = _refused(answer.status_code, *wanted, 401, 429)
+        faults = _refused(answer.status_code, *wanted, 401, 429)
         if "error" not in answer.text or "Traceback" in answer.text:
             raise _Broken("refused without the error envelope")
-        return told
+        return faults
 
     return attack
 

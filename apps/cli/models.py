@@ -60,9 +60,9 @@ def usage(
 
     Examples: genai usage · genai usage --group-by model --from 2026-11-01 · genai usage --all --group-by tenant
     """
-    asked: dict[str, Any] = {"group_by": group_by, "from": first, "to": last}
+    filters: dict[str, Any] = {"group_by": group_by, "from": first, "to": last}
     path = "/admin/usage" if everyone else "/v1/usage"
-    report = Service(url, key).get(path, {name: value for name, value in asked.items() if value is not None})
+    report = Service(url, key).get(path, {name: value for name, value in filters.items() if value is not None})
     if as_json:
         print_json(report)
         return

@@ -130,12 +130,12 @@ def _cell(value: Any) -> str:
 
 def reason_of(response: httpx2.Response) -> str:
     """What a failed answer says, and when to try again where waiting helps."""
-    said = _message(response.text, f"HTTP {response.status_code}")
-    if said.startswith(NOT_CONFIGURED):
+    message = _message(response.text, f"HTTP {response.status_code}")
+    if message.startswith(NOT_CONFIGURED):
         # waiting mends no setting; and a name that nothing serves goes to the default provider, which may lack its key
-        return f"{said} (`genai models` lists the names)"
+        return f"{message} (`genai models` lists the names)"
     wait = response.headers.get("Retry-After")
-    return f"{said} (try again in {wait} s)" if wait else said
+    return f"{message} (try again in {wait} s)" if wait else message
 
 
 def _message(text: str, otherwise: str = "The service reported an error") -> str:

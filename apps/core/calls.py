@@ -47,7 +47,7 @@ class CallRecord:
     caller: Caller
     route: str
     """The route's template, never a raw path."""
-    asked: str
+    requested_model: str
     """The model that the caller names: free text, so it goes into the ledger and never into a metric's label."""
     streamed: bool = False
     estimated_tokens: int = 0

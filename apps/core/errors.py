@@ -270,15 +270,19 @@ def forget_tracebacks(error: BaseException) -> None:
             waiting += one.__cause__, one.__context__
 
 
-def told_error(told: Mapping[str, Any], retry_after: float | None) -> AppError | None:
+def error_of_envelope(envelope: Mapping[str, Any], retry_after: float | None) -> AppError | None:
     """The error that another process of this service answered with, by the ``error`` of its body; None for no such."""
-    code, message, field = told.get("error_code", told.get("code")), told.get("message"), told.get("field")
+    code, message, field = (
+        envelope.get("error_code", envelope.get("code")),
+        envelope.get("message"),
+        envelope.get("field"),
+    )
     kind = next((cls for cls in error_classes() if cls.code == code), None)
     if kind is None or not isinstance(message, str):
         return None
-    if told.get("code") == "context_length_exceeded":
+    if envelope.get("code") == "context_length_exceeded":
         kind = ContextLengthExceeded
-    details = told.get("details")
+    details = envelope.get("details")
     error = kind.__new__(kind)
     AppError.__init__(
         error,

@@ -49,7 +49,7 @@ class Readiness:
     reason: str
     details: JsonObject = field(default_factory=dict)
     retry_after: float | None = None
-    """Seconds after which to ask again, where it cannot answer now and that can be told."""
+    """Seconds after which to ask again, where it cannot answer now and that is known."""
 
 
 class ChatModel(Protocol):

@@ -10,7 +10,6 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -97,40 +96,36 @@ LARGEST_FP32_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenPrecision:
     precision: Literal["bf16", "fp32"]
     reason: str
 
 
-def choose_precision(asked: Precision, parameters: int, *, native_bf16: bool) -> Choice:
+def choose_precision(requested: Precision, parameters: int, *, native_bf16: bool) -> ChosenPrecision:
     """``parameters`` is the model's number of weights; ``native_bf16`` whether the CPU multiplies bf16 itself."""
-    if asked == "bf16" or asked == "fp32":
-        return Choice(asked, f"LOCAL_PRECISION={asked}")
+    if requested == "bf16" or requested == "fp32":
+        return ChosenPrecision(requested, f"LOCAL_PRECISION={requested}")
     chosen = _automatic(parameters, native_bf16=native_bf16)
-    if asked == "auto":
+    if requested == "auto":
         return chosen
-    return Choice(
+    return ChosenPrecision(
         chosen.precision,
-        f"LOCAL_PRECISION={asked} is not served by the plain engine, which computes in bf16 or fp32; {chosen.reason}",
+        f"LOCAL_PRECISION={requested} is not served by the plain engine, which computes in bf16 or fp32; "
+        f"{chosen.reason}",
     )
 
 
-def _automatic(parameters: int, *, native_bf16: bool) -> Choice:
+def _automatic(parameters: int, *, native_bf16: bool) -> ChosenPrecision:
     if native_bf16:
-        return Choice("bf16", "auto: this CPU computes in bf16 itself")
+        return ChosenPrecision("bf16", "auto: this CPU computes in bf16 itself")
     if parameters * 4 <= LARGEST_FP32_BYTES:
-        return Choice("fp32", "auto: this CPU has no bf16 arithmetic, and the model is small enough for fp32")
-    return Choice("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")
+        return ChosenPrecision("fp32", "auto: this CPU has no bf16 arithmetic, and the model is small enough for fp32")
+    return ChosenPrecision("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")
 
 
 T = TypeVar("T")
 _LOCK = threading.RLock()
 _LOADED: dict[Callable[[], Any], Any] = {}
-
-
-def importing() -> AbstractContextManager[bool | None]:
-    """The lock to hold around heavy imports, in threads other than the event loop's."""
-    return _LOCK
 
 
 def import_once(load: Callable[[], T]) -> T:

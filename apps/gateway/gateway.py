@@ -94,8 +94,8 @@ class Gateway:
         async def opener(target: Target) -> Begun:
             # the attempts of a target that asks others are not the call's
             waits = record if target.provider.own_queue else None
-            asked = replace(request, model=target.config.model or None, record=waits)
-            return await begin(target.provider.chat.stream(asked))
+            forwarded = replace(request, model=target.config.model or None, record=waits)
+            return await begin(target.provider.chat.stream(forwarded))
 
         name, router = request.model or "", self.router
         needs = Needs(tools=bool(request.tools), tokens=request.max_tokens or 0)
@@ -239,10 +239,10 @@ class GatewayModel:
 
     def highest_price(self, name: str | None) -> tuple[float, float] | None:
         """US dollars for a million tokens of prompt and answer, at the dearest target; None where one is not known."""
-        asked = name or self._default
-        if self._local_for(asked) is not None:
+        resolved = name or self._default
+        if self._local_for(resolved) is not None:
             return 0.0, 0.0
-        price = self._gateway.dearest(asked, Needs(tools=True))
+        price = self._gateway.dearest(resolved, Needs(tools=True))
         return None if price is None else (price.input, price.output)
 
     def revision(self, request: ChatRequest) -> str | None:

@@ -80,7 +80,7 @@ OWN_TOOLS = frozenset({"function", "custom"})
 def is_deterministic(call: WireCall, greedy: Callable[[], bool]) -> bool:
     """Embeddings; else one choice, at temperature 0 or with a seed, of nothing but what the request holds.
 
-    ``greedy`` is asked where it matters: whether whoever answers takes a temperature that is not given for 0.
+    ``greedy`` is called where it matters: whether the target takes a temperature that is not given for 0.
     """
     if call.path == "/embeddings":
         return True

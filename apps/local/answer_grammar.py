@@ -50,11 +50,11 @@ class AnswerGrammar:
 
 def offered_tools(request: ChatRequest) -> tuple[JsonObject, ...]:
     """The tools that the answer may call: none, all, or the one that tool_choice names."""
-    choice = request.tool_choice
-    if choice == "none":
+    tool_choice = request.tool_choice
+    if tool_choice == "none":
         return ()
-    if isinstance(choice, Mapping):
-        name = choice["function"]["name"]
+    if isinstance(tool_choice, Mapping):
+        name = tool_choice["function"]["name"]
         named = tuple(tool for tool in request.tools if tool["function"]["name"] == name)
         if not named:
             raise InvalidValue(f"No tool is named {name}", field="tool_choice")

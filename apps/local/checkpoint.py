@@ -1,38 +1,30 @@
 """Where the local model's files come from: a folder, the hub's cache, the hub, or the packaged model.
 
-Decides and fetches; reads no weights and imports neither torch nor transformers.
+Decides, and shows a download's progress; reads no weights and imports neither torch nor transformers.
 """
 
-import errno
 import hashlib
-import importlib.util
 import json
 import logging
 import math
 import mmap
 import re
-import ssl
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from apps.local.gguf import WEIGHTS, read_gguf
 from apps.local.packaged import PACKAGED_NAME, packaged_checkpoint
 
 log = logging.getLogger(__name__)
 
-# what a Llama-shaped checkpoint needs; never pickled weights (*.bin, *.pt), never code
-WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
-WANTED += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja"]
-HUB_TIMEOUT = 4.0
-SHA256 = re.compile(r"[0-9a-f]{64}")
 GIGABYTE, MEGABYTE = 1e9, 1e6
 PROGRESS_SECONDS, LOG_SECONDS = 1.0, 5.0
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class CheckpointError(Exception):
@@ -41,6 +33,25 @@ class CheckpointError(Exception):
 
 class HubUnreachable(Exception):
     """There was no connection to the hub, or no answer in time. An answer that says no is a CheckpointError."""
+
+
+class Report(Protocol):
+    """Takes a step of the loading, and the seconds that it may take yet where they are known."""
+
+    def __call__(self, step: str, seconds_left: float | None = None) -> None: ...
+
+
+class Snapshot(Protocol):
+    """A model's files by its name on the hub; implemented by hub.py, since a folder does not need its vendor."""
+
+    def cached(self) -> Path | None:
+        """The folder in the hub's cache, where it is whole. Raises CheckpointError for a name that cannot be one."""
+
+    def fetched(self, report: Report) -> Path:
+        """The folder, downloaded where it is not there yet. Raises CheckpointError and HubUnreachable."""
+
+
+Hub = Callable[[str], Snapshot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +66,17 @@ class Checkpoint:
     fallback_reason: str | None = None
 
 
-class Report(Protocol):
-    """Takes a step of the loading, and the seconds that it may take yet where they are known."""
-
-    def __call__(self, step: str, seconds_left: float | None = None) -> None: ...
-
-
-def is_at_hand(local_model: str) -> bool:
+def is_at_hand(local_model: str, hub: Hub) -> bool:
     """Whether the checkpoint is on this machine already. Raises CheckpointError for a name that cannot be one."""
-    return looks_like_folder(local_model) or _in_cache(local_model) is not None
+    return looks_like_folder(local_model) or hub(local_model).cached() is not None
 
 
 def find_checkpoint(
-    local_model: str, fallback: Literal["packaged", "none"], cache_dir: Path, report: Report = lambda *_: None
+    local_model: str,
+    fallback: Literal["packaged", "none"],
+    cache_dir: Path,
+    hub: Hub,
+    report: Report = lambda *_: None,
 ) -> Checkpoint:
     """Blocks: up to seconds for the hub's decision, then for a download or the one conversion.
 
@@ -76,7 +85,7 @@ def find_checkpoint(
     if looks_like_folder(local_model):
         return _from_folder(Path(local_model).expanduser())
     try:
-        return Checkpoint(local_model, _complete(_from_hub(local_model, report), local_model))
+        return Checkpoint(local_model, _complete(hub(local_model).fetched(report), local_model))
     except HubUnreachable as error:
         reason = f"{local_model} is not in the Hugging Face cache and the hub cannot be reached ({error})"
     if fallback == "none":
@@ -96,8 +105,8 @@ def find_checkpoint(
 def identity_of(folder: Path) -> str:
     """Changes with the files: their names, sizes and times. Reading gigabytes of weights would take seconds."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    told = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    stamps = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
 
 
 def parameters_of(folder: Path) -> int:
@@ -148,68 +157,6 @@ def _complete(folder: Path, what: str) -> Path:
     if not any(folder.glob("*.safetensors")) and not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"LOCAL_MODEL: {what} has no *.safetensors weights (pickled weights are never loaded)")
     return folder
-
-
-def _in_cache(name: str) -> Path | None:
-    """The snapshot's folder in the Hugging Face cache, where it is whole. Raises CheckpointError."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise CheckpointError("huggingface_hub is not installed: pip install -r requirements-local.txt")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"], local_files_only=True))
-    except HFValidationError as error:
-        raise CheckpointError(f"LOCAL_MODEL={name} is neither a folder nor a valid hub name: {error}") from error
-    except LocalEntryNotFoundError:
-        return None
-    # a tool may have cached a part of the checkpoint only, and a download may have been cut
-    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return folder if whole else None
-
-
-def _from_hub(name: str, report: Report) -> Path:
-    """The snapshot's folder in the Hugging Face cache, downloaded where it is not there yet."""
-    if (folder := _in_cache(name)) is not None:
-        return folder
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
-    if constants.HF_HUB_OFFLINE:
-        raise HubUnreachable("HF_HUB_OFFLINE is set")
-    return _download(name, _ask_hub(name), report)
-
-
-def _ask_hub(name: str) -> int:
-    """Bytes to fetch. The one question that decides, in seconds, whether the hub answers and has the model."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        info = _within(HUB_TIMEOUT, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT, files_metadata=True))
-    except GatedRepoError as error:
-        raise CheckpointError(f"LOCAL_MODEL={name} is gated: accept its terms on the hub and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"LOCAL_MODEL={name} does not exist on the hub, or needs HF_TOKEN") from error
-    except Exception as error:
-        raise _judged(error, name, "the hub was asked") from error
-    files = [file for file in info.siblings or () if "/" not in file.rfilename]
-    return sum(file.size or 0 for file in files if any(fnmatch(file.rfilename, wanted) for wanted in WANTED))
-
-
-def _download(name: str, size: int, report: Report) -> Path:
-    """Fetch the snapshot; ``size`` in bytes, 0 where it is not known."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.file_download import repo_folder_name
-
-    log.info("Downloading %s from the hub (%.2f GB)", name, size / GIGABYTE)
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
-    with DownloadProgress(name, folder, size, report):
-        try:
-            return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"]))
-        except Exception as error:
-            raise _judged(error, name, "the download broke off") from error
 
 
 class DownloadProgress:
@@ -265,57 +212,3 @@ def _bytes_in(folder: Path) -> int:
         with suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
-
-
-def _judged(error: Exception, name: str, what: str) -> CheckpointError | HubUnreachable:
-    """Only a missing connection may pass by itself; all else an operator must hear of, so nothing falls back."""
-    import httpx2
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    causes = [error]
-    while isinstance(cause := causes[-1].__cause__, Exception):
-        causes.append(cause)
-    # the download wraps what went wrong in "not found locally"
-    told = next((cause for cause in causes if not isinstance(cause, LocalEntryNotFoundError)), error)
-    reason = f"{what}: {_words(told)}"
-    http = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
-    lost = isinstance(told, (ConnectionError, TimeoutError, *http))
-    # a certificate that is refused is a NetworkError too
-    if lost and not any(isinstance(cause.__context__, ssl.SSLError) for cause in causes):
-        return HubUnreachable(reason)
-    return CheckpointError(f"LOCAL_MODEL={name} cannot be had from the hub ({reason}){_advice(told)}")
-
-
-def _advice(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "; free some space, or set HF_HOME to a folder on another disk"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return "; check HF_TOKEN"
-    return "; start again later" if status == 429 or (status or 0) >= 500 else ""
-
-
-def _words(error: Exception) -> str:
-    """One line; the hub's errors append paragraphs of advice."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
-
-
-def _within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """A deadline for the whole question: the client's own timeout leaves name resolution out."""
-    answer: list[Any] = []
-    failure: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answer.append(ask())
-        except Exception as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="local-model-hub", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not answer:
-        raise TimeoutError(f"no answer within {seconds:g} seconds")
-    return answer[0]

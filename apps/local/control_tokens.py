@@ -1,15 +1,20 @@
 """Keeps a caller's text text: what looks like a control token in it is encoded letter by letter, never as the token.
 
 A control token ends a turn, begins one, or ends an answer: `<|im_end|>`, `</s>`. The chat template writes them, and
-nobody else may. Texts of callers are marked before the template runs; behind it, every marked token is encoded by a
+callers may not. Texts of callers are marked before the template runs; behind it, every marked token is encoded by a
 tokenizer of the same model that knows no control tokens. A prompt without marks is encoded as transformers does it.
 """
 
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
+from apps.core.process import import_once
+
+# the name under which a chat template's filters find the Mark of a call
+MARK = "mark_of_callers_text"
 # what a model thinks between is no turn, and an assistant's earlier text may hold it
 THINKING = frozenset({"<think>", "</think>"})
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -103,10 +108,9 @@ class _PlainBackend:
     """Encodes with the same model, normalizer and pre-tokenizer, but without control tokens."""
 
     def __init__(self, backend: Any, others: Mapping[int, Any], control: frozenset[int]) -> None:
-        from tokenizers import AddedToken, Tokenizer
-
+        tokenizers = import_once(load_tokenizers)
         # the model is shared, not copied: it is most of a tokenizer's memory
-        self._backend = Tokenizer(backend.model)
+        self._backend = tokenizers.Tokenizer(backend.model)
         if backend.normalizer is not None:
             self._backend.normalizer = backend.normalizer
         if backend.pre_tokenizer is not None:
@@ -114,7 +118,7 @@ class _PlainBackend:
         # stands before a text that is not the prompt's beginning: some tokenizers put a blank before that
         self._before = f"<{secrets.token_hex(16)}>"
         self._backend.add_tokens(
-            [*others.values(), AddedToken(self._before, normalized=False, lstrip=False, rstrip=False)]
+            [*others.values(), tokenizers.AddedToken(self._before, normalized=False, lstrip=False, rstrip=False)]
         )
         known = self._backend.get_added_tokens_decoder()
         self._ids = {token: backend.token_to_id(entry.content) for token, entry in known.items()}
@@ -160,3 +164,9 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [_mapped(item, change) for item in value]
     return value
+
+
+def load_tokenizers() -> ModuleType:
+    import tokenizers
+
+    return tokenizers

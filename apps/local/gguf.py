@@ -1,8 +1,8 @@
 """GGUF files of the Llama architecture, read as they are: metadata, and tensors under transformers' names.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Q4_1 and Q8_0 are block formats of ggml. A
-checkpoint's folder is made of a file: its config and tokenizer; the weights stay where they are. Only numpy and the
-standard library are needed: neither torch nor transformers.
+checkpoint's folder is made of a file: its config and tokenizer; the weights stay where they are. Only the
+standard library is needed; the engine's weights.py reads the tensors.
 """
 
 import json
@@ -10,7 +10,7 @@ import mmap
 import re
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,23 +92,6 @@ def bytes_of_row(dtype: str, columns: int) -> int:
     return columns // kind.values * kind.size
 
 
-def dequantized(rows: Any, dtype: str) -> Any:
-    """float32 [rows, columns] of rows of bytes, uint8 [rows, bytes]."""
-    import numpy as np  # heavy, and needed where weights are read alone
-
-    return BY_NAME[dtype].read(np.ascontiguousarray(rows))
-
-
-def source_rows_of(tensor: GgufTensor) -> Any:
-    """Where each of transformers' rows lies in the file: llama.cpp keeps the halves of rotary pairs side by side."""
-    import numpy as np  # heavy, and needed where weights are read alone
-
-    rows = np.arange(tensor.shape[0])
-    if tensor.rows_of_heads:
-        rows = rows.reshape(tensor.rows_of_heads, -1, 2).swapaxes(1, 2).reshape(-1)
-    return rows
-
-
 def _described(reader: "_Reader") -> tuple[str, list[int], int, int]:
     name = reader.text()
     shape = [reader.number("<Q") for _ in range(reader.number("<I"))][::-1]
@@ -156,38 +139,6 @@ class _Reader:
         return [self.value(of) for _ in range(count)]
 
 
-def _floats(rows: Any) -> Any:
-    import numpy as np  # heavy, and needed where weights are read alone
-
-    return rows.view(np.float32)
-
-
-def _halves(rows: Any) -> Any:
-    import numpy as np  # heavy, and needed where weights are read alone
-
-    return rows.view(np.float16).astype(np.float32)
-
-
-def _q8_0(rows: Any) -> Any:
-    """A block: a scale in float16, 32 values in int8."""
-    import numpy as np  # heavy, and needed where weights are read alone
-
-    blocks = rows.reshape(-1, 34)
-    scale = blocks[:, :2].view(np.float16).astype(np.float32)
-    return (blocks[:, 2:].view(np.int8).astype(np.float32) * scale).reshape(len(rows), -1)
-
-
-def _q4_1(rows: Any) -> Any:
-    """A block: scale and least value in float16, 32 values of 4 bits; the first half of them in the low bits."""
-    import numpy as np  # heavy, and needed where weights are read alone
-
-    blocks = rows.reshape(-1, 20)
-    scale, least = (blocks[:, at : at + 2].view(np.float16).astype(np.float32) for at in (0, 2))
-    packed = blocks[:, 4:]
-    values = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
-    return (values * scale + least).reshape(len(rows), -1)
-
-
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """A block of ``values`` numbers takes ``size`` bytes."""
@@ -195,14 +146,13 @@ class _Kind:
     name: str
     values: int
     size: int
-    read: Callable[[Any], Any]
 
 
 KINDS = {
-    0: _Kind("F32", 1, 4, _floats),
-    1: _Kind("F16", 1, 2, _halves),
-    3: _Kind("Q4_1", BLOCK, 20, _q4_1),
-    8: _Kind("Q8_0", BLOCK, 34, _q8_0),
+    0: _Kind("F32", 1, 4),
+    1: _Kind("F16", 1, 2),
+    3: _Kind("Q4_1", BLOCK, 20),
+    8: _Kind("Q8_0", BLOCK, 34),
 }
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
 QUANTIZED = frozenset({"Q4_1", "Q8_0"})
@@ -295,7 +245,7 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _special_tokens(metadata: Mapping[str, Any]) -> dict[str, str]:
     names = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     tokens = metadata["tokenizer.ggml.tokens"]
-    ids = {name: metadata.get(f"tokenizer.ggml.{said}_token_id") for name, said in names.items()}
+    ids = {name: metadata.get(f"tokenizer.ggml.{gguf_name}_token_id") for name, gguf_name in names.items()}
     return {name: tokens[i] for name, i in ids.items() if i is not None}
 
 

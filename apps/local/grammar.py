@@ -80,7 +80,9 @@ class GrammarCompiler:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._closing = ClosingTokens(vocabulary)
-        self._tokenizer = LLTokenizer(TokenizerWrapper(_Spelled(vocabulary)), eos_token=sorted(vocabulary.end_tokens))
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_TokenBytes(vocabulary)), eos_token=sorted(vocabulary.end_tokens)
+        )
         # compiling drops the interpreter's lock and ends by its own limits; a thread of its own keeps it off the loop
         self._pool = ThreadPoolExecutor(1, "local-grammar")
 
@@ -133,7 +135,7 @@ class GrammarCompiler:
         return GrammarConstraint(matcher, DocumentCloser(self._closing), field)
 
 
-class _Spelled:
+class _TokenBytes:
     """What llguidance's TokenizerWrapper wants to know of a tokenizer."""
 
     bos_token_id = None

@@ -8,24 +8,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.core.messages import JsonObject
-from apps.core.process import importing
+from apps.core.process import import_once
 from apps.core.settings import Settings
 from apps.local.checkpoint import (
     Checkpoint,
     CheckpointError,
+    Hub,
     Report,
+    Snapshot,
     damaged_files,
     find_checkpoint,
     identity_of,
     is_at_hand,
     parameters_of,
 )
-from apps.local.engine.port import Engine
+from apps.local.engine.port import Engine, UnsupportedModel, UnusableDraft
 from apps.local.gguf import WEIGHTS
 from apps.local.packaged import PACKAGED_NAME, PackagedModelError, packaged_checkpoint, transformers_checkpoint
 from apps.local.tokenizer import ChatTokenizer, HubTokenizer
+
+if TYPE_CHECKING:
+    from apps.local.engine.batching.opening import Options
+    from apps.local.engine.batching.scheduler import BatchingEngine
+    from apps.local.engine.plain.engine import PlainEngine
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +81,7 @@ class LocalLoader:
             return None
         report(f"loading {PACKAGED_NAME}, which answers until {settings.local_model} is here")
         try:
-            if is_at_hand(settings.local_model):
+            if is_at_hand(settings.local_model, hub_model):
                 return None
         except CheckpointError as error:
             raise LoadFailed(str(error)) from error
@@ -94,7 +102,7 @@ class LocalLoader:
         report(f"looking for {settings.local_model}")
         try:
             checkpoint = find_checkpoint(
-                settings.local_model, settings.local_fallback, settings.model_cache_dir, report
+                settings.local_model, settings.local_fallback, settings.model_cache_dir, hub_model, report
             )
         except (CheckpointError, PackagedModelError) as error:
             raise LoadFailed(str(error)) from error
@@ -146,8 +154,6 @@ def _check_hashes(checkpoint: Checkpoint, cache_dir: Path) -> None:
 
 
 def _load_tokenizer(folder: Path) -> HubTokenizer:
-    from apps.local.tokenizer import HubTokenizer
-
     try:
         return HubTokenizer(folder)
     except Exception as error:
@@ -158,13 +164,11 @@ def _load_engine(
     checkpoint: Checkpoint, tokenizer: HubTokenizer, settings: Settings, report: Report
 ) -> tuple[Engine, str | None]:
     """The batching engine; where it refuses, transformers' own `generate`, and why."""
-    from apps.local.engine.batching.opening import Options, open_engine
-    from apps.local.engine.port import UnsupportedModel, UnusableDraft
-
+    engine_options, open_engine = import_once(load_batching)
     folder, cache_dir = checkpoint.folder, settings.model_cache_dir
     precision, slots = settings.local_precision, settings.local_slots
     draft = _draft_folder(checkpoint, tokenizer, settings, report)
-    options = Options(
+    options = engine_options(
         settings.local_speculation == "auto",
         settings.local_prefix_max_bytes,
         draft,
@@ -184,16 +188,26 @@ def _load_engine(
                 f"{', '.join(missing)}, not installed here: {INSTALL}"
             ) from error
         log.warning("The batching engine cannot serve: %s. transformers' generate serves instead, slower", refused)
-    # imported here: transformers takes a second that the batching engine does without
-    with importing():
-        from apps.local.engine.plain.engine import CheckpointBroken, load_plain_engine
-
     try:
         if (folder / WEIGHTS).is_file():
             folder = transformers_checkpoint(cache_dir)
-        return load_plain_engine(folder, tokenizer, precision, slots), refused
-    except (CheckpointBroken, PackagedModelError) as error:
+        return import_once(load_plain)(folder, tokenizer, precision, slots), refused
+    except (CheckpointError, PackagedModelError) as error:
         raise LoadFailed(str(error)) from error
+
+
+def load_batching() -> "tuple[type[Options], Callable[..., BatchingEngine]]":
+    """With numpy and the kernels' library."""
+    from apps.local.engine.batching.opening import Options, open_engine
+
+    return Options, open_engine
+
+
+def load_plain() -> "Callable[..., PlainEngine]":
+    """With transformers, which takes a second that the batching engine does without."""
+    from apps.local.engine.plain.engine import load_plain_engine
+
+    return load_plain_engine
 
 
 def _draft_folder(checkpoint: Checkpoint, tokenizer: HubTokenizer, settings: Settings, report: Report) -> Path | None:
@@ -209,7 +223,7 @@ def _draft_folder(checkpoint: Checkpoint, tokenizer: HubTokenizer, settings: Set
         return None
     report(f"looking for {name}, which drafts")
     try:
-        draft = find_checkpoint(name, "none", settings.model_cache_dir, report)
+        draft = find_checkpoint(name, "none", settings.model_cache_dir, hub_model, report)
     except (CheckpointError, PackagedModelError) as error:
         raise LoadFailed(f"LOCAL_DRAFT: {error}") from error
     _check_hashes(draft, settings.model_cache_dir)
@@ -218,6 +232,20 @@ def _draft_folder(checkpoint: Checkpoint, tokenizer: HubTokenizer, settings: Set
             f"LOCAL_DRAFT={name} cannot draft for {checkpoint.name}: its tokenizer is another one ({difference})"
         )
     return draft.folder
+
+
+def hub_model(name: str) -> Snapshot:
+    """Raises CheckpointError where huggingface_hub is not installed."""
+    if missing := _missing(("huggingface_hub",)):
+        raise CheckpointError(f"{missing[0]} is not installed: pip install -r requirements-local.txt")
+    return import_once(load_hub)(name)
+
+
+def load_hub() -> Hub:
+    """With huggingface_hub, which a folder does not need."""
+    from apps.local.hub import HubModel
+
+    return HubModel
 
 
 def _require_installed() -> None:

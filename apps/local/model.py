@@ -102,7 +102,7 @@ class LocalModel:
         self._clock = clock
         self._since = clock()
         self._settings = settings
-        self._asked = self._name = _asked_name(settings.local_model)
+        self._requested = self._name = _requested_name(settings.local_model)
         self._load = loader.load if load is None else load
         self._first = loader.first if load is None else first
         self._serving: _Serving | None = None
@@ -166,8 +166,8 @@ class LocalModel:
         if self._serving is None:
             return None
         loaded = self._serving.loaded
-        told = {**loaded.details, **loaded.engine.describe()}
-        return digest_of(loaded.name, *(told.get(name) for name in REVISION))
+        details = {**loaded.details, **loaded.engine.describe()}
+        return digest_of(loaded.name, *(details.get(name) for name in REVISION))
 
     async def start(self) -> None:
         if self._thread is not None:
@@ -299,7 +299,7 @@ class LocalModel:
         started = time.monotonic()
         try:
             if self._first is not None and (first := self._first(self._settings, self._report)) is not None:
-                self._publish("ready", f"Answers until {self._asked} is here", first)
+                self._publish("ready", f"Answers until {self._requested} is here", first)
             loaded = self._load(self._settings, self._report)
         except _Closed:
             return
@@ -321,7 +321,7 @@ class LocalModel:
         if self._closed.is_set():
             raise _Closed
         self._seconds_left = seconds_left
-        meanwhile = f"Answers until {self._asked} is here; " if self._serving is not None else ""
+        meanwhile = f"Answers until {self._requested} is here; " if self._serving is not None else ""
         self._reason = f"{meanwhile}{'s' if meanwhile else 'S'}till {step}"
 
     def _publish(self, state: State, reason: str, loaded: Loaded | None = None) -> None:
@@ -337,7 +337,7 @@ class LocalModel:
                     self._serving, before = before, None
                 self._state, self._reason, self._seconds_left = state, reason, None
                 self._since = self._clock()
-                self._name = self._asked if loaded is None else loaded.name
+                self._name = self._requested if loaded is None else loaded.name
                 made = None
                 if state != "ready":
                     log.warning("The local model is %s: %s", state.replace("_", " "), reason)
@@ -347,7 +347,7 @@ class LocalModel:
             made.close()
 
 
-def _asked_name(local_model: str) -> str:
+def _requested_name(local_model: str) -> str:
     """A folder's path is for the operator alone."""
     path = Path(local_model).expanduser()
     return path.name if looks_like_folder(local_model) and path.name else local_model

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from apps.core.process import importing
+from apps.core.process import import_once
 from apps.local.gguf import WEIGHTS, write_checkpoint
 
 log = logging.getLogger(__name__)
@@ -50,15 +50,15 @@ def transformers_checkpoint(cache_dir: Path) -> Path:
     if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("transformers") is None:
         raise PackagedModelError("Converting the packaged model needs gguf: pip install -r requirements-local.txt")
 
-    def converted(gguf: Path, folder: Path) -> None:
-        # imported here: only the one start that converts needs transformers' and gguf's readers
-        with importing():
-            from apps.local.gguf_conversion import convert
-
-        convert(gguf, folder)
-
     form = f"transformers-{importlib.metadata.version('transformers')}"
-    return _kept(cache_dir, form, TRANSFORMERS_NEEDED, converted)
+    return _kept(cache_dir, form, TRANSFORMERS_NEEDED, lambda gguf, folder: import_once(load_conversion)(gguf, folder))
+
+
+def load_conversion() -> Callable[[Path, Path], None]:
+    """With transformers' and gguf's readers, which only the one start that converts needs."""
+    from apps.local.gguf_conversion import convert
+
+    return convert
 
 
 def _kept(cache_dir: Path, form: str, needed: Sequence[str], write: Callable[[Path, Path], None]) -> Path:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from apps.core.errors import InvalidValue
 from apps.core.messages import JsonObject, Message, ToolCall
-from apps.local.control_tokens import Mark
+from apps.local.control_tokens import MARK, Mark
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # the form of Hermes 2 Pro, which Qwen and SmolLM2-1.7B were trained on too
 CALL_BEGINS, CALL_ENDS = "<tool_call>", "</tool_call>"
@@ -191,10 +191,6 @@ class ChatTemplate:
         return _until_continuation(text) if options.continue_final else text
 
 
-# the name under which filters find ``mark`` in a template's context
-MARK = "mark_of_callers_text"
-
-
 def _mark_end(messages: Sequence[Message], made: list[dict[str, Any]]) -> None:
     if not made or messages[-1].tool_calls:
         raise InvalidValue("A turn with tool calls cannot be continued", field="continue_final_message")
@@ -208,10 +204,10 @@ def _until_continuation(text: str) -> str:
     return text[:at]
 
 
-def _environment() -> "Environment":
+def _environment() -> "ImmutableSandboxedEnvironment":
     """What transformers gives to chat templates, of functions, filters and tags."""
-    # jinja2 comes with torch: the base installation has none
-    from jinja2 import ext, nodes, parser, pass_context
+    # jinja2 comes with the local model's requirements: the base installation has none
+    from jinja2 import TemplateError, ext, nodes, parser, pass_context
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(ext.Extension):
@@ -244,16 +240,13 @@ def _environment() -> "Environment":
         )
         return text if mark is None else str(mark(text))
 
+    def refuse(reason: str) -> NoReturn:
+        raise TemplateError(reason)
+
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
     )
     environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = _refuse
+    environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
     return environment
-
-
-def _refuse(reason: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(reason)

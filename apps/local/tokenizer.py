@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from apps.core.messages import JsonObject, Message
-from apps.core.process import importing
-from apps.local.control_tokens import THINKING, ControlTokens
+from apps.core.process import import_once
+from apps.local.control_tokens import THINKING, ControlTokens, load_tokenizers
 from apps.local.prompt import NO_OPTIONS, ChatTemplate, PromptOptions
 
 HEX_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -50,9 +50,9 @@ def read_vocabulary(backend: Any, end_tokens: frozenset[int]) -> Vocabulary:
 
 
 def _byte_level(token: str) -> bytes:
-    spelled = _spelled_bytes()
+    letters = _byte_letters()
     # a character outside the spelling can only come from a damaged file; it stands for itself
-    return b"".join(spelled.get(character) or character.encode() for character in token)
+    return b"".join(letters.get(character) or character.encode() for character in token)
 
 
 def _sentence_piece(token: str) -> bytes:
@@ -61,12 +61,12 @@ def _sentence_piece(token: str) -> bytes:
 
 
 @functools.cache
-def _spelled_bytes() -> dict[str, bytes]:
+def _byte_letters() -> dict[str, bytes]:
     """GPT-2's spelling: printable Latin-1 characters stand for themselves, the other bytes for U+0100 onwards."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    spelled = {chr(byte): bytes([byte]) for byte in printable}
-    return spelled | {chr(0x100 + number): bytes([byte]) for number, byte in enumerate(others)}
+    letters = {chr(byte): bytes([byte]) for byte in printable}
+    return letters | {chr(0x100 + number): bytes([byte]) for number, byte in enumerate(others)}
 
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -144,8 +144,8 @@ class HubTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         if self._silent is None:
             return str(self._backend.decode(tokens, skip_special_tokens=True))
-        heard = [token for token in tokens if token not in self._silent]
-        return str(self._backend.decode(heard, skip_special_tokens=False))
+        audible = [token for token in tokens if token not in self._silent]
+        return str(self._backend.decode(audible, skip_special_tokens=False))
 
     def piece(self, token: int) -> str:
         return self.token_bytes(token).decode("utf-8", "replace") or str(self._backend.id_to_token(token) or "")
@@ -187,22 +187,24 @@ def _backend(folder: Path) -> tuple[Any, dict[str, Any]]:
     file = folder / "tokenizer.json"
     config = _json(folder / "tokenizer_config.json")
     if file.is_file():
-        with importing():
-            from tokenizers import Tokenizer
-
-        backend = Tokenizer.from_file(str(file))
+        backend = import_once(load_tokenizers).Tokenizer.from_file(str(file))
     else:
         if importlib.util.find_spec("transformers") is None:
             raise ValueError("there is no tokenizer.json, and transformers, which reads others, is not installed")
-        with importing():
-            from transformers import AutoTokenizer
-
-        whole = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        whole = import_once(load_auto_tokenizer).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         backend = whole.backend_tokenizer
     # a prompt is measured, never cut: what a training run left in the file must not count here
     backend.no_truncation()
     backend.no_padding()
     return backend, config
+
+
+def load_auto_tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ Kind = Literal["chat", "embedding", "rerank"]
 
 
 class ModelCapacity(Schema):
-    """One model of this machine. null is what nobody counts for this kind of model, or has not measured yet."""
+    """One model of this machine. null is what is not counted for this kind of model, or not measured yet."""
 
     # a replica of the next version may say more than this one knows
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)

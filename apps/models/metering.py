@@ -24,30 +24,30 @@ log = logging.getLogger(__name__)
 class Meter:
     """Opens and closes each call with the bookkeepers, in their order at its beginning and in reverse at its end."""
 
-    def __init__(self, books: Sequence[Bookkeeper] = ()) -> None:
-        self._books = tuple(books)
+    def __init__(self, bookkeepers: Sequence[Bookkeeper] = ()) -> None:
+        self._bookkeepers = tuple(bookkeepers)
 
     def call(self, record: CallRecord) -> "MeteredCall":
         """``async with meter.call(record) as call``: the block is the call."""
-        return MeteredCall(self._books, record)
+        return MeteredCall(self._bookkeepers, record)
 
 
 class MeteredCall:
     """The span of one call. An error that leaves the block becomes the record's outcome."""
 
-    __slots__ = ("_books", "_open", "_started", "record")
+    __slots__ = ("_bookkeepers", "_open", "_started", "record")
 
-    def __init__(self, books: Sequence[Bookkeeper], record: CallRecord) -> None:
-        self._books = books
+    def __init__(self, bookkeepers: Sequence[Bookkeeper], record: CallRecord) -> None:
+        self._bookkeepers = bookkeepers
         self._open: list[Bookkeeper] = []
         self._started = time.perf_counter()
         self.record = record
 
     async def __aenter__(self) -> "MeteredCall":
         try:
-            for book in self._books:
-                await book.opening(self.record)
-                self._open.append(book)
+            for bookkeeper in self._bookkeepers:
+                await bookkeeper.opening(self.record)
+                self._open.append(bookkeeper)
         except BaseException as error:
             self._close(error)
             raise
@@ -78,12 +78,12 @@ class MeteredCall:
         self.record.duration = time.perf_counter() - self._started
         if error is not None:
             self.record.outcome = outcome_of(error)
-        books, self._open = self._open, []
-        for book in reversed(books):
+        bookkeepers, self._open = self._open, []
+        for bookkeeper in reversed(bookkeepers):
             try:
-                book.closing(self.record)
+                bookkeeper.closing(self.record)
             except Exception:
-                log.exception("A bookkeeper failed at the end of a call: %s", type(book).__name__)
+                log.exception("A bookkeeper failed at the end of a call: %s", type(bookkeeper).__name__)
 
 
 def outcome_of(error: BaseException) -> str:

@@ -233,7 +233,7 @@ def read_content(content: Any) -> tuple[str, str]:
     return "".join(texts), "".join(thoughts)
 
 
-async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) -> AsyncGenerator[Delta, None]:
+async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], requested_model: str) -> AsyncGenerator[Delta, None]:
     """Parsed chunks in, deltas of the first choice out; ``asked`` is the model's name where the chunks do not say.
 
     Raises UpstreamError where they end without a finish reason, or have an unknown shape.
@@ -242,7 +242,7 @@ async def deltas_of(chunks: AsyncGenerator[dict[str, Any], None], asked: str) ->
     finish = model = usage = None
     async with aclosing(chunks):
         async for chunk in chunks:
-            model = text_of(chunk.get("model")) or model or asked
+            model = text_of(chunk.get("model")) or model or requested_model
             usage = _usage(chunk.get("usage")) or usage
             choice = _first_choice(chunk)
             if choice is None:
@@ -299,14 +299,14 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _logprob(entry: dict[str, Any]) -> TokenLogprob:
     rivals = entry.get("top_logprobs") or ()
-    return TokenLogprob(*_spelled(entry), tuple(TokenLogprob(*_spelled(rival)) for rival in rivals))
+    return TokenLogprob(*_token_of(entry), tuple(TokenLogprob(*_token_of(rival)) for rival in rivals))
 
 
-def _spelled(entry: dict[str, Any]) -> tuple[str, bytes, float]:
+def _token_of(entry: dict[str, Any]) -> tuple[str, bytes, float]:
     """The token without lone surrogates, its bytes, which not every upstream tells, and its log probability."""
     text = text_of(entry["token"]).encode("utf-8", "replace")
-    told = entry.get("bytes")
-    return text.decode(), bytes(told) if isinstance(told, list) else text, float(entry["logprob"])
+    listed = entry.get("bytes")
+    return text.decode(), bytes(listed) if isinstance(listed, list) else text, float(entry["logprob"])
 
 
 def _usage(usage: Any) -> Usage | None:

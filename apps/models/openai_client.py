@@ -68,7 +68,7 @@ def translated_errors() -> Iterator[None]:
 
 
 def _translated(error: Exception) -> AppError:
-    """A status is told by the answer; what went wrong below the SDK and httpx is the cause of what they raise."""
+    """A status comes from the answer; what went wrong below the SDK and httpx is the cause of what they raise."""
     if isinstance(error, openai.APIStatusError):
         return status_error(error.status_code, error.response.headers)
     cause: BaseException | None = error

@@ -3,7 +3,7 @@
 It is honest about the port: it waits where the script says so, fails where it says so, and ends its work when its
 stream is closed.
 
-A script for ScriptedModel: a model that does whatever it is told, by anybody who stands outside of quoted text.
+A script for ScriptedModel: a model that follows every instruction outside of quoted text.
 
 It reads a conversation as a tokenizer would: the texts that end a turn end it, wherever they come from. It honours the
 marks that the system's standing has announced, and forgets what stands between two of them. Everything else it obeys.
@@ -69,7 +69,7 @@ def saying(*texts: str, finish_reason: str = "stop") -> Script:
 def calling(*calls: tuple[str, object], text: str = "", usage: Usage | None = None) -> Script:
     """The script of an answer that asks for these tools at once: a name and its arguments each.
 
-    Arguments that are text are sent as they are, so that they may be no JSON; ids are told by turn and place.
+    Arguments that are text are sent as they are, so that they may be no JSON; ids are made of turn and place.
     """
 
     def script(request: ChatRequest) -> list[Step]:
@@ -78,8 +78,8 @@ def calling(*calls: tuple[str, object], text: str = "", usage: Usage | None = No
             ToolCallDelta(i, f"call_{turn}_{i}", name, given if isinstance(given, str) else json.dumps(given))
             for i, (name, given) in enumerate(calls)
         )
-        said: list[Step] = [Delta(text, model="scripted")] if text else []
-        return [*said, Delta(tool_calls=pieces), Delta(finish_reason="tool_calls", model="scripted", usage=usage)]
+        steps: list[Step] = [Delta(text, model="scripted")] if text else []
+        return [*steps, Delta(tool_calls=pieces), Delta(finish_reason="tool_calls", model="scripted", usage=usage)]
 
     return script
 

@@ -183,13 +183,13 @@ SECRET = re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{32,}")
 
 def read_rejection(status: int, body: bytes, hidden: Collection[str] = ()) -> Rejection:
     """``hidden`` are texts of this upstream that no caller may read: its host, its key."""
-    told = _error_object(body)
-    message = _message(told)
-    code = told.get("code")
+    fault = _error_object(body)
+    message = _message(fault)
+    code = fault.get("code")
     known = code if isinstance(code, str) and code in CODES else None
-    if known is None and status in (400, 413, 422) and TOO_LONG.search(f"{message} {told.get('type')}"):
+    if known is None and status in (400, 413, 422) and TOO_LONG.search(f"{message} {fault.get('type')}"):
         known = "context_length_exceeded"
-    param = told.get("param")
+    param = fault.get("param")
     return Rejection(
         status,
         _scrubbed(message, hidden) or "The upstream refused the call",
@@ -213,9 +213,9 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
     return {**parsed, "message": inner} if isinstance(inner, str) else parsed
 
 
-def _message(told: Mapping[str, Any]) -> str:
+def _message(fault: Mapping[str, Any]) -> str:
     for name in ("message", "detail", "error"):
-        text = told.get(name)
+        text = fault.get(name)
         if isinstance(text, str):
             return text.encode("utf-8", "replace").decode()
         if isinstance(text, list):  # FastAPI's own validation errors

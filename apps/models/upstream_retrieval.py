@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.core.errors import InvalidValue, UpstreamError
 from apps.core.ports import Readiness, Reranked, State
-from apps.core.process import importing
+from apps.core.process import import_once
 from apps.core.settings import Settings
 from apps.models.openai_chat import unknown_shape
 from apps.models.upstream_errors import KEY_VARIABLE, missing_key, needs_key, not_configured
@@ -152,14 +152,17 @@ def _scores(answer: dict[str, Any], expected: int) -> list[float]:
 
 def _tokens(answer: dict[str, Any]) -> int | None:
     usage = answer.get("usage")
-    told = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return told if isinstance(told, int) and told >= 0 else None
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) and total >= 0 else None
 
 
 def _open_client(base_url: str, key: str, settings: Settings, connections: Connections) -> "OpenAIClient":
     """Blocks for a second at its first use: it imports the SDK."""
-    with importing():
-        from apps.models.openai_client import OpenAIClient
-
     timeouts = (settings.connect_timeout, settings.read_timeout, settings.write_timeout)
-    return OpenAIClient.open(base_url, key, timeouts, connections)
+    return import_once(load_client).open(base_url, key, timeouts, connections)
+
+
+def load_client() -> "type[OpenAIClient]":
+    from apps.models.openai_client import OpenAIClient
+
+    return OpenAIClient

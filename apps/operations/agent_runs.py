@@ -11,7 +11,7 @@ from apps.core.agent_runs import AgentRun, RunStatus
 from apps.operations.database import Database, Work, with_statements
 
 if TYPE_CHECKING:
-    from apps.operations.statements import RunStatements
+    from apps.operations.tables import RunStatements
 
 T = TypeVar("T")
 RunWork = Callable[["RunStatements"], Awaitable[T]]

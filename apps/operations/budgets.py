@@ -67,7 +67,7 @@ class Budgets:
             raise Forbidden(
                 "This key has a budget, and the price of that model is not known: an operator has to set it",
                 field="model",
-                details={"model": call.asked},
+                details={"model": call.requested_model},
             )
         if self._ledger.full:
             self._unavailable += 1
@@ -152,7 +152,7 @@ def _charge(call: CallRecord, amount: int) -> Charge:
 
 
 def _is_guess(call: CallRecord, known: float) -> bool:
-    """Whether the record says less of the cost than its parts have told: they ended before they could be summed up."""
+    """Whether the record has less of the cost than its parts reported: they ended before they could be summed up."""
     if call.outcome == DISCONNECTED and call.cost is None:
         return known > (call.estimated_cost or 0.0)
     return call.cost is None or call.estimated

@@ -19,7 +19,11 @@ from apps.core.storage import is_no_storage
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from apps.operations.statements import Statements
+    from apps.operations.ledger_store import Statements
+
+    OpenEngine = Callable[..., AsyncEngine]
+    IsUpToDate = Callable[[AsyncConnection], Awaitable[bool]]
+    Migrate = Callable[[AsyncEngine], Awaitable[None]]
 
 T = TypeVar("T")
 Work = Callable[["AsyncConnection"], Awaitable[T]]
@@ -59,7 +63,7 @@ class GroupCommit:
 
     async def _write(self) -> None:
         while self._waiting:
-            # taken in the transaction, so that whoever came while the database was busy is in it
+            # taken in the transaction, so that works that came while the database was busy are in it
             group: list[tuple[Work[Any], asyncio.Future[Any]]] = []
 
             async def together(connection: "AsyncConnection", group: list[Any] = group) -> list[Any]:
@@ -91,7 +95,7 @@ class GroupCommit:
                         result.set_result(value)
 
     async def _alone(self, work: Work[Any], result: asyncio.Future[Any]) -> None:
-        """One that was in a group that failed: the fault is told to its own caller alone."""
+        """One that was in a group that failed: the fault is raised to its own caller alone."""
         if result.done():
             return
         try:
@@ -276,25 +280,22 @@ class Database:
 
     async def _migrated(self) -> "AsyncEngine":
         # the imports take a fifth of a second, which the event loop has better uses for
-        open_engine, is_up_to_date = await import_aside(load_engines)
+        open_engine, is_up_to_date, migrate = await import_aside(load_engines)
         await import_aside(load_statements)
         engine = open_engine(self._url, self._data_dir, self._seconds)
         try:
             async with engine.connect() as connection:
                 current = await is_up_to_date(connection)
             if not current:
-                await self._migrate(open_engine(self._url, self._data_dir, self._seconds, patient=True))
+                patient = open_engine(self._url, self._data_dir, self._seconds, patient=True)
+                try:
+                    await migrate(patient)
+                finally:
+                    await self._dispose(patient)
         except BaseException:
             await self._dispose(engine)
             raise
         return engine
-
-    async def _migrate(self, patient: "AsyncEngine") -> None:
-        migrate = await import_aside(load_migration)
-        try:
-            await migrate(patient)
-        finally:
-            await self._dispose(patient)
 
     async def _dispose(self, engine: "AsyncEngine") -> None:
         closing = asyncio.ensure_future(engine.dispose())
@@ -323,21 +324,14 @@ def _named(error: BaseException) -> str:
     return getattr(error.__cause__, "sqlite_errorname", None) or type(error).__name__
 
 
-def load_engines() -> "tuple[Callable[..., AsyncEngine], Callable[[AsyncConnection], Awaitable[bool]]]":
+def load_engines() -> "tuple[OpenEngine, IsUpToDate, Migrate]":
     """SQLAlchemy and the drivers."""
-    from apps.operations.engines import is_up_to_date, open_engine
+    from apps.operations.engines import is_up_to_date, migrate, open_engine
 
-    return open_engine, is_up_to_date
+    return open_engine, is_up_to_date, migrate
 
 
 def load_statements() -> "type[Statements]":
-    from apps.operations.statements import Statements
+    from apps.operations.ledger_store import Statements
 
     return Statements
-
-
-def load_migration() -> "Callable[[AsyncEngine], Awaitable[None]]":
-    """Alembic, which a database that is up to date does not need."""
-    from apps.operations.migration import migrate
-
-    return migrate

@@ -4,14 +4,21 @@ Imported with both drivers when a database is opened, never with the app: SQLAlc
 """
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import aiosqlite  # noqa: F401 - the engine imports it by name: here it is imported with the rest
 from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import URL, Connection, event, exc, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from apps.core.process import import_aside, import_once
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 FILE = "genai.db"
 # of the time that a caller waits: a driver gives up a little before the database does
@@ -102,12 +109,13 @@ def _sqlite(file: Path, statement: float, connect: float) -> AsyncEngine:
     return engine
 
 
-VERSIONS = Path(__file__).parent / "migrations" / "versions"
+FOLDER = Path(__file__).parent / "migrations"
+LOCK = 7_305_001  # of PostgreSQL's advisory locks, any number that is ours alone
 
 
 def latest_revision() -> str:
     """The last of the numbered files, read without alembic, which most starts do not need."""
-    return max(file.name.partition("_")[0] for file in VERSIONS.glob("[0-9]*_*.py"))
+    return max(file.name.partition("_")[0] for file in (FOLDER / "versions").glob("[0-9]*_*.py"))
 
 
 def revision_of(connection: Connection) -> str | None:
@@ -129,3 +137,35 @@ def is_unavailable(error: BaseException) -> bool:
         mistaken = getattr(error.driver_exception, "sqlite_errorcode", None) == SQLITE_ERROR
         return error.connection_invalidated or not (mistaken or isinstance(error, mistakes))
     return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)
+
+
+async def migrate(engine: AsyncEngine, revision: str = "head") -> None:
+    """Upgrade, or downgrade to ``base`` or an earlier revision, in one transaction and under a lock."""
+    await import_aside(load_alembic)
+    async with engine.connect() as connection:
+        connection = await connection.execution_options(write=True)
+        async with connection.begin():
+            if engine.dialect.name == "postgresql":
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            await connection.run_sync(_run, revision)
+
+
+def _run(connection: Connection, revision: str) -> None:
+    command, make_config = import_once(load_alembic)
+    config = make_config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    current = revision_of(connection)
+    if revision == "head" or current is None or (revision != "base" and revision > current):
+        command.upgrade(config, revision)
+    else:
+        command.downgrade(config, revision)
+
+
+def load_alembic() -> tuple[ModuleType, Callable[[], "Config"]]:
+    """What a database that is up to date does not need."""
+    from alembic import command
+    from alembic.config import Config
+
+    return command, Config

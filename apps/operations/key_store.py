@@ -25,7 +25,7 @@ from apps.operations.database import Database, Work, with_statements
 from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:
-    from apps.operations.statements import KeyStatements
+    from apps.operations.tables import KeyStatements
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -265,12 +265,12 @@ class KeyRing:
             await asyncio.sleep(EVERY)
 
     async def _ask(self) -> None:
-        asked_at, before = self._clock(), self._state
+        begun_at, before = self._clock(), self._state
         state = await self.store.state()
         if self._state is before and state != before:  # also where the number fell, as after a restored backup
             self._known.clear()
             self._state = state
-        self._trusted_until = asked_at + TRUSTED_SECONDS
+        self._trusted_until = begun_at + TRUSTED_SECONDS
         self._first.set()
 
     def _changed(self, number: int) -> None:

@@ -76,7 +76,7 @@ def entry_of(call: CallRecord) -> Entry:
         "tenant": _text(call.caller.tenant, 100),
         "key_id": call.caller.key_id,
         "route": call.route,
-        "asked": _text(call.asked, 200),
+        "asked": _text(call.requested_model, 200),
         "model": _text(call.model, 200),
         "provider": _text(call.provider, 100),
         "outcome": call.outcome,
@@ -201,7 +201,7 @@ def encoded(call: CallRecord) -> bytes:
         key_id or "",
         period,
         call.route,
-        call.asked[:MOST_CHARACTERS],
+        call.requested_model[:MOST_CHARACTERS],
         call.model[:MOST_CHARACTERS],
         call.provider,
         call.outcome,
@@ -239,7 +239,7 @@ def decoded(data: bytes) -> CallRecord:
     for length in rest[8:]:
         texts.append(text[at : at + length])
         at += length
-    id, tenant, key_id, period, route, asked, model, provider, outcome, cache = texts
+    id, tenant, key_id, period, route, requested_model, model, provider, outcome, cache = texts
     usage = None
     if facts & HAS_USAGE:
         usage = Usage(prompt, completion, cached, cost, estimated=bool(facts & ESTIMATED))
@@ -250,7 +250,7 @@ def decoded(data: bytes) -> CallRecord:
             budget=Budget(budget_usd, cast(Period, period)) if facts & HAS_BUDGET else None,
         ),
         route,
-        asked,
+        requested_model,
         streamed=bool(facts & STREAMED),
         estimated_cost=estimated_cost,
         id=id,

@@ -1,4 +1,4 @@
-"""The statements of the ledger, its sums and the budgets. Imported with SQLAlchemy."""
+"""The statements of the ledger, its sums and the budgets; and those of all tables. Imported with SQLAlchemy."""
 
 import time
 from collections import defaultdict
@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.calls import REUSED
 from apps.operations.ledger_rows import BILLION, GROUPS, SUMS, Charge, Entry, Row, UsageQuestion, UsageReport
-from apps.operations.tables import budgets, calls, daily_usage, reservations
+from apps.operations.tables import KeyStatements, RunStatements, budgets, calls, daily_usage, reservations
 
 C, D = calls.c, daily_usage.c
 # written out, since PostgreSQL takes two parameters of one value for two expressions
@@ -351,3 +351,12 @@ class LedgerStatements:
         new = kind.insert(daily_usage)
         more = {name: daily_usage.c[name] + new.excluded[name] for name in VALUES}
         await self._connection.execute(new.on_conflict_do_update(index_elements=KEYS, set_=more), sums)
+
+
+class Statements:
+    """All of them, in one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.ledger = LedgerStatements(connection)
+        self.keys = KeyStatements(connection)
+        self.runs = RunStatements(connection)

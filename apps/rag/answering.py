@@ -121,25 +121,25 @@ class RagModel:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         if request.tools or request.raw:
             raise InvalidValue("An answer from documents takes no tools", field="tools")
-        asked = replace(request, model=self._asking.writer, max_tokens=request.max_tokens or MAX_TOKENS)
-        passages = await self._relevant(asked)
+        chat_request = replace(request, model=self._asking.writer, max_tokens=request.max_tokens or MAX_TOKENS)
+        passages = await self._relevant(chat_request)
         if not passages:
             yield Delta(NO_ANSWER, model=self._place.model, citations=())
             yield Delta(finish_reason="stop", usage=Usage(0, 0), model=self._place.model)
             return
         if self._quotes():
-            async for delta in self._quoted(question_of(asked), passages):
+            async for delta in self._quoted(question_of(chat_request), passages):
                 yield delta
             return
-        prompt = await fitted(asked, passages, await self._writer.window(asked))
+        prompt = await fitted(chat_request, passages, await self._writer.window(chat_request))
         begun = await begin(self._writer.stream(prompt.request))
-        said = [begun.first.text]
+        parts = [begun.first.text]
         async with aclosing(begun.rest):
-            first = await self._ended(begun.first, said, prompt.passages)
+            first = await self._ended(begun.first, parts, prompt.passages)
             yield first if first.citations is not None else replace(first, citations=cited(prompt.passages))
             async for delta in begun.rest:
-                said.append(delta.text)
-                yield await self._ended(delta, said, prompt.passages)
+                parts.append(delta.text)
+                yield await self._ended(delta, parts, prompt.passages)
 
     def _quotes(self) -> bool:
         """Whether the writer is too small to write: known of a local model alone, and only where none is named."""
@@ -155,19 +155,19 @@ class RagModel:
         chosen = quotable(found, MOST_QUOTES)
         # the others' sentences are not part of the answer: they support nothing of it
         found = [support if index in chosen else None for index, support in enumerate(found)]
-        said = [
+        parts = [
             f"{passage.text[support.start - passage.start : support.end - passage.start].strip()} [{number}]"
             for number, (passage, support) in enumerate(zip(passages, found, strict=True), 1)
             if support is not None
         ]
         # no sentence stands out: the best passage says it as a whole
-        text = "\n".join(said) or f"{passages[0].text.strip()} [1]"
+        text = "\n".join(parts) or f"{passages[0].text.strip()} [1]"
         yield Delta(text, model=self._place.model, citations=cited(passages, found))
         yield Delta(finish_reason="stop", usage=Usage(0, 0), model=self._place.model)
 
-    async def _ended(self, delta: Delta, said: Sequence[str], passages: Sequence[Passage]) -> Delta:
+    async def _ended(self, delta: Delta, parts: Sequence[str], passages: Sequence[Passage]) -> Delta:
         """The last delta has the citations again, with what supports the answer."""
-        answer = "".join(said)
+        answer = "".join(parts)
         if delta.finish_reason is None or not answer.strip() or not isinstance(self._library, Supporting):
             return delta
         try:

@@ -135,7 +135,7 @@ class FileIngestion:
 
     async def _read(self) -> dict[str, Any]:
         path = self._parts.spool.path(self._claim.spooled)
-        parsing = asyncio.create_task(self._sandbox.parse(path, self._claim.name, self._heard))
+        parsing = asyncio.create_task(self._sandbox.parse(path, self._claim.name, self._on_event))
         parsing.add_done_callback(lambda _: self._news.set())
         try:
             while not parsing.done() or self._found:
@@ -150,7 +150,7 @@ class FileIngestion:
             parsing.cancel()
             await asyncio.gather(parsing, return_exceptions=True)
 
-    def _heard(self, event: dict[str, Any]) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         if "page" in event:
             self._pages = event["page"]
         else:

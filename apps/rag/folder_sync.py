@@ -83,7 +83,7 @@ class FolderSync:
         self._mark = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
         self._digests: dict[tuple[Path, int, int], str] = {}
 
-    async def run(self, heard: Callable[[SyncProgress], None] = lambda _: None) -> SyncReport:
+    async def run(self, on_progress: Callable[[SyncProgress], None] = lambda _: None) -> SyncReport:
         """Bring the collection in step. The library must be started. Raises errors of the tree, and OSError."""
         # what an earlier run left behind is ingested first: it must not come after what is newer
         await self._library.settled(self._tenant, self._collection)
@@ -93,7 +93,7 @@ class FolderSync:
         known = {name: one for one in await self._own() for name in one.names}
         new = [label for label, digest in wanted.items() if label not in known or known[label].id != digest]
         report.unchanged = len(wanted) - len(new)
-        async for job in self._ingest([scan.files[label] for label in new], heard):
+        async for job in self._ingest([scan.files[label] for label in new], on_progress):
             self._note(job, known, report)
         kept = {label for label in wanted if label not in report.skipped} | report.unread
         for name, document in known.items():
@@ -104,14 +104,14 @@ class FolderSync:
         return report
 
     async def watch(
-        self, seconds: float, heard: Callable[[SyncProgress], None] = lambda _: None
+        self, seconds: float, on_progress: Callable[[SyncProgress], None] = lambda _: None
     ) -> AsyncGenerator[SyncReport, None]:
         """A report at once, and after each change of the folder; it is looked at every so many seconds."""
         seen: dict[str, LocalFile] | None = None
         while True:
             before = (await asyncio.to_thread(scanned, self._folder)).files
             if before != seen:
-                yield await self.run(heard)
+                yield await self.run(on_progress)
                 seen = before
             await asyncio.sleep(seconds)
 
@@ -143,7 +143,7 @@ class FolderSync:
         return found
 
     async def _ingest(
-        self, files: Sequence[LocalFile], heard: Callable[[SyncProgress], None]
+        self, files: Sequence[LocalFile], on_progress: Callable[[SyncProgress], None]
     ) -> AsyncGenerator[Job, None]:
         done = 0
         for batch in _batches(files):
@@ -154,7 +154,7 @@ class FolderSync:
             job = await self._submitted(uploads)
             async for state in self._library.watch(self._tenant, job.id):
                 job = state
-                heard(SyncProgress(done, len(files), job))
+                on_progress(SyncProgress(done, len(files), job))
             done += len(uploads)
             yield job
 
@@ -216,7 +216,7 @@ def scanned(folder: Path) -> Scan:
 
 def _take(path: Path, label: str, shown: str, scan: Scan) -> None:
     try:
-        told = path.stat()
+        status = path.stat()
     except OSError as error:
         scan.skipped[shown] = f"it cannot be read: {error.strerror}"
         scan.unread.append(label)
@@ -225,12 +225,12 @@ def _take(path: Path, label: str, shown: str, scan: Scan) -> None:
         scan.skipped[shown] = "it is no file"
     elif path.suffix.lower() not in BY_SUFFIX:
         scan.skipped[shown] = f"its ending is none of those that are known here ({KNOWN})"
-    elif told.st_size == 0:
+    elif status.st_size == 0:
         scan.skipped[shown] = "it is empty"
     elif label in scan.files:
         scan.skipped[shown] = f"another file has the name {label} already"
     else:
-        scan.files[label] = LocalFile(path, label, told.st_size, told.st_mtime_ns)
+        scan.files[label] = LocalFile(path, label, status.st_size, status.st_mtime_ns)
 
 
 def _walk(top: Path, folder: Path, scan: Scan) -> Iterator[Path]:

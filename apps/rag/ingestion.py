@@ -47,7 +47,7 @@ class Ingestion:
         self._tasks: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
         self._new_rows: dict[tuple[str, str], tuple[int, int]] = {}
-        self._asked: set[tuple[str, str]] = set()
+        self._in_need_of_upkeep: set[tuple[str, str]] = set()
         self._tending = asyncio.Lock()
 
     def start(self) -> None:
@@ -60,8 +60,8 @@ class Ingestion:
     def ask_upkeep(self, tenant: str, collection: str) -> None:
         """In the next quiet moment; once, and only where documents are ingested: a search alone writes nothing."""
         key = (tenant, collection)
-        if self._tasks and key not in self._asked:
-            self._asked.add(key)
+        if self._tasks and key not in self._in_need_of_upkeep:
+            self._in_need_of_upkeep.add(key)
             self._new_rows.setdefault(key, (0, 0))
 
     async def aclose(self) -> None:
@@ -102,8 +102,8 @@ class Ingestion:
 
     def _waits_for_embedder(self) -> bool:
         """Whether it cannot answer now and will: a try of a file would be spent on nothing."""
-        told = self._parts.embedder.readiness()
-        return told.state != "ready" and told.retry_after is not None
+        readiness = self._parts.embedder.readiness()
+        return readiness.state != "ready" and readiness.retry_after is not None
 
     async def _quiet(self, sandbox: Sandbox) -> None:
         await self._tend_all()

@@ -1,7 +1,7 @@
 """The library: collections of documents, and search in them. The only module that the floors above need.
 
 Everything is keyed by a tenant and a collection's name. Errors are those of ``apps.core.errors`` and nothing else:
-NotFound for what is not there (or is another tenant's: the two cannot be told apart), InvalidValue and InvalidType
+NotFound for what is not there (or is another tenant's: the two look the same), InvalidValue and InvalidType
 for what is wrong in the call, Conflict for a collection with another embedding model, PayloadTooLarge, Overloaded
 where the queue is full, ModelUnavailable where the packages of requirements-local.txt are missing (its message names
 the command). No HTTP here, and no concrete model.
@@ -277,9 +277,9 @@ def take_in(spool: Spool, labels: Sequence[tuple[str, Metadata]], uploads: Seque
 def _taken_in(spool: Spool, labels: Sequence[tuple[str, Metadata]], uploads: Sequence[Upload]) -> list[NewFile]:
     files: list[NewFile] = []
     try:
-        for (name, told), upload in zip(labels, uploads, strict=True):
+        for (name, described), upload in zip(labels, uploads, strict=True):
             spooled, digest, size = spool.write(name, upload.content)
-            files.append(NewFile(name, digest, dict(told), size, spooled))
+            files.append(NewFile(name, digest, dict(described), size, spooled))
         spool.settle()
     except BaseException:
         spool.remove(*(file.spooled for file in files))

@@ -122,14 +122,14 @@ def _messages(
     """Our instructions at the system's standing, the passages in the user's turn, right before the question."""
     at = _question_at(messages)
     before = f"{quoted(passages, mark, window.control)}\n\nQuestion: "
-    asked = list(messages)
-    asked[at] = replace(asked[at], content=_with_text_before(before, asked[at]))
+    prompt = list(messages)
+    prompt[at] = replace(prompt[at], content=_with_text_before(before, prompt[at]))
     system = instructions(mark)
-    if asked[0].role == "system":
+    if prompt[0].role == "system":
         # one system message: many chat templates know no second
-        asked[0] = replace(asked[0], content=_with_text_before(f"{system}\n\n", asked[0]))
-        return tuple(asked)
-    return (Message("system", system), *asked)
+        prompt[0] = replace(prompt[0], content=_with_text_before(f"{system}\n\n", prompt[0]))
+        return tuple(prompt)
+    return (Message("system", system), *prompt)
 
 
 def _with_text_before(text: str, message: Message) -> str | list[dict[str, object]]:

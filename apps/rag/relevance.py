@@ -217,14 +217,14 @@ async def supports(embedder: Embedder, answer: str, passages: Sequence[Passage])
 
     None where none does. An answer's sentence that names passages by number speaks of those alone.
     """
-    said = sentences(answer)
+    claims = sentences(answer)
     read = [sentences(passage.text) for passage in passages]
-    if not said or sum(map(len, read)) + len(said) > MOST_SENTENCES:
-        said = said[: MOST_SENTENCES // 4]
+    if not claims or sum(map(len, read)) + len(claims) > MOST_SENTENCES:
+        claims = claims[: MOST_SENTENCES // 4]
         read = [some[: MOST_SENTENCES * 3 // 4 // max(len(passages), 1)] for some in read]
-    texts = [normalized(REFERENCE.sub("", one.text)) for one in said]
+    texts = [normalized(REFERENCE.sub("", one.text)) for one in claims]
     texts += [normalized(one.text) for some in read for one in some]
-    if not said or len(texts) == len(said):
+    if not claims or len(texts) == len(claims):
         return [None] * len(passages)
     counts = await embedder.count_tokens(texts)
     vectors = await embedder.embed(
@@ -233,13 +233,13 @@ async def supports(embedder: Embedder, answer: str, passages: Sequence[Passage])
             for text, count in zip(texts, counts, strict=True)
         ]
     )
-    at, found = len(said), list[Support | None]()
+    at, found = len(claims), list[Support | None]()
     for number, (passage, some) in enumerate(zip(passages, read, strict=True), 1):
         own = vectors[at : at + len(some)]
         at += len(some)
         asking = [
             (QuestionTerms(one.text), vector)
-            for vector, one in zip(vectors, said, strict=False)
+            for vector, one in zip(vectors, claims, strict=False)
             if _speaks_of(one.text, number)
         ]
         found.append(_best(asking, own, some, passage))

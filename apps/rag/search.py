@@ -86,7 +86,7 @@ def checked(
 
 
 class Search:
-    """``ranking`` holds the knobs; ``outdated`` is told of a collection whose metadata is not in columns yet."""
+    """``ranking`` holds the knobs; ``outdated`` is called with a collection whose metadata is not in columns yet."""
 
     def __init__(
         self,

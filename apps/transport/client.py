@@ -38,7 +38,7 @@ class Pool:
         return len(self._idle)
 
     @property
-    def asked_through(self) -> Proxy | None:
+    def forward_proxy(self) -> Proxy | None:
         """The proxy that requests themselves go to, in absolute form; a tunnel's sees none of them."""
         return None if self._server.secure else self._proxy
 
@@ -236,7 +236,7 @@ class Client:
         return head
 
     def _opening(self, method: str, url: str, headers: Mapping[str, str], pool: Pool) -> bytes:
-        proxy = pool.asked_through
+        proxy = pool.forward_proxy
         sent = dict(headers)
         if proxy is not None and proxy.authorization:
             sent["Proxy-Authorization"] = proxy.authorization

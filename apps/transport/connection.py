@@ -1,7 +1,7 @@
 """One connection: writes requests, has what comes back parsed, and trusts nothing behind an answer's end.
 
 A connection carries one answer at a time. It is given back for the next call once the answer has ended as HTTP says and
-no byte came with it or after it that nobody asked for; in every other case it is aborted.
+no byte came with it or after it that belongs to no response; in every other case it is aborted.
 """
 
 import asyncio

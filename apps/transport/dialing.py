@@ -148,7 +148,7 @@ async def _create(protocol: asyncio.BaseProtocol, server: Origin, tls: TlsContex
 
 
 async def _over_unix_socket(protocol: asyncio.BaseProtocol, path: str) -> asyncio.Transport:
-    """Raises OSError where nobody listens, and ConnectionFailed where this system has no such sockets."""
+    """Raises OSError where no process listens, and ConnectionFailed where this system has no such sockets."""
     if not hasattr(socket, "AF_UNIX"):
         raise ConnectionFailed("This system has no Unix sockets")
     loop = asyncio.get_running_loop()
@@ -203,8 +203,8 @@ class Tunnel(asyncio.Protocol):
         if end and version.startswith(b"HTTP/1.") and status[:1] == b"2" and not rest:
             self._end(None)
             return
-        said = status[:3].decode("ascii", "replace") if status[:3].isdigit() else "no HTTP"
-        log.warning("The proxy %s refused a connection: it answered %s", self._proxy.origin.authority, said)
+        status_code = status[:3].decode("ascii", "replace") if status[:3].isdigit() else "no HTTP"
+        log.warning("The proxy %s refused a connection: it answered %s", self._proxy.origin.authority, status_code)
         self._end(ConnectionFailed("The proxy refused the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -63,7 +63,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _head(request: httpx.Request, server: Origin, pool: Pool, length: int) -> bytes:
-    proxy = pool.asked_through
+    proxy = pool.forward_proxy
     fields = [(name, value) for name, value in request.headers.raw if name.lower() not in OWN_HEADERS]
     fields.insert(0, (b"Host", server.authority.encode("ascii")))
     if server.credentials and "authorization" not in request.headers:

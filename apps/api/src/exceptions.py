@@ -56,7 +56,7 @@ ENVELOPE = ErrorShape(lambda error: error.status, lambda error: error.envelope()
 OPENAI = ErrorShape(openai_status, openai_error, OPENAI_HEADERS)
 OLLAMA = ErrorShape(ollama_status, ollama_error)
 ANTHROPIC = ErrorShape(anthropic_status, anthropic_error, ANTHROPIC_HEADERS)
-# where OpenAI's clients end up that were told the address without /v1
+# where OpenAI's clients end up whose base URL lacks /v1
 BARE_PATHS = frozenset({"/chat/completions", "/completions", "/responses", "/embeddings", "/models", "/moderations"})
 
 
@@ -121,7 +121,7 @@ async def _http(request: Request, error: Any) -> Response:
 
 
 def _instead(path: str) -> str:
-    """What a client was most likely to be told, where it was told the wrong address."""
+    """The base URL that a client most likely needs, where its own is wrong."""
     if path in BARE_PATHS:
         return f": OpenAI's API is under /v1, as /v1{path}; the client's base URL must end in /v1"
     if path.startswith("/v1/v1/"):

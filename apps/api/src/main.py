@@ -18,13 +18,13 @@ if __name__ == "__main__":
     from apps.core.settings import SettingsError, load_settings
 
     try:
-        _asked = load_settings()
+        _started_with = load_settings()
     except SettingsError as error:
         sys.exit(str(error))
-    if _asked.starts_workers:
+    if _started_with.starts_workers:
         from apps.api.src.http.workers import supervise
 
-        sys.exit(supervise(_asked))
+        sys.exit(supervise(_started_with))
 
 gc.disable()  # imports make what lives on: searching it for garbage takes a tenth of the start, and finds none
 
@@ -62,7 +62,7 @@ def _app(settings: Settings) -> FastAPI:
         sys.exit(f"Wrong setting GATEWAY_CONFIG: {error}")
     except AgentsConfigError as error:
         sys.exit(f"Wrong setting AGENTS_CONFIG: {error}")
-    # a server that was told to use our protocol has imported it before the app
+    # a server with our protocol in its options has imported it before the app
     limited = __name__ == "__main__" or SERVER in sys.modules
     return create_app(settings, services, server_rewrites_client=server_rewrites, limited=limited)
 

@@ -14,17 +14,17 @@ ROOT = Path(__file__).parents[3]
 # where each is imported first, a name that was seen missing from a half-made package or is as deep, and what it needs
 FIRST_USES = {
     "lancedb": ("from apps.rag.index.database import load_tables as first", "from lancedb.query import MatchQuery"),
-    "pydantic_ai": ("from apps.agents.agents import import_loop as first", "from pydantic_ai import Agent"),
+    "pydantic_ai": ("from apps.agents.roster import load_loop as first", "from pydantic_ai import Agent"),
     "mcp server": (
-        "from apps.api.src.mcp.routes import import_mcp_server as first",
+        "from apps.api.src.mcp.routes import load_protocol_server as first",
         "from mcp.server.lowlevel import Server",
     ),
-    "mcp client": ("from apps.agents.mcp_connection import import_mcp_client as first", "from mcp import Client"),
+    "mcp client": ("from apps.agents.mcp_connection import load_client as first", "from mcp import Client"),
     "sqlalchemy": (
         "from apps.operations.database import load_engines as first",
         "from sqlalchemy.ext.asyncio import create_async_engine",
     ),
-    "alembic": ("from apps.operations.database import load_migration as first", "from alembic.command import upgrade"),
+    "alembic": ("from apps.operations.engines import load_alembic as first", "from alembic.command import upgrade"),
 }
 NEEDS_LOCAL = {"lancedb"}
 PROGRAM = """

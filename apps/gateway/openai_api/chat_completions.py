@@ -142,9 +142,9 @@ class LocalWire:
         if call.path != "/chat/completions":
             raise NotFound(f"The local model does not serve {call.path}")
         with_usage = wants_usage(call.body)
-        asked = replace(chat_request(call.body, call.caller), model=model or None, fits=call.fits)
+        request = replace(chat_request(call.body, call.caller), model=model or None, fits=call.fits)
         # the attempts of those that it asks are not the call's
-        requests = joined(seeded(asked, choice_count(call.body)), None if self._asks_others else call.record)
+        requests = joined(seeded(request, choice_count(call.body)), None if self._asks_others else call.record)
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         if not self._asks_others:
             head["system_fingerprint"] = fingerprint(self._chat)

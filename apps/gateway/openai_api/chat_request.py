@@ -79,11 +79,11 @@ def sampled(body: Mapping[str, Any]) -> ChatRequest:
 
 def read_form(body: Mapping[str, Any]) -> dict[str, Any]:
     """What the answer must look like, in the words of OpenAI, vLLM or llama.cpp; at most one of them counts."""
-    said = body.get("structured_outputs")
-    if said is not None and not isinstance(said, Mapping):
+    constraints = body.get("structured_outputs")
+    if constraints is not None and not isinstance(constraints, Mapping):
         raise InvalidType("Structured outputs must be an object", field="structured_outputs")
     forms: list[tuple[str, dict[str, Any]]] = []
-    for name, value in (said or {}).items():
+    for name, value in (constraints or {}).items():
         if value is not None and value is not False:
             forms.append(_form(name, value, f"structured_outputs.{name[:100]}"))
     named = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}

@@ -54,7 +54,7 @@ class LegacyLogprobs:
     def __init__(self) -> None:
         self._length = 0
 
-    def told(self, text: str, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def serialized(self, text: str, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
         """Of the next piece of ``text``, whose tokens are ``entries``."""
         offsets = _offsets(text, entries, self._length)
         self._length += len(text)
@@ -96,9 +96,9 @@ def _offsets(text: str, entries: Sequence[TokenLogprob], start: int) -> list[int
         offsets.append(start + at)
         piece = decoder.decode(entry.raw)
         # many tokenizers put a blank before a text that has none
-        for said in (piece, piece.removeprefix(" ")):
-            if text.startswith(said, at):
-                at += len(said)
+        for spelling in (piece, piece.removeprefix(" ")):
+            if text.startswith(spelling, at):
+                at += len(spelling)
                 break
     return offsets
 
@@ -115,8 +115,8 @@ MOST_PROMPT_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A completions body, read: ``requests`` are ``best_of`` for each prompt, of which ``n`` are told."""
+class CompletionRequests:
+    """A completions body, read: ``requests`` are ``best_of`` for each prompt, of which ``n`` are returned."""
 
     requests: Sequence[ChatRequest]
     n: int
@@ -131,9 +131,9 @@ class LocalCompletions:
         self._chat = chat
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        asked = completion_requests(call.body, call.caller)
-        requests = [replace(request, fits=call.fits) for request in asked.requests]
-        asked = replace(asked, requests=joined(requests, call.record))
+        completion = completion_requests(call.body, call.caller)
+        requests = [replace(request, fits=call.fits) for request in completion.requests]
+        completion = replace(completion, requests=joined(requests, call.record))
         with_usage = wants_usage(call.body)
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
@@ -143,17 +143,17 @@ class LocalCompletions:
             "system_fingerprint": fingerprint(self._chat),
         }
         if not call.stream:
-            return _whole(head, asked, await answers(self._chat, asked.requests), call.record)
+            return _whole(head, completion, await answers(self._chat, completion.requests), call.record)
         head = {**head, "usage": None} if with_usage else head
-        chunks = _Chunks(head, asked, with_usage, call.record)
-        blocks = chunks.blocks(merged(self._chat, asked.requests))
+        chunks = _Chunks(head, completion, with_usage, call.record)
+        blocks = chunks.blocks(merged(self._chat, completion.requests))
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
     async def aclose(self) -> None:
         """The model is closed by its maker."""
 
 
-def completion_requests(body: Mapping[str, Any], caller: Caller) -> Asked:
+def completion_requests(body: Mapping[str, Any], caller: Caller) -> CompletionRequests:
     """Raises an error of the contract's table that names the field."""
     refuse_others(body, READ, COMPLETION_NEUTRAL)
     prompts = read_prompts(body.get("prompt"))
@@ -183,7 +183,9 @@ def completion_requests(body: Mapping[str, Any], caller: Caller) -> Asked:
         else replace(request, prompt_tokens=prompt)
         for prompt in prompts
     ]
-    return Asked([one for request in whole for one in seeded(request, best_of)], n, best_of, top is not None)
+    return CompletionRequests(
+        [one for request in whole for one in seeded(request, best_of)], n, best_of, top is not None
+    )
 
 
 def read_prompts(given: Any) -> list[str | tuple[int, ...]]:
@@ -220,38 +222,42 @@ def _prompt(prompt: Any, field: str) -> str | tuple[int, ...]:
     return tuple(prompt)
 
 
-def _whole(head: Mapping[str, Any], asked: Asked, whole: Sequence[Answer], record: CallRecord | None) -> WireReply:
+def _whole(
+    head: Mapping[str, Any], completion: CompletionRequests, whole: Sequence[Answer], record: CallRecord | None
+) -> WireReply:
     choices: list[dict[str, Any]] = []
-    for first in range(0, len(whole), asked.best_of):
-        best = list(whole[first : first + asked.best_of])
-        if asked.best_of > asked.n:
-            # stable: of equals the first is told
+    for first in range(0, len(whole), completion.best_of):
+        best = list(whole[first : first + completion.best_of])
+        if completion.best_of > completion.n:
+            # stable: of equals the first is returned
             best.sort(key=mean_logprob, reverse=True)
-        for answer in best[: asked.n]:
-            logprobs = LegacyLogprobs().told(answer.text, answer.logprobs) if asked.logprobs else None
+        for answer in best[: completion.n]:
+            logprobs = LegacyLogprobs().serialized(answer.text, answer.logprobs) if completion.logprobs else None
             choices.append(_choice(len(choices), answer.text, answer.finish_reason, logprobs))
-    usage = _usage(asked, [answer.usage for answer in whole])
+    usage = _usage(completion, [answer.usage for answer in whole])
     if record is not None:
         record.usage = usage
     return WireReply("application/json", _json({**head, "choices": choices, "usage": usage_json(usage)}))
 
 
-def _usage(asked: Asked, usages: Sequence[Usage | None]) -> Usage | None:
+def _usage(completion: CompletionRequests, usages: Sequence[Usage | None]) -> Usage | None:
     """A prompt counts once, however many answers it has; each prompt and each answer counts."""
-    each = asked.best_of
+    each = completion.best_of
     return added([summed(usages[first : first + each]) for first in range(0, len(usages), each)])
 
 
 class _Chunks:
     """One streamed answer: the choices of all prompts side by side."""
 
-    def __init__(self, head: Mapping[str, Any], asked: Asked, with_usage: bool, record: CallRecord | None) -> None:
+    def __init__(
+        self, head: Mapping[str, Any], completion: CompletionRequests, with_usage: bool, record: CallRecord | None
+    ) -> None:
         self._head = head
-        self._asked = asked
+        self._completion = completion
         self._with_usage = with_usage
         self._record = record
         self._usages: dict[int, Usage | None] = {}
-        self._logprobs = [LegacyLogprobs() for _ in asked.requests]
+        self._logprobs = [LegacyLogprobs() for _ in completion.requests]
 
     async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
         """The first block comes with the first delta: what fails before it can still have its own status."""
@@ -260,9 +266,9 @@ class _Chunks:
                 block = self._block(index, delta)
                 if block:
                     yield block
-        if len(self._usages) < len(self._asked.requests):
+        if len(self._usages) < len(self._completion.requests):
             raise UpstreamError("The model's answer was cut off before its end")
-        usage = _usage(self._asked, [self._usages[index] for index in sorted(self._usages)])
+        usage = _usage(self._completion, [self._usages[index] for index in sorted(self._usages)])
         if self._record is not None:
             self._record.usage = usage
         tail = _event({**self._head, "choices": [], "usage": usage_json(usage)}) if self._with_usage else b""
@@ -271,8 +277,10 @@ class _Chunks:
     def _block(self, index: int, delta: Delta) -> bytes:
         block = b""
         if delta.text or delta.logprobs:
-            told = self._logprobs[index].told(delta.text, delta.logprobs) if self._asked.logprobs else None
-            block = _event({**self._head, "choices": [_choice(index, delta.text, None, told)]})
+            serialized = (
+                self._logprobs[index].serialized(delta.text, delta.logprobs) if self._completion.logprobs else None
+            )
+            block = _event({**self._head, "choices": [_choice(index, delta.text, None, serialized)]})
         if delta.finish_reason is not None:
             self._usages[index] = delta.usage
             block += _event({**self._head, "choices": [_choice(index, "", delta.finish_reason, None)]})

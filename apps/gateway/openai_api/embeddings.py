@@ -55,12 +55,12 @@ class EmbeddingsWire:
         if call.path != "/embeddings":
             raise _only_embeddings(self._embedder.name)
         given = _inputs(call.body.get("input"))
-        asked = _options(call.body, self._embedder)
-        vectors, tokens = await _embedded(self._embedder, given, asked)
+        options = _options(call.body, self._embedder)
+        vectors, tokens = await _embedded(self._embedder, given, options)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         head = {"object": "list", "model": self._embedder.name, "usage": usage}
         # a thousand vectors are half a second's writing: not on the event loop
-        body = await asyncio.to_thread(_body, head, vectors, asked)
+        body = await asyncio.to_thread(_body, head, vectors, options)
         if call.record is not None:
             call.record.usage = Usage(tokens, 0)
         return WireReply("application/json", body)
@@ -146,7 +146,7 @@ def _most_tokens(body: Mapping[str, Any], longest: int) -> int | None:
 
 
 async def _embedded(
-    embedder: Embedder, given: list[str] | list[list[int]], asked: Options
+    embedder: Embedder, given: list[str] | list[list[int]], options: Options
 ) -> tuple[list[list[float]], int]:
     """The vectors, and how many tokens were read."""
     if not isinstance(embedder, EmbedsTokens):
@@ -154,18 +154,18 @@ async def _embedded(
         if len(texts) < len(given):
             raise InvalidValue("This model takes texts, not tokens: its tokenizer is not here", field="input")
         counts = await embedder.count_tokens(texts)
-        if asked.most is not None and any(count > asked.most for count in counts):
+        if options.most is not None and any(count > options.most for count in counts):
             raise InvalidValue("This model cannot cut a text: its tokenizer is not here", field="input")
         _refuse_too_long(counts, embedder.longest)
         return await embedder.embed(texts), sum(counts)
     texts = [text for text in given if isinstance(text, str)]
     tokens = await embedder.tokenize(texts) if texts else [run for run in given if isinstance(run, list)]
-    if asked.most is not None:
-        tokens = [_cut(run, asked.most, special=bool(texts)) for run in tokens]
+    if options.most is not None:
+        tokens = [_cut(run, options.most, special=bool(texts)) for run in tokens]
     _refuse_too_long([len(run) for run in tokens], embedder.longest)
     vectors = await embedder.embed_tokens(tokens)
-    if asked.dimensions < embedder.dimensions:
-        vectors = [_shortened(vector, asked.dimensions) for vector in vectors]
+    if options.dimensions < embedder.dimensions:
+        vectors = [_shortened(vector, options.dimensions) for vector in vectors]
     return vectors, sum(map(len, tokens))
 
 
@@ -189,10 +189,10 @@ def _shortened(vector: Sequence[float], dimensions: int) -> list[float]:
     return [value / length for value in first] if length else list(first)
 
 
-def _body(head: Mapping[str, Any], vectors: Sequence[Sequence[float]], asked: Options) -> bytes:
+def _body(head: Mapping[str, Any], vectors: Sequence[Sequence[float]], options: Options) -> bytes:
     """A vector at a time, so that other threads get their turns between two."""
     written = [
-        json.dumps({"object": "embedding", "index": index, "embedding": _base64(v) if asked.as_base64 else v})
+        json.dumps({"object": "embedding", "index": index, "embedding": _base64(v) if options.as_base64 else v})
         for index, v in enumerate(vectors)
     ]
     return (json.dumps(head)[:-1] + ', "data": [' + ", ".join(written) + "]}").encode()

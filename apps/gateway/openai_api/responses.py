@@ -64,8 +64,8 @@ class MessageItem:
 
     def closing(self, status: str) -> Iterator[Event]:
         self.open = False
-        said = "refusal" if self._kind == "refusal" else "text"
-        event = {"type": f"response.{self._part_type}.done", **self._where, said: self._text}
+        content_field = "refusal" if self._kind == "refusal" else "text"
+        event = {"type": f"response.{self._part_type}.done", **self._where, content_field: self._text}
         yield {**event, "logprobs": []} if self._kind == "text" else event
         yield {"type": "response.content_part.done", **self._where, "part": self._part()}
         yield _item_event("done", self._where["output_index"], self.item(status))

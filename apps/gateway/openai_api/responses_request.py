@@ -181,8 +181,8 @@ FIELDS = {
 def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """Raises an error of the contract's table that names the field."""
     _refuse(body)
-    told = (name for name in (*SHARED, *sorted(PASSED)) if name not in ONLY)
-    chat = {name: body[name] for name in told if body.get(name) is not None}
+    names = (name for name in (*SHARED, *sorted(PASSED)) if name not in ONLY)
+    chat = {name: body[name] for name in names if body.get(name) is not None}
     chat["messages"] = messages_of(body.get("input"), _text(body, "instructions"))
     limit = body.get("max_output_tokens")
     if limit is not None:

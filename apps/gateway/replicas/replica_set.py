@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import ValidationError
 
-from apps.core.errors import AppError, UpstreamError, told_error
+from apps.core.errors import AppError, UpstreamError, error_of_envelope
 from apps.gateway.protocol import TraceHeaders, WireCall, WireReply
 from apps.gateway.replicas.table import Replica, ReplicaTable
 from apps.gateway.routing.config import ProviderConfig
@@ -122,14 +122,14 @@ class ReplicaWire(HttpTarget):
         more = {**(super()._more_headers(call) or {}), TENANT: quote(call.caller.tenant, safe="")}
         return {**more, FITS: "1"} if call.fits else more
 
-    async def _said(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
+    async def _error_body(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
         return await beginning(response, min(until, patience_for_words(self._provider)))
 
-    def _refusal(self, response: "Response", said: bytes) -> AppError:
+    def _refusal(self, response: "Response", body: bytes) -> AppError:
         if response.status == 401:
             return UpstreamError("The replica does not know the fleet's secret", upstream_status=401)
-        told = told_error(_error_in(said), parse_retry_after(response.headers))
-        return told if told is not None else status_error(response.status, response.headers)
+        refusal = error_of_envelope(_error_in(body), parse_retry_after(response.headers))
+        return refusal if refusal is not None else status_error(response.status, response.headers)
 
     async def _reply(
         self, call: WireCall, response: "Response", begins: float, ends: float, *, hidden: bool
@@ -142,9 +142,9 @@ class ReplicaWire(HttpTarget):
         return reply
 
 
-def _error_in(said: bytes) -> dict[str, Any]:
+def _error_in(body: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(said)
+        parsed = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     error = parsed.get("error") if isinstance(parsed, dict) else None
@@ -256,7 +256,7 @@ class ReplicaSet:
             if member.task is not None:
                 member.task.cancel()
                 await asyncio.wait({member.task})
-            while member.replica.in_flight:  # noqa: ASYNC110 - calls are counted, and nobody waits for this
+            while member.replica.in_flight:  # noqa: ASYNC110 - calls are counted, and no task waits for this
                 await asyncio.sleep(PROBE_SECONDS)
             await member.wire.aclose()
             await member.probes.aclose()
@@ -264,7 +264,7 @@ class ReplicaSet:
         self._aside(leave())
 
     def _aside(self, work: Coroutine[None, None, None]) -> None:
-        """Do something that nobody waits for, except the end."""
+        """Run a task that is waited for at the end alone."""
         task = asyncio.create_task(work)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -273,10 +273,10 @@ class ReplicaSet:
         table, replica = self.table, member.replica
         while True:
             before = replica.standing
-            table.asked(replica)
+            table.probe_sent(replica)
             in_flight = replica.in_flight
             try:
-                table.heard(replica, await self._probe(member), in_flight)
+                table.probe_answered(replica, await self._probe(member), in_flight)
             except ConnectionFailed:
                 table.missed(replica, "Nobody listens there", refused=True)
             except (HttpFailure, TimeoutError):
@@ -300,10 +300,10 @@ class ReplicaSet:
         if member is None:
             return None
         try:
-            told = await self._probe(member, CAPACITY + "?control_texts=true")
+            capacity = await self._probe(member, CAPACITY + "?control_texts=true")
         except (HttpFailure, TimeoutError, _Refused):
             return None
-        return next((model.control_texts for model in told.models if model.kind == "chat"), None)
+        return next((model.control_texts for model in capacity.models if model.kind == "chat"), None)
 
     async def _probe(self, member: Member, path: str = CAPACITY) -> Capacity:
         until = asyncio.get_running_loop().time() + LONGEST_PROBE

@@ -57,12 +57,12 @@ class ReplicaEmbedder:
     def readiness(self) -> Readiness:
         """``retry_after`` is None where the replicas answer, and have no such model."""
         table = self.target.replicas.table
-        told = table.readiness("embedding", self.name)
+        readiness = table.readiness("embedding", self.name)
         details = {"dimensions": self.dimensions, "longest_input": self.longest}
         answering = [one for one in table.replicas.values() if one.standing in ("ready", "silent")]
         if answering and not any(one.capacity_of("embedding", self.name) for one in answering):
             return Readiness(self.name, "failed", _absent(self.name), details)
-        return Readiness(self.name, told.state, told.reason, details, told.retry_after)
+        return Readiness(self.name, readiness.state, readiness.reason, details, readiness.retry_after)
 
     async def aclose(self) -> None:
         """Nothing is held here."""
@@ -72,14 +72,14 @@ class ReplicaEmbedder:
         for first in range(0, len(inputs), MOST_TEXTS):
             part = inputs[first : first + MOST_TEXTS]
             body = {"model": self.name, "input": part, "encoding_format": "base64"}
-            told = await _asked(self.target, EMBEDDINGS, body, self.name)
-            found += self._read(told, len(part))
+            answer = await _answer(self.target, EMBEDDINGS, body, self.name)
+            found += self._read(answer, len(part))
         return found
 
-    def _read(self, told: Mapping[str, Any], expected: int) -> list[list[float]]:
+    def _read(self, answer: Mapping[str, Any], expected: int) -> list[list[float]]:
         """Raises UpstreamError where they are not what was asked for."""
         try:
-            entries = sorted(told["data"], key=lambda entry: int(entry["index"]))
+            entries = sorted(answer["data"], key=lambda entry: int(entry["index"]))
             vectors = [_floats(entry["embedding"]) for entry in entries]
         except (KeyError, TypeError, ValueError):
             raise _unknown_answer() from None
@@ -92,8 +92,8 @@ class ReplicaEmbedder:
         found: list[Any] = []
         for first in range(0, len(texts), MOST_TEXTS):
             part = list(texts[first : first + MOST_TEXTS])
-            told = await _asked(self.target, TOKENS, {"model": self.name, "input": part, **switches}, self.name)
-            facts = told.get(name)
+            answer = await _answer(self.target, TOKENS, {"model": self.name, "input": part, **switches}, self.name)
+            facts = answer.get(name)
             if not isinstance(facts, list) or len(facts) != len(part):
                 raise _unknown_answer()
             found += facts
@@ -122,25 +122,25 @@ class ReplicaReranker:
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
         body = {"model": self.name, "query": query, "documents": list(texts)}
-        told = await _asked(self._target, RERANK, body, self.name)
+        answer = await _answer(self._target, RERANK, body, self.name)
         try:
-            scores = {int(one["index"]): float(one["relevance_score"]) for one in told["results"]}
+            scores = {int(one["index"]): float(one["relevance_score"]) for one in answer["results"]}
             ordered = [scores[index] for index in range(len(texts))]
         except (KeyError, TypeError, ValueError):
             raise _unknown_answer() from None
-        usage = told.get("usage")
+        usage = answer.get("usage")
         tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         return Reranked(self.name, ordered, tokens if isinstance(tokens, int) else None)
 
     def readiness(self) -> Readiness:
-        told = self._target.replicas.table.readiness("rerank", self.name)
-        return Readiness(self.name, told.state, told.reason, {}, told.retry_after)
+        readiness = self._target.replicas.table.readiness("rerank", self.name)
+        return Readiness(self.name, readiness.state, readiness.reason, {}, readiness.retry_after)
 
     async def aclose(self) -> None:
         """Nothing is held here."""
 
 
-async def _asked(target: ReplicaTarget, path: str, body: Mapping[str, Any], name: str) -> dict[str, Any]:
+async def _answer(target: ReplicaTarget, path: str, body: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Raises the replica's error, and ModelUnavailable where none can answer."""
     # a lone surrogate goes as its escape: the replica says what is wrong with it
     call = WireCall(path, json.dumps(body).encode(), body, False)

@@ -131,8 +131,8 @@ class Replica:
     capacity: Capacity | None = None
     in_flight: int = 0
     others: int = 0
-    heard_at: float = 0.0
-    asked_at: float | None = None
+    answered_at: float = 0.0
+    probed_at: float | None = None
     """When the first probe since its last answer was sent; None where all are answered."""
     stalled: bool = False
 
@@ -160,20 +160,20 @@ class ReplicaTable:
         """Know these addresses and no others. Returns the replicas that are new and those that are gone."""
         wanted = list(dict.fromkeys(addresses))
         gone = [self.replicas.pop(address) for address in list(self.replicas) if address not in wanted]
-        new = [Replica(address, heard_at=self.clock()) for address in wanted if address not in self.replicas]
+        new = [Replica(address, answered_at=self.clock()) for address in wanted if address not in self.replicas]
         self.replicas |= {replica.address: replica for replica in new}
         if new or gone:
             self._ring = Ring(sorted(self.replicas))
         return new, gone
 
-    def asked(self, replica: Replica) -> None:
+    def probe_sent(self, replica: Replica) -> None:
         """A probe is sent."""
-        if replica.asked_at is None:
-            replica.asked_at = self.clock()
+        if replica.probed_at is None:
+            replica.probed_at = self.clock()
 
-    def heard(self, replica: Replica, capacity: Capacity, in_flight: int) -> None:
+    def probe_answered(self, replica: Replica, capacity: Capacity, in_flight: int) -> None:
         """A probe is answered; ``in_flight`` are the calls that this process had there when it was sent."""
-        replica.heard_at, replica.asked_at, replica.capacity = self.clock(), None, capacity
+        replica.answered_at, replica.probed_at, replica.capacity = self.clock(), None, capacity
         replica.others = max(0, sum(model.load for model in capacity.models if model.kind == "chat") - in_flight)
         stuck = next((m for m in capacity.models if (m.stalled or 0.0) > STALLED_SECONDS), None)
         replica.stalled = stuck is not None
@@ -185,7 +185,7 @@ class ReplicaTable:
             replica.standing, replica.reason = "ready", "It answers"
 
     def missed(self, replica: Replica, reason: str, *, refused: bool = False) -> None:
-        """A probe or a call has failed; ``refused``: nobody listens there, which leaves nothing to wait for."""
+        """A probe or a call has failed; ``refused``: no process listens there, which leaves nothing to wait for."""
         if refused:
             replica.standing, replica.reason = "out", reason
         elif self.is_late(replica) and replica.standing != "out":
@@ -194,7 +194,7 @@ class ReplicaTable:
 
     def is_late(self, replica: Replica) -> bool:
         """Whether it owes an answer for so long that it gets nothing new."""
-        return replica.asked_at is not None and self.clock() - replica.asked_at > ANSWER_SECONDS
+        return replica.probed_at is not None and self.clock() - replica.probed_at > ANSWER_SECONDS
 
     def is_out(self, replica: Replica) -> bool:
         """Whether it gets nothing new."""
@@ -202,7 +202,7 @@ class ReplicaTable:
 
     def is_lost(self, replica: Replica) -> bool:
         """Whether calls that run there are to be given up: it has been silent for long, or its engine is stuck."""
-        silent = replica.asked_at is not None and self.clock() - replica.heard_at > LOST_SECONDS
+        silent = replica.probed_at is not None and self.clock() - replica.answered_at > LOST_SECONDS
         return replica.stalled or silent
 
     def choose(self, key: bytes, kind: Kind, name: str, tried: Collection[str] = ()) -> Replica | None:
@@ -233,8 +233,8 @@ class ReplicaTable:
             able = len(list(self._able(kind, name)))
             details = {"context_length": model.context, "slots": model.slots, "running": model.running}
             details |= {"waiting": model.waiting, "queue_size": model.queue_size, "replicas": able}
-            told = {key: value for key, value in details.items() if value is not None}
-            return Readiness(model.id, model.status, model.reason, told, model.retry_after)
+            known = {key: value for key, value in details.items() if value is not None}
+            return Readiness(model.id, model.status, model.reason, known, model.retry_after)
         standing = [f"{replica.standing}: {replica.reason}" for replica in self.replicas.values()]
         reason = "; ".join(dict.fromkeys(standing)) or "No address of a replica is known"
         unknown = any(replica.standing == "unknown" for replica in self.replicas.values())
@@ -244,8 +244,8 @@ class ReplicaTable:
         """What they can take together; where none can answer, of one that says why. None where nothing is known."""
         able = [(replica, model) for replica in self._able(kind, name) if (model := replica.model(kind, name))]
         if not able:
-            told = (m for r in self.replicas.values() if r.standing == "ready" for m in r.capacity_of(kind, name))
-            return next(told, None)
+            found = (m for r in self.replicas.values() if r.standing == "ready" for m in r.capacity_of(kind, name))
+            return next(found, None)
         first = able[0][1]
         models = [model for _, model in able]
         waits = [model.predicted_wait for model in models if model.predicted_wait is not None]

@@ -64,19 +64,21 @@ class ReplicaTarget:
             finally:
                 if not kept:
                     replica.in_flight -= 1
-        raise refused or self._nobody(kind, model)
+        raise refused or self._unavailable(kind, model)
 
     async def aclose(self) -> None:
         await self.replicas.aclose()
 
-    def _nobody(self, kind: Kind, model: str) -> AppError:
+    def _unavailable(self, kind: Kind, model: str) -> AppError:
         table = self.replicas.table
-        told = table.readiness(kind, model)
+        readiness = table.readiness(kind, model)
         ready = [replica for replica in table.replicas.values() if replica.standing in ("ready", "silent")]
         if ready and not any(replica.capacity_of(kind, model) for replica in ready):
             return NotFound(f"No replica has a model {quoted(model)}", field="model")
         return ModelUnavailable(
-            f"No replica can answer now ({told.reason})", details={"state": told.state}, retry_after=told.retry_after
+            f"No replica can answer now ({readiness.reason})",
+            details={"state": readiness.state},
+            retry_after=readiness.retry_after,
         )
 
 
@@ -144,17 +146,25 @@ class ReplicaModel:
             yield delta
 
     def readiness(self) -> Readiness:
-        told = self._target.replicas.table.readiness("chat", self._name)
-        return told if told.name != ANY else Readiness(self._shown, told.state, told.reason, told.details, 1.0)
+        readiness = self._target.replicas.table.readiness("chat", self._name)
+        return (
+            readiness
+            if readiness.name != ANY
+            else Readiness(self._shown, readiness.state, readiness.reason, readiness.details, 1.0)
+        )
 
     def capacity(self) -> ModelCapacity:
         known = self._target.replicas.table.capacity("chat", self._name)
-        told = self.readiness()
-        return known or ModelCapacity.model_construct(id=told.name, kind="chat", status=told.state, reason=told.reason)
+        readiness = self.readiness()
+        return known or ModelCapacity.model_construct(
+            id=readiness.name, kind="chat", status=readiness.state, reason=readiness.reason
+        )
 
     def revision(self, request: ChatRequest) -> str | None:
-        told = self.readiness()
-        return digest_of(told.name, told.details.get("context_length")) if told.state == "ready" else None
+        readiness = self.readiness()
+        return (
+            digest_of(readiness.name, readiness.details.get("context_length")) if readiness.state == "ready" else None
+        )
 
     def control_texts(self) -> list[str] | None:
         return self._control.get(self.readiness().name)
@@ -185,17 +195,19 @@ class ReplicaModel:
         return str((await self._ask("/detokenize", body, ChatRequest(())))["prompt"])
 
     async def window(self, request: ChatRequest) -> ContextWindow:
-        """Raises ModelUnavailable while no replica has told of its model."""
-        told = self.readiness()
-        length = told.details.get("context_length")
-        if told.state != "ready" or not isinstance(length, int):
-            raise ModelUnavailable(told.reason, details={"state": told.state}, retry_after=told.retry_after or 1.0)
-        if told.name not in self._control:
+        """Raises ModelUnavailable while no replica has reported its model."""
+        readiness = self.readiness()
+        length = readiness.details.get("context_length")
+        if readiness.state != "ready" or not isinstance(length, int):
+            raise ModelUnavailable(
+                readiness.reason, details={"state": readiness.state}, retry_after=readiness.retry_after or 1.0
+            )
+        if readiness.name not in self._control:
             texts = await self._target.replicas.control_texts(self._name)
             if texts is None:
                 raise ModelUnavailable("The replica's tokenizer does not answer", retry_after=1.0)
-            self._control[told.name] = texts
-        return ReplicaWindow(self, length, self._control[told.name])
+            self._control[readiness.name] = texts
+        return ReplicaWindow(self, length, self._control[readiness.name])
 
     async def _ask(self, path: str, body: Mapping[str, Any], request: ChatRequest) -> dict[str, Any]:
         call = WireCall(path, json.dumps(body).encode(), body, False, request.caller)

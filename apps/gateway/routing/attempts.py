@@ -285,11 +285,11 @@ def _judge(target: Target, error: BaseException) -> None:
         target.breaker.failed()
     else:
         target.breaker.abandoned()
-    if isinstance(error, AppError) and error.retry_after is not None and _asked_to_rest(error):
+    if isinstance(error, AppError) and error.retry_after is not None and _is_throttled(error):
         target.rest(error.retry_after)
 
 
-def _asked_to_rest(error: AppError) -> bool:
+def _is_throttled(error: AppError) -> bool:
     return not _callers_own(error) and (isinstance(error, RateLimitExceeded) or error.upstream_status is not None)
 
 

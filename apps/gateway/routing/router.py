@@ -46,7 +46,7 @@ class Router:
         self._targets = {
             name: [self._target(target) for target in model.targets] for name, model in config.models.items()
         }
-        self._said: dict[str, str] = {}
+        self._revisions: dict[str, str] = {}
         # asked several times a call, and the models of this process change their names once, when they have loaded
         self._own: dict[str, Target] = {}
         self._own_until = 0.0
@@ -191,10 +191,10 @@ class Router:
         targets = self._everyone(name)
         if targets and name not in self._models and not targets[0].provider.config.in_process:
             return _revision_of(targets[0])
-        if name in self._models and name not in self._said:
-            said = [repr(self._models[other]) for other in self._names_behind(name)]
-            self._said[name] = digest_of(*said, *(repr(target.provider.config) for target in targets))
-        words: list[object] = [self._said.get(name, name)]
+        if name in self._models and name not in self._revisions:
+            members = [repr(self._models[other]) for other in self._names_behind(name)]
+            self._revisions[name] = digest_of(*members, *(repr(target.provider.config) for target in targets))
+        words: list[object] = [self._revisions.get(name, name)]
         for target in targets:
             chat = target.provider.chat
             if not target.provider.config.in_process:
@@ -252,17 +252,17 @@ class Router:
         target = self._taken.get(name)
         if target is not None:
             return target
-        taker = next(
+        provider = next(
             (provider for provider in self._prefixed if name.startswith(provider.config.prefix)), self._default
         )
         kind = name.partition("/")[0]
-        if kind in PREFIXED and (taker is None or taker.config.kind != kind) and kind != name:
+        if kind in PREFIXED and (provider is None or provider.config.kind != kind) and kind != name:
             # what is meant for this process must not go to strangers
             message = f"The routing file has no provider of the kind {kind}, which answers to {kind}/..."
             raise NotFound(message, field="model", details={"available": self.names()})
-        if taker is None:
+        if provider is None:
             raise NotFound(f"No model is named {quoted(name)}", field="model", details={"available": self.names()})
-        target = self._taken[name] = self._target_of(taker, name)
+        target = self._taken[name] = self._target_of(provider, name)
         return target
 
     def _target_of(self, provider: Provider, name: str) -> Target:

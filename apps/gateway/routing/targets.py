@@ -69,8 +69,8 @@ class Target:
         config = self.provider.config
         prices = self.config.price or config.prices.get(self.config.model) or config.prices.get(ANY_MODEL)
         if prices is None and config.prefix and isinstance(self.provider.chat, AsksOthers):
-            told = self.provider.chat.dearest(self.config.model)
-            return None if told is None else Price.model_construct(input=told[0], output=told[1])
+            rates = self.provider.chat.dearest(self.config.model)
+            return None if rates is None else Price.model_construct(input=rates[0], output=rates[1])
         return prices or (FREE if config.ours else None)
 
     @property

@@ -35,7 +35,7 @@ def table(count: int = 3, **facts: Any) -> tuple[ReplicaTable, Clock, list[Repli
     made = ReplicaTable(clock)
     new, _ = made.update(NAMES[:count])
     for replica in new:
-        made.heard(replica, capacity(**facts), 0)
+        made.probe_answered(replica, capacity(**facts), 0)
     return made, clock, new
 
 
@@ -103,19 +103,19 @@ def test_a_replica_with_more_slots_gets_more() -> None:
 def test_one_that_refuses_or_drains_or_is_stuck_gets_nothing_new() -> None:
     made, _, replicas = table()
     made.missed(replicas[0], "refused", refused=True)
-    made.heard(replicas[1], capacity(draining=True), 0)
+    made.probe_answered(replicas[1], capacity(draining=True), 0)
     assert {made.choose(b"%d" % key, "chat", "tiny") for key in range(50)} == {replicas[2]}
-    made.heard(replicas[2], capacity(running=1, stalled=11.0), 0)
+    made.probe_answered(replicas[2], capacity(running=1, stalled=11.0), 0)
     assert made.choose(b"", "chat", "tiny") is None and made.is_lost(replicas[2])
     assert made.readiness("chat", "tiny").state == "failed"
-    made.heard(replicas[2], capacity(running=1, stalled=0.2), 0)
+    made.probe_answered(replicas[2], capacity(running=1, stalled=0.2), 0)
     assert made.choose(b"", "chat", "tiny") is replicas[2]
 
 
 def test_one_that_does_not_answer_is_left_out_within_a_second_and_given_up_later() -> None:
     made, clock, replicas = table(2)
     silent, other = replicas
-    made.asked(silent)
+    made.probe_sent(silent)
     clock.now += 0.6
     made.missed(silent, "late")
     assert not made.is_late(silent)
@@ -130,14 +130,14 @@ def test_one_that_does_not_answer_is_left_out_within_a_second_and_given_up_later
     clock.now += 15
     made.missed(silent, "late")
     assert made.is_lost(silent) and silent.standing == "out" and made.choose(b"", "chat", "tiny") is None
-    made.heard(silent, capacity(), 0)
+    made.probe_answered(silent, capacity(), 0)
     assert made.choose(b"", "chat", "tiny") is silent
 
 
 def test_where_all_are_late_it_may_be_this_process_that_was() -> None:
     made, clock, replicas = table(2)
     for replica in replicas:
-        made.asked(replica)
+        made.probe_sent(replica)
     clock.now += 3
     assert made.choose(b"", "chat", "tiny") in replicas
 
@@ -145,9 +145,9 @@ def test_where_all_are_late_it_may_be_this_process_that_was() -> None:
 def test_calls_of_others_count_and_ones_own_are_not_counted_twice() -> None:
     made, _, (one, two) = table(2)
     one.in_flight = 4
-    made.heard(one, capacity(running=4, waiting=3), 4)
+    made.probe_answered(one, capacity(running=4, waiting=3), 4)
     assert one.others == 3
-    made.heard(two, capacity(running=0), 0)
+    made.probe_answered(two, capacity(running=0), 0)
     assert {made.choose(b"%d" % key, "chat", "tiny") for key in range(20)} == {two}
 
 
@@ -163,7 +163,7 @@ def test_a_full_one_comes_last_and_one_that_was_tried_never() -> None:
 
 def test_only_those_that_have_the_model_are_asked_and_local_is_any() -> None:
     made, _, (one, two) = table(2)
-    made.heard(two, capacity(status="loading"), 0)
+    made.probe_answered(two, capacity(status="loading"), 0)
     assert {made.choose(b"%d" % key, "chat", "local") for key in range(20)} == {one}
     assert made.choose(b"", "chat", "other") is None and made.choose(b"", "embedding", "tiny") is None
     assert made.readiness("chat", "local").name == "tiny"
@@ -171,8 +171,8 @@ def test_only_those_that_have_the_model_are_asked_and_local_is_any() -> None:
 
 def test_the_sum_of_all_is_what_the_set_can_take() -> None:
     made, _, (one, two) = table(2)
-    made.heard(one, capacity(running=3, predicted_wait=2.0, tokens_per_second=10.0), 0)
-    made.heard(two, capacity(running=1, predicted_wait=0.5, tokens_per_second=5.0, context=1024), 0)
+    made.probe_answered(one, capacity(running=3, predicted_wait=2.0, tokens_per_second=10.0), 0)
+    made.probe_answered(two, capacity(running=1, predicted_wait=0.5, tokens_per_second=5.0, context=1024), 0)
     told = made.capacity("chat", "tiny")
     assert told is not None
     assert (told.slots, told.running, told.context) == (8, 4, 1024)

@@ -43,7 +43,9 @@ COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,12})')
 ANSWERS_TOKENS = re.compile(rb'"(?:completion|output)_tokens"')
 CACHED = re.compile(rb'"cached_tokens"\s*:\s*(\d{1,12})')
 # what a model says, as against names and ids of it
-SAID = frozenset({"message", "content", "text", "refusal", "reasoning_content", "tool_calls", "function", "arguments"})
+ANSWER_FIELDS = frozenset(
+    {"message", "content", "text", "refusal", "reasoning_content", "tool_calls", "function", "arguments"}
+)
 SPLICE = b',"stream_options":{"include_usage":true}'
 
 
@@ -76,10 +78,10 @@ def _text_bytes(value: Any) -> int:
         return sum(map(_text_bytes, value))
     if not isinstance(value, dict):
         return 0
-    said = [value[name] for name in ("choices", "output") if name in value] or [
-        item for name, item in value.items() if name in SAID
+    outputs = [value[name] for name in ("choices", "output") if name in value] or [
+        item for name, item in value.items() if name in ANSWER_FIELDS
     ]
-    return sum(map(_text_bytes, said))
+    return sum(map(_text_bytes, outputs))
 
 
 def lacks_usage(call: WireCall) -> bool:

@@ -197,12 +197,12 @@ def as_events(call: WireCall, body: bytes) -> bytes:
     if call.path == "/chat/completions":
         answer["object"] = "chat.completion.chunk"
         choices = [choice for choice in answer.get("choices") or () if isinstance(choice, dict)]
-        said = [{**_without_message(c), "delta": _delta(c.get("message")), "finish_reason": None} for c in choices]
+        opening = [{**_without_message(c), "delta": _delta(c.get("message")), "finish_reason": None} for c in choices]
         over = [
             {"index": choice.get("index", 0), "delta": {}, "finish_reason": choice.get("finish_reason")}
             for choice in choices
         ]
-        events = [_event({**answer, "choices": said}), _event({**answer, "choices": over})]
+        events = [_event({**answer, "choices": opening}), _event({**answer, "choices": over})]
     options = call.body.get("stream_options")
     if usage is not None and isinstance(options, dict) and options.get("include_usage"):
         events.append(_event({**answer, "choices": [], "usage": usage}))

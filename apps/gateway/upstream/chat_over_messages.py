@@ -180,12 +180,12 @@ def completion(message: Mapping[str, Any]) -> Json:
     """A message as a chat completion. Raises UpstreamError where it is none."""
     try:
         blocks = message["content"]
-        said: Json = {"role": "assistant", "content": _joined(blocks, "text") or None, "refusal": None}
+        answer: Json = {"role": "assistant", "content": _joined(blocks, "text") or None, "refusal": None}
         if thought := _joined(blocks, "thinking"):
-            said["reasoning_content"] = thought
+            answer["reasoning_content"] = thought
         calls = [block for block in blocks if block["type"] == "tool_use"]
         if calls:
-            said["tool_calls"] = [
+            answer["tool_calls"] = [
                 {
                     "id": c["id"],
                     "type": "function",
@@ -196,7 +196,7 @@ def completion(message: Mapping[str, Any]) -> Json:
         finish = FINISHES.get(message["stop_reason"], "stop")
         return {
             **_head("chat.completion", message),
-            "choices": [{"index": 0, "message": said, "logprobs": None, "finish_reason": finish}],
+            "choices": [{"index": 0, "message": answer, "logprobs": None, "finish_reason": finish}],
             "usage": usage_json(message["usage"]),
         }
     except (KeyError, TypeError, AttributeError):

@@ -78,7 +78,7 @@ class ByPath:
 
 
 MANY = 1024
-NOTHING_SAID = b" "
+EMPTY_BODY = b" "
 # what an upstream answers to a field that it does not know
 UNKNOWN_FIELD = (400, 422)
 JSON, EVENTS = "application/json", "text/event-stream"
@@ -150,9 +150,9 @@ class HttpTarget:
         try:
             if response.status == 200:
                 return await self._reply(call, response, begins, ends, hidden=asking)
-            said = await self._said(response, call, model, begins)
-            if not (asking and response.status in UNKNOWN_FIELD and names_stream_options(said)):
-                raise self._refusal(response, said)
+            body = await self._error_body(response, call, model, begins)
+            if not (asking and response.status in UNKNOWN_FIELD and names_stream_options(body)):
+                raise self._refusal(response, body)
         except BaseException:
             response.close()
             raise
@@ -164,16 +164,16 @@ class HttpTarget:
         """Headers of this call alone."""
         return self._trace() if self._trace is not None else None
 
-    async def _said(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
+    async def _error_body(self, response: "Response", call: WireCall, model: str, until: float) -> bytes:
         """What the upstream says of a call that it refused for the caller's fault; nothing of any other failure."""
         status = response.status
         # a name that is not found is the caller's fault where he chose it, and the routing file's where that did
         if status not in CALLERS_FAULT and not (status == 404 and call.body.get("model") == model):
             return b""
-        return await beginning(response, min(until, patience_for_words(self._provider))) or NOTHING_SAID
+        return await beginning(response, min(until, patience_for_words(self._provider))) or EMPTY_BODY
 
-    def _refusal(self, response: "Response", said: bytes) -> AppError:
-        rejection = read_rejection(response.status, said, self._hidden) if said else None
+    def _refusal(self, response: "Response", body: bytes) -> AppError:
+        rejection = read_rejection(response.status, body, self._hidden) if body else None
         return status_error(response.status, response.headers, rejection)
 
     def _note_refusal(self, path: str, model: str) -> None:

@@ -108,21 +108,21 @@ class Passage:
             try:
                 if 200 <= response.status < 300:
                     return PassedReply(response, body_of(response), timeouts.first_token)
-                said = await self._said(response)
+                body = await self._error_body(response)
             except BaseException:
                 response.close()
                 raise
         except FAILURES as error:
             raise translate(error) from error
         response.close()
-        rejection = read_rejection(response.status, said, self._hidden) if said is not None else None
+        rejection = read_rejection(response.status, body, self._hidden) if body is not None else None
         raise status_error(response.status, response.headers, rejection)
 
     async def aclose(self) -> None:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _said(self, response: "Response") -> bytes | None:
+    async def _error_body(self, response: "Response") -> bytes | None:
         """What the upstream says of a call that failed for its caller's fault; None of any other failure."""
         if response.status not in CALLERS_FAULT | ABOUT_ITS_OBJECTS:
             return None

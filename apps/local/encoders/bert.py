@@ -172,3 +172,9 @@ class CrossEncoder:
         if getattr(config, "position_embedding_type", "absolute") == "absolute" and "roberta" in config.model_type:
             positions -= int(config.pad_token_id) + 1
         return min(positions, int(self._tokenizer.model_max_length), LONGEST)
+
+
+def open_cross_encoder(source: str, threads: int) -> CrossEncoder:
+    """A cross-encoder for the thread that calls this, which torch then gives so many threads."""
+    torch.set_num_threads(threads)
+    return CrossEncoder(source)

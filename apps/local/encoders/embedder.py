@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavailable, TextTooLong
 from apps.core.ports import Readiness
-from apps.core.process import importing
+from apps.core.process import import_once
 from apps.core.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -172,12 +172,10 @@ class LocalEmbedder:
             return self._model or self._load()
 
     def _load(self) -> "Bert":
-        with importing():
-            from apps.local.encoders.bert import Bert
-
+        bert = import_once(load_bert)
         started = time.monotonic()
         try:
-            self._model = Bert(self._folder(), pooling=self._pooling)
+            self._model = bert(self._folder(), pooling=self._pooling)
         except Exception as error:
             self._failure = f"Loading ended with {type(error).__name__}: reinstall it by {self._how}"
             raise ModelUnavailable(
@@ -202,6 +200,12 @@ def _closing(name: str) -> ModelUnavailable:
 def missing_packages(required: tuple[str, ...] = REQUIRED) -> list[str]:
     """Packages that are not installed here; nothing is imported to find out."""
     return [name for name in required if importlib.util.find_spec(name) is None]
+
+
+def load_bert() -> "type[Bert]":
+    from apps.local.encoders.bert import Bert
+
+    return Bert
 
 
 def _give_way() -> None:
@@ -279,8 +283,8 @@ def _embedder(folder: Path) -> LocalEmbedder:
     if "roberta" in config["model_type"] or config["model_type"] in ("mpnet", "camembert"):
         # their positions begin after the padding's
         positions -= int(config.get("pad_token_id", 1)) + 1
-    told = _read(folder, "sentence_bert_config.json").get("max_seq_length")
-    longest = min(positions, told) if isinstance(told, int) else positions
+    most = _read(folder, "sentence_bert_config.json").get("max_seq_length")
+    longest = min(positions, most) if isinstance(most, int) else positions
     return LocalEmbedder(folder.name, dimensions, longest, lambda: folder, pooling=_pooling(folder))
 
 
@@ -291,9 +295,9 @@ def _pooling(folder: Path) -> Pooling:
         kind = str(part.get("type", "")).rpartition(".")[2]
         if kind not in PARTS:
             raise _wrong(folder, f"it has a part {kind[:40]}, which is not computed here")
-    said = _read(folder, "1_Pooling/config.json")
-    modes = [name for name, value in said.items() if name.startswith("pooling_mode_") and value is True]
-    if not said:
+    pooling = _read(folder, "1_Pooling/config.json")
+    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
+    if not pooling:
         return "mean"
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise _wrong(folder, "its vectors are pooled by mean or by the first token, or not here")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.ports import Readiness, Reranked
-from apps.core.process import available_cpus
+from apps.core.process import available_cpus, import_once
 
 if TYPE_CHECKING:
     from apps.local.encoders.bert import CrossEncoder
@@ -66,13 +66,9 @@ class LocalReranker:
     def _loaded(self) -> "CrossEncoder":
         if self._model is not None:
             return self._model
-        import torch
-
-        from apps.local.encoders.bert import CrossEncoder
-
-        torch.set_num_threads(available_cpus())
+        open_encoder = import_once(load_cross_encoder)
         try:
-            self._model = CrossEncoder(self._source)
+            self._model = open_encoder(self._source, available_cpus())
         except Exception as error:
             self._failure = f"Loading RERANK_MODEL ended with {type(error).__name__}: it must be a BERT-like checkpoint"
             log.warning("%s", self._failure, exc_info=True)
@@ -89,3 +85,9 @@ def missing_requirements() -> list[str]:
 
 def _install(missing: list[str]) -> str:
     return f"The reranker needs {', '.join(missing)}, not installed here: {INSTALL}"
+
+
+def load_cross_encoder() -> "Callable[[str, int], CrossEncoder]":
+    from apps.local.encoders.bert import open_cross_encoder
+
+    return open_cross_encoder

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from apps.local.checkpoint import CheckpointError, find_checkpoint
+from apps.local.loading import hub_model
 from apps.local.packaged import packaged_checkpoint
 
 NAME = "someone/some-llama"
@@ -26,13 +27,14 @@ FIND = """
 import json, logging, os, sys, time
 from pathlib import Path
 from apps.local.checkpoint import CheckpointError, find_checkpoint
+from apps.local.loading import hub_model
 logging.basicConfig(format="%(levelname)s %(message)s")
 if "MOST_BYTES_A_FILE" in os.environ:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["MOST_BYTES_A_FILE"]),) * 2)
 started = time.monotonic()
 try:
-    found = find_checkpoint(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    found = find_checkpoint(sys.argv[1], sys.argv[2], Path(sys.argv[3]), hub_model)
     answer = {"name": found.name, "folder": str(found.folder), "reason": found.fallback_reason}
 except CheckpointError as error:
     answer = {"error": str(error)}
@@ -121,7 +123,7 @@ def checkpoint_folder(folder: Path) -> Path:
 
 def test_a_folder_is_taken_as_it_is_and_named_by_its_own_name(tmp_path: Path) -> None:
     folder = checkpoint_folder(tmp_path / "my-llama")
-    found = find_checkpoint(str(folder), "packaged", tmp_path)
+    found = find_checkpoint(str(folder), "packaged", tmp_path, hub_model)
     assert (found.name, found.folder, found.fallback_reason) == ("my-llama", folder, None)
 
 
@@ -138,7 +140,7 @@ def test_a_wrong_folder_is_the_operators_mistake_and_never_falls_back(
         for name in present:
             (folder / name).write_text("{}")
     with pytest.raises(CheckpointError) as failed:
-        find_checkpoint(str(folder), "packaged", tmp_path)
+        find_checkpoint(str(folder), "packaged", tmp_path, hub_model)
     assert words in str(failed.value) and str(folder) in str(failed.value)
 
 
@@ -147,7 +149,7 @@ def test_a_wrong_folder_is_the_operators_mistake_and_never_falls_back(
 )
 def test_what_is_written_as_a_path_is_never_looked_up_on_the_hub(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
-        find_checkpoint(name, "none", tmp_path)
+        find_checkpoint(name, "none", tmp_path, hub_model)
 
 
 @pytest.mark.local
@@ -259,7 +261,7 @@ def test_a_download_that_cannot_be_written_is_a_failure(tmp_path: Path, hub: tup
 
 @pytest.mark.local
 def test_a_full_disk_is_told_with_what_helps() -> None:
-    from apps.local.checkpoint import _judged
+    from apps.local.hub import _judged
 
     judged = _judged(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), NAME, "the download broke off")
     assert isinstance(judged, CheckpointError)
@@ -273,7 +275,7 @@ def test_a_name_that_cannot_be_one_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_nothing_waits_longer_than_its_deadline() -> None:
-    from apps.local.checkpoint import _within
+    from apps.local.hub import _within
 
     over = threading.Event()
     started = time.monotonic()

@@ -46,7 +46,7 @@ async def test_a_whole_answer_is_on_record_with_its_usage() -> None:
     assert (await collect(metered(WHOLE, book))).text == "a"
     (record,) = book.closed
     assert record is book.opened[0]
-    assert (record.route, record.asked, record.model, record.outcome) == ("/generate", "asked", "m", "ok")
+    assert (record.route, record.requested_model, record.model, record.outcome) == ("/generate", "asked", "m", "ok")
     assert (record.prompt_tokens, record.completion_tokens, record.cached_tokens, record.cost) == (3, 1, 2, 0.5)
     assert record.caller is ANONYMOUS
     assert record.estimated_tokens == 4 + 7

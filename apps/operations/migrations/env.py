@@ -1,4 +1,4 @@
-"""What alembic runs to reach the database: always the connection that `migration.py` hands it."""
+"""What alembic runs to reach the database: always the connection that `engines.py` hands it."""
 
 from alembic import context
 

@@ -34,6 +34,6 @@ async def database(url: str, tmp_path: Path) -> AsyncIterator[Database]:
     """Open and migrated."""
     opened = Database(url, tmp_path, 60.0)
     await opened.start()
-    assert await opened.ready(10)
+    assert await opened.ready(60)
     yield opened
     await opened.aclose()

@@ -13,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.errors import StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.engines import is_up_to_date, latest_revision, open_engine
-from apps.operations.migration import FOLDER, migrate
+from apps.operations.engines import FOLDER, is_up_to_date, latest_revision, migrate, open_engine
 from apps.operations.tables import key_changes, metadata
 from apps.tests.support.postgres_server import PostgresServer
 

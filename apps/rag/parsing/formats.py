@@ -79,10 +79,10 @@ def kind_of(file: BinaryIO, name: str) -> Kind:
     head = file.read(HEAD)
     file.seek(0)
     suffix = PurePosixPath(name).suffix.lower()
-    said = BY_SUFFIX.get(suffix)
-    found = _by_content(file, head, said)
+    by_suffix = BY_SUFFIX.get(suffix)
+    found = _by_content(file, head, by_suffix)
     file.seek(0)
-    if said is not None and said != found and not (said in TEXTUAL and found in TEXTUAL):
+    if by_suffix is not None and by_suffix != found and not (by_suffix in TEXTUAL and found in TEXTUAL):
         raise unreadable(f"Its name ends with {suffix}, but it is {WORDS.get(found, found)}")
     return found
 
@@ -92,7 +92,7 @@ def unreadable(reason: str) -> InvalidValue:
     return InvalidValue(f"The file cannot be read. {reason}", field="file")
 
 
-def _by_content(file: BinaryIO, head: bytes, said: Kind | None) -> Kind:
+def _by_content(file: BinaryIO, head: bytes, by_suffix: Kind | None) -> Kind:
     if b"%PDF-" in head[:1024]:
         return "pdf"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -108,10 +108,10 @@ def _by_content(file: BinaryIO, head: bytes, said: Kind | None) -> Kind:
     for signature, what in SIGNATURES.items():
         if head.startswith(signature):
             raise unreadable(f"It is {what}")
-    if b"\0" in head and not head.startswith(WIDE) and said not in TEXTUAL:
+    if b"\0" in head and not head.startswith(WIDE) and by_suffix not in TEXTUAL:
         raise unreadable("It is neither text nor a format that is known here")
-    if said in TEXTUAL and said is not None:
-        return said
+    if by_suffix in TEXTUAL and by_suffix is not None:
+        return by_suffix
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return "html" if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")) else "text"
 

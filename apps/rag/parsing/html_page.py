@@ -83,7 +83,7 @@ class _Reader:
         self._pre = 0
         self._pictures = 0
         self._item = False
-        self._said: set[int] = set()
+        self._emitted: set[int] = set()
 
     def read(self, root: LexborNode) -> None:
         node: LexborNode | None = root
@@ -113,7 +113,7 @@ class _Reader:
 
     def _enter(self, node: LexborNode) -> bool:
         tag = node.tag
-        if node.mem_id in self._said:
+        if node.mem_id in self._emitted:
             return False
         if tag == "-text":
             text = node.text_content or ""
@@ -125,7 +125,7 @@ class _Reader:
             self._end_line()
             heading, rest = _heading(node)
             self._builder.heading(HEADINGS[tag], heading)
-            self._said |= {child.mem_id for child in node.iter(include_text=True)} - rest
+            self._emitted |= {child.mem_id for child in node.iter(include_text=True)} - rest
             return bool(rest)
         if tag == "table" and (rows := _rows(node)) is not None:
             self._end_line()
@@ -173,8 +173,8 @@ def _spaced(text: str) -> str:
 
 
 def _hidden(node: LexborNode) -> bool:
-    told = node.attributes
-    return "hidden" in told or bool(NOT_SHOWN.search(told.get("style") or ""))
+    attributes = node.attributes
+    return "hidden" in attributes or bool(NOT_SHOWN.search(attributes.get("style") or ""))
 
 
 def _heading(node: LexborNode) -> tuple[str, set[int]]:

@@ -126,11 +126,11 @@ class _Writer:
         elif name in KEPT:
             self._end_kept(name)
 
-    def _begin_kept(self, name: str, told: Mapping[str, str]) -> None:
-        level = told.get("outline-level", "1")
+    def _begin_kept(self, name: str, attributes: Mapping[str, str]) -> None:
+        level = attributes.get("outline-level", "1")
         attribute = f" text:outline-level={quoteattr(level)}" if name == "h" else ""
         if name == "table-cell":
-            repeated = told.get("number-columns-repeated", "1")
+            repeated = attributes.get("number-columns-repeated", "1")
             self._repeats.append(min(int(repeated), MOST_REPEATED) if repeated.isdigit() else 1)
             self._out.append([])
         self._put(f"<{KEPT[name]}:{name}{attribute}>")

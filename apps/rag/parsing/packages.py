@@ -99,12 +99,12 @@ def relationships(archive: zipfile.ZipFile, part: str) -> list[Relationship]:
 
 def _relationships(data: bytes, folder: str) -> Iterator[Relationship]:
     for element in ElementTree.fromstring(data):  # noqa: S314 - see the import
-        told, target = element.attrib, element.attrib.get("Target", "")
-        external = told.get("TargetMode") == "External"
+        attributes, target = element.attrib, element.attrib.get("Target", "")
+        external = attributes.get("TargetMode") == "External"
         if not external:
             joined = target if target.startswith("/") else posixpath.join(folder, unquote(target))
             target = posixpath.normpath(joined).lstrip("/")
-        yield Relationship(told.get("Id", ""), told.get("Type", "").rpartition("/")[2], target, external)
+        yield Relationship(attributes.get("Id", ""), attributes.get("Type", "").rpartition("/")[2], target, external)
 
 
 def _content_type(types: bytes, name: str) -> str:

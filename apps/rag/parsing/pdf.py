@@ -71,7 +71,7 @@ def pdf_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
 
 
 class _Reader:
-    """Of one document. Pages that are scans are recognised, or told of at the end."""
+    """Of one document. Pages that are scans are recognised, or reported at the end."""
 
     def __init__(self, document: Any, reading: Reading) -> None:
         self._document = document

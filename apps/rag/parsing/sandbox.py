@@ -37,7 +37,7 @@ class Sandbox:
         self._files = 0
         self._used = 0.0
 
-    async def parse(self, path: Path, name: str, heard: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    async def parse(self, path: Path, name: str, on_event: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Tells ``heard`` of each page and chunk at once; returns what the worker says of the whole file.
 
         Raises InvalidValue where the file cannot be read.
@@ -48,12 +48,12 @@ class Sandbox:
             async with asyncio.timeout(self._limits.parse_seconds * CLOCK):
                 await _tell(process, {"path": str(path), "name": name})
                 while not finished:
-                    event = await _heard(process)
+                    event = await _event(process)
                     if not event:
                         raise await self._why_it_died(process)
                     finished = "error" in event or "done" in event
                     if not finished:
-                        heard(event)
+                        on_event(event)
         except TimeoutError:
             raise unreadable("It takes longer to read than is allowed") from None
         finally:
@@ -112,7 +112,7 @@ class Sandbox:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await _tell(process, options)
-                if not await _heard(process):
+                if not await _event(process):
                     raise InternalError("The parsing process does not start", details={"exit": await process.wait()})
         except BaseException:
             await self.aclose()
@@ -153,7 +153,7 @@ async def _tell(process: asyncio.subprocess.Process, order: dict[str, Any]) -> N
         return
 
 
-async def _heard(process: asyncio.subprocess.Process) -> dict[str, Any]:
+async def _event(process: asyncio.subprocess.Process) -> dict[str, Any]:
     """The next line; empty where the process has ended."""
     assert process.stdout is not None  # noqa: S101 - it was opened with pipes
     line = await process.stdout.readline()

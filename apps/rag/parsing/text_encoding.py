@@ -42,7 +42,7 @@ CANDIDATES = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r", "cp874"),
     *("cp932", "euc_jp", "gb18030", "big5", "cp949", "mac_roman", "cp437", "cp850"),
 )
-# texts in these alphabets are told apart by their letters; among the rest, the commonest is right most often
+# texts in these alphabets are distinguished by their letters; among the rest, the commonest is right most often
 DISTINCT = frozenset(
     ("cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "cp874", "cp932", "euc_jp", "gb18030", "big5", "cp949")
 )

@@ -36,9 +36,9 @@ def text_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
 
 def csv_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
     text = decoded(file.read(), reading.warn)
-    told = SEPARATOR.match(text)
-    if told is not None:
-        delimiter, text = told[1], text[told.end() :]
+    declared = SEPARATOR.match(text)
+    if declared is not None:
+        delimiter, text = declared[1], text[declared.end() :]
     else:
         delimiter = delimiter_of(text)
     rows, lines = _rows(text, delimiter, reading), list[str]()
@@ -133,14 +133,14 @@ def _front_matter(text: str, reading: Reading) -> int:
     if found is None:
         return 0
     try:
-        told = tomllib.loads(found[2]) if found[1] == "+++" else yaml.load(found[2], _PlainLoader)  # noqa: S506 - safe
+        front_matter = tomllib.loads(found[2]) if found[1] == "+++" else yaml.load(found[2], _PlainLoader)  # noqa: S506 - safe
     except (yaml.YAMLError, tomllib.TOMLDecodeError, ValueError, RecursionError):
         return 0
-    if told is None:
+    if front_matter is None:
         return found.end()
-    if not isinstance(told, dict):
+    if not isinstance(front_matter, dict):
         return 0
-    reading.metadata = dict(_fields(told, reading))
+    reading.metadata = dict(_fields(front_matter, reading))
     return found.end()
 
 
@@ -153,9 +153,9 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _fields(told: Mapping[Any, Any], reading: Reading) -> Iterator[tuple[str, MetadataValue]]:
+def _fields(front_matter: Mapping[Any, Any], reading: Reading) -> Iterator[tuple[str, MetadataValue]]:
     kept = 0
-    for key, value in told.items():
+    for key, value in front_matter.items():
         name, plain = re.sub(r"[^A-Za-z0-9_]", "_", str(key))[:63], _value(value)
         if not KEY.fullmatch(name) or name in OWN_FIELDS or plain is None or kept >= MOST_KEYS:
             reading.warn(f"The front matter's field {str(key)[:40]!r} was not taken as metadata")

@@ -109,17 +109,21 @@ def _heading_styles(data: bytes) -> dict[str, int]:
     if not data:
         return levels
     for style in ElementTree.fromstring(data):  # noqa: S314 - see the import
-        told = {_local(element.tag): element for element in style.iter()}
+        elements = {_local(element.tag): element for element in style.iter()}
         id = _value(style, "styleId")
-        name = _value(told["name"]).lower() if "name" in told else ""
+        name = _value(elements["name"]).lower() if "name" in elements else ""
         if name == "title":
             levels[id] = 1
         elif name.startswith("heading ") and name[8:].isdigit():
             levels[id] = int(name[8:])
-        elif "outlineLvl" in told and _value(told["outlineLvl"]).isdigit() and int(_value(told["outlineLvl"])) < 9:
-            levels[id] = int(_value(told["outlineLvl"])) + 1
-        elif "basedOn" in told:
-            based[id] = _value(told["basedOn"])
+        elif (
+            "outlineLvl" in elements
+            and _value(elements["outlineLvl"]).isdigit()
+            and int(_value(elements["outlineLvl"])) < 9
+        ):
+            levels[id] = int(_value(elements["outlineLvl"])) + 1
+        elif "basedOn" in elements:
+            based[id] = _value(elements["basedOn"])
     for id in based:
         above, steps = based[id], 0
         while above in based and above not in levels and steps < 20:
@@ -187,19 +191,19 @@ class _Writer:
 
     def _start(self, tag: str, attributes: Mapping[str, str]) -> None:
         name = tag.rpartition(" ")[2]
-        told = {key.rpartition(" ")[2]: value for key, value in attributes.items()}
+        values = {key.rpartition(" ")[2]: value for key, value in attributes.items()}
         if len(self._open) > DEEPEST:
             raise expat.ExpatError("too deep")
         closing: Callable[[], None] | None = None
         if self._silent or name in DROPPED:
-            if name == "vanish" and told.get("val", "1") not in ("0", "false", "off"):
+            if name == "vanish" and values.get("val", "1") not in ("0", "false", "off"):
                 self._hide()
             self._silent += 1
             closing = self._speak
         elif name in NOT_READ:
             self.unread[NOT_READ[name]] = self.unread.get(NOT_READ[name], 0) + 1
         else:
-            closing = self._begin(name, told)
+            closing = self._begin(name, values)
         self._open.append((name, closing))
 
     def _end(self, tag: str) -> None:
@@ -207,9 +211,9 @@ class _Writer:
         if closing is not None:
             closing()
 
-    def _begin(self, name: str, told: Mapping[str, str]) -> Callable[[], None] | None:
+    def _begin(self, name: str, values: Mapping[str, str]) -> Callable[[], None] | None:
         if name == self._notes_of:
-            return self._begin_note(told)
+            return self._begin_note(values)
         if name == "txbxContent":
             self._out.append([])
             return self._end_box
@@ -225,18 +229,18 @@ class _Writer:
             self._say(CHARACTERS[name])
             return None
         if name in NOTES:
-            self._after.append(self._notes.get(NOTES[name], {}).get(told.get("id", ""), ""))
+            self._after.append(self._notes.get(NOTES[name], {}).get(values.get("id", ""), ""))
             return None
-        return self._begin_kept(name, told)
+        return self._begin_kept(name, values)
 
-    def _begin_kept(self, name: str, told: Mapping[str, str]) -> Callable[[], None] | None:
-        if name == "sym" and told.get("char"):
+    def _begin_kept(self, name: str, values: Mapping[str, str]) -> Callable[[], None] | None:
+        if name == "sym" and values.get("char"):
             # symbol fonts have their characters in the private area, above those that they stand for
-            code = int(told["char"], 16)
+            code = int(values["char"], 16)
             self._say(chr(code - 0xF000) if 0xF020 <= code <= 0xF0FF else chr(code) if code < 0xD800 else "")
             return None
         if name in ("pStyle", "outlineLvl"):
-            self._style(name, told.get("val", ""))
+            self._style(name, values.get("val", ""))
             return None
         if name not in KEPT or self._drawing:
             return None
@@ -244,7 +248,7 @@ class _Writer:
             self._paragraphs += 1
         if name == "r":
             self._hidden = False
-        value = f" w:val={quoteattr(told['val'])}" if name in ("ilvl", "numId") and "val" in told else ""
+        value = f" w:val={quoteattr(values['val'])}" if name in ("ilvl", "numId") and "val" in values else ""
         self._put(f"<w:{name}{value}>")
         return lambda: self._end_kept(name)
 
@@ -263,8 +267,8 @@ class _Writer:
         if level is not None and level < 10:
             self._put(f'<w:pStyle w:val="Heading{level}"/>')
 
-    def _begin_note(self, told: Mapping[str, str]) -> Callable[[], None]:
-        id, author = told.get("id", ""), told.get("author", "")
+    def _begin_note(self, values: Mapping[str, str]) -> Callable[[], None]:
+        id, author = values.get("id", ""), values.get("author", "")
         self._out.append([])
         if author:
             self._put(f"<w:p><w:r><w:t>Comment by {_shielded(author)}:</w:t></w:r></w:p>")

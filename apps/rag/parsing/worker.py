@@ -81,9 +81,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     tokenizer = Path(options["tokenizer"]) if options["tokenizer"] else None
     splitter = Splitter(options["tokens"], options["overlap"], tokenizer)
-    told = options["ocr"]
-    command = Path(told["command"]) if told["command"] else None
-    ocr = OcrOptions(command, told["languages"], told["reason"])
+    ocr_options = options["ocr"]
+    command = Path(ocr_options["command"]) if ocr_options["command"] else None
+    ocr = OcrOptions(command, ocr_options["languages"], ocr_options["reason"])
     _say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)
@@ -101,7 +101,7 @@ def _events(path: Path, name: str, splitter: Splitter, most_chars: int, ocr: Ocr
     except MemoryError:
         yield {"error": {"message": unreadable("It needs more memory than is allowed").message, "field": "file"}}
     except Exception as error:
-        # a parser says no in a hundred ways; the class of the error is what may be told
+        # a parser says no in a hundred ways; the class of the error is what may be shown
         reason = unreadable(f"It is damaged, or not what it says ({type(error).__name__})").message
         yield {"error": {"message": reason, "field": "file"}}
 
@@ -126,8 +126,8 @@ def _parsed(
             yield {"chunk": chunk.as_json()}
     if empty:
         raise unreadable(" ".join(["There is no text in it.", *reading.warnings]))
-    told = {"metadata": dict(reading.metadata), "warnings": reading.warnings}
-    yield {"done": {"kind": kind, "pages": pages, **told}}
+    read = {"metadata": dict(reading.metadata), "warnings": reading.warnings}
+    yield {"done": {"kind": kind, "pages": pages, **read}}
 
 
 def _say(event: dict[str, Any]) -> None:

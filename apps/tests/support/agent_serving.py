@@ -63,7 +63,7 @@ def build(
     load_gateway(gateway, configured, model, documents=written, agents=parts)
     cloud = build_cloud(configured, gateway) if configured.gateway_config else ScriptedModel(saying("from the cloud"))
     services = on_record(
-        configured, cloud, model, gateway, database=database, documents=written, agents=parts.agents, books=books
+        configured, cloud, model, gateway, database=database, documents=written, agents=parts.agents, bookkeepers=books
     )
     return create_app(configured, services)
 

@@ -140,8 +140,8 @@ class AllUsageQuery(UsageQuery):
     route: str | None = Field(None, max_length=100)
 
     def only(self) -> dict[str, str]:
-        asked = {"tenant": self.tenant, "key": self.key, "model": self.model, "route": self.route}
-        return {name: value for name, value in asked.items() if value is not None}
+        filters = {"tenant": self.tenant, "key": self.key, "model": self.model, "route": self.route}
+        return {name: value for name, value in filters.items() if value is not None}
 
 
 def usage_router(services: Services, settings: Settings, limits: RateLimits) -> APIRouter:
@@ -169,37 +169,37 @@ def admin_usage_router(services: Services, settings: Settings, limits: RateLimit
     return router
 
 
-async def _answer(request: Request, services: Services, query: UsageQuery, asked: UsageQuestion) -> Response:
+async def _answer(request: Request, services: Services, query: UsageQuery, question: UsageQuestion) -> Response:
     if services.database is None:
         raise ModelUnavailable("This service keeps no ledger")
-    report = await usage(services.database, asked)
+    report = await usage(services.database, question)
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
     if report.more:
-        following = request.url.include_query_params(offset=asked.offset + asked.limit)
+        following = request.url.include_query_params(offset=question.offset + question.limit)
         headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
     if query.format == "csv" or (query.format is None and "text/csv" in request.headers.get("accept", "")):
-        headers["Content-Disposition"] = f'attachment; filename="usage-{asked.first}-{asked.last}.csv"'
-        return Response(as_csv([*asked.group_by, *SUMS], report.rows), 200, headers, "text/csv; charset=utf-8")
-    return JSONResponse(_body(asked, report), 200, headers)
+        headers["Content-Disposition"] = f'attachment; filename="usage-{question.first}-{question.last}.csv"'
+        return Response(as_csv([*question.group_by, *SUMS], report.rows), 200, headers, "text/csv; charset=utf-8")
+    return JSONResponse(_body(question, report), 200, headers)
 
 
-def _body(asked: UsageQuestion, report: UsageReport) -> dict[str, Any]:
+def _body(question: UsageQuestion, report: UsageReport) -> dict[str, Any]:
     return {
         "object": "usage",
-        "from": asked.first,
-        "to": asked.last,
-        "group_by": list(asked.group_by),
+        "from": question.first,
+        "to": question.last,
+        "group_by": list(question.group_by),
         "data": list(report.rows),
         "total": report.total,
-        "next_offset": asked.offset + asked.limit if report.more else None,
+        "next_offset": question.offset + question.limit if report.more else None,
     }
 
 
 def _answers(groups: list[str]) -> Responses:
     values = {"day": "2026-11-25", "model": "gpt-4o-mini", "tenant": "key:3f9a1c20b7d4e658"}
     row = {**{name: values[name] for name in groups}, **EXAMPLE_SUMS}
-    asked = UsageQuestion("2026-11-01", "2026-11-30", groups)
-    example = _body(asked, UsageReport([row], EXAMPLE_SUMS, more=False))
+    question = UsageQuestion("2026-11-01", "2026-11-30", groups)
+    example = _body(question, UsageReport([row], EXAMPLE_SUMS, more=False))
     return {
         200: {
             "description": "Sums of the ledger, a moment old; `Link` leads to the next page",

@@ -79,8 +79,8 @@ def frame(what: Event, run: AgentRun, framing: Framing) -> bytes:
         case ToolCalled():
             return event_frame("tool_call", _call(what))
         case ToolReturned():
-            told = {"id": what.id, "tool": what.tool, "result": what.result, "failed": what.failed}
-            return event_frame("tool_result", told | {"seconds": round(what.seconds, 4)})
+            result = {"id": what.id, "tool": what.tool, "result": what.result, "failed": what.failed}
+            return event_frame("tool_result", result | {"seconds": round(what.seconds, 4)})
         case ApprovalRequired():
             return event_frame("approval_required", {"run": run.id, "calls": [_call(call) for call in what.calls]})
         case RunEnded():
@@ -139,10 +139,12 @@ async def run_answer(
     route: str,
     *,
     stream: bool,
-    asked: int = 0,
+    prompt_characters: int = 0,
 ) -> Response:
     """Run it; ``asked`` are the characters of the question. A client that leaves ends the run."""
-    events = metered_events(session, meter, new_record(agents, session, caller, route, asked, streamed=stream))
+    events = metered_events(
+        session, meter, new_record(agents, session, caller, route, prompt_characters, streamed=stream)
+    )
     if not stream:
         async with aclosing(events):
             await guarded(_last(events), request.receive, request.app.state.shutdown)
@@ -179,10 +181,10 @@ def run_headers(run: AgentRun) -> dict[str, str]:
 
 
 def new_record(
-    agents: Agents, session: RunSession, caller: Caller, route: str, asked: int, *, streamed: bool
+    agents: Agents, session: RunSession, caller: Caller, route: str, prompt_characters: int, *, streamed: bool
 ) -> CallRecord:
     """The record of a run that is about to begin, or to go on."""
-    name, prompt = session.run.agent, asked // CHARACTERS_PER_TOKEN
+    name, prompt = session.run.agent, prompt_characters // CHARACTERS_PER_TOKEN
     record = CallRecord(
         caller,
         route,

@@ -60,8 +60,8 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
     @router.get("/agents", responses=error_responses(*READ))
     async def agents(request: Request) -> AgentList:
         """The agents that the caller may ask, with their tools."""
-        asked, caller = agents_of(services), caller_of(request)
-        cards = [asked.card(name) for name in asked.names() if caller.may_use(AGENT_PREFIX + name)]
+        agents, caller = agents_of(services), caller_of(request)
+        cards = [agents.card(name) for name in agents.names() if caller.may_use(AGENT_PREFIX + name)]
         return AgentList(agents=[AgentAnswer(**shown_agent(card, settings.default_model)) for card in cards])
 
     @router.get("/agents/runs", responses=error_responses(*READ, InvalidValue))
@@ -98,8 +98,17 @@ def _add_running(router: APIRouter, services: Services, settings: Settings) -> N
         messages = body.conversation()
         agents = agents_of(services)
         session = agents.begin(name, caller, messages, body.overrides())
-        asked = sum(len(str(message.content)) for message in messages)
-        return await run_answer(request, agents, session, services.meter, caller, RUN_ROUTE, stream=stream, asked=asked)
+        prompt_characters = sum(len(str(message.content)) for message in messages)
+        return await run_answer(
+            request,
+            agents,
+            session,
+            services.meter,
+            caller,
+            RUN_ROUTE,
+            stream=stream,
+            prompt_characters=prompt_characters,
+        )
 
     run_agent.__annotations__["body"] = run_body(settings)
     responses = run_responses(*RUN)
@@ -117,7 +126,7 @@ def _add_deciding(router: APIRouter, services: Services) -> None:
 
     @router.post(DENY_ROUTE, response_model=RunAnswer, responses=run_responses(*DECIDE))
     async def deny(request: Request, id: str, reason: Reason = "", stream: Stream = False) -> Response:
-        """Go on without the calls that the run still waits with: the model is told that they were denied."""
+        """Go on without the calls that the run still waits with: the model reads that they were denied."""
         caller, agents = caller_of(request), agents_of(services)
         await _allowed_run(agents, id, caller)
         session = await agents.decide(id, caller, approved=False, reason=reason)

@@ -85,7 +85,7 @@ def _messages(body: Mapping[str, Any]) -> Iterator[Turn]:
         if not isinstance(content, str | list):
             raise InvalidType("Content must be a string or an array of blocks", field=f"{where}.content")
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        yield from _said(blocks, where) if role == "assistant" else _asked(blocks, where, role)
+        yield from _assistant_turns(blocks, where) if role == "assistant" else _user_turns(blocks, where, role)
 
 
 def _system(system: Any) -> str:
@@ -100,7 +100,7 @@ def _system(system: Any) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def _said(blocks: Sequence[Any], where: str) -> Iterator[Turn]:
+def _assistant_turns(blocks: Sequence[Any], where: str) -> Iterator[Turn]:
     """A turn of the assistant: its text and its calls in one message."""
     texts, calls = [], []
     for index, block in enumerate(blocks):
@@ -118,7 +118,7 @@ def _said(blocks: Sequence[Any], where: str) -> Iterator[Turn]:
     yield {**turn, "tool_calls": calls} if calls else turn
 
 
-def _asked(blocks: Sequence[Any], where: str, role: str) -> Iterator[Turn]:
+def _user_turns(blocks: Sequence[Any], where: str, role: str) -> Iterator[Turn]:
     """A turn of the user: the results of calls first, as messages of their own, then the rest in one."""
     parts: list[Turn] = []
     for index, block in enumerate(blocks):
@@ -130,10 +130,10 @@ def _asked(blocks: Sequence[Any], where: str, role: str) -> Iterator[Turn]:
         inner = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
         if not isinstance(inner, list):
             raise InvalidType("Content must be a string or an array of blocks", field=f"{at}.content")
-        told = [_part(one, f"{at}.content.{number}") for number, one in enumerate(inner)]
-        text = "\n".join(part["text"] for part in told if part["type"] == "text")
+        converted = [_part(one, f"{at}.content.{number}") for number, one in enumerate(inner)]
+        text = "\n".join(part["text"] for part in converted if part["type"] == "text")
         # chat has text only in a result; what else there is follows in the user's own message
-        parts += [part for part in told if part["type"] != "text"]
+        parts += [part for part in converted if part["type"] != "text"]
         yield {"role": "tool", "tool_call_id": _string(block, "tool_use_id", at), "content": text}
     if not parts:
         return
@@ -235,8 +235,8 @@ def _output(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": form["schema"]}}}
 
 
-def _check_context_management(asked: Any) -> None:
-    edits = asked.get("edits") if isinstance(asked, Mapping) else None
+def _check_context_management(management: Any) -> None:
+    edits = management.get("edits") if isinstance(management, Mapping) else None
     for edit in edits or []:
         kind = str(edit.get("type")) if isinstance(edit, Mapping) else ""
         if not kind.startswith(HARMLESS_EDITS):

@@ -39,12 +39,12 @@ async def count_tokens(services: Services, call: WireCall) -> Counted:
     if kind == "local" and isinstance(target.provider.chat, Writer):
         return Counted(await count_chat(target.provider.chat, chat_request(chat, call.caller)), estimated=False)
     if kind == "anthropic":
-        return await _asked(target, call)
+        return await _count_upstream(target, call)
     raw = json.dumps(chat, ensure_ascii=False).encode()
     return Counted(expected_use(call._replace(raw=raw)).prompt, estimated=True)
 
 
-async def _asked(target: Target, call: WireCall) -> Counted:
+async def _count_upstream(target: Target, call: WireCall) -> Counted:
     """What Anthropic counts. Raises what asking it raises."""
     reply = await target.provider.wire.open(call, target.config.model)
     tokens = json.loads(reply.body).get("input_tokens")

@@ -26,7 +26,7 @@ DELTAS = {"text": "text_delta", "thinking": "thinking_delta"}
 class MessageEvents:
     """One message. Feed it the chunks of a chat; a whole chat completion counts as one.
 
-    ``prompt_tokens`` are told at the start where they are known by then; the end tells them in any case.
+    ``prompt_tokens`` are reported at the start where they are known by then, and at the end in any case.
     """
 
     def __init__(self, model: str, prompt_tokens: int = 0) -> None:
@@ -44,7 +44,7 @@ class MessageEvents:
 
     @property
     def finished(self) -> bool:
-        """Whether the chat has told why it ended."""
+        """Whether the chat has reported why it ended."""
         return self._finish is not None
 
     def start(self, first: Mapping[str, Any]) -> Iterator[Event]:
@@ -171,9 +171,9 @@ def _texts(content: Any) -> Iterator[tuple[str, str]]:
         kind = "thinking" if part.get("type") in ("thinking", "reasoning") else "text"
         text = part.get(kind) or part.get("text")
         for piece in text if isinstance(text, list) else [text]:
-            said = piece.get("text") if isinstance(piece, Mapping) else piece
-            if isinstance(said, str) and said:
-                yield kind, said
+            inner = piece.get("text") if isinstance(piece, Mapping) else piece
+            if isinstance(inner, str) and inner:
+                yield kind, inner
 
 
 def _usage(usage: Mapping[str, Any]) -> dict[str, int]:

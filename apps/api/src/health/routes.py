@@ -88,8 +88,8 @@ def ready_router(services: Services) -> APIRouter:
             return render(error, "/ready", beside=Ready(status="not_ready", models=models).model_dump())
         if configured and all(status in ("ready", "unknown") for status in configured):
             return JSONResponse(Ready(status="ready", models=models).model_dump())
-        told = [r.retry_after for r in (services.cloud.readiness(), services.local.readiness()) if r.retry_after]
-        error = ModelUnavailable(_what_is_missing(models), retry_after=min(told, default=5))
+        waits = [r.retry_after for r in (services.cloud.readiness(), services.local.readiness()) if r.retry_after]
+        error = ModelUnavailable(_what_is_missing(models), retry_after=min(waits, default=5))
         return render(error, "/ready", beside=Ready(status="not_ready", models=models).model_dump())
 
     return router

@@ -84,19 +84,19 @@ def _merge(shared: dict[str, Any], response: dict[str, Any]) -> None:
 def tell_summaries(page: dict[str, Any]) -> dict[str, Any]:
     """Have an operation's first sentence as its summary where that is only the name of a function."""
     for _, operation in operations(page):
-        said = _short(operation.get("description", ""))
-        if said and operation["summary"] == _of_function(operation):
-            operation["summary"] = said
+        summary = _short(operation.get("description", ""))
+        if summary and operation["summary"] == _of_function(operation):
+            operation["summary"] = summary
     return page
 
 
 def _short(description: str) -> str:
     """The first sentence; of a long one, what stands before its last colon, semicolon or comma in the bound."""
-    said = " ".join(description.split()).split(". ")[0].rstrip(".")
-    if len(said) <= LONGEST_SUMMARY:
-        return said
-    ends = [at for mark in ":;," if (at := said.rfind(f"{mark} ", 0, LONGEST_SUMMARY)) > 0]
-    return said[: max(ends, default=0)]
+    sentence = " ".join(description.split()).split(". ")[0].rstrip(".")
+    if len(sentence) <= LONGEST_SUMMARY:
+        return sentence
+    ends = [at for mark in ":;," if (at := sentence.rfind(f"{mark} ", 0, LONGEST_SUMMARY)) > 0]
+    return sentence[: max(ends, default=0)]
 
 
 def _of_function(operation: dict[str, Any]) -> str:

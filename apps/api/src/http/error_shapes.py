@@ -100,7 +100,7 @@ def anthropic_status(error: AppError) -> int:
 def anthropic_error(error: AppError) -> dict[str, Any]:
     """The body of an error on Anthropic's routes."""
     status = anthropic_status(error)
-    told = error.envelope()["error"] | {"status": status, "type": ANTHROPIC_TYPES.get(status, "api_error")}
+    envelope = error.envelope()["error"] | {"status": status, "type": ANTHROPIC_TYPES.get(status, "api_error")}
     if isinstance(error, UpstreamRejected):
-        told["message"] = error.rejection.message
-    return {"type": "error", "error": told}
+        envelope["message"] = error.rejection.message
+    return {"type": "error", "error": envelope}

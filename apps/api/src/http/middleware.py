@@ -2,7 +2,7 @@
 
 ``RequestScope``: a request's id, its time, its metrics, its line in the access log, and its end at shutdown.
 ``ClientAddress``: the socket's address, or what a trusted proxy says of it. uvicorn believes X-Forwarded-For from
-127.0.0.1 unless it is told otherwise, and it is told through the process's environment only. Where it was not, this
+127.0.0.1 unless the process's environment says otherwise. Where it was not, this
 layer takes that back, then trusts FORWARDED_ALLOW_IPS alone. ``BodyLimit``: the limit of a request's body, enforced
 while it is read and before anything else looks at it. ``CrashGuard``: a crash becomes the envelope here, inside the
 layers that add headers to every answer. ``HotPaths``: the gateway's own paths, found by a dictionary; what FastAPI's

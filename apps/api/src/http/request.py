@@ -54,9 +54,9 @@ def cache_control(request: Request) -> CacheControl:
     given, ttl = header(request.scope, b"cache-control"), header(request.scope, b"x-cache-ttl")
     if given is None and ttl is None:
         return DEFAULT_CACHE_CONTROL
-    said = {part.strip().lower() for part in (given or "").split(",")}
-    forbidden = "no-store" in said
-    return CacheControl(lookup=not forbidden and "no-cache" not in said, store=not forbidden, ttl=_seconds(ttl))
+    directives = {part.strip().lower() for part in (given or "").split(",")}
+    forbidden = "no-store" in directives
+    return CacheControl(lookup=not forbidden and "no-cache" not in directives, store=not forbidden, ttl=_seconds(ttl))
 
 
 def _seconds(value: str | None) -> int | None:

@@ -66,7 +66,7 @@ class Shutdown:
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in SIGNALS}
 
-        def heard(number: int, frame: FrameType | None) -> None:
+        def on_signal(number: int, frame: FrameType | None) -> None:
             handler = before[signal.Signals(number)]
             waits = self._announce > 0 and not self.draining
             loop.call_soon_threadsafe(self.begin)
@@ -78,7 +78,7 @@ class Shutdown:
                 handler(number, frame)
 
         for number in SIGNALS:
-            signal.signal(number, heard)
+            signal.signal(number, on_signal)
         try:
             yield
         finally:

@@ -1,6 +1,6 @@
 """Where the rate limits count: in this process alone, or in one Redis for all of them.
 
-A count is asked for and told in one step. What the limits are, and what is refused, is not known here.
+A call counts and reads the count in one step. What the limits are, and what is refused, is not known here.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from limits.storage import Storage
+from limits.storage import Storage, storage_from_string
 
 URI = "loop://"
 SWEEP_EVERY = 10_000
@@ -21,7 +21,7 @@ class WindowCounts(Storage):
     """``loop://`` of the engine's storage URIs.
 
     Windows are kept by a monotonic clock: one that is set back must not refuse callers until it is there again.
-    When a window ends is told by the wall's clock, as the engine's contract wants it.
+    When a window ends is given by the wall clock, as the engine's contract wants it.
     """
 
     STORAGE_SCHEME = ["loop"]  # noqa: RUF012 - the engine's registry declares it so
@@ -183,7 +183,7 @@ class SharedCounts:
 
     async def start(self) -> None:
         """Never waits for Redis, and never fails for want of one."""
-        from limits.storage import storage_from_string
+        # Redis's client, which a start without it does not need
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 

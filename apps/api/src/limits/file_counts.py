@@ -1,7 +1,7 @@
 """Counts in one SQLite file, for the processes of one machine that have no Redis: each hit is one short transaction.
 
 The file is for one life of the service: a machine that fails may lose it, and then windows begin anew. Its clock is the
-machine's steady one, which all processes share and nobody sets; it begins anew when the machine starts, and a window
+machine's steady one, which all processes share and none sets; it begins anew when the machine starts, and a window
 that ends later than a new one could is of the time before.
 """
 

@@ -1,4 +1,4 @@
-"""Rate limits a client address, and a key's own on top: requests, tokens, and what a caller is told of both.
+"""Rate limits a client address, and a key's own on top: requests, tokens, and the headers that report both.
 
 Requests are counted before the body is looked at, so that bad ones count too. ``RateLimit`` and ``RateLimit-Policy``,
 after the IETF's draft (httpapi-ratelimit-headers, 11), list all limits; ``X-RateLimit-*``, which more clients read,
@@ -98,11 +98,11 @@ def tell(error: AppError, standings: Sequence[Standing]) -> None:
     """Put them into an error's headers; what a limit further in has put there is kept, and listed behind these."""
     for raw_name, raw_value in headers(standings):
         name, value = raw_name.decode(), raw_value.decode()
-        told = error.headers.get(name)
-        if told is None:
+        inner = error.headers.get(name)
+        if inner is None:
             error.headers[name] = value
         elif name in LISTS:
-            error.headers[name] = f"{value}, {told}"
+            error.headers[name] = f"{value}, {inner}"
 
 
 def too_many(over: Standing, standings: Sequence[Standing], **details: object) -> AppError:

@@ -1,7 +1,7 @@
 """The MCP server's route: streamable HTTP without sessions, behind the same layers as every other route.
 
 Calls are cancelled by `notifications/cancelled`, which older revisions send as a request of its own. The server keeps
-no sessions: what `initialize` hands out is a name that nobody guesses, under which a client's calls are found while
+no sessions: what `initialize` hands out is a name that cannot be guessed, under which a client's calls are found while
 they run. A client of the current revision closes its request in place of all this.
 
 Source: MCP specification 2025-06-18, utilities/cancellation and transports (streamable HTTP).
@@ -33,6 +33,8 @@ from apps.core.settings import Settings
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+    from apps.agents.mcp_server import ProtocolServer
 
 SESSION_HEADER = "mcp-session-id"
 SESSION = re.compile(r"[\x21-\x7e]{1,128}")
@@ -71,7 +73,7 @@ class RunningCalls:
             self._stopped.discard(task)
 
     def stop(self, key: Key) -> None:
-        """Stop the call of ``key``; one that is unknown or has ended is none of anybody's business any more."""
+        """Stop the call of ``key``; one that is unknown or has ended is passed over."""
         task = self._running.get(key)
         if task is not None and task not in self._stopped:
             self._stopped.add(task)
@@ -92,7 +94,7 @@ def read_message(body: bytes) -> dict[str, Any]:
 
 
 def call_key(caller: Caller, session: str | None, id: Any) -> Key | None:
-    """None without a session or a proper id: such a call cannot be told from others."""
+    """None without a session or a proper id: such a call cannot be distinguished from others."""
     if session is None or not SESSION.fullmatch(session) or isinstance(id, bool) or not isinstance(id, str | int):
         return None
     return caller.key_id, session, json.dumps(id)
@@ -141,20 +143,17 @@ class McpEndpoint:
         self, ready: "asyncio.Future[tuple[StreamableHTTPSessionManager, StreamableHTTPSessionManager]]"
     ) -> None:
         """Keep the package's tasks in one of ours: they have to end where they began."""
-        await import_aside(import_mcp_server)
-        from apps.agents.mcp_server import ProtocolServer
-
-        server = ProtocolServer(self._served)
+        server = (await import_aside(load_protocol_server))(self._served)
         whole, streamed = server.manager(streamed=False), server.manager(streamed=True)
         async with whole.run(), streamed.run():
             ready.set_result((whole, streamed))
             await self._closing.wait()
 
 
-def import_mcp_server() -> None:
-    import apps.agents.mcp_server as server
+def load_protocol_server() -> "type[ProtocolServer]":
+    from apps.agents.mcp_server import ProtocolServer
 
-    del server
+    return ProtocolServer
 
 
 def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) -> APIRouter:

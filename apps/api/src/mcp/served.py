@@ -112,8 +112,8 @@ class ServedTools:
         chat = body.to_chat(caller_of(request))
         async with aclosing(model.stream(replace(chat, record=model.new_record(chat, ROUTE)))) as deltas:
             whole = await collect(_reported(deltas, progress))
-        told = {"response": whole.text, "model": whole.model, "usage": usage_json(whole.usage)}
-        return ToolAnswer(whole.text, told | {"finish_reason": whole.finish_reason})
+        structured = {"response": whole.text, "model": whole.model, "usage": usage_json(whole.usage)}
+        return ToolAnswer(whole.text, structured | {"finish_reason": whole.finish_reason})
 
     async def _search(self, scope: Scope, arguments: Arguments, progress: Progress) -> ToolAnswer:
         request, body = Request(scope), _checked(SearchBody, arguments)
@@ -243,22 +243,25 @@ class ServedDocuments:
             return ReadResource(TEXT, (await library.text(tenant, place.collection, document)).text)
         collection = await library.collection(tenant, place.collection)
         documents = await library.documents(tenant, place.collection, limit=PAGE)
-        told = {
+        content = {
             "collection": collection.name,
             "documents": collection.documents,
             "passages": collection.passages,
             "first": [{"uri": f"{_uri(place)}/documents/{one.id}", "name": one.name} for one in documents],
         }
-        return ReadResource(JSON, json.dumps(told, ensure_ascii=False))
+        return ReadResource(JSON, json.dumps(content, ensure_ascii=False))
 
     def prompts(self, caller: Caller) -> Sequence[ServedPrompt]:
         """What a user may start from; only what the caller's key can carry out."""
         prompts = []
         if self._library is not None and caller.may_call("/rag/collections"):
-            asked = {"collection": "The collection to search", "question": "The question"}
+            arguments = {"collection": "The collection to search", "question": "The question"}
             prompts.append(
                 ServedPrompt(
-                    "answer_from_documents", "Answer a question from a collection, with citations", asked, _answering
+                    "answer_from_documents",
+                    "Answer a question from a collection, with citations",
+                    arguments,
+                    _answering,
                 )
             )
         if caller.may_call("/generate") and caller.may_call("/local/generate"):

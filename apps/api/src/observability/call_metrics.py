@@ -158,7 +158,7 @@ class CallMetrics:
         batch.add()
 
     def _count(self, call: CallRecord, batch: _Batch) -> None:
-        key = (call.route, self._models.label(call.model or call.asked), self._providers.label(call.provider))
+        key = (call.route, self._models.label(call.model or call.requested_model), self._providers.label(call.provider))
         children = self._children.get(key)
         if children is None:
             children = self._children[key] = _Children(self._instruments(), *key)

@@ -114,14 +114,14 @@ class CallSpans:
         self._open: dict[str, _Open] = {}
 
     async def opening(self, call: CallRecord) -> None:
-        asked, operation = self._redact(call.asked[:LONGEST_NAME]), _operation(call)
+        requested, operation = self._redact(call.requested_model[:LONGEST_NAME]), _operation(call)
         attributes: dict[str, Any] = {"gen_ai.operation.name": operation, "gen_ai.request.stream": call.streamed}
-        if asked:
-            attributes["gen_ai.request.model"] = asked
+        if requested:
+            attributes["gen_ai.request.model"] = requested
         line = current_line.get()
         if self._prompts and line is not None and line.prompt is not None:
             attributes["gen_ai.input.messages"] = self._redact(line.prompt)
-        span = self._tracer.start_span(f"{operation} {asked}".rstrip(), kind=SpanKind.CLIENT, attributes=attributes)
+        span = self._tracer.start_span(f"{operation} {requested}".rstrip(), kind=SpanKind.CLIENT, attributes=attributes)
         before = otel_context.get_current()
         inside = trace.set_span_in_context(span)
         otel_context.attach(inside)
@@ -158,7 +158,7 @@ class CallSpans:
         labels = {
             "gen_ai.operation.name": _operation(call),
             "gen_ai.provider.name": self._providers.label(call.provider),
-            "gen_ai.request.model": self._models.label(call.asked),
+            "gen_ai.request.model": self._models.label(call.requested_model),
             "gen_ai.response.model": self._models.label(call.model),
         }
         failure = {"error.type": call.outcome} if call.outcome != "ok" else {}

@@ -50,7 +50,7 @@ class RequestLine:
     def call_fields(self) -> Iterator[tuple[str, str | int]]:
         """Of the request's calls for models: who answered last, all tokens, what the cache did, what went wrong."""
         last = self.calls[-1]
-        yield "model", last.model or last.asked
+        yield "model", last.model or last.requested_model
         if last.provider:
             yield "provider", last.provider
         if last.prompt_tokens is not None or last.completion_tokens is not None:
@@ -77,7 +77,7 @@ class CallsOnLine:
         """The line has the record itself, and is read when the request is over."""
 
 
-ASKED = ("messages", "prompt", "input")
+PARAMETERS = ("messages", "prompt", "input")
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +91,11 @@ def note_messages(request: Request, messages: Sequence[Message]) -> None:
 def note_body(request: Request, body: Mapping[str, Any]) -> None:
     """The same for a body of OpenAI's API."""
     if request.app.state.settings.log_prompts:
-        _note(next((body[name] for name in ASKED if name in body), None))
+        _note(next((body[name] for name in PARAMETERS if name in body), None))
 
 
-def _note(asked: Any) -> None:
-    text = json.dumps(asked, ensure_ascii=False, default=str)
+def _note(body: Any) -> None:
+    text = json.dumps(body, ensure_ascii=False, default=str)
     log.info("Prompt", extra={"prompt": text})
     line = current_line.get()
     if line is not None:

@@ -44,15 +44,15 @@ class Lines:
             delta = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
             thought = delta.get("reasoning_content") or delta.get("reasoning")
             text = _text(delta.get("content")) or _text(delta.get("refusal"))
-            said: dict[str, Any] = {"content": text}
+            message: dict[str, Any] = {"content": text}
             if isinstance(thought, str) and thought:
-                said["thinking"] = thought
+                message["thinking"] = thought
             for position, piece in enumerate(delta.get("tool_calls") or []):
                 self._collect(piece, position)
-            if text or "thinking" in said:
+            if text or "thinking" in message:
                 self._first = self._first or time.perf_counter()
                 logprobs = (choice.get("logprobs") or {}).get("content")
-                lines.append(self._line(said) | ({"logprobs": logprobs} if logprobs else {}))
+                lines.append(self._line(message) | ({"logprobs": logprobs} if logprobs else {}))
             self._finish = choice.get("finish_reason") or self._finish
         return lines
 
@@ -93,12 +93,12 @@ class Lines:
         """The answer to a call that asks nothing."""
         return self._line({"content": ""}) | {"done": True, "done_reason": reason}
 
-    def _line(self, said: dict[str, Any]) -> dict[str, Any]:
+    def _line(self, message: dict[str, Any]) -> dict[str, Any]:
         head = {"model": self._model, "created_at": now()}
         if self._chat:
-            return {**head, "message": {"role": "assistant", **said}, "done": False}
-        text = said.pop("content")
-        return {**head, "response": text, **said, "done": False}
+            return {**head, "message": {"role": "assistant", **message}, "done": False}
+        text = message.pop("content")
+        return {**head, "response": text, **message, "done": False}
 
     def _totals(self) -> dict[str, Any]:
         ended = time.perf_counter()
@@ -137,12 +137,12 @@ async def json_lines(frames: AsyncGenerator[bytes, None], lines: Lines) -> Async
     decoder = EventStreamDecoder()
     async with aclosing(frames):
         async for frame in frames:
-            said: list[dict[str, Any]] = []
+            ready: list[dict[str, Any]] = []
             for event in decoder.feed(frame):
                 if event.data and event.data != b"[DONE]":
-                    said += lines.feed(parsed(event.data))
-            if said:
-                yield b"".join(map(written, said))
+                    ready += lines.feed(parsed(event.data))
+            if ready:
+                yield b"".join(map(written, ready))
     if not lines.finished:
         raise UpstreamError("The model's answer was cut off before its end")
     yield b"".join(map(written, lines.end()))
@@ -187,6 +187,6 @@ ollama_status = openai_status
 
 def ollama_error(error: AppError) -> dict[str, Any]:
     """The body of an error on Ollama's routes."""
-    told = error.envelope()["error"] | {"status": openai_status(error)}
-    message = told.pop("message")
-    return {"error": error.rejection.message if isinstance(error, UpstreamRejected) else message, **told}
+    fields = error.envelope()["error"] | {"status": openai_status(error)}
+    message = fields.pop("message")
+    return {"error": error.rejection.message if isinstance(error, UpstreamRejected) else message, **fields}

@@ -63,7 +63,7 @@ def is_load(body: Mapping[str, Any], what: str) -> bool:
 
 
 def wants_stream(body: Mapping[str, Any]) -> bool:
-    """Streams are what Ollama answers with unless it is told otherwise."""
+    """Ollama streams by default."""
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidType("stream must be true or false", field="stream")
@@ -160,7 +160,7 @@ def _format(form: Any) -> Body:
 
 
 def _messages(messages: list[Any]) -> Iterator[Body]:
-    """Calls and their results have no ids at Ollama: they are told by name and order."""
+    """Calls and their results have no ids at Ollama: they are matched by name and order."""
     pending: deque[tuple[str, str]] = deque()
     for index, message in enumerate(messages):
         where = f"messages.{index}"

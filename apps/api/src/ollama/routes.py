@@ -114,8 +114,8 @@ class ModelCards:
     @staticmethod
     def _family(targets: Sequence[Target]) -> str:
         provider = targets[0].provider
-        told = provider.chat.readiness().details.get("architecture")
-        return str(told) if told else provider.name
+        architecture = provider.chat.readiness().details.get("architecture")
+        return str(architecture) if architecture else provider.name
 
 
 # of Ollama's API that is spoken here; clients ask before they use what is newer
@@ -156,8 +156,8 @@ def ollama_router(services: Services, settings: Settings, limits: RateLimits) ->
     async def embeddings(request: Request) -> Response:
         """Ollama's older embeddings, of one prompt."""
         body = await _read(request)
-        asked = {**{name: value for name, value in body.items() if name != "prompt"}, "input": body.get("prompt")}
-        return await _embedded(request, services, asked, alone=True)
+        embedding = {**{name: value for name, value in body.items() if name != "prompt"}, "input": body.get("prompt")}
+        return await _embedded(request, services, embedding, alone=True)
 
     @router.post("/show")
     async def show(request: Request) -> Response:

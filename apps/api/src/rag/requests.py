@@ -163,19 +163,19 @@ def _files(form: FormData) -> list[Upload]:
         if name not in (FILES, METADATA):
             words = f"{name[:SHOWN_CHARACTERS]} is not known here: a form has {FILES}, and may have {METADATA}"
             raise InvalidValue(words, field=FILES, details={"known": [FILES, METADATA]})
-    told = form.get(METADATA)
-    if isinstance(told, UploadFile):
+    field = form.get(METADATA)
+    if isinstance(field, UploadFile):
         raise InvalidType("Metadata must be a field with JSON in it, not a file", field=METADATA)
-    metadata = {} if told is None else _metadata(told)
+    metadata = {} if field is None else _metadata(field)
     files = [part for part in form.getlist(FILES) if isinstance(part, UploadFile) and part.filename]
     if not files:
         raise MissingRequiredField("Files are required: parts of the form with a filename", field=FILES)
     return [Upload(file.filename or "", file.file, metadata) for file in files]
 
 
-def _metadata(told: str) -> Metadata:
+def _metadata(text: str) -> Metadata:
     try:
-        metadata: Metadata = parse_json(told.encode("utf-8", "surrogatepass"))
+        metadata: Metadata = parse_json(text.encode("utf-8", "surrogatepass"))
     except InvalidJson as error:
         raise InvalidJson("Metadata must be a JSON object", field=METADATA, details=error.details) from None
     return metadata

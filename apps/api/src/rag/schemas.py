@@ -308,7 +308,7 @@ async def _frames(states: AsyncGenerator[Job, None]) -> AsyncGenerator[bytes, No
 
 def _error_of(job: Job, shown: dict[str, object]) -> AppError:
     failed = next((file for file in job.files if file.error is not None), None)
-    told = dict(failed.error or {}) if failed is not None else {}
-    kind = next((kind for kind in error_classes() if kind.code == told.get("code")), InternalError)
+    fault = dict(failed.error or {}) if failed is not None else {}
+    kind = next((kind for kind in error_classes() if kind.code == fault.get("code")), InternalError)
     where = f"{failed.name}: " if failed is not None else ""
-    return kind(where + str(told.get("message", "The job failed")), field=told.get("field"), details={"job": shown})
+    return kind(where + str(fault.get("message", "The job failed")), field=fault.get("field"), details={"job": shown})

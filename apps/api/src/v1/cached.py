@@ -62,7 +62,7 @@ async def cached(
         execution.record,
         codec,
         execution.items,
-        lambda: execution.gateway.router.revision(execution.record.asked),
+        lambda: execution.gateway.router.revision(execution.record.requested_model),
         deadline,
     )
 
@@ -150,7 +150,7 @@ class Identity:
     """Whose call it is under which key (``name``), and what was asked; neither can be turned back into a secret."""
 
     name: bytes
-    asked: bytes
+    body_digest: bytes
 
 
 def identity(request: Request, call: WireCall) -> Identity | None:
@@ -173,9 +173,9 @@ def _caller(request: Request, call: WireCall) -> list[str]:
 class IdempotentRecording(FrameRecording):
     """The execution of a call under its key; ``asked`` is what was asked, ``begun`` a time of the recordings' clock."""
 
-    def __init__(self, record: CallRecord, asked: bytes, begun: float) -> None:
+    def __init__(self, record: CallRecord, body_digest: bytes, begun: float) -> None:
         super().__init__(record)
-        self.asked = asked
+        self.body_digest = body_digest
         self.begun = begun
 
 
@@ -209,10 +209,10 @@ class Recordings:
         self._forget_old()
         recording = self._kept.get(named.name)
         if recording is not None and not recording.given_up:
-            if recording.asked != named.asked:
+            if recording.body_digest != named.body_digest:
                 raise Conflict("This Idempotency-Key was used with another body", field="Idempotency-Key")
             return recording
-        recording = IdempotentRecording(record, named.asked, self._clock())
+        recording = IdempotentRecording(record, named.body_digest, self._clock())
         self._kept[named.name] = recording
         recording.begin(_fill(recording, execute), lambda ended: self._ended(named.name, ended))
         return recording

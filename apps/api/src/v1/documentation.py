@@ -228,8 +228,10 @@ LISTED = "Other fields that ask for something are refused by name"
 def _field_notes(who: str, ignored: Mapping[str, str], neutral: Mapping[str, tuple[Any, ...]]) -> str:
     """Which fields change nothing and why, and which may stand there with values that ask for nothing."""
     reasons = "; ".join(f"`{name}` ({why})" for name, why in sorted(ignored.items()))
-    values = {name: " or ".join(f"`{json.dumps(value)}`" for value in told) for name, told in sorted(neutral.items())}
-    allowed = "; ".join(f"`{name}`: {told}" for name, told in values.items())
+    values = {
+        name: " or ".join(f"`{json.dumps(value)}`" for value in choices) for name, choices in sorted(neutral.items())
+    }
+    allowed = "; ".join(f"`{name}`: {choices}" for name, choices in values.items())
     return f"{who} ignores: {reasons}. It takes these with values that ask for nothing: {allowed}. {LISTED}."
 
 

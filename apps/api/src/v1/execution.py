@@ -140,7 +140,7 @@ class Execution:
             usage = Usage(expected_use(self.call).prompt, self._pieces, estimated=True)
         if usage is not None and usage.cost is None:
             asks_others = bool(opened.target.provider.config.prefix)
-            price = self.gateway.dearest(record.asked, Needs()) if asks_others else opened.target.price
+            price = self.gateway.dearest(record.requested_model, Needs()) if asks_others else opened.target.price
             usage = priced(usage, price)
         record.usage = usage
 

@@ -113,14 +113,14 @@ class ModelDirectory:
 def _length(target: Target) -> int | None:
     """What a call may be long: of a model of this process by itself, of any other by the routing file."""
     details = target.provider.chat.readiness().details
-    told = details.get("context_length", details.get("longest_input"))
-    known = [length for length in (told, target.config.context) if isinstance(length, int)]
+    reported = details.get("context_length", details.get("longest_input"))
+    known = [length for length in (reported, target.config.context) if isinstance(length, int)]
     return min(known, default=None)
 
 
 def _dimensions(targets: Sequence[Target]) -> int | None:
-    told = targets[0].provider.chat.readiness().details.get("dimensions")
-    return told if isinstance(told, int) else None
+    dimensions = targets[0].provider.chat.readiness().details.get("dimensions")
+    return dimensions if isinstance(dimensions, int) else None
 
 
 def _status(target: Target) -> TargetStatus:
@@ -152,13 +152,13 @@ async def tokens_of(router: Router, call: WireCall) -> dict[str, Any]:
     strings, pieces = read_boolean(body, STRINGS), read_boolean(body, PIECES)
     tokens = await _tokens(chat, body, given[0], call)
     shown = await chat.pieces(tokens) if tokens and (strings or pieces) else []
-    told: list[Any] = list(tokens)
+    listed: list[Any] = list(tokens)
     if pieces:
-        told = [{"id": token, "piece": piece} for token, piece in zip(tokens, shown, strict=True)]
+        listed = [{"id": token, "piece": piece} for token, piece in zip(tokens, shown, strict=True)]
     return {
         "count": len(tokens),
         "max_model_len": longest,
-        "tokens": told,
+        "tokens": listed,
         "token_strs": shown if strings else None,
     }
 

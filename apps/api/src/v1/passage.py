@@ -178,23 +178,23 @@ class _Passing:
                 self.upload.read.set()
             self.status, self.headers = reply.status, raw(reply.headers)
             metered.first_token()
-            tail, said = b"", False
+            tail, has_content = b"", False
             try:
                 async for chunk in reply.chunks():
-                    tail, said = (tail + chunk)[-TAIL_BYTES:], True
+                    tail, has_content = (tail + chunk)[-TAIL_BYTES:], True
                     yield chunk
                 self._settle(tail)
             finally:
                 reply.close()
-        if not said:
+        if not has_content:
             yield b""
 
     def _settle(self, tail: bytes) -> None:
         """Note the usage that the answer tells; where it tells none, the estimate stands for it."""
         if not self.upload.costs:
             return
-        told = usage_in(tail) if "json" in dict(self.headers).get(b"content-type", b"").decode("latin-1") else None
-        self.record.usage = priced(told or Usage(self.upload.tokens, 0, estimated=True), self.price)
+        usage = usage_in(tail) if "json" in dict(self.headers).get(b"content-type", b"").decode("latin-1") else None
+        self.record.usage = priced(usage or Usage(self.upload.tokens, 0, estimated=True), self.price)
 
 
 class PassedResponse(StreamedResponse):

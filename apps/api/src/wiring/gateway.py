@@ -251,8 +251,8 @@ def _replicas(
     variable = config.api_key_env or SECRET_VARIABLE
     secret = settings.fleet_secret if variable == SECRET_VARIABLE else _key(variable, settings)
     timeouts = config.timeouts if "timeouts" in config.model_fields_set else PATIENT
-    asked = config.model_copy(update={"api_key_env": variable, "timeouts": timeouts})
-    target = ReplicaTarget(ReplicaSet(asked, secret.get_secret_value(), trace))
+    member = config.model_copy(update={"api_key_env": variable, "timeouts": timeouts})
+    target = ReplicaTarget(ReplicaSet(member, secret.get_secret_value(), trace))
     chat = ReplicaModel(target)
     return Provider(name, config, _with_messages(target, config, chat), chat, admission)
 

@@ -197,7 +197,7 @@ def on_record(
     documents: Documents | None = None,
     agents: Agents | None = None,
     *,
-    books: Sequence[Bookkeeper] = (),
+    bookkeepers: Sequence[Bookkeeper] = (),
     observed: Sequence[Observed] = (),
     connections: Connections | None = None,
 ) -> Services:
@@ -220,7 +220,7 @@ def on_record(
     )
     metrics = Metrics(models, providers, parts, VERSION)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
-    meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.books(), *books))
+    meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.bookkeepers(), *bookkeepers))
     keys = (
         None
         if database is None

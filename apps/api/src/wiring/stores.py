@@ -179,10 +179,10 @@ class Accounts:
     budgets: Budgets | None = None
     retention: Retention | None = None
 
-    def books(self) -> list[Bookkeeper]:
+    def bookkeepers(self) -> list[Bookkeeper]:
         """The ledger first, so that it has what the others refuse; budgets last, so that those reserve nothing."""
-        books: list[Bookkeeper | None] = [self.ledger, TokenLimits(self.limits.counts), self.budgets]
-        return [book for book in books if book is not None]
+        bookkeepers: list[Bookkeeper | None] = [self.ledger, TokenLimits(self.limits.counts), self.budgets]
+        return [book for book in bookkeepers if book is not None]
 
     async def start(self) -> None:
         await self.limits.counts.start()

@@ -62,7 +62,7 @@ def test_a_run_as_json_with_its_steps_usage_and_record(http: httpx2.Client) -> N
     }
     assert kept == run
     (record,) = book.closed
-    assert (record.route, record.asked, record.model) == ("/agents/{name}/run", "agent/calc", "scripted")
+    assert (record.route, record.requested_model, record.model) == ("/agents/{name}/run", "agent/calc", "scripted")
     assert (record.prompt_tokens, record.completion_tokens, record.cost, record.outcome) == (10, 5, 0.25, "ok")
 
 

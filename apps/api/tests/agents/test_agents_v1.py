@@ -38,7 +38,9 @@ def test_the_official_client_asks_an_agent_as_a_model() -> None:
     assert text == "It is 7006652."
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 15
-    assert [(record.asked, record.cost, record.outcome) for record in book.closed] == [("agent/calc", 0.25, "ok")] * 2
+    assert [(record.requested_model, record.cost, record.outcome) for record in book.closed] == [
+        ("agent/calc", 0.25, "ok")
+    ] * 2
 
 
 def test_unknown_agents_tools_of_ones_own_and_approvals_are_refused() -> None:

@@ -51,7 +51,7 @@ async def test_a_real_client_lists_and_calls_the_tools(mode: str) -> None:
     assert text_of(wrong) == "INVALID_VALUE: Temperature must be between 0 and 2"
     assert wrong.structured_content["error"]["field"] == "temperature"
     assert unknown.is_error
-    assert [(r.route, r.asked, r.cost) for r in book.closed if r.asked.startswith("agent/")] == [
+    assert [(r.route, r.requested_model, r.cost) for r in book.closed if r.requested_model.startswith("agent/")] == [
         ("/mcp", "agent/calc-1", 0.25)
     ]
     assert {record.route for record in book.closed} == {"/mcp"}

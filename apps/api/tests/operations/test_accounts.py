@@ -22,7 +22,7 @@ async def test_what_was_written_is_counted(tmp_path: Path) -> None:
     accounts = build_accounts(settings(), database)
     await database.start()
     await accounts.start()
-    for book in accounts.books():
+    for book in accounts.bookkeepers():
         book.closing(CallRecord(Caller("t", "k"), "/generate", "m"))
     assert numbers(accounts)["genai_ledger_waiting"] == 1
     await accounts.aclose()
@@ -50,7 +50,7 @@ async def test_old_rows_become_sums_where_the_settings_say_so(tmp_path: Path) ->
                 await asyncio.sleep(0.05)
         if not days:
             record = CallRecord(Caller("t", "k"), "/generate", "m", begun_at=time.time() - 2 * 86_400)
-            for book in accounts.books():
+            for book in accounts.bookkeepers():
                 book.closing(record)
         await accounts.aclose()
         await database.aclose()

@@ -4,14 +4,14 @@ import ctypes
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from apps.core.process import Precision, available_cpus, choose_precision, importing
+from apps.core.process import Precision, available_cpus, choose_precision, import_once
 from apps.local.engine.batching.drafting import DraftModel
 from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
 from apps.local.engine.batching.prefix_cache import PrefixStore
@@ -19,12 +19,14 @@ from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import LARGEST, Step
-from apps.local.engine.batching.torch_step import TorchStep
 from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
 from apps.local.engine.kernel.library import load_library
 from apps.local.engine.kernel.native_step import NativeStep, cache_bytes, cache_type_of
 from apps.local.engine.port import NoKernel, UnsupportedModel, UnusableDraft
 from apps.local.tokenizer import HubTokenizer
+
+if TYPE_CHECKING:
+    from apps.local.engine.batching.torch_step import TorchStep
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +105,12 @@ def open_engine(
             raise UnsupportedModel(f"the kernels cannot be had ({missing}), and torch is not installed") from error
         kernels_reason = "the project's kernels cannot be had"
         log.warning("The project's own kernels cannot serve: %s. torch's kernels serve instead, slower", missing)
-        chosen, reason = _without_kernels(precision, shape)
+        torch_step, multiplies_bf16 = import_once(load_torch_step)
+        chosen, reason = _without_kernels(precision, shape, native_bf16=multiplies_bf16())
         a_token = cache_bytes(shape, "float32")
         memory = plan_memory(shape, a_token, slots, free_bytes(), options.cache_bytes, whole=True)
         threads = available_cpus()
-        step = TorchStep(folder, shape, chosen, memory.context_length, threads, LARGEST + slots)
+        step = torch_step(folder, shape, chosen, memory.context_length, threads, LARGEST + slots)
     else:
         cache_type = cache_type_of(chosen, options.kv)
         memory = plan_memory(shape, cache_bytes(shape, cache_type), slots, free_bytes(), options.cache_bytes)
@@ -227,16 +230,18 @@ def open_step(
     )
 
 
-def _without_kernels(asked: Precision, shape: Shape) -> tuple[str, str]:
-    with importing():
-        import torch
+def _without_kernels(requested: Precision, shape: Shape, *, native_bf16: bool) -> tuple[str, str]:
+    if requested == "bf16" or requested == "fp32":
+        chosen = choose_precision(requested, shape.parameters, native_bf16=native_bf16)
+        return chosen.precision, chosen.reason
+    chosen = choose_precision("auto", shape.parameters, native_bf16=native_bf16)
+    return chosen.precision, f"LOCAL_PRECISION={requested} without the project's kernels; {chosen.reason}"
 
-    native_bf16 = torch.cpu._is_avx512_bf16_supported()
-    if asked == "bf16" or asked == "fp32":
-        choice = choose_precision(asked, shape.parameters, native_bf16=native_bf16)
-        return choice.precision, choice.reason
-    choice = choose_precision("auto", shape.parameters, native_bf16=native_bf16)
-    return choice.precision, f"LOCAL_PRECISION={asked} without the project's kernels; {choice.reason}"
+
+def load_torch_step() -> "tuple[type[TorchStep], Callable[[], bool]]":
+    from apps.local.engine.batching.torch_step import TorchStep, multiplies_bf16
+
+    return TorchStep, multiplies_bf16
 
 
 def plan_memory(

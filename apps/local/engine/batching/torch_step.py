@@ -1,5 +1,5 @@
 """Step on torch's own kernels, in float32 or bfloat16: where the project's kernels cannot be had (ARM, Windows, an
-old CPU, no compiler). The same batching, several times slower.
+old CPU, no compiler). The same batching, several times slower. Imported where it serves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from apps.core.messages import JsonObject
-from apps.core.process import importing
 from apps.local.engine.batching.shape import Shape, rope_table
 from apps.local.engine.batching.step import WholeSequences
 from apps.local.engine.batching.weights import EMBEDDING, Tensors, checkpoint_files
@@ -24,11 +24,7 @@ class TorchStep(WholeSequences):
     def __init__(
         self, folder: Path, shape: Shape, precision: str, context_length: int, threads: int, max_rows: int
     ) -> None:
-        with importing():
-            import torch
-
         self.max_rows = max_rows
-        self._torch = torch
         self._shape = shape
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._context = context_length
@@ -42,20 +38,19 @@ class TorchStep(WholeSequences):
         """[keys and values, layers, kv heads, context, head_dim]"""
         shape = self._shape
         size = (2, shape.layers, shape.kv_heads, self._context, shape.head_dim)
-        return self._torch.empty(size, dtype=self._dtype)
+        return torch.empty(size, dtype=self._dtype)
 
     def copy_prefix(self, source: Any, target: Any, tokens: int) -> None:
         target[:, :, :, :tokens] = source[:, :, :, :tokens]
 
     def read_block(self, cache: Any, start: int, stop: int) -> bytes:
-        return bytes(cache[:, :, :, start:stop].contiguous().view(self._torch.uint8).numpy().data.cast("B"))
+        return bytes(cache[:, :, :, start:stop].contiguous().view(torch.uint8).numpy().data.cast("B"))
 
     def write_block(self, cache: Any, start: int, stop: int, values: Any) -> None:
         target = cache[:, :, :, start:stop]
-        target.copy_(self._torch.frombuffer(bytearray(values), dtype=self._dtype).reshape(target.shape))
+        target.copy_(torch.frombuffer(bytearray(values), dtype=self._dtype).reshape(target.shape))
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
-        torch = self._torch
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         runs = list(_runs(positions, caches))
@@ -79,7 +74,7 @@ class TorchStep(WholeSequences):
         self._weights = {}
 
     def _layer(self, layer: int, x: Any, angles: Any, runs: list[tuple[int, int, int, Any]]) -> Any:
-        functional = self._torch.nn.functional
+        functional = torch.nn.functional
         at = f"model.layers.{layer}."
         x = x + self._attention(layer, self._norm(x, f"{at}input_layernorm"), angles, runs)
         h = self._norm(x, f"{at}post_attention_layernorm")
@@ -87,13 +82,13 @@ class TorchStep(WholeSequences):
         return x + self._linear(functional.silu(gate) * up, f"{at}mlp.down_proj")
 
     def _attention(self, layer: int, h: Any, angles: Any, runs: list[tuple[int, int, int, Any]]) -> Any:
-        torch, shape = self._torch, self._shape
+        shape = self._shape
         at = f"model.layers.{layer}.self_attn."
         q = self._linear(h, f"{at}q_proj").view(-1, shape.heads, shape.head_dim)
         k, v = (self._linear(h, f"{at}{name}_proj").view(-1, shape.kv_heads, shape.head_dim) for name in "kv")
         if shape.head_norms:
             q, k = self._norm(q, f"{at}q_norm"), self._norm(k, f"{at}k_norm")
-        q, k = _rotated(torch, q, angles), _rotated(torch, k, angles)
+        q, k = _rotated(q, angles), _rotated(k, angles)
         attended = torch.empty_like(q)
         for begin, end, position, cache in runs:
             last = position + end - begin
@@ -116,13 +111,13 @@ class TorchStep(WholeSequences):
         return self._linear(attended.flatten(1), f"{at}o_proj")
 
     def _linear(self, x: Any, name: str) -> Any:
-        return self._torch.nn.functional.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
+        return torch.nn.functional.linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
 
     def _norm(self, x: Any, name: str) -> Any:
         weight = self._weights[f"{name}.weight"]
         # the mean of squares in float32, whatever the activations are, as transformers does
         wide = x.float()
-        wide = wide * self._torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._shape.norm_eps)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self._shape.norm_eps)
         return weight * wide.to(self._dtype)
 
     def _load(self, folder: Path) -> dict[str, Any]:
@@ -130,12 +125,12 @@ class TorchStep(WholeSequences):
         weights = {}
         for name in tensors.names:
             # a copy: torch wants values that can be written
-            weights[name] = self._torch.from_numpy(np.array(tensors.floats(name), np.float32)).to(self._dtype)
+            weights[name] = torch.from_numpy(np.array(tensors.floats(name), np.float32)).to(self._dtype)
             tensors.forget_pages()
         return weights
 
 
-def _rotated(torch: Any, x: Any, angles: Any) -> Any:
+def _rotated(x: Any, angles: Any) -> Any:
     low, high = x.chunk(2, dim=-1)
     return x * angles[0] + torch.cat([-high, low], dim=-1) * angles[1]
 
@@ -147,3 +142,8 @@ def _runs(positions: Sequence[int], caches: Sequence[Any]) -> Iterator[tuple[int
         if end == len(positions) or caches[end] is not caches[begin]:
             yield begin, end, positions[begin], caches[begin]
             begin = end
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself."""
+    return bool(torch.cpu._is_avx512_bf16_supported())

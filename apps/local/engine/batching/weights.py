@@ -8,7 +8,7 @@ tensors become which linear layer, and which numbers they are kept in.
 
 import json
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from apps.local.engine.batching.shape import Shape
 from apps.local.engine.kernel.library import BLOCK, TYPES, Kind, from_bf16
 from apps.local.engine.port import UnsupportedModel
-from apps.local.gguf import QUANTIZED, WEIGHTS, bytes_of_row, dequantized, read_gguf, source_rows_of
+from apps.local.gguf import QUANTIZED, WEIGHTS, GgufTensor, bytes_of_row, read_gguf
 
 GGUF = ".gguf"
 TENSOR_TYPES: Mapping[str, Any] = {
@@ -130,6 +130,46 @@ class Tensors:
             if tensor.rows_of_heads:
                 self._reordered[tensor.name] = source_rows_of(tensor)
         self._maps.append(memory)
+
+
+def dequantized(rows: Any, dtype: str) -> Any:
+    """float32 [rows, columns] of rows of bytes, uint8 [rows, bytes]."""
+    return GGUF_READERS[dtype](np.ascontiguousarray(rows))
+
+
+def source_rows_of(tensor: GgufTensor) -> Any:
+    """Where each of transformers' rows lies in the file: llama.cpp keeps the halves of rotary pairs side by side."""
+    rows = np.arange(tensor.shape[0])
+    if tensor.rows_of_heads:
+        rows = rows.reshape(tensor.rows_of_heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    return rows
+
+
+def _floats(rows: Any) -> Any:
+    return rows.view(np.float32)
+
+
+def _halves(rows: Any) -> Any:
+    return rows.view(np.float16).astype(np.float32)
+
+
+def _q8_0(rows: Any) -> Any:
+    """A block: a scale in float16, 32 values in int8."""
+    blocks = rows.reshape(-1, 34)
+    scale = blocks[:, :2].view(np.float16).astype(np.float32)
+    return (blocks[:, 2:].view(np.int8).astype(np.float32) * scale).reshape(len(rows), -1)
+
+
+def _q4_1(rows: Any) -> Any:
+    """A block: scale and least value in float16, 32 values of 4 bits; the first half of them in the low bits."""
+    blocks = rows.reshape(-1, 20)
+    scale, least = (blocks[:, at : at + 2].view(np.float16).astype(np.float32) for at in (0, 2))
+    packed = blocks[:, 4:]
+    values = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
+    return (values * scale + least).reshape(len(rows), -1)
+
+
+GGUF_READERS: Mapping[str, Callable[[Any], Any]] = {"F32": _floats, "F16": _halves, "Q4_1": _q4_1, "Q8_0": _q8_0}
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

@@ -74,10 +74,10 @@ def cpu_flags() -> frozenset[str]:
 
 def _apple_flags() -> frozenset[str]:
     def has(name: str) -> bool:
-        asked = subprocess.run(  # noqa: S603 - our own arguments
+        probe = subprocess.run(  # noqa: S603 - our own arguments
             ["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False, timeout=10
         )
-        return asked.stdout.strip() == "1"
+        return probe.stdout.strip() == "1"
 
     return frozenset(flag for flag, name in SYSCTL.items() if has(name))
 

@@ -27,7 +27,7 @@ def quantize(weights: Any, bits: Bits) -> tuple[Any, Any, Any]:
     """
     rows, columns = weights.shape
     groups = weights.reshape(rows, columns // GROUP, GROUP)
-    # -0 becomes 0: which of the two is the smallest is nobody's promise
+    # -0 becomes 0: which of the two is the smallest is not defined
     low, high = (edge + np.float32(0) for edge in (groups.min(axis=-1), groups.max(axis=-1)))
     if not (np.isfinite(low).all() and np.isfinite(high).all() and max(-low.min(), high.max()) < 65504):
         raise ValueError("a weight is not finite, or beyond float16's range")

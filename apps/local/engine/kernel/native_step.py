@@ -68,7 +68,7 @@ class BlockCache:
         self.table: Any = np.zeros(most_blocks, np.uint64)
 
 
-# how many whole sequences fit where nobody said how many tokens; memory is taken only as it is written
+# how many whole sequences fit where the number of tokens is not given; memory is taken only as it is written
 UNBOUNDED_SEQUENCES = 16
 # a cache's elements: the kernels' number, numpy's type, the bytes of a position's scale
 ELEMENTS = {"float32": (0, np.float32, 0), "float16": (1, np.float16, 0), "int8": (2, np.int8, 2)}

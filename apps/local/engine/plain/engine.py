@@ -23,7 +23,8 @@ from transformers.utils import logging as transformers_logging
 from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
-from apps.core.process import Choice, Precision, available_cpus, choose_precision
+from apps.core.process import ChosenPrecision, Precision, available_cpus, choose_precision
+from apps.local.checkpoint import CheckpointError
 from apps.local.engine.decoding import LogprobRecorder, OutputProcessor, Sampler
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
 from apps.local.engine.port import EngineOutput, Progress, Sampling
@@ -36,11 +37,11 @@ CONTEXT_WITHOUT_POSITIONS = 2048
 class PlainEngine:
     """Implements Engine. ``slots`` generations run at the same time; more wait for a thread."""
 
-    def __init__(self, model: Any, tokenizer: HubTokenizer, slots: int, choice: Choice) -> None:
+    def __init__(self, model: Any, tokenizer: HubTokenizer, slots: int, chosen: ChosenPrecision) -> None:
         self.context_length = _context_length(model.config)
         self._model = model
         self._tokenizer = tokenizer
-        self._choice = choice
+        self._chosen = chosen
         self._threads = available_cpus()
         # the number of threads is a property of the thread that calls torch
         self._pool = ThreadPoolExecutor(
@@ -91,8 +92,8 @@ class PlainEngine:
     def describe(self) -> JsonObject:
         return {
             "engine": "plain",
-            "precision": self._choice.precision,
-            "precision_reason": self._choice.reason,
+            "precision": self._chosen.precision,
+            "precision_reason": self._chosen.reason,
             "kernels": "transformers generate",
             "threads": self._threads,
             "weights_bytes": _weights_bytes(self._model),
@@ -221,7 +222,7 @@ def _weights_bytes(model: Any) -> int:
 log = logging.getLogger(__name__)
 
 
-class CheckpointBroken(Exception):
+class CheckpointBroken(CheckpointError):
     """The files are there but make no model; the message says what is wrong with them."""
 
 
@@ -229,10 +230,10 @@ def load_plain_engine(folder: Path, tokenizer: HubTokenizer, precision: Precisio
     """Raises CheckpointBroken; never runs code from the checkpoint and never reads pickled weights."""
     parameters = count_parameters(folder)
     transformers_logging.disable_progress_bar()
-    choice = choose_precision(precision, parameters, native_bf16=torch.cpu._is_avx512_bf16_supported())
-    if precision not in ("auto", choice.precision):
-        log.warning("%s", choice.reason)
-    dtype = torch.bfloat16 if choice.precision == "bf16" else torch.float32
+    chosen = choose_precision(precision, parameters, native_bf16=torch.cpu._is_avx512_bf16_supported())
+    if precision not in ("auto", chosen.precision):
+        log.warning("%s", chosen.reason)
+    dtype = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -251,7 +252,7 @@ def load_plain_engine(folder: Path, tokenizer: HubTokenizer, precision: Precisio
     _check_finite(folder, model)
     # a checkpoint's own sampling defaults must not mix with what a caller asks for
     model.generation_config = GenerationConfig()
-    return PlainEngine(model, tokenizer, slots, choice)
+    return PlainEngine(model, tokenizer, slots, chosen)
 
 
 def _check_finite(folder: Path, model: Any) -> None:

@@ -1,8 +1,9 @@
-"""How fast collections of documents are: `python -m eval.rag_speed [latency ROWS...] [ingestion PAGES]`.
+"""How fast collections of documents are: `python -m eval.rag_speed [latency ROWS...] [ingestion|parsing PAGES]`.
 
 Latency: collections of so many passages, with synthetic vectors in clusters and texts of words as frequent as words
 are; a fresh process asks, each question embedded by MiniLM. Ingestion: PDFs of the documentation that ships with
-Python, against the embedder's own speed on the same passages in the same run. One line of JSON a measurement.
+Python, against the embedder's own speed on the same passages in the same run; parsing: the process that reads them
+alone. One line of JSON a measurement.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from apps.rag.index.writing import ensure_text_index, tend
 from apps.rag.library import Library
 from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document, MetadataValue
-from eval.rag_speed_ingestion import measure_ingestion
+from eval.rag_speed_ingestion import measure_ingestion, measure_parsing
 
 WORDS = 30_000
 WORDS_A_PASSAGE = 120
@@ -179,6 +180,9 @@ def main(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["ask"]:
         figures = asyncio.run(ask(Path(arguments[1]), int(arguments[2]), float(arguments[3])))
         print(json.dumps(asdict(figures)))
+        return
+    if arguments[:1] == ["parsing"]:
+        print(json.dumps(asdict(asyncio.run(measure_parsing(int(arguments[1]))))), flush=True)
         return
     if arguments[:1] != ["ingestion"]:
         for rows in map(int, arguments[1:] or DEFAULT_ROWS):

@@ -1,15 +1,20 @@
 """How fast PDFs become passages, against the embedder's own batched speed on the same passages in the same run."""
 
+import resource
 import tempfile
 import time
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 from apps.local.encoders.embedder import MiniLM
 from apps.rag.library import Library
-from apps.rag.records import Upload
+from apps.rag.parsing.formats import sections_of
+from apps.rag.parsing.sandbox import Sandbox
+from apps.rag.parsing.sections import Reading
+from apps.rag.records import Limits, Upload
 from apps.tests.support.made_files import pdf
 
 LINES_A_PAGE = 38
@@ -29,6 +34,51 @@ class IngestionSpeed:
     passages_per_second: float
     embedder_passages_per_second: float
     share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParsingSpeed:
+    """Of the parsing process alone: bytes in, passages out. ``rss_mb`` is the most that it ever had.
+
+    ``read_pages_per_second`` is the parser's part of it; the rest is the splitter's, which counts tokens.
+    """
+
+    pages: int
+    passages: int
+    seconds: float
+    pages_per_second: float
+    read_pages_per_second: float
+    rss_mb: float
+
+
+async def measure_parsing(pages: int) -> ParsingSpeed:
+    """PDFs through the process that reads every file, its start left out."""
+    embedder, parsed = MiniLM(), list[dict[str, Any]]()
+    sandbox = Sandbox(Limits(), embedder.tokenizer_file)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / upload.name for upload in pdfs(pages)]
+        for path, upload in zip(files, pdfs(pages), strict=True):
+            path.write_bytes(upload.content)
+        await sandbox.parse(files[0], "warm.pdf", lambda event: None)
+        started = time.monotonic()
+        for path in files:
+            await sandbox.parse(path, path.name, parsed.append)
+        seconds = time.monotonic() - started
+        read = _read_pages_per_second(files)
+    await sandbox.aclose()
+    await embedder.aclose()
+    # of children that have ended: kilobytes on Linux
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    passages = sum("chunk" in event for event in parsed)
+    return ParsingSpeed(pages, passages, round(seconds, 2), round(pages / seconds, 1), read, round(peak / 1024, 1))
+
+
+def _read_pages_per_second(files: list[Path]) -> float:
+    pages, started = 0, time.monotonic()
+    for path in files:
+        with path.open("rb") as file:
+            pages += sum(1 for _ in sections_of(file, path.name, Reading())[1])
+    return round(pages / (time.monotonic() - started), 1)
 
 
 def pdfs(pages: int) -> list[Upload]:

@@ -120,6 +120,9 @@ def _refuse(works: list[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
 MOST_SECONDS = 0.9
 CLOSE_SECONDS = 2.0
 HELD_UP_SECONDS = 0.1
+TURNS = 40
+"""So many turns of the event loop a transaction takes at most: its steps, and those of the pool."""
+MOST_MORE_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -206,7 +209,11 @@ class Database:
         if engine is None:
             raise StoreUnavailable
         async with engine.connect() as connection:
-            connection = await connection.execution_options(write=write)
+            options: dict[str, Any] = {"write": write}
+            if not write and engine.dialect.name == "postgresql":
+                # its default lets each statement see what was committed before that statement
+                options["isolation_level"] = "REPEATABLE READ"
+            connection = await connection.execution_options(**options)
             async with connection.begin():
                 return await work(connection)
 
@@ -222,6 +229,9 @@ class Database:
             if not done and loop.time() > ends + HELD_UP_SECONDS:
                 # this process was held up (a large import, say), not the database: its answer may be there already
                 done, _ = await asyncio.wait({task}, timeout=within)
+            if not done and (more := TURNS * await _turn_seconds()) > HELD_UP_SECONDS:
+                # each step of a transaction comes back by a turn of this event loop, and many calls make turns long
+                done, _ = await asyncio.wait({task}, timeout=min(more, MOST_MORE_SECONDS))
         except asyncio.CancelledError:
             self._abandon(task)
             raise
@@ -302,6 +312,16 @@ class Database:
         await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         if not closing.done():
             self._abandon(closing)
+
+
+async def _turn_seconds() -> float:
+    """How long a turn of the event loop takes now: the longest of three."""
+    loop, longest = asyncio.get_running_loop(), 0.0
+    for _ in range(3):
+        began = loop.time()
+        await asyncio.sleep(0)
+        longest = max(longest, loop.time() - began)
+    return longest
 
 
 def with_statements(work: "Callable[[Statements], Awaitable[T]]") -> Work[T]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -181,6 +182,7 @@ class KeyRing:
         self._clock = clock
         # by a digest that lives and dies with this process, since the store's takes six times as long
         self._known: dict[bytes, StoredKey] = {}
+        self._finding: dict[bytes, asyncio.Task[StoredKey | None]] = {}
         self._pepper = secrets.token_bytes(32)
         self._state = KeysState(-1, exist=True)
         self._trusted_until = float("-inf")
@@ -225,13 +227,29 @@ class KeyRing:
     async def find(self, key: str) -> StoredKey | None:
         """The live key, if this is one. Raises StoreUnavailable."""
         await self._be_trusted()
+        digest = self._digest(key)
+        finding = self._finding.get(digest)
+        if finding is None:
+            # a hundred calls with one key that is not known yet are one question to the database
+            finding = self._finding[digest] = asyncio.create_task(self._find(key, digest))
+            finding.add_done_callback(partial(self._found, digest))
+        return await asyncio.shield(finding)
+
+    async def _find(self, key: str, digest: bytes) -> StoredKey | None:
         found, state = await self.store.find(key)
         self._learn(state)
         if found is not None and state == self._state:
             while len(self._known) >= self._most:
                 del self._known[next(iter(self._known))]
-            self._known[self._digest(key)] = found
+            self._known[digest] = found
         return found
+
+    def _found(self, digest: bytes, finding: "asyncio.Task[StoredKey | None]") -> None:
+        if self._finding.get(digest) is finding:
+            del self._finding[digest]
+        # where all that waited for it have left, nobody else takes its error
+        if not finding.cancelled():
+            finding.exception()
 
     def _digest(self, key: str) -> bytes:
         return blake2b(key.encode("utf-8", "surrogateescape"), key=self._pepper, digest_size=32).digest()
@@ -281,4 +299,6 @@ class KeyRing:
         """Forget everything where something has changed; what was asked earlier and came later changes nothing."""
         if state.number > self._state.number:
             self._known.clear()
+            # what was asked before the change answers those that asked before it
+            self._finding.clear()
             self._state = state

@@ -34,6 +34,17 @@ async def test_what_is_written_is_read(database: Database) -> None:
     assert await database.read(number) == 1
 
 
+async def test_what_is_read_together_is_of_one_moment(database: Database) -> None:
+    async def twice(connection: AsyncConnection) -> tuple[int, int]:
+        before = await number(connection)
+        await database.write(raise_by_one)
+        return before, await number(connection)
+
+    before, after = await database.read(twice)
+    assert before == after
+    assert await database.read(number) == before + 1
+
+
 async def test_what_fails_is_not_written(database: Database) -> None:
     async def fail(connection: AsyncConnection) -> None:
         await raise_by_one(connection)
@@ -77,6 +88,28 @@ async def test_what_takes_too_long_is_unavailable_in_time(tmp_path: Path) -> Non
     with pytest.raises(StoreUnavailable):
         await database.read(slow)
     assert await database.read(number) == 0
+    await database.aclose()
+
+
+async def test_a_busy_event_loop_is_not_taken_for_a_silent_database(tmp_path: Path) -> None:
+    database = Database("", tmp_path, seconds=0.05)
+    await database.start()
+    assert await database.ready(90)
+    turns = 0
+
+    async def other_calls() -> None:
+        nonlocal turns
+        while True:
+            time.sleep(0.01)  # noqa: ASYNC251 - the turns of a loop that serves many calls
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(other_calls())
+    try:
+        assert await database.read(number) == 0
+    finally:
+        busy.cancel()
+    assert turns > 1, "the answer came within the first turn, and shows nothing"
     await database.aclose()
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from apps.core.errors import NotFound, StoreUnavailable
 from apps.operations.database import Database
-from apps.operations.key_store import EVERY, TRUSTED_SECONDS, KeyRing, KeyStore, StoredKey
+from apps.operations.key_store import EVERY, TRUSTED_SECONDS, KeyRing, KeysState, KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
 from apps.operations.tables import key_changes
 from apps.tests.marks import learn
@@ -64,6 +64,46 @@ async def test_no_more_keys_are_known_than_the_bound(ring: KeyRing) -> None:
     for key in keys:
         await ring.find(key)
     assert [ring.known(key) is not None for key in keys] == [False, True, True]
+
+
+class CountingStore(KeyStore):
+    """Counts what it is asked."""
+
+    asked = 0
+
+    async def find(self, key: str) -> tuple[StoredKey | None, KeysState]:
+        self.asked += 1
+        return await super().find(key)
+
+
+async def test_many_calls_with_one_key_are_one_question(database: Database) -> None:
+    store = CountingStore(database, lambda: SECRET)
+    ring = KeyRing(store)
+    await ring.start()
+    assert await ring.ready(90)
+    _, key = await created(store, TERMS)
+    found = await asyncio.gather(*(ring.find(key) for _ in range(64)))
+    assert store.asked == 1
+    assert found[0] is not None and all(one is found[0] for one in found)
+    await ring.aclose()
+
+
+async def test_who_asks_after_a_change_gets_no_answer_of_before(ring: KeyRing) -> None:
+    stored, key = await created(ring.store, TERMS)
+    earlier = asyncio.create_task(ring.find(key))
+    await asyncio.sleep(0)
+    await ring.store.revoke(stored.id)
+    assert await ring.find(key) is None
+    await earlier
+    assert ring.known(key) is None
+
+
+async def test_a_caller_that_leaves_takes_no_answer_away_from_the_others(ring: KeyRing) -> None:
+    _, key = await created(ring.store, TERMS)
+    first, second = (asyncio.create_task(ring.find(key)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second is not None
 
 
 async def test_a_change_of_this_process_counts_at_once(ring: KeyRing) -> None:

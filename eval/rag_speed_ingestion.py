@@ -56,9 +56,10 @@ async def measure_parsing(pages: int) -> ParsingSpeed:
     embedder, parsed = MiniLM(), list[dict[str, Any]]()
     sandbox = Sandbox(Limits(), embedder.tokenizer_file)
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / upload.name for upload in pdfs(pages)]
-        for path, upload in zip(files, pdfs(pages), strict=True):
-            path.write_bytes(upload.content)
+        files: list[Path] = []
+        for name, content in pdfs(pages):
+            files.append(Path(folder) / name)
+            files[-1].write_bytes(content)
         await sandbox.parse(files[0], "warm.pdf", lambda event: None)
         started = time.monotonic()
         for path in files:
@@ -81,18 +82,22 @@ def _read_pages_per_second(files: list[Path]) -> float:
     return round(pages / (time.monotonic() - started), 1)
 
 
-def pdfs(pages: int) -> list[Upload]:
-    """Files of a hundred pages; no page is like another."""
+def pdfs(pages: int) -> list[tuple[str, bytes]]:
+    """Names and bytes of files of a hundred pages; no page is like another."""
     lines = [line.rstrip()[:95] for topic in topics.values() for line in topic.split("\n") if line.strip()]
     safe = [line.encode("ascii", "replace").decode().translate({40: "[", 41: "]", 92: "/"}) for line in lines]
-    uploads: list[Upload] = []
+    files: list[tuple[str, bytes]] = []
     for first in range(0, pages, PAGES_A_FILE):
         texts: list[str] = []
         for number in range(first, min(first + PAGES_A_FILE, pages)):
             start = number * LINES_A_PAGE % len(safe)
             texts.append("\n".join([f"Page {number}", *islice(safe + safe, start, start + LINES_A_PAGE)]))
-        uploads.append(Upload(f"{first:04}.pdf", pdf(texts)))
-    return uploads
+        files.append((f"{first:04}.pdf", pdf(texts)))
+    return files
+
+
+def uploads(pages: int) -> list[Upload]:
+    return [Upload(name, content) for name, content in pdfs(pages)]
 
 
 async def measure_ingestion(pages: int) -> IngestionSpeed:
@@ -102,11 +107,11 @@ async def measure_ingestion(pages: int) -> IngestionSpeed:
         await library.start()
         # the model is loaded and the parser's process is there, as in a server that has been running
         await _ingested(library, [Upload("warm.txt", b"warm")])
-        await _ingested(library, pdfs(PAGES_A_FILE))
+        await _ingested(library, uploads(PAGES_A_FILE))
         texts = await _texts(library)
         before = await _alone(embedder, texts)
         started = time.monotonic()
-        job_pages, passages = await _ingested(library, pdfs(pages + PAGES_A_FILE)[1:])
+        job_pages, passages = await _ingested(library, uploads(pages + PAGES_A_FILE)[1:])
         seconds = time.monotonic() - started
         # machines are not equally fast all the time
         alone = (before + await _alone(embedder, texts)) / 2

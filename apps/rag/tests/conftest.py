@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from apps.rag.index.database import missing_requirements
 from apps.rag.library import Library
@@ -33,9 +34,9 @@ async def library(tmp_path: Path) -> AsyncIterator[Library]:
     await made.aclose()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """A parsing process with the limits of a service."""
+    """A parsing process with the limits of a service, for a file whose tests share a loop."""
     made = Sandbox(Limits(), None)
     yield made
     await made.aclose()

@@ -11,7 +11,8 @@ from apps.tests.support import office_files as office
 from apps.tests.support.office_files import p, run
 from apps.tests.support.parsing import read, text_of
 
-pytestmark = pytest.mark.local
+# one loop for all, since all share one parsing process
+pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
 
 PLAIN = office.word(p(run("Employees get twenty five days of leave.")))
 MAIN = "application/vnd.ms-word.document.macroEnabled.main+xml"

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.records import Limits
 from apps.tests.support import made_files as made
 
-pytestmark = pytest.mark.local
+# one loop for all, since all share one parsing process
+pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
     made = Sandbox(Limits(chunk_tokens=40, chunk_overlap=0.3), None)
     yield made

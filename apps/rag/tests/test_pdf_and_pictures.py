@@ -12,7 +12,8 @@ from apps.rag.records import Limits
 from apps.tests.support import made_files as made
 from apps.tests.support.parsing import read, text_of
 
-pytestmark = pytest.mark.local
+# one loop for all, since all share one parsing process
+pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
 
 
 def form(value: str) -> bytes:

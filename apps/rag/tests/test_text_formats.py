@@ -8,7 +8,8 @@ import pytest
 from apps.rag.parsing.sandbox import Sandbox
 from apps.tests.support.parsing import read, text_of
 
-pytestmark = pytest.mark.local
+# one loop for all, since all share one parsing process
+pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest.mark.parametrize(

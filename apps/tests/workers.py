@@ -1,0 +1,141 @@
+"""Starts pytest-xdist's workers as forks of one process that has collected the tests.
+
+Each worker collects all tests by itself, and the imports of that take more than half a minute of a core. Here one
+process does it, and a worker that is forked from it finds every module in place: its own collection takes a tenth.
+A module that starts a thread while it is imported would make the forks unsafe: with one in the collection, after a
+failed collection and under coverage the workers start as pytest-xdist starts them, each anew.
+"""
+
+import gc
+import json
+import os
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from apps.tests.support.fork_server import FORKS
+
+LAUNCHER = Path(__file__).with_name("launch_worker.py")
+OF_LANCEDB = "LanceDBBackgroundEventLoop"
+"""It has nothing to do while tests are collected, and LanceDB starts another one in each fork."""
+# the last of each counts: in this process alone, without running anything
+COLLECT = ("-n0", "--collect-only", "-qq", "--no-header")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
+    """Start the process that collects, and have the workers launched from it."""
+    if not FORKS or len(specs) < 2 or any(not spec.popen or spec.python for spec in specs):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="workers-"))  # its mode lets nobody else in
+    address = folder / "launch"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(address))
+    listening.listen(len(specs))
+    lifeline, theirs = socket.socketpair()
+    arguments = [str(argument) for argument in config.invocation_params.args]
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(listening.fileno()), str(theirs.fileno()), json.dumps(arguments)],
+        cwd=config.invocation_params.dir,
+        env={**os.environ, "PYTHONPATH": str(config.rootpath)},
+        stdin=subprocess.DEVNULL,
+        pass_fds=[listening.fileno(), theirs.fileno()],
+    )
+    listening.close()
+    theirs.close()
+
+    def end() -> None:
+        lifeline.close()
+        process.wait()
+        shutil.rmtree(folder)
+
+    config.add_cleanup(end)
+    for spec in specs:
+        spec.python = shlex.join([sys.executable, "-I", "-S", str(LAUNCHER), str(address)])
+
+
+def _collect(arguments: Sequence[str]) -> str | None:
+    """Import all that a worker's collection imports; returns why no worker can be forked now, if so."""
+    outputs = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    gc.disable()  # nothing that is imported goes again
+    code = pytest.main([*arguments, *COLLECT])
+    gc.enable()
+    for number, output in enumerate(outputs, 1):
+        os.dup2(output, number)
+        os.close(output)
+    os.close(nowhere)
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return f"the collection ended with {code!r}"
+    names = {thread.name for thread in threading.enumerate()} - {threading.current_thread().name, OF_LANCEDB}
+    return f"the collection has started threads: {', '.join(sorted(names))}" if names else None
+
+
+def _serve(listening: socket.socket, lifeline: socket.socket, refusal: str | None) -> socket.socket | None:
+    """Fork a worker for each launcher until the lifeline ends; returns in each fork, with its launcher's connection."""
+    children: set[int] = set()
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    poll.register(lifeline, select.POLLIN)
+    while all(descriptor != lifeline.fileno() for descriptor, _ in poll.poll()):
+        connection, _ = listening.accept()
+        connection.sendall((refusal or "").encode() + b"\n")
+        if not refusal:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the thread, from Python and from LanceDB
+                child = os.fork()
+            if child == 0:
+                listening.close()
+                lifeline.close()
+                return connection
+            children.add(child)
+        connection.close()
+    for child in children:
+        # one that has ended stays a zombie until here, so that its number is no other process's
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return None
+
+
+def _become_worker(connection: socket.socket) -> None:
+    """Take the launcher's place: its files, a main module like its own, and what it was to run."""
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    # what multiprocessing looks at to start a process like this one: there is no program to import again
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    sys.argv = ["-c"]
+    # the source that execnet sends to any Python that it starts
+    exec(eval(sys.stdin.readline()), main.__dict__)  # noqa: S102, S307
+
+
+def main() -> None:
+    """The process that collects. Arguments: two descriptors, and pytest's arguments as JSON."""
+    listening, lifeline = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    refusal = _collect(json.loads(sys.argv[3]))
+    gc.collect()
+    gc.freeze()  # no collection of a worker looks at what all share, which would copy it
+    if (connection := _serve(listening, lifeline, refusal)) is not None:
+        # the launcher ends when this process does, which has the other end of this connection
+        _become_worker(connection)
+
+
+if __name__ == "__main__":
+    main()

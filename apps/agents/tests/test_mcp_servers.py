@@ -62,8 +62,8 @@ async def test_a_hung_call_ends_in_time_and_a_dead_server_is_started_anew(server
     sleep, die, add = [(await servers.tools("small", name))[0] for name in ("sleep", "die", "add")]
     started = time.perf_counter()
     with pytest.raises(ToolError, match="did not answer in 1 s"):
-        await sleep.invoke(CONTEXT, {"seconds": 30})
-    assert time.perf_counter() - started < 25
+        await sleep.invoke(CONTEXT, {"seconds": 600})
+    assert time.perf_counter() - started < 60
     with pytest.raises(ToolError):
         await die.invoke(CONTEXT, {})
     for _ in range(3):
@@ -93,10 +93,9 @@ async def test_a_server_that_is_not_there_is_a_clear_error_within_a_bound(config
         await servers.tools("gone", "*")
     assert time.perf_counter() - started < 60
     assert raised.value.details == {"mcp_server": "gone"}
-    again = time.perf_counter()
     results = await asyncio.gather(*(servers.tools("gone", "*") for _ in range(20)), return_exceptions=True)
     assert all(isinstance(result, ModelUnavailable) for result in results)
-    assert time.perf_counter() - again < 0.9
+    assert len({id(result) for result in results}) == 1, "one attempt failed for all of them"
     await servers.aclose()
 
 

@@ -282,4 +282,4 @@ def test_nothing_waits_longer_than_its_deadline() -> None:
     with pytest.raises(TimeoutError):
         _within(0.1, lambda: over.wait(60))
     over.set()
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60

@@ -143,5 +143,5 @@ def test_a_process_that_ends_while_it_loads_ends_cleanly_and_soon(packaged: Path
         asyncio.run(main())
     """)
     result, logged = run(code, packaged.parent)
-    assert isinstance(result["seconds"], float) and result["seconds"] < 30
+    assert isinstance(result["seconds"], float) and result["seconds"] < 60
     assert "Traceback" not in logged

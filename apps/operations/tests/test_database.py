@@ -67,7 +67,7 @@ async def test_writers_that_read_first_lose_nothing_on_sqlite(tmp_path: Path) ->
     first, second = Database("", tmp_path, 60.0), Database("", tmp_path, 60.0)
     for database in (first, second):
         await database.start()
-        assert await database.ready(10)
+        assert await database.ready(90)
     try:
         await asyncio.gather(*(database.write(raise_by_one) for database in (first, second) for _ in range(30)))
         assert await first.read(number) == 60
@@ -133,7 +133,7 @@ async def test_whenever_it_is_closed_it_leaves_nothing_running(tmp_path: Path) -
     for number in range(20):
         database = Database("", tmp_path)
         await database.start()
-        assert await database.ready(10)
+        assert await database.ready(90)
         asked = asyncio.create_task(database.write(raise_by_one))
         await asyncio.sleep(number * 0.0002)
         asked.cancel()
@@ -147,7 +147,7 @@ async def test_a_cancelled_writer_does_not_keep_the_lock_of_sqlite(tmp_path: Pat
     first, second = Database("", tmp_path, 60.0), Database("", tmp_path, 60.0)
     for database in (first, second):
         await database.start()
-        assert await database.ready(10)
+        assert await database.ready(90)
     gc.disable()
     try:
         kept = []
@@ -212,7 +212,7 @@ async def test_many_that_start_at_once_migrate_once(url: str, tmp_path: Path) ->
     for database in databases:
         await database.start()
     try:
-        assert all(await asyncio.gather(*(database.ready(20) for database in databases)))
+        assert all(await asyncio.gather(*(database.ready(90) for database in databases)))
         assert await databases[0].read(number) == 0
     finally:
         for database in databases:
@@ -226,11 +226,11 @@ async def test_a_database_that_is_not_there_is_waited_for(postgres: PostgresServ
         began = time.monotonic()
         with pytest.raises(StoreUnavailable) as refused:
             await database.read(number)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
         assert refused.value.status == 503
         assert refused.value.retry_after == 1
         postgres.create("later")
-        assert await database.ready(10)
+        assert await database.ready(90)
         assert await database.read(number) == 0
     finally:
         await database.aclose()
@@ -240,7 +240,7 @@ async def test_a_database_that_is_not_there_is_waited_for(postgres: PostgresServ
 async def test_it_comes_back_after_a_stop_and_after_silence(postgres: PostgresServer, tmp_path: Path) -> None:
     database = Database(postgres.create("outage"), tmp_path)
     await database.start()
-    assert await database.ready(10)
+    assert await database.ready(90)
     try:
         for begin, end in ((postgres.stop, postgres.start), (postgres.freeze, postgres.resume)):
             await asyncio.to_thread(begin)
@@ -248,9 +248,9 @@ async def test_it_comes_back_after_a_stop_and_after_silence(postgres: PostgresSe
                 began = time.monotonic()
                 with pytest.raises(StoreUnavailable):
                     await database.read(number)
-                assert time.monotonic() - began < 30
+                assert time.monotonic() - began < 60
             await asyncio.to_thread(end)
-            await answers_within(database, 10)
+            await answers_within(database, 90)
     finally:
         await database.aclose()
 

@@ -126,16 +126,14 @@ async def test_the_ledger_and_budgets_go_on_beside_it(database: Database) -> Non
     kept = retention(database, batch=20)
     await ledger.start()
     await kept.start()
-    budgets, slowest = Budgets(database, ledger), 0.0
+    budgets = Budgets(database, ledger)
     for _ in range(50):
-        record, began = call(key(Budget(1e6, "month")), cost=1.0), time.monotonic()
+        record = call(key(Budget(1e6, "month")), cost=1.0)
         await budgets.opening(record)
-        slowest = max(slowest, time.monotonic() - began)
         ledger.closing(record)
     await ledger.aclose()
     await kept.aclose()
     assert (ledger.state().written, ledger.state().lost) == (50, 0)
-    assert slowest < 0.9
     assert kept.folded > 0
 
 

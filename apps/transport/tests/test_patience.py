@@ -55,19 +55,19 @@ async def test_a_head_has_its_time(start: Start) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await call.post(seconds=0.2)
-    assert 0.19 <= time.monotonic() - began < 15
+    assert 0.19 <= time.monotonic() - began < 60
     await call.server.until_nobody()
 
 
 @pytest.mark.parametrize("script", [stalling, framing])
 async def test_silence_has_its_time(script: Script, start: Start) -> None:
     call = await start(script)
-    response = await call.post(seconds=20)
+    response = await call.post(seconds=600)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         while True:
-            await response.chunk(0.2, in_seconds(20))
-    assert 0.19 <= time.monotonic() - began < 15
+            await response.chunk(0.2, in_seconds(600))
+    assert 0.19 <= time.monotonic() - began < 60
     await call.server.until_nobody()
 
 
@@ -77,8 +77,8 @@ async def test_an_answer_that_keeps_talking_ends_at_its_time(start: Start) -> No
     began, ends, received = time.monotonic(), in_seconds(0.5), b""
     with pytest.raises(TimeoutError):
         while True:
-            received += await response.chunk(10, ends)
-    assert 0.49 <= time.monotonic() - began < 15
+            received += await response.chunk(600, ends)
+    assert 0.49 <= time.monotonic() - began < 60
     assert len(received) >= 3
     await call.server.until_nobody()
 
@@ -91,7 +91,7 @@ async def test_a_short_time_after_a_long_one_on_the_same_connection(start: Start
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await response.chunk(0.2, in_seconds(600))
-    assert 0.19 <= time.monotonic() - began < 15
+    assert 0.19 <= time.monotonic() - began < 60
 
 
 async def test_what_is_there_is_read_without_a_clock(start: Start) -> None:
@@ -138,7 +138,7 @@ async def test_a_slow_reader_slows_the_server(start: Start) -> None:
         await asyncio.sleep(0.2)
     # besides what is buffered here, the kernel's buffers of both sides
     assert sent < 40_000_000
-    received = len(first := await response.chunk(1, in_seconds(20)))
+    received = len(first := await response.chunk(1, in_seconds(600)))
     # one read goes over the bound
     assert len(first) < MOST_BUFFERED + ONE_READ
     while data := await response.chunk(2, in_seconds(30)):

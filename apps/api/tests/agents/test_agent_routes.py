@@ -36,7 +36,7 @@ def waiting(seen: dict[str, float]) -> AgentTool:
 
 
 def until(seen: dict[str, float], key: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 90
     while key not in seen:
         assert time.monotonic() < end
         time.sleep(0.01)

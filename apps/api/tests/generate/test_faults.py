@@ -24,7 +24,7 @@ def url(mock: MockUpstream) -> Iterator[str]:
         yield base
 
 
-DEADLINE = 3 * READ_TIMEOUT + 5
+DEADLINE = 60
 
 
 def check(error: dict[str, Any], fault: Fault) -> None:

@@ -53,14 +53,15 @@ def wait_for(service: Running, line: str, times: int = 1, seconds: float = 90) -
 
 @pytest.mark.long
 def test_two_processes_hold_one_limit_exactly(redis: RedisServer, tmp_path: Path, http: httpx2.Client) -> None:
-    limit = {**LIMIT, "RATE_LIMIT_HEALTH": "500/minute", "RATE_LIMIT_STORAGE": redis.url}
+    # an hour, and calls by their number: a busy machine may take its time for them
+    limit = {**LIMIT, "RATE_LIMIT_HEALTH": "500/hour", "RATE_LIMIT_STORAGE": redis.url}
     with running(tmp_path, "module", **limit) as one, running(tmp_path, "uvicorn", **limit) as two:
         for service in (one, two):  # another route's limit: its first call imports the client and connects
             http.post(f"{service.url}/generate", json={})
         first = [http.get(f"{service.url}/health") for service in (one, two, one)]
         assert [answer.headers["X-RateLimit-Remaining"] for answer in first] == ["499", "498", "497"]
         with ThreadPoolExecutor() as pool:
-            loads = [pool.submit(load, service.url, 20, 100) for service in (one, two) for _ in range(4)]
+            loads = [pool.submit(load, service.url, 600, 100) for service in (one, two) for _ in range(4)]
             statuses = [status for seen in loads for status, _ in seen.result()]
     assert statuses.count(200) + 3 == 500
     assert statuses.count(429) == len(statuses) - 497

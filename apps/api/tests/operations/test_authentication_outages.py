@@ -156,7 +156,7 @@ def test_a_service_that_starts_without_its_database_waits_for_it(
             assert http.get(f"{service.url}/v1/models", headers=bearer(key)).status_code == 503
             assert http.get(f"{service.url}/v1/models").status_code == 401
             postgres.start()
-            end = time.monotonic() + 10
+            end = time.monotonic() + 90
             while http.get(f"{service.url}/v1/models", headers=bearer(key)).status_code != 200:
                 assert time.monotonic() < end
     finally:

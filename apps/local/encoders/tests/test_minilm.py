@@ -192,7 +192,7 @@ async def test_the_event_loop_runs_on_while_it_computes_and_a_cancelled_call_end
         await work
     await minilm.embed(["the next caller"])
     # 2000 texts would take minutes
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert any(t.name.startswith("embedding") and t.ident != loop_thread for t in threading.enumerate())
 
 
@@ -207,7 +207,7 @@ async def test_closing_ends_what_is_being_computed() -> None:
     with pytest.raises(ModelUnavailable):
         await work
     # 2000 texts would take minutes
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     with pytest.raises(ModelUnavailable):
         await model.embed(["late"])
 

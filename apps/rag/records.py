@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
 from apps.core.errors import InvalidType, InvalidValue, NotFound
-from apps.core.messages import JsonObject
 
 Kind = Literal[
     "pdf",
@@ -63,7 +62,7 @@ class FileProgress:
     pages: int = 0
     passages: int = 0
     embedded: int = 0
-    error: JsonObject | None = None
+    error: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     started: float | None = None
     finished: float | None = None

@@ -11,8 +11,12 @@ import sys
 
 def main() -> None:
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(sys.argv[1])
-    if refusal := connection.makefile().readline().strip():
+    try:
+        connection.connect(sys.argv[1])
+        refusal = connection.makefile().readline().strip()
+    except ConnectionError as error:
+        refusal = f"the process that collects has ended ({error})"
+    if refusal:
         sys.stderr.write(f"a worker collects the tests anew: {refusal}\n")
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.argv[2:]])  # noqa: S606

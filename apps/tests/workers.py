@@ -29,6 +29,12 @@ import pytest
 from apps.tests.support.fork_server import FORKS
 
 LAUNCHER = Path(__file__).with_name("launch_worker.py")
+START = """
+import json, sys
+sys.path[:], *told = json.loads(sys.argv[1])
+from apps.tests.workers import collect_and_fork
+collect_and_fork(*told)
+"""
 OF_LANCEDB = "LanceDBBackgroundEventLoop"
 """It has nothing to do while tests are collected, and LanceDB starts another one in each fork."""
 # the last of each counts: in this process alone, without running anything
@@ -48,9 +54,8 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None
     lifeline, theirs = socket.socketpair()
     arguments = [str(argument) for argument in config.invocation_params.args]
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(listening.fileno()), str(theirs.fileno()), json.dumps(arguments)],
+        [sys.executable, "-c", START, json.dumps([sys.path, listening.fileno(), theirs.fileno(), arguments])],
         cwd=config.invocation_params.dir,
-        env={**os.environ, "PYTHONPATH": str(config.rootpath)},
         stdin=subprocess.DEVNULL,
         pass_fds=[listening.fileno(), theirs.fileno()],
     )
@@ -126,16 +131,18 @@ def _become_worker(connection: socket.socket) -> None:
     exec(eval(sys.stdin.readline()), main.__dict__)  # noqa: S102, S307
 
 
-def main() -> None:
-    """The process that collects. Arguments: two descriptors, and pytest's arguments as JSON."""
-    listening, lifeline = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    refusal = _collect(json.loads(sys.argv[3]))
+def collect_and_fork(listening: int, lifeline: int, arguments: Sequence[str]) -> None:
+    """The process that collects, as `START` runs it, and each of its forks.
+
+    Args:
+        listening: the descriptor at which launchers ask for workers.
+        lifeline: the descriptor that ends with the tests.
+        arguments: pytest's.
+    """
+    at, tests = socket.socket(fileno=listening), socket.socket(fileno=lifeline)
+    refusal = _collect(arguments)
     gc.collect()
     gc.freeze()  # no collection of a worker looks at what all share, which would copy it
-    if (connection := _serve(listening, lifeline, refusal)) is not None:
+    if (connection := _serve(at, tests, refusal)) is not None:
         # the launcher ends when this process does, which has the other end of this connection
         _become_worker(connection)
-
-
-if __name__ == "__main__":
-    main()

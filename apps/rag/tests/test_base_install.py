@@ -58,3 +58,10 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_parsing_process_starts_without_pydantic() -> None:
+    """It is started for every hundred files, and after each that ends it."""
+    script = "import sys, apps.rag.parsing.worker; print([m for m in ('pydantic', 'kreuzberg') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr

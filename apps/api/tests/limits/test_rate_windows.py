@@ -1,6 +1,5 @@
 """The counts behind the rate limits: as the engine's contract wants them, and nothing kept that is over."""
 
-
 import pytest
 from limits import parse
 from limits.storage import storage_from_string

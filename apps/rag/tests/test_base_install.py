@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import asyncio, importlib.machinery, json, sys
@@ -60,6 +62,7 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.local
 def test_the_parsing_process_starts_without_pydantic() -> None:
     """It is started for every hundred files, and after each that ends it."""
     script = "import sys, apps.rag.parsing.worker; print([m for m in ('pydantic', 'kreuzberg') if m in sys.modules])"

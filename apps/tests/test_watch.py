@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.tests.marks import Marks, learn_environment, marked
+from apps.tests.marks import FEW, Marks, learn_environment, marked
 from apps.tests.support.processes import environment
 from apps.tests.watch import Watch
 
@@ -174,13 +174,16 @@ def known(*secrets: str) -> Marks:
     return marks
 
 
-def test_every_eight_characters_are_found_at_every_place() -> None:
+@pytest.mark.parametrize("padding", [0, FEW])
+def test_every_eight_characters_are_found_at_every_place(padding: int) -> None:
     marks = known(SECRET)
     for at in range(len(SECRET) - 7):
-        for before in range(11):
+        for before in range(padding, padding + 11):
             data = b"." * before + SECRET[at : at + 8].encode() + b"."
             assert marks.find(data) == ["kind #1"], (at, before)
+            assert marks.find(data[:-1]) == ["kind #1"], (at, before)
             assert marks.find(data[:-2]) == []
+            assert marks.find(data[::-1]) == []
 
 
 def test_seven_are_not_a_finding() -> None:

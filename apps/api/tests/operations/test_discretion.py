@@ -104,7 +104,7 @@ class Driven:
             self.errors.append(f"{answer.headers} {answer.text}")
 
 
-@pytest.fixture(scope="module", params=["json", "console"])
+@pytest.fixture(scope="module", params=["json", pytest.param("console", marks=pytest.mark.long)])
 def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driven]:
     folder, port = tmp_path_factory.mktemp("driven"), free_port()
     with mock_upstream(tokens=4) as mock, collector() as taken:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.tests.workers import FORKS
+from apps.tests.support.fork_server import FORKS
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not FORKS, reason="no worker is a fork here")]
 

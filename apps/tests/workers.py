@@ -123,7 +123,7 @@ def _become_worker(connection: socket.socket) -> None:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     # what multiprocessing looks at to start a process like this one: there is no program to import again
     main = sys.modules["__main__"] = ModuleType("__main__")
     sys.argv = ["-c"]

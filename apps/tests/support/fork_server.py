@@ -6,6 +6,9 @@ Where a start itself is tested, and under coverage, processes are started withou
 """
 
 import atexit
+import gc
+import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -22,6 +25,13 @@ from typing import Any
 
 FORKS = hasattr(os, "pidfd_open") and "COVERAGE_PROCESS_CONFIG" not in os.environ
 ROOT = Path(__file__).parents[3]
+START = ("apps.api.src.application", "apps.api.src.http.server", "apps.cli.main")
+NEXT = (
+    *("aiosqlite", "alembic.command", "alembic.config", "asyncpg", "prometheus_client.openmetrics.exposition"),
+    *("rich.console", "rich.traceback", "sqlalchemy.dialects.sqlite.aiosqlite", "sqlalchemy.ext.asyncio"),
+    *("structlog", "uvicorn.main", "uvloop"),
+)
+"""What a start imports, and what the service imports next: its database, migrations, logs and metrics."""
 _server: socket.socket | None = None
 
 
@@ -167,8 +177,11 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import apps.api.src.application
-    import apps.api.src.http.server
-    import apps.cli.main  # noqa: F401 - what a start imports
-
+    for name in START:
+        importlib.import_module(name)
+    for name in NEXT:
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
     _become(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from apps.tests.support.fork_server import FORKS
+from apps.tests.support import fork_server
 
 LAUNCHER = Path(__file__).with_name("launch_worker.py")
 START = """
@@ -37,6 +37,7 @@ collect_and_fork(*told)
 """
 OF_LANCEDB = "LanceDBBackgroundEventLoop"
 """It has nothing to do while tests are collected, and LanceDB starts another one in each fork."""
+STARTS_SERVICES = "apps.tests.support.processes"
 # the last of each counts: in this process alone, without running anything
 COLLECT = ("-n0", "--collect-only", "-qq", "--no-header")
 
@@ -44,7 +45,7 @@ COLLECT = ("-n0", "--collect-only", "-qq", "--no-header")
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
     """Start the process that collects, and have the workers launched from it."""
-    if not FORKS or len(specs) < 2 or any(not spec.popen or spec.python for spec in specs):
+    if not fork_server.FORKS or len(specs) < 2 or any(not spec.popen or spec.python for spec in specs):
         return
     folder = Path(tempfile.mkdtemp(prefix="workers-"))  # its mode lets nobody else in
     address = folder / "launch"
@@ -53,8 +54,14 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None
     listening.listen(len(specs))
     lifeline, theirs = socket.socketpair()
     arguments = [str(argument) for argument in config.invocation_params.args]
+    told = [sys.path, listening.fileno(), theirs.fileno(), str(folder), arguments]
     process = subprocess.Popen(
-        [sys.executable, "-c", START, json.dumps([sys.path, listening.fileno(), theirs.fileno(), arguments])],
+        [
+            sys.executable,
+            "-c",
+            START,
+            json.dumps(told),
+        ],
         cwd=config.invocation_params.dir,
         stdin=subprocess.DEVNULL,
         pass_fds=[listening.fileno(), theirs.fileno()],
@@ -131,18 +138,23 @@ def _become_worker(connection: socket.socket) -> None:
     exec(eval(sys.stdin.readline()), main.__dict__)  # noqa: S102, S307
 
 
-def collect_and_fork(listening: int, lifeline: int, arguments: Sequence[str]) -> None:
+def collect_and_fork(listening: int, lifeline: int, folder: str, arguments: Sequence[str]) -> None:
     """The process that collects, as `START` runs it, and each of its forks.
 
     Args:
         listening: the descriptor at which launchers ask for workers.
         lifeline: the descriptor that ends with the tests.
+        folder: where the workers' common fork server may listen.
         arguments: pytest's.
     """
     at, tests = socket.socket(fileno=listening), socket.socket(fileno=lifeline)
-    refusal = _collect(arguments)
+    refusal, end = _collect(arguments), None
+    if STARTS_SERVICES in sys.modules and not refusal:
+        end = fork_server.share(Path(folder, "services"))
     gc.collect()
     gc.freeze()  # no collection of a worker looks at what all share, which would copy it
     if (connection := _serve(at, tests, refusal)) is not None:
         # the launcher ends when this process does, which has the other end of this connection
         _become_worker(connection)
+    elif end is not None:
+        end()

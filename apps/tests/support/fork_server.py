@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ NEXT = (
 )
 """What a start imports, and what the service imports next: its database, migrations, logs and metrics."""
 _server: socket.socket | None = None
+_shared: Path | None = None
 
 
 class Forked:
@@ -108,14 +109,41 @@ def fork(
     return Forked(_server, _ask(_server, request))
 
 
+def share(address: Path) -> Callable[[], None]:
+    """Start a server that all forks of this process will use; it listens at ``address``.
+
+    Returns what ends it, once they have ended.
+    """
+    global _shared
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(address))
+        listening.listen()
+        end = _run(listening)[1]
+    _shared = address
+    return end
+
+
 def _started() -> socket.socket:
+    if _shared is not None:
+        ours = socket.socket(socket.AF_UNIX)
+        ours.connect(str(_shared))
+        atexit.register(ours.close)
+    else:
+        ours, end = _run()
+        atexit.register(end)
+    return ours
+
+
+def _run(*listening: socket.socket) -> tuple[socket.socket, Callable[[], None]]:
+    """Start the server; a connection with it, and what closes that and waits for the server's end."""
     ours, theirs = socket.socketpair()
+    descriptors = [theirs.fileno(), *(one.fileno() for one in listening)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "apps.tests.support.fork_server", str(theirs.fileno())],
+        [sys.executable, "-m", "apps.tests.support.fork_server", *map(str, descriptors)],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV")},
         stdin=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
+        pass_fds=descriptors,
     )
     theirs.close()
 
@@ -123,8 +151,7 @@ def _started() -> socket.socket:
         ours.close()
         process.wait(60)
 
-    atexit.register(end)
-    return ours
+    return ours, end
 
 
 def _ask(server: socket.socket, request: dict[str, Any]) -> int:
@@ -137,20 +164,36 @@ def _ask(server: socket.socket, request: dict[str, Any]) -> int:
     return int(answer)
 
 
-def _serve(connection: socket.socket) -> dict[str, Any]:
-    """Fork at each request, until the tests end; returns in each fork, with what it is to be."""
-    requests = connection.makefile("rb")
-    while line := requests.readline():
-        request = json.loads(line)
-        if "reap" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])
-        else:
-            answer = os.fork()
-            if answer == 0:
-                os.close(connection.detach())
-                requests.detach()
-                return dict(request)
-        connection.sendall(b"%d\n" % answer)
+def _serve(connection: socket.socket, *listening: socket.socket) -> dict[str, Any]:
+    """Fork at each request, until every connection has ended; returns in each fork, with what it is to be."""
+    sockets = {one.fileno(): one for one in (connection, *listening)}
+    requests = {connection.fileno(): connection.makefile("rb")}
+    poll = select.poll()
+    for descriptor in sockets:
+        poll.register(descriptor, select.POLLIN)
+    while requests:
+        for descriptor, _ in poll.poll():
+            if descriptor not in requests:
+                accepted, _ = sockets[descriptor].accept()
+                sockets[accepted.fileno()], requests[accepted.fileno()] = accepted, accepted.makefile("rb")
+                poll.register(accepted, select.POLLIN)
+            elif line := requests[descriptor].readline():
+                request = json.loads(line)
+                if "reap" in request:
+                    answer = os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])
+                else:
+                    answer = os.fork()
+                    if answer == 0:
+                        for one in sockets:
+                            os.close(one)
+                        for each in (*requests.values(), *sockets.values()):
+                            each.detach()
+                        return dict(request)
+                sockets[descriptor].sendall(b"%d\n" % answer)
+            else:
+                poll.unregister(descriptor)
+                requests.pop(descriptor).close()
+                sockets.pop(descriptor).close()
     sys.exit()
 
 
@@ -184,4 +227,4 @@ if __name__ == "__main__":
             importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    _become(_serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))

@@ -20,6 +20,8 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +40,11 @@ collect_and_fork(*told)
 OF_LANCEDB = "LanceDBBackgroundEventLoop"
 """It has nothing to do while tests are collected, and LanceDB starts another one in each fork."""
 STARTS_SERVICES = "apps.tests.support.processes"
+LATER = {
+    "apps.agents.tests": "pydantic_ai.models.openai",
+    "apps.local.tests": "transformers.models.llama.modeling_llama",
+}
+"""What the tests of a package import while they run, for seconds in each worker."""
 # the last of each counts: in this process alone, without running anything
 COLLECT = ("-n0", "--collect-only", "-qq", "--no-header")
 
@@ -94,6 +101,9 @@ def _collect(arguments: Sequence[str]) -> str | None:
     os.close(nowhere)
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return f"the collection ended with {code!r}"
+    for tests, name in LATER.items():
+        if tests in sys.modules and find_spec(name.partition(".")[0]):
+            import_module(name)
     names = {thread.name for thread in threading.enumerate()} - {threading.current_thread().name, OF_LANCEDB}
     return f"the collection has started threads: {', '.join(sorted(names))}" if names else None
 

@@ -158,9 +158,9 @@ def collect_and_fork(listening: int, lifeline: int, folder: str, arguments: Sequ
         arguments: pytest's.
     """
     at, tests = socket.socket(fileno=listening), socket.socket(fileno=lifeline)
-    refusal, end = _collect(arguments), None
-    if STARTS_SERVICES in sys.modules and not refusal:
-        end = fork_server.share(Path(folder, "services"))
+    refusal = _collect(arguments)
+    shares = STARTS_SERVICES in sys.modules and not refusal
+    end = fork_server.share(Path(folder, "services")) if shares else None
     gc.collect()
     gc.freeze()  # no collection of a worker looks at what all share, which would copy it
     if (connection := _serve(at, tests, refusal)) is not None:

@@ -186,7 +186,9 @@ def _serve(connection: socket.socket, *listening: socket.socket) -> dict[str, An
                     if answer == 0:
                         for one in sockets:
                             os.close(one)
-                        for each in (*requests.values(), *sockets.values()):
+                        for reader in requests.values():
+                            reader.detach()
+                        for each in sockets.values():
                             each.detach()
                         return dict(request)
                 sockets[descriptor].sendall(b"%d\n" % answer)

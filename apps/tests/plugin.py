@@ -82,6 +82,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[PROVIDERS_VARIABLE] = marked("provider's key")
+    # torch's threads sleep while they wait: there are more of them than cores, and others have work to do
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # what the service says by default; libraries as pytest has them
     logging.getLogger("apps").setLevel(logging.INFO)
     config.stash[KEEPER] = LogKeeper()

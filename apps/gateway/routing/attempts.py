@@ -101,7 +101,7 @@ class Attempts:
             return await call.attempt()
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(call.has_another_turn),
+            retry=retry_if_exception(call.may_retry),
             wait=lambda state: call.wait(),
             stop=lambda state: call.is_over(state.upcoming_sleep),
             reraise=True,
@@ -161,7 +161,7 @@ class _Call(Generic[T]):
             error.count_attempts(record.attempts)
         raise error
 
-    def has_another_turn(self, error: BaseException) -> bool:
+    def may_retry(self, error: BaseException) -> bool:
         """Whether a candidate is left for another attempt after this failure."""
         if not isinstance(error, AppError):
             return False
@@ -186,7 +186,7 @@ class _Call(Generic[T]):
     async def _attempt(self, target: Target) -> Opened[T]:
         admission, busy, ticket = target.provider.admission, False, None
         if not target.breaker.acquire():
-            raise _left_alone([target])
+            raise _cooling_down([target])
         started, queued = time.perf_counter(), self._record.queued
         try:
             _refuse_what_cannot_make_it(target, self._deadline)
@@ -227,7 +227,7 @@ class _Turns:
             if target.breaker.allows():
                 self._at = index
                 return target
-        raise _left_alone(self._candidates)
+        raise _cooling_down(self._candidates)
 
     def ends(self, target: Target, deadline: float | None) -> float:
         """When this target's time is over: the caller's deadline, or its provider's total since its first attempt."""
@@ -260,7 +260,7 @@ def _targets_own_fault(error: AppError) -> bool:
     return not _callers_own(error) and isinstance(error, RateLimitExceeded | Overloaded | ModelUnavailable | Timeout)
 
 
-def _left_alone(targets: Sequence[Target]) -> ModelUnavailable:
+def _cooling_down(targets: Sequence[Target]) -> ModelUnavailable:
     wait = max(1.0, min(target.breaker.reopens_in() for target in targets))
     return ModelUnavailable("The model has failed too often; it is left alone for a while", retry_after=wait)
 

@@ -79,10 +79,10 @@ def _fields(stored: StoredKey, now: float) -> dict[str, object]:
         "budget_usd": f"{caller.budget.usd:g}/{caller.budget.period}" if caller.budget else None,
         "ip": [str(network) for network in stored.networks],
         "semantic_cache": caller.semantic_cache,
-        "created_at": shown_time(stored.created_at),
-        "rotated_at": shown_time(stored.rotated_at),
-        "expires_at": shown_time(stored.expires_at),
-        "revoked_at": shown_time(stored.revoked_at),
+        "created_at": iso_time(stored.created_at),
+        "rotated_at": iso_time(stored.rotated_at),
+        "expires_at": iso_time(stored.expires_at),
+        "revoked_at": iso_time(stored.revoked_at),
     }
 
 
@@ -92,7 +92,7 @@ def status_of(stored: StoredKey, now: float) -> Status:
     return "expired" if stored.expires_at is not None and stored.expires_at <= now else "live"
 
 
-def shown_time(seconds: float | None) -> str | None:
+def iso_time(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 

@@ -25,7 +25,7 @@ from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
 ENDED = ("done", "failed", "cancelled")
 
 
-def shown_agent(card: AgentCard, default_model: str) -> dict[str, Any]:
+def agent_json(card: AgentCard, default_model: str) -> dict[str, Any]:
     config = card.config
     return {
         "name": card.name,
@@ -38,7 +38,7 @@ def shown_agent(card: AgentCard, default_model: str) -> dict[str, Any]:
     }
 
 
-def shown_run(run: AgentRun) -> dict[str, Any]:
+def run_json(run: AgentRun) -> dict[str, Any]:
     return {
         "run": run.id,
         "agent": run.agent,
@@ -50,7 +50,7 @@ def shown_run(run: AgentRun) -> dict[str, Any]:
         "steps": run.steps,
         "pending": [_waiting(call) for call in undecided(run.pending)],
         "decided": [_waiting(call) | call["decision"] for call in run.pending if call.get("decision")],
-        "usage": shown_usage(run),
+        "usage": run_usage(run),
         "begun_at": run.begun_at,
         "ended_at": run.ended_at,
         "key_id": run.key_id,
@@ -59,7 +59,7 @@ def shown_run(run: AgentRun) -> dict[str, Any]:
     }
 
 
-def shown_usage(run: AgentRun) -> dict[str, Any]:
+def run_usage(run: AgentRun) -> dict[str, Any]:
     return {
         "prompt_tokens": run.prompt_tokens,
         "completion_tokens": run.completion_tokens,
@@ -101,7 +101,7 @@ def _done(ended: RunEnded, run: AgentRun) -> dict[str, Any]:
     return {
         "finish_reason": ended.finish_reason,
         "model": ended.model,
-        "usage": shown_usage(run),
+        "usage": run_usage(run),
         "run": run.id,
         "status": run.status,
         "answer": ended.answer,
@@ -148,14 +148,14 @@ async def run_answer(
     if not stream:
         async with aclosing(events):
             await guarded(_last(events), request.receive, request.app.state.shutdown)
-        return JSONResponse(shown_run(session.run), headers=run_headers(session.run))
+        return JSONResponse(run_json(session.run), headers=run_headers(session.run))
     return _streamed(request, events, session.run)
 
 
 def waiting_answer(request: Request, run: AgentRun, *, stream: bool) -> Response:
     """Of a run that goes on waiting: nothing was asked of a model, so nothing is on record."""
     if not stream:
-        return JSONResponse(shown_run(run), headers=run_headers(run))
+        return JSONResponse(run_json(run), headers=run_headers(run))
 
     async def events() -> AsyncGenerator[Event, None]:
         for event in still_waiting(run):

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from apps.agents.agents import Agents
 from apps.agents.config import AGENT_PREFIX
-from apps.api.src.agents.answers import run_answer, shown_agent, shown_run, waiting_answer
+from apps.api.src.agents.answers import agent_json, run_answer, run_json, waiting_answer
 from apps.api.src.agents.schemas import (
     DECIDE,
     DECIDE_EACH,
@@ -62,7 +62,7 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
         """The agents that the caller may ask, with their tools."""
         agents, caller = agents_of(services), caller_of(request)
         cards = [agents.card(name) for name in agents.names() if caller.may_use(AGENT_PREFIX + name)]
-        return AgentList(agents=[AgentAnswer(**shown_agent(card, settings.default_model)) for card in cards])
+        return AgentList(agents=[AgentAnswer(**agent_json(card, settings.default_model)) for card in cards])
 
     @router.get("/agents/runs", responses=error_responses(*READ, InvalidValue))
     async def runs(request: Request, limit: Limit = 50, before: Before = None) -> RunList:
@@ -72,20 +72,20 @@ def _add_reading(router: APIRouter, services: Services, settings: Settings) -> N
         """
         caller = caller_of(request)
         found = await agents_of(services).recent(caller, limit, before)
-        shown = [RunAnswer(**shown_run(run)) for run in found if caller.may_use(AGENT_PREFIX + run.agent)]
+        shown = [RunAnswer(**run_json(run)) for run in found if caller.may_use(AGENT_PREFIX + run.agent)]
         return RunList(runs=shown, next=found[-1].begun_at if len(found) == limit else None)
 
     @router.get("/agents/runs/{id}", responses=error_responses(*READ, InvalidValue))
     async def run(request: Request, id: str) -> RunAnswer:
         """A run of the caller's tenant: what it did, what it used, how it ended."""
-        return RunAnswer(**shown_run(await _allowed_run(agents_of(services), id, caller_of(request))))
+        return RunAnswer(**run_json(await _allowed_run(agents_of(services), id, caller_of(request))))
 
     @router.delete("/agents/runs/{id}", responses=error_responses(*READ, InvalidValue, Conflict))
     async def cancel(request: Request, id: str) -> RunAnswer:
         """End a run that is under way, with its tools, or one that waits for an approval."""
         caller, agents = caller_of(request), agents_of(services)
         await _allowed_run(agents, id, caller)
-        return RunAnswer(**shown_run(await agents.cancel(id, caller)))
+        return RunAnswer(**run_json(await agents.cancel(id, caller)))
 
 
 def _add_running(router: APIRouter, services: Services, settings: Settings) -> None:

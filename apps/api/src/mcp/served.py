@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apps.agents.config import AGENT_PREFIX
 from apps.agents.mcp_port import Progress, ReadResource, Scope, ServedPrompt, ServedResource, ServedTool, ToolAnswer
 from apps.agents.tools import Arguments
-from apps.api.src.agents.answers import metered_events, new_record, shown_run, shown_usage
+from apps.api.src.agents.answers import metered_events, new_record, run_json, run_usage
 from apps.api.src.auth.authentication import allow_local, allow_named, caller_of
 from apps.api.src.generate import GenerateBody, cloud_body, local_body
 from apps.api.src.http.request import as_app_error
@@ -149,8 +149,8 @@ class ServedTools:
                 text = (
                     f"The run {run.id} waits for an approval: POST /agents/runs/{run.id}/approve, /deny or /decisions"
                 )
-                return ToolAnswer(text, shown_run(run))
-            return ToolAnswer(run.answer, {"answer": run.answer, "run": run.id, "usage": shown_usage(run)})
+                return ToolAnswer(text, run_json(run))
+            return ToolAnswer(run.answer, {"answer": run.answer, "run": run.id, "usage": run_usage(run)})
 
         described = card.config.description or f"Ask the agent {name}"
         return ServedTool(f"agent_{name}".replace("-", "_")[:64], described, _schema(AgentBody), call)

@@ -40,12 +40,12 @@ from apps.api.src.rag.schemas import (
     QueryBody,
     RagAnswer,
     RagGenerateBody,
+    collection_json,
+    document_json,
+    job_json,
+    passages_json,
     query_body,
     rag_generate_body,
-    shown_collection,
-    shown_document,
-    shown_job,
-    shown_passages,
     streamed_job,
     wants_events,
 )
@@ -77,7 +77,7 @@ def _add_query(router: APIRouter, services: Services, path: str, shared: bool, t
         found = await library_of(services).search(
             place.tenant(caller), name, body.query, top_k=body.top_k, filter=body.filter
         )
-        return Passages(passages=shown_passages(found))
+        return Passages(passages=passages_json(found))
 
     query.__annotations__["body"] = taken
     router.add_api_route(path, query, methods=["POST"], responses=error_responses(*SEARCH))
@@ -118,7 +118,7 @@ def rag_ingest_router(services: Services, settings: Settings, limits: RateLimits
         tenant, found = await readable_job(library, caller_of(request), id)
         if wants_events(request, stream):
             return streamed_job(request, library.watch(tenant, id))
-        return JSONResponse(shown_job(found).model_dump())
+        return JSONResponse(job_json(found).model_dump())
 
     for base, shared in BASES.items():
         _add_upload(router, services, base + "/{name}/documents", shared)
@@ -163,7 +163,7 @@ def _add_collections(router: APIRouter, services: Services, base: str, shared: b
         listed = await library_of(services).collections(Place("", shared).tenant(caller))
         found = [(Place(one.name, shared), one) for one in listed]
         return Collections(
-            collections=[shown_collection(place, one) for place, one in found if caller.may_use(place.model)]
+            collections=[collection_json(place, one) for place, one in found if caller.may_use(place.model)]
         )
 
     @router.get(base + "/{name}", responses=error_responses(*READ))
@@ -172,7 +172,7 @@ def _add_collections(router: APIRouter, services: Services, base: str, shared: b
         caller = caller_of(request)
         place = allowed_place(caller, name, shared)
         found = await library_of(services).collection(place.tenant(caller), name)
-        return shown_collection(place, found)
+        return collection_json(place, found)
 
     @router.delete(base + "/{name}", status_code=204, responses=error_responses(*DELETE))
     async def delete_collection(request: Request, name: str) -> Response:
@@ -191,7 +191,7 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         tenant = allowed_place(caller, name, shared).tenant(caller)
         found = await library_of(services).documents(tenant, name, limit=limit, after=after)
         return Documents(
-            documents=[shown_document(one) for one in found], next=found[-1].id if len(found) == limit else None
+            documents=[document_json(one) for one in found], next=found[-1].id if len(found) == limit else None
         )
 
     @router.get(base + "/{id}", responses=error_responses(*READ))
@@ -199,7 +199,7 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         """One document: what is known of it."""
         caller = caller_of(request)
         tenant = allowed_place(caller, name, shared).tenant(caller)
-        return shown_document(await library_of(services).document(tenant, name, id))
+        return document_json(await library_of(services).document(tenant, name, id))
 
     @router.get(base + "/{id}/passages", responses=error_responses(*READ))
     async def passages(
@@ -209,7 +209,7 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         caller = caller_of(request)
         tenant = allowed_place(caller, name, shared).tenant(caller)
         found = await library_of(services).passages(tenant, name, id, limit=limit, after=after)
-        return Passages(passages=shown_passages(found), next=after + limit if len(found) == limit else None)
+        return Passages(passages=passages_json(found), next=after + limit if len(found) == limit else None)
 
     @router.get(base + "/{id}/text", responses=error_responses(*READ))
     async def text(request: Request, name: str, id: str) -> DocumentTextAnswer:
@@ -224,7 +224,7 @@ def _add_documents(router: APIRouter, services: Services, base: str, shared: boo
         """One passage by its id."""
         caller = caller_of(request)
         tenant = allowed_place(caller, name, shared).tenant(caller)
-        return shown_passages([await library_of(services).passage(tenant, name, id)])[0]
+        return passages_json([await library_of(services).passage(tenant, name, id)])[0]
 
     @router.delete(base + "/{id}", status_code=204, responses=error_responses(*DELETE))
     async def delete_document(request: Request, name: str, id: str) -> Response:

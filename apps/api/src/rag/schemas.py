@@ -196,7 +196,7 @@ class JobAnswer(Schema):
     created: float = Field(description="Unix time")
 
 
-def shown_collection(place: Place, collection: Collection) -> CollectionAnswer:
+def collection_json(place: Place, collection: Collection) -> CollectionAnswer:
     return CollectionAnswer(
         name=collection.name,
         shared=place.shared,
@@ -208,7 +208,7 @@ def shown_collection(place: Place, collection: Collection) -> CollectionAnswer:
     )
 
 
-def shown_document(document: Document) -> DocumentAnswer:
+def document_json(document: Document) -> DocumentAnswer:
     return DocumentAnswer(
         id=document.id,
         name=document.name,
@@ -222,7 +222,7 @@ def shown_document(document: Document) -> DocumentAnswer:
     )
 
 
-def shown_passages(passages: Sequence[Passage]) -> list[PassageAnswer]:
+def passages_json(passages: Sequence[Passage]) -> list[PassageAnswer]:
     return [
         PassageAnswer(
             id=passage.id,
@@ -242,7 +242,7 @@ def shown_passages(passages: Sequence[Passage]) -> list[PassageAnswer]:
     ]
 
 
-def shown_job(job: Job) -> JobAnswer:
+def job_json(job: Job) -> JobAnswer:
     pace = pace_of(job, time.time())
     return JobAnswer(
         id=job.id,
@@ -297,7 +297,7 @@ async def _frames(states: AsyncGenerator[Job, None]) -> AsyncGenerator[bytes, No
     """A job one of whose files failed ends with that file's error, and all of the job in its details."""
     async with aclosing(states):
         async for job in states:
-            shown = shown_job(job).model_dump()
+            shown = job_json(job).model_dump()
             if not job.finished:
                 yield event_frame("progress", shown)
             elif job.status == "done":

@@ -41,8 +41,7 @@ from apps.local.engine.kernel.library import (
     to_bf16,
 )
 from apps.local.engine.port import NoKernel
-
-SIMDE = Path("/usr/include/simde/x86/avx512.h")
+from apps.tests.support.kernels import AVX512_OVER_SIMDE, SIMDE
 
 
 def usable(needs: frozenset[str]) -> bool:
@@ -60,18 +59,9 @@ pytestmark = [
 
 
 VARIANTS = {variant.name: variant for variant in building.VARIANTS}
-OVER_SIMDE = (
-    *AVX2.flags,
-    "-O1",
-    "-w",
-    "-DKERNEL_AVX512",
-    "-DI(name)=simde_mm512_##name",
-    "-include",
-    "simde/x86/avx512.h",
-)
 
 
-@pytest.fixture(scope="module", params=[*VARIANTS, pytest.param("avx512-vnni over SIMDe", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[*VARIANTS, pytest.param(AVX512_OVER_SIMDE.name, marks=pytest.mark.long)])
 def variant(request: pytest.FixtureRequest) -> Variant:
     """Of the kernels: each that this CPU runs, and AVX-512's over SIMDe's intrinsics, which needs no such CPU."""
     if request.param in VARIANTS:
@@ -80,13 +70,11 @@ def variant(request: pytest.FixtureRequest) -> Variant:
         return VARIANTS[request.param]
     if not SIMDE.is_file():
         pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
-    return Variant("simde", AVX2.needs, OVER_SIMDE)
+    return AVX512_OVER_SIMDE
 
 
 @pytest.fixture(scope="module")
-def library(variant: Variant, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if variant.name == "simde":
-        return load_library(compiled(variant, SOURCES / "step.cpp", tmp_path_factory.mktemp("simde") / "kernel.so"))
+def library(variant: Variant) -> ctypes.CDLL:
     return load_library(build(variant, Settings().model_cache_dir))
 
 

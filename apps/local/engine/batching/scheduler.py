@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
@@ -30,7 +30,8 @@ class Scheduler:
     """Owns the inference thread. At most ``slots`` answers run; more wait in the order they came.
 
     ``failure`` says why the thread has ended, where it did so by itself. ``speculation`` None computes token by token;
-    ``store`` keeps keys and values over restarts.
+    ``store`` keeps keys and values over restarts; ``chunking`` decides how much of prompts goes into a step, by
+    the seconds that ``clock`` counts.
     """
 
     def __init__(
@@ -40,11 +41,14 @@ class Scheduler:
         caches: int,
         speculation: Speculation | None = None,
         store: PrefixStore | None = None,
+        chunking: Chunking | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._step = step
         self._slots = slots
         self._caches = PrefixCache(step, caches, store)
-        self._chunking = Chunking()
+        self._chunking = chunking or Chunking()
+        self._clock = clock
         self._speculation = speculation
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []
@@ -188,9 +192,9 @@ class Scheduler:
             positions += range(start, start + rows + len(draft))
             caches += [answer.held.memory] * (rows + len(draft))
             wanted += range(len(tokens) - _wanted_rows(answer, rows) - len(draft), len(tokens))
-        began = time.perf_counter()
+        began = self._clock()
         logits = self._step.run(tokens, positions, caches, wanted)
-        seconds = time.perf_counter() - began
+        seconds = self._clock() - began
         self._chunking.learn(len(tokens), seconds)
         if self._speculation is not None and all(answer.pending == 1 for answer, _ in plan):
             self._speculation.times.learn(len(tokens), seconds)

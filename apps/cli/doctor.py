@@ -111,7 +111,7 @@ def _kernels(settings: Settings) -> tuple[Status, str]:
         return "note", f"torch's own kernels serve: {error}"
     built = library_path(variant, settings.model_cache_dir)
     if built.is_file():
-        return "ok", f"{variant.name}, built"
+        return "ok", f"{variant.name}, built: the project's own kernels serve"
     try:
         return "note", f"{variant.name}, built at the first start by {' '.join(compiler())}"
     except NoKernel as error:

@@ -9,7 +9,7 @@ import pytest
 
 from apps.local.engine.batching.opening import Library
 from apps.local.engine.kernel.build import AVX2, NEON, Variant, cpu_flags
-from apps.local.engine.kernel.errors import NoKernel
+from apps.local.engine.port import NoKernel
 from apps.tests.support.kernels import kernels, library_of, variants_here
 from apps.tests.support.random_batchings import Bench, draw
 

@@ -20,16 +20,14 @@ from typing import Any, cast
 from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError
 from apps.local.engine.batching.answer import Answer, Mailbox
-from apps.local.engine.batching.chunking import LARGEST, Chunking
-from apps.local.engine.batching.draft_model import DraftModel
-from apps.local.engine.batching.drafting import StepTimes
+from apps.local.engine.batching.drafting import DraftModel, StepTimes
 from apps.local.engine.batching.opening import Library
 from apps.local.engine.batching.packed_cache import Packer, load_weights
 from apps.local.engine.batching.prefix_cache import PrefixStore
 from apps.local.engine.batching.scheduler import Scheduler
 from apps.local.engine.batching.shape import read_shape
 from apps.local.engine.batching.speculation import Speculation
-from apps.local.engine.batching.step import Step
+from apps.local.engine.batching.step import LARGEST, Chunking, Step
 from apps.local.engine.kernel.native_step import NativeStep
 from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.tokenizer import HubTokenizer

@@ -20,7 +20,7 @@ from apps.local.engine.batching.shape import Shape, read_shape
 from apps.local.engine.batching.speculation import Speculation
 from apps.local.engine.batching.step import LARGEST, Step
 from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
-from apps.local.engine.kernel.library import load_library
+from apps.local.engine.kernel.library import compiler_of, load_library
 from apps.local.engine.kernel.native_step import NativeStep, cache_bytes, cache_type_of
 from apps.local.engine.port import NoKernel, UnsupportedModel, UnusableDraft
 from apps.local.tokenizer import HubTokenizer
@@ -191,7 +191,8 @@ def own_library(cache_dir: Path, variants: Sequence[Variant] | None = None) -> L
             refused.append(str(error))
             log.warning("The kernels %s cannot serve: %s", variant.name, error)
             continue
-        reason = f"the best that this CPU runs{''.join(f'; not better ones: {why}' for why in dict.fromkeys(refused))}"
+        better = "".join(f"; not better ones: {why}" for why in dict.fromkeys(refused))
+        reason = f"the best that this CPU runs, compiled by {compiler_of(functions)}{better}"
         return Library(variant.name, functions, built.stem, reason)
     raise NoKernel("; ".join(dict.fromkeys(refused)))
 

@@ -163,6 +163,12 @@ def load_library(path: Path) -> ctypes.CDLL:
     return library
 
 
+def compiler_of(library: ctypes.CDLL) -> str:
+    """Its name and version; clang's has where it was made behind that."""
+    version: bytes = library.kernel_compiler()
+    return version.decode().partition(" (")[0]
+
+
 def linear_once(library: ctypes.CDLL, packed: Any, kind: Kind, x: Any, bias: Any = None) -> Any:
     """``x`` float32 [rows, k] times packed weights, on the calling thread: float32 [rows, padded n]."""
     x = np.ascontiguousarray(x, np.float32)
@@ -189,6 +195,7 @@ def pack_blocks(library: ctypes.CDLL, rows: Any, types: Any, inputs: int, kind: 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "kernel_permission": (ctypes.c_int, []),
+        "kernel_compiler": (ctypes.c_char_p, []),
         "engine_new": (POINTER, [ctypes.POINTER(CModel), ctypes.c_int, INT]),
         "engine_free": (None, [POINTER]),
         "engine_step": (None, [POINTER, ctypes.POINTER(CRows)]),

@@ -173,6 +173,14 @@ void engine_step(void* engine, const Rows* rows) {
   e.pool.run([&e](int thread) { e.m.cache == 2 ? e.step<int8_t>(thread) : e.m.cache ? e.step<Half>(thread) : e.step<float>(thread); });
 }
 int64_t block_positions() { return BLOCK; }
+// Which compiler, and its version: for an operator who asks what serves.
+const char* kernel_compiler() {
+#ifdef __clang__
+  return __VERSION__;
+#else
+  return "GCC " __VERSION__;
+#endif
+}
 // y[rows, n] = x[rows, k] @ W^T + bias on the calling thread: for the self check
 void linear_once(const Linear* lin, int64_t rows, const float* x, float* y) {
   Input in(rows, lin->k, lin->kind);

@@ -1,16 +1,19 @@
 """What speculation is worth: one caller's tokens/s with and without it, in turns, on one engine's weights.
 
-python -m eval.bench_speculation [--folder FOLDER] [--precision int4] [--rounds N]. Copy-heavy answers (a quote from
-documents, an edit of code, JSON by a schema) and text that does not repeat (sampled at temperature 1). Every answer
-must be the same with and without it, else this ends with an error. Writes reports/bench_speculation.md.
+python -m eval.bench_speculation [--folder FOLDER] [--precision int4] [--rounds N] [--draft FOLDER | --draft-layers N].
+Copy-heavy answers (a quote from documents, an edit of code, JSON by a schema) and text that does not repeat (sampled at
+temperature 1). Every answer must be the same with and without it, else this ends with an error. With a draft a third
+engine has a model that drafts, too (LOCAL_DRAFT, at int4): another checkpoint of the same tokenizer, `--folder` itself,
+which pays where --precision is a wider one, or its first N layers. Writes reports/bench_speculation.md.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -118,13 +121,43 @@ async def measure(engines: dict[str, Engine], tokenizer: HubTokenizer, rounds: i
                 speeds[name] += [speed] if at else []
         if len(texts) != 1:
             raise SystemExit(f"{case.name}: answers differ with and without speculation")
-        ratio = median(on / off for on, off in zip(speeds["on"], speeds["off"], strict=True))
+        ratio = gain(speeds["on"], speeds["off"])
         rows.append(
             f"| {case.name} | {median(speeds['off']):.1f} | {median(speeds['on']):.1f} | {ratio:.2f} | {case.aim} |"
+            + drafted(speeds)
         )
         print(rows[-1], flush=True)
     compiler.close()
     return rows
+
+
+def gain(speeds: Sequence[float], without: Sequence[float]) -> float:
+    return median(one / other for one, other in zip(speeds, without, strict=True))
+
+
+def drafted(speeds: Mapping[str, Sequence[float]]) -> str:
+    """The cells of the engine with a model that drafts, where there is one."""
+    if "draft" not in speeds:
+        return ""
+    return f" {median(speeds['draft']):.1f} | {gain(speeds['draft'], speeds['off']):.2f} |"
+
+
+def first_layers(folder: Path, layers: int, target: Path) -> Path:
+    """A checkpoint of the first layers of one of a single safetensors file, with its embedding, norm and head."""
+    from safetensors.torch import load_file, save_file
+
+    kept = {
+        name: tensor.clone()
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if ".layers." not in name or int(name.split(".layers.")[1].split(".")[0]) < layers
+    }
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
+    for file in folder.glob("*.json"):
+        shutil.copy(file, target)
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": layers}
+    (target / "config.json").write_text(json.dumps(config))
+    return target
 
 
 def main() -> None:
@@ -132,6 +165,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="a checkpoint; none: the packaged model")
     parser.add_argument("--precision", default="int4", choices=["int4", "int8", "bf16", "fp32"])
     parser.add_argument("--rounds", type=int, default=5)
+    drafting = parser.add_mutually_exclusive_group()
+    drafting.add_argument(
+        "--draft", type=Path, default=None, help="a checkpoint of the same tokenizer; self: the model"
+    )
+    drafting.add_argument("--draft-layers", type=int, default=None, help="the model's own first layers draft")
     options = parser.parse_args()
     cache_dir = load_settings().model_cache_dir
     folder = options.folder or transformers_checkpoint(cache_dir)
@@ -140,20 +178,28 @@ def main() -> None:
     engines: dict[str, Engine] = {
         name: open_engine(folder, tokenizer, precision, 1, cache_dir, Options(name == "on")) for name in ("off", "on")
     }
+    draft = folder if options.draft == Path("self") else options.draft
+    if options.draft_layers is not None:
+        draft = first_layers(folder, options.draft_layers, cache_dir / f"{folder.name}-first-{options.draft_layers}")
+    if draft is not None:
+        engines["draft"] = open_engine(folder, tokenizer, precision, 1, cache_dir, Options(draft=draft))
     rows = asyncio.run(measure(engines, tokenizer, options.rounds))
-    described = engines["on"].describe()
+    described = {name: engine.describe() for name, engine in engines.items()}
     for engine in engines.values():
         engine.close()
+    drafts = f" Drafts: {draft.name} at int4." if draft else ""
+    more, lines = ("| with a model that drafts | ratio |", "---|---|") if draft else ("|", "")
     head = (
         f"# Speculation: one caller's tokens/s with and without it, in turns\n\n{processor()}, {os.cpu_count()} cores, "
-        f"{folder.name} at {precision}, kernels: {described['kernels']}; medians of {options.rounds} rounds, load "
-        f"average {os.getloadavg()[0]:.1f}. The answers are the same.\n\n"
-        "| answer | off | on | ratio | aim |\n|---|---|---|---|---|\n"
+        f"{folder.name} at {precision}, kernels: {described['on']['kernels']}; medians of {options.rounds} rounds, "
+        f"load average {os.getloadavg()[0]:.1f}. The answers are the same.{drafts}\n\n"
+        f"| answer | off | on | ratio | aim {more}\n|---|---|---|---|---|{lines}\n"
     )
     Path("reports").mkdir(exist_ok=True)
     (Path("reports") / "bench_speculation.md").write_text(head + "\n".join(rows) + "\n")
-    counts = {name: described[name] for name in ("drafted_tokens", "accepted_tokens")}
-    print(json.dumps(counts))
+    counts = ("drafted_tokens", "accepted_tokens")
+    told = {name: {count: described[name][count] for count in counts} for name in described if name != "off"}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
-"""The scheduler over a step that breaks: everyone who waits is told, and everyone who comes later."""
+"""The scheduler: whoever waits is told of a step that breaks, and long prompts leave short ones their turn."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
-from apps.local.engine.batching.scheduler import BatchingEngine
-from apps.local.engine.batching.step import WholeSequences
+from apps.local.engine.batching.scheduler import BatchingEngine, Scheduler
+from apps.local.engine.batching.step import Step, WholeSequences
+from apps.local.engine.kernel.native_step import BlockCache, BlockPool
 from apps.local.engine.port import Sampling
 from apps.local.tokenizer import HubTokenizer
+from apps.tests.support.random_batchings import Call, Company, Stepped
 
 pytestmark = pytest.mark.local
 
@@ -71,3 +75,81 @@ async def test_when_the_thread_ends_the_engine_says_why_and_nobody_waits_for_eve
         assert "shutting down" not in later.message
     finally:
         engine.close()
+
+
+# --- fairness
+
+LONG = 1500
+POSITIONS = 64
+GAP = 0.15
+
+
+class PacedStep:
+    """Takes as long on its own clock as so many rows take, and more for late positions; blocks come from a pool."""
+
+    max_rows = 256
+    rows_independent = True
+
+    def __init__(self, seconds_a_row: float, blocks: int) -> None:
+        self.now = 0.0
+        # of each step: its end, and the rows of each of its sequences
+        self.steps: list[tuple[float, dict[int, int]]] = []
+        self._seconds_a_row = seconds_a_row
+        self._pool = BlockPool(blocks, POSITIONS, 8)
+
+    def new_cache(self) -> BlockCache:
+        return BlockCache(2048 // POSITIONS)
+
+    @property
+    def free_blocks(self) -> int:
+        return self._pool.free
+
+    def blocks_for(self, tokens: int) -> int:
+        return self._pool.blocks_for(tokens)
+
+    def blocks_of(self, cache: BlockCache) -> int:
+        return len(cache.blocks)
+
+    def reserve(self, cache: BlockCache, tokens: int) -> bool:
+        return self._pool.reserve(cache, tokens)
+
+    def release(self, cache: BlockCache, tokens: int) -> None:
+        self._pool.release(cache, tokens)
+
+    def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
+        self.now += sum(self._seconds_a_row * (1 + position / LONG) for position in positions)
+        counts: dict[int, int] = {}
+        for cache in caches:
+            counts[id(cache)] = counts.get(id(cache), 0) + 1
+        self.steps.append((self.now, counts))
+        return np.eye(96, dtype=np.float32)[np.zeros(len(wanted), np.int64)]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+# tokens a second of prompts: the packaged model's on two cores, and TinyLlama's on AVX2 and on AVX-512
+@pytest.mark.parametrize("speed", [700, 180, 300])
+def test_the_longest_gap_beside_a_prompt_of_1500_tokens_stays_short(speed: int) -> None:
+    step = PacedStep(1 / speed, blocks=40)
+    scheduler = Scheduler(cast(Step, stepped := Stepped(cast(Step, step))), 4, 6, clock=lambda: step.now)
+    # the engine has computed prompts before
+    earlier = [Call(tuple(range(at, at + 60)), Sampling(0.0, 1.0, 2), 0, None) for at in range(3)]
+    try:
+        company = Company(scheduler, stepped, None)
+        company.answers(earlier, keep=False)
+        begun = len(step.steps)
+        short = [Call((at, 1, 2, 3), Sampling(0.0, 1.0, 200, tenant=str(at)), 0, None) for at in range(3)]
+        long = Call(tuple(at % 96 for at in range(LONG)), Sampling(0.0, 1.0, 1, tenant="long"), 8, None)
+        found = company.answers([*short, long], keep=False)
+    finally:
+        scheduler.close()
+    assert all(outbox.reason == "length" for outbox in found) and not scheduler.interrupted
+    beside = [each for each in step.steps[begun:] if max(each[1].values()) > 1 and len(each[1]) == 4]
+    # every one of the others has its row in each step that computes a part of the prompt
+    assert all(sorted(counts.values())[:3] == [1, 1, 1] for _, counts in beside)
+    assert sum(max(counts.values()) for _, counts in beside) == LONG
+    assert max(later - sooner for (sooner, _), (later, _) in pairwise(beside)) <= GAP
+    # nor are they smaller than they need to be
+    seconds = 1.5 * LONG / speed
+    assert len(beside) < 2.5 * seconds / 0.1 + 4

@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 
 SPARE_CACHES = 2
 LEAST_CONTEXT = 256
+# a guess need not be exact, whatever the model's own precision is
+DRAFT_PRECISION = "int4"
+# of a weight, with its group's scale: what a step of one row reads
+BYTES = {"int4": 0.625, "int8": 1.125, "bf16": 2.0, "fp32": 4.0}
 # the kernels' blocks of positions
 CACHE_BLOCK = 64
 
@@ -152,7 +156,7 @@ def _open_draft(
     progress: Progress,
 ) -> DraftModel:
     """The model that drafts, in the memory that the large one's caches leave. Raises UnusableDraft."""
-    folder, cache_type = options.draft, cache_type_of(precision, options.kv)
+    folder, cache_type = options.draft, cache_type_of(DRAFT_PRECISION, options.kv)
     assert folder is not None  # noqa: S101 - for the type checker: without one nothing is opened
     try:
         shape, free = read_shape(folder), free_bytes()
@@ -162,11 +166,11 @@ def _open_draft(
         memory = plan_memory(shape, cache_bytes(shape, cache_type), slots, left, options.cache_bytes)
         context = min(memory.context_length, taken.context_length)
         caches = Caches(context, memory.tokens, cache_type)
-        step = open_step(folder, precision, cache_dir, library, caches, slots, progress)
+        step = open_step(folder, DRAFT_PRECISION, cache_dir, library, caches, slots, progress)
         _check_first_pass(step)
     except UnsupportedModel as error:
         raise UnusableDraft(str(error)) from error
-    share = shape.parameters / target.parameters
+    share = shape.parameters * BYTES[DRAFT_PRECISION] / (target.parameters * BYTES[precision])
     return DraftModel(step, context, target.vocabulary, memory.caches, share, known=shape.vocabulary)
 
 

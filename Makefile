@@ -15,6 +15,8 @@ PARALLEL = -n auto --dist worksteal
 CLIENTS = .cache/clients/python
 CLIENTS_JS = .cache/clients/javascript
 CLIENT_SOURCES = apps/api/tests/clients
+# and so has what the local model's benchmark measures beside it
+PEERS = .cache/peers
 COMPOSE = docker compose -f infra/docker-compose.yml
 KERNEL_SOURCES = $(wildcard apps/local/engine/kernel/build.py apps/local/engine/kernel/*.h apps/local/engine/kernel/*.cpp)
 
@@ -61,7 +63,8 @@ smoke: $(VENV)/.dev ## Run eval/cases over HTTP (BASE_URL, or a server of its ow
 bench-gateway: $(VENV)/.dev ## Measure the gateway against a bare one; reports/
 	$(BIN)/python -m eval.bench_gateway
 
-bench-local: $(VENV)/.dev ## Measure the local model's speed; reports/
+bench-local: $(VENV)/.dev ## Measure the local model's speed, with llama.cpp and OpenVINO beside it; reports/
+	-$(MAKE) --no-print-directory $(PEERS)/.done
 	$(BIN)/python -m eval.bench_local
 
 bench-fleet: $(VENV)/.dev ## Measure replicas of the local model and several workers, on a quiet machine; reports/
@@ -138,6 +141,11 @@ $(CLIENTS)/.done: $(CLIENT_SOURCES)/python/requirements.txt
 	# pip takes minutes for so many packages
 	$(CLIENTS)/bin/python -m pip install -q uv==0.13.9
 	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python --no-deps -r $<
+	@touch $@
+
+$(PEERS)/.done: eval/local_peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(BIN)/python -m uv venv -q $(PEERS)
+	$(BIN)/python -m uv pip install -q --python $(PEERS)/bin/python --no-deps -r $<
 	@touch $@
 
 $(CLIENTS_JS)/.done: $(CLIENT_SOURCES)/javascript/package-lock.json

@@ -1,7 +1,11 @@
-"""`make bench-local`: stock `model.generate` against the local model over HTTP with SSE, in one run.
+"""`make bench-local`: the local model and its peers over HTTP with SSE, in turns, and stock `model.generate`.
 
-python -m eval.bench_local [--folder FOLDER] [--only tinyllama|smollm2] [--rounds N]. On TinyLlama's shape (random
-weights, written to FOLDER once) and on the packaged SmolLM2. Writes reports/bench_local.md and .png. Minutes.
+python -m eval.bench_local [--only tinyllama|smollm2] [--rounds 3] [--tokens 64] [--without NAME,...] [--folder FOLDER]
+
+On TinyLlama's shape (random weights, written to FOLDER once) and on the packaged SmolLM2. The peers are llama.cpp and
+OpenVINO GenAI (eval/local_peers), both on one GGUF file of the same checkpoint; what cannot be had is left out, with
+its reason. Each row is measured for one server after the other, `--rounds` times, and the best is kept: other
+processes' work can only make a figure worse. All servers have 16 slots. Writes reports/bench_local.md, .json and .png.
 """
 
 import argparse
@@ -10,25 +14,32 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from apps.core.settings import load_settings
-from apps.local.packaged import transformers_checkpoint
+from apps.local.packaged import packaged_gguf, transformers_checkpoint
+from apps.local.tokenizer import HubTokenizer
 from eval import bench_report, tinyllama_shape
-from eval.bench_client import Timed, ask, ask_all, decode_speed, long_prompt_beside
-from eval.case_server import server
+from eval.bench_client import ask, ask_all, conversation, decode_speed, long_prompt_beside, said
+from eval.bench_report import CALLERS
+from eval.bench_speculation import CASES
+from eval.bench_speculation import SCHEMA as SHIPMENTS
+from eval.case_server import ServerError
+from eval.local_contenders import CONTENDERS, OURS, Checkpoint, Contender, NotHere, ours
+from eval.local_peers import gguf_file
 
-CALLERS = (1, 4, 8, 16)
-TOKENS = 64
-# about so many tokens with the template, and the words that make them
-PROMPTS = {128: 77, 512: 461}
+PROMPTS = (128, 512, 1500)
+TURNS = 8
+# what a chat's template puts around a prompt, about
+TEMPLATE_TOKENS = 30
 WORDS = ("bana", "dola", "fura", "gisan", "hemor", "kilus", "lotar", "mevi", "nopas", "rudon", "sakir", "tewan")
+COPYING = CASES[0].prompt
+Figures = dict[str, float]
 
 
 def prompt(number: int, words: int) -> str:
@@ -37,111 +48,170 @@ def prompt(number: int, words: int) -> str:
     return f"{number} {' '.join(text)} Tell a long story."
 
 
-def stock(folder: Path, dtype: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "eval.bench_stock", str(folder), dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own module
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Prompts of so many tokens, template included, within a few per cent. No two are alike, in any round."""
+
+    tokens_a_word: float
+
+    @classmethod
+    def of(cls, folder: Path) -> "Prompts":
+        return cls(len(HubTokenizer(folder).encode(prompt(1, 400))) / 400)
+
+    def text(self, number: int, tokens: int) -> str:
+        return prompt(number, max(1, round((tokens - TEMPLATE_TOKENS) / self.tokens_a_word)))
 
 
-@contextmanager
-def local_server(folder: Path, cache_dir: Path, slots: int) -> Iterator[tuple[int, float]]:
-    """The port of a server with a ready local model, and when its start began."""
-    settings = {
-        "LOCAL_MODEL": str(folder),
-        "LOCAL_SLOTS": str(slots),
-        "MODEL_CACHE_DIR": str(cache_dir),
-        "MAX_PROMPT_CHARS": "100000",
-        "LOG_LEVEL": "warning",
-    }
-    with tempfile.TemporaryDirectory() as logs:
-        began = time.perf_counter()
-        with server(settings, "http://127.0.0.1:9", Path(logs) / "server.log") as base_url:
-            while local_state(base_url) == "loading":
-                time.sleep(0.02)
-            yield int(base_url.rsplit(":", 1)[1]), began
+async def decode(url: str, at: int, prompts: Prompts, callers: int, tokens: int) -> Figures:
+    texts = [prompts.text(1000 * callers + 100 * at + number, 50) for number in range(callers)]
+    whole, answers = await ask_all(url, texts, tokens)
+    return {f"decode_{callers}": decode_speed(answers), f"whole_{callers}": whole}
 
 
-def local_state(base_url: str) -> str:
-    models = httpx2.get(f"{base_url}/ready", timeout=10).json()["models"]
-    return next(str(model["status"]) for model in models if model["route"] == "/local/generate")
+async def prefill(url: str, at: int, prompts: Prompts, length: int) -> Figures:
+    return {f"prefill_{length}": (await ask(url, said(prompts.text(length + at, length)), 1)).prefill_speed}
 
 
-def peak_bytes(port: int) -> int:
-    """VmHWM of the process that listens on ``port``."""
-    wanted = f":{port:04X} 00000000:0000 0A"
-    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines() if wanted in line]
-    inode = sockets[0][9]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(str(link.readlink()) == f"socket:[{inode}]" for link in (process / "fd").iterdir()):
-                lines = (process / "status").read_text().splitlines()
-                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-        except OSError:
-            continue
-    raise RuntimeError(f"no process listens on port {port}")
+async def first_token(url: str, at: int, prompts: Prompts) -> Figures:
+    return {"first_seconds": (await ask(url, said(prompts.text(50_000 + at, 40)), 1)).first}
 
 
-def start_to_first_token(folder: Path, cache_dir: Path) -> float:
-    with local_server(folder, cache_dir, 4) as (port, began):
-        asyncio.run(ask(port, prompt(0, 4), 2))
-        return time.perf_counter() - began
+async def chat(url: str, at: int, prompts: Prompts, tokens: int) -> Figures:
+    openings = [prompts.text(60_000 + 10 * at + turn, 60) for turn in range(TURNS)]
+    answers = await conversation(url, openings, tokens)
+    took = sum(answer.deltas[-1] - answer.asked for answer in answers)
+    return {"chat_seconds": took, "last_turn_seconds": answers[-1].first}
 
 
-def engine(folder: Path, cache_dir: Path, rounds: int) -> dict[str, Any]:
-    """The best of ``rounds``: other processes' work can only make a figure worse."""
-    with tempfile.TemporaryDirectory() as empty:
-        found: dict[str, Any] = {"cold_seconds": start_to_first_token(folder, Path(empty))}
-    found["warm_seconds"] = min(start_to_first_token(folder, cache_dir) for _ in range(2))
-    with local_server(folder, cache_dir, 4) as (port, _):
-        running = [prompt(200 + number, 8) for number in range(3)]
-        gaps = [asyncio.run(long_prompt_beside(port, running, prompt(300 + at, 1450))) for at in range(rounds)]
-        found["gap"] = min(gap for gap, _ in gaps)
-        for length, words in PROMPTS.items():
-            answers = [asyncio.run(ask(port, prompt(length + at, words), 1)) for at in range(rounds)]
-            found[f"prefill_{length}"] = max(map(prefill_speed, answers))
-        found["first_token"] = min(asyncio.run(ask(port, prompt(500 + at, 8), 1)).first for at in range(rounds))
-        found["peak_bytes"] = peak_bytes(port)
-    with local_server(folder, cache_dir, max(CALLERS)) as (port, _):
-        for callers in CALLERS:
-            whole, decode = [], []
-            for at in range(rounds):
-                prompts = [prompt(1000 * callers + 100 * at + number, 8) for number in range(callers)]
-                speed, answers = asyncio.run(ask_all(port, prompts, TOKENS))
-                whole.append(speed)
-                decode.append(decode_speed(answers))
-            found[f"whole_{callers}"], found[f"decode_{callers}"] = max(whole), max(decode)
+async def structured(url: str, at: int, tokens: int) -> Figures:
+    answer = await ask(url, said(f"{at}. List four shipments."), max(tokens, 200), SHIPMENTS)
+    return {"json": answer.speed}
+
+
+async def copying(url: str, at: int, tokens: int) -> Figures:
+    return {"copying": (await ask(url, said(f"{at}. {COPYING}"), max(tokens, 16))).speed}
+
+
+async def mixed(url: str, at: int, prompts: Prompts, tokens: int) -> Figures:
+    running = [prompts.text(70_000 + 10 * at + number, 50) for number in range(3)]
+    gap, speed = await long_prompt_beside(url, running, prompts.text(80_000 + at, 1500), 2 * tokens)
+    return {"gap_seconds": gap, "mixed": speed}
+
+
+Part = Callable[[str, int], Any]
+
+
+def parts_of(prompts: Prompts, tokens: int) -> list[Part]:
+    return [
+        *(partial(decode, prompts=prompts, callers=callers, tokens=tokens) for callers in CALLERS),
+        *(partial(prefill, prompts=prompts, length=length) for length in PROMPTS),
+        partial(first_token, prompts=prompts),
+        partial(chat, prompts=prompts, tokens=tokens),
+        partial(structured, tokens=tokens),
+        partial(copying, tokens=2 * tokens),
+        partial(mixed, prompts=prompts, tokens=tokens),
+    ]
+
+
+def better(name: str, one: float | None, other: float) -> float:
+    """Seconds are better where they are fewer, all else is where there is more of it."""
+    if one is None:
+        return other
+    return min(one, other) if name.endswith("seconds") else max(one, other)
+
+
+def in_turns(contenders: Mapping[str, Contender], parts: Sequence[Part], rounds: int) -> dict[str, Figures]:
+    """The best of each contender's figures."""
+    found: dict[str, Figures] = {name: {} for name in contenders}
+    for part in parts:
+        for at in range(rounds):
+            for name, contender in contenders.items():
+                for key, value in asyncio.run(part(contender.url, at)).items():
+                    found[name][key] = better(key, found[name].get(key), value)
+        print(".", end="", flush=True, file=sys.stderr)
+    print(file=sys.stderr)
     return found
 
 
-def prefill_speed(answer: Timed) -> float:
-    """The prompts share nothing but the template's beginning, so that next to nothing of them is cached."""
-    return float(answer.usage["prompt_tokens"] / answer.first)
+def program(module: str, *arguments: str) -> dict[str, Any]:
+    """What a program of ours prints in its last line."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own module
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(checkpoint: Checkpoint, without: Sequence[str], rounds: int, tokens: int) -> dict[str, Any]:
+    """Of one checkpoint: each contender's figures, the machine's limits, and why others are not there."""
+    found: dict[str, Any] = {"limits": program("eval.machine_limits"), "missing": {}, "figures": {}, "notes": {}}
+    stock = [name for name in ("stock bf16", "stock fp32") if name not in without]
+    for name in stock:
+        found["figures"][name] = program("eval.bench_stock", str(checkpoint.folder), DTYPES[name])
+    contenders: dict[str, Contender] = {}
+    with ExitStack() as stack:
+        for name, opening in CONTENDERS.items():
+            if name in without:
+                continue
+            try:
+                contenders[name] = stack.enter_context(opening(checkpoint, max(CALLERS)))
+            except (NotHere, ServerError, OSError) as error:
+                found["missing"][name] = str(error)
+                print(f"{name} is left out: {error}", file=sys.stderr)
+        parts = parts_of(Prompts.of(checkpoint.folder), tokens)
+        for name, figures in in_turns(contenders, parts, rounds).items():
+            contender = contenders[name]
+            more = {"peak_bytes": float(contender.peak_bytes()), "start_seconds": contender.seconds}
+            found["figures"][name] = figures | more | {"weights_bytes": float(contender.weights_bytes)}
+            found["notes"][name] = contender.note
+    if OURS in contenders:
+        found["figures"][OURS]["cold_seconds"] = cold_start(checkpoint)
+    found["parameters"] = checkpoint.parameters()
+    return found
+
+
+def cold_start(checkpoint: Checkpoint) -> float:
+    """Seconds to the first token where kernels and packed weights must be made first."""
+    with tempfile.TemporaryDirectory() as empty, ours(replace(checkpoint, cache_dir=Path(empty)), 4) as contender:
+        return contender.seconds
+
+
+DTYPES = {"stock bf16": "bfloat16", "stock fp32": "float32"}
+
+
+def checkpoints(only: str | None, folder: Path | None, cache_dir: Path) -> list[Checkpoint]:
+    made = []
+    if only != "smollm2":
+        shape = folder or cache_dir / "tinyllama-shape"
+        tinyllama_shape.write(shape)
+
+        def written() -> Path:
+            target = shape / "q4_0.gguf"
+            gguf_file.write(shape, packaged_gguf(), target)
+            return target
+
+        made.append(Checkpoint("TinyLlama's shape", shape, written, cache_dir))
+    if only != "tinyllama":
+        made.append(Checkpoint("SmolLM2-135M", transformers_checkpoint(cache_dir), packaged_gguf, cache_dir))
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--only", choices=["tinyllama", "smollm2"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--without", default="", help=f"{', '.join([*DTYPES, *CONTENDERS])}, separated by commas")
     options = parser.parse_args()
+    without = [name for name in options.without.split(",") if name]
+    if unknown := set(without) - {*DTYPES, *CONTENDERS}:
+        parser.error(f"no contenders: {', '.join(sorted(unknown))}")
     cache_dir = load_settings().model_cache_dir
-    results: dict[str, dict[str, Any]] = {}
-    if options.only != "smollm2":
-        folder = options.folder or cache_dir / "tinyllama-shape"
-        tinyllama_shape.write(folder)
-        results["TinyLlama shape"] = measure(folder, cache_dir, options.rounds)
-    if options.only != "tinyllama":
-        results["SmolLM2-135M"] = measure(transformers_checkpoint(cache_dir), cache_dir, options.rounds)
+    results = {
+        checkpoint.name: measure(checkpoint, without, options.rounds, options.tokens)
+        for checkpoint in checkpoints(options.only, options.folder, cache_dir)
+    }
     bench_report.write(results, Path("reports"))
     print((Path("reports") / "bench_local.md").read_text())
-
-
-def measure(folder: Path, cache_dir: Path, rounds: int) -> dict[str, Any]:
-    return {
-        "stock bf16": stock(folder, "bfloat16"),
-        "stock fp32": stock(folder, "float32"),
-        "engine": engine(folder, cache_dir, rounds),
-    }
 
 
 if __name__ == "__main__":

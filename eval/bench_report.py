@@ -1,21 +1,40 @@
-"""The local benchmark's figures as a Markdown table and a plot."""
+"""The local benchmark's figures as a Markdown table, JSON, and a plot."""
 
+import json
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+# by checkpoint: figures by contender, notes, what is missing and why, the machine's limits, the parameters
+Results = Mapping[str, Mapping[str, Any]]
 CALLERS = (1, 4, 8, 16)
-PROMPTS = (128, 512)
+STOCK = "stock bf16"
+# label, figure, decimals, what it is divided by
+ROWS: tuple[tuple[str, str, int, float], ...] = (
+    *((f"decode, callers: {callers}, tokens/s", f"decode_{callers}", 1, 1) for callers in CALLERS),
+    *((f"whole answers, callers: {callers}, tokens/s", f"whole_{callers}", 1, 1) for callers in CALLERS),
+    *((f"prompt of {tokens:,} tokens, tokens/s", f"prefill_{tokens}", 0, 1) for tokens in (128, 512, 1500)),
+    ("first token of a short prompt, s", "first_seconds", 3, 1),
+    ("a chat of 8 turns, s", "chat_seconds", 2, 1),
+    ("first token of its last turn, s", "last_turn_seconds", 3, 1),
+    ("JSON by a schema, tokens/s", "json", 1, 1),
+    ("a quote from a document, tokens/s", "copying", 1, 1),
+    ("3 streams and a prompt of 1,500 tokens, tokens/s of both", "mixed", 0, 1),
+    ("longest gap in these streams, s", "gap_seconds", 3, 1),
+    ("peak RSS, GB", "peak_bytes", 2, 1e9),
+    ("start to first token, s", "start_seconds", 1, 1),
+    ("the same with an empty cache, s", "cold_seconds", 1, 1),
+)
 
 
 def write(results: Results, folder: Path) -> None:
-    """bench_local.md and, where matplotlib is installed, bench_local.png."""
+    """bench_local.md, bench_local.json and, where matplotlib is installed, bench_local.png."""
     folder.mkdir(exist_ok=True)
     tables = [table(name, found) for name, found in results.items()]
     (folder / "bench_local.md").write_text("\n\n".join([heading(), *tables]) + "\n")
+    (folder / "bench_local.json").write_text(json.dumps(results, indent=2) + "\n")
     try:
         import matplotlib  # noqa: F401 - asked for here, so that the table is written without it too
     except ImportError:
@@ -26,11 +45,11 @@ def write(results: Results, folder: Path) -> None:
 
 def heading() -> str:
     return (
-        "# The local model over HTTP with SSE against stock `model.generate`\n\n"
-        f"{processor()}, {os.cpu_count()} cores, {platform.platform()}. Stock: transformers alone in a process, one "
-        "caller, best of two. Engine: the whole server, greedy, 64 tokens a caller, sums over "
-        "all callers, best of the rounds. Decode: while all of them receive tokens. Whole answers: from the first "
-        "request to the last byte, prompts included. Prefill: one prompt, from the request to the first token."
+        "# The local model and its peers\n\n"
+        f"{processor()}, {os.cpu_count()} cores, {platform.platform()}, load average {os.getloadavg()[0]:.1f} at the "
+        "end. Stock: transformers' `generate` in a process, one caller. All others: servers with 16 slots over HTTP "
+        "with SSE, greedy, in turns, sums over all callers, the best of the rounds. Decode: while all callers receive "
+        "tokens. Whole answers: from the first request to the last byte, prompts included."
     )
 
 
@@ -44,22 +63,40 @@ def processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?") + f" ({kind})"
 
 
-def table(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    bf16, fp32, engine = found["stock bf16"], found["stock fp32"], found["engine"]
-    rows = [f"## {name}", "", "| | stock bf16 | stock fp32 | engine | x bf16 | x fp32 |", "|---|---|---|---|---|---|"]
-    speeds = [(f"prefill of {n} tokens, tokens/s", f"prefill_{n}", f"prefill_{n}") for n in PROMPTS]
-    for label, kind in (("decode", "decode"), ("whole answers", "whole")):
-        speeds += [(f"{label}, callers: {callers}, tokens/s", "decode", f"{kind}_{callers}") for callers in CALLERS]
-    for label, of_stock, of_engine in speeds:
-        a, b, c = bf16[of_stock], fp32[of_stock], engine[of_engine]
-        rows.append(f"| {label} | {a:.1f} | {b:.1f} | {c:.1f} | {c / a:.1f} | {c / b:.1f} |")
-    memory = [found[key]["peak_bytes"] / 1e9 for key in ("stock bf16", "stock fp32", "engine")]
-    rows.append("| peak RSS, GB (engine: 4 slots) | {:.2f} | {:.2f} | {:.2f} | | |".format(*memory))
-    starts = (bf16["start_seconds"], fp32["start_seconds"], engine["cold_seconds"], engine["warm_seconds"])
-    rows.append("| start to first token, s | {:.1f} | {:.1f} | cold {:.1f}, warm {:.1f} | | |".format(*starts))
-    rows.append(f"| time to first token, short prompt, s | | | {engine['first_token']:.3f} | | |")
-    rows.append(f"| longest gap in streams beside a 1,500-token prompt, s | | | {engine['gap']:.3f} | | |")
-    return "\n".join(rows)
+def table(name: str, found: Mapping[str, Any]) -> str:
+    figures: Mapping[str, Mapping[str, float]] = found["figures"]
+    named = list(figures)
+    rows = [f"## {name}", "", f"| | {' | '.join(named)} |", f"|---|{'---|' * len(named)}"]
+    for label, key, decimals, unit in ROWS:
+        # generate answers one caller after the other
+        values = [figures[one].get(key, figures[one].get("decode") if key == "decode_1" else None) for one in named]
+        if any(value is not None for value in values):
+            rows.append(row(label, [None if value is None else value / unit for value in values], decimals))
+    rows += shares(found)
+    lines = [f"{one}: {note}." for one, note in found["notes"].items() if note]
+    lines += [f"{one} was left out: {why}." for one, why in found["missing"].items()]
+    return "\n".join([*rows, "", *lines])
+
+
+def row(label: str, values: list[float | None], decimals: int) -> str:
+    return f"| {label} | {' | '.join('' if value is None else f'{value:,.{decimals}f}' for value in values)} |"
+
+
+def shares(found: Mapping[str, Any]) -> list[str]:
+    """How near each comes to what memory allows, by the weights that are read, and arithmetic, by multiplications."""
+    figures, limits = found["figures"], found["limits"]
+    bandwidth, operations = limits["bytes_a_second"], limits["operations_a_second"]
+    memory: list[float | None] = []
+    arithmetic: list[float | None] = []
+    for each in figures.values():
+        served = "weights_bytes" in each
+        memory.append(100 * each["decode_1"] * each["weights_bytes"] / bandwidth if served else None)
+        prefill = each.get("prefill_512")
+        arithmetic.append(None if prefill is None else 100 * 2 * prefill * found["parameters"] / operations)
+    return [
+        row(f"decode, 1 caller, % of {bandwidth / 1e9:.0f} GB/s", memory, 0),
+        row(f"prompt of 512, % of {operations / 1e9:.0f} GFLOP/s in float32", arithmetic, 0),
+    ]
 
 
 def plot(results: Results, file: Path) -> None:
@@ -71,11 +108,16 @@ def plot(results: Results, file: Path) -> None:
 
     figure, panels = pyplot.subplots(1, len(results), figsize=(5 * len(results), 4), squeeze=False)
     for panel, (name, found) in zip(panels[0], results.items(), strict=True):
-        for kind, label in (("decode", "engine, HTTP + SSE"), ("whole", "the same, prompts included")):
-            panel.plot(CALLERS, [found["engine"][f"{kind}_{n}"] for n in CALLERS], marker="o", label=label)
-        for stock, style in (("stock bf16", "--"), ("stock fp32", ":")):
-            panel.axhline(found[stock]["decode"], linestyle=style, color="gray", label=f"{stock}, 1 caller")
+        for contender, figures in found["figures"].items():
+            if "decode" in figures:
+                label = f"{contender}, 1 caller"
+                panel.axhline(
+                    figures["decode"], linestyle="--" if contender == STOCK else ":", color="gray", label=label
+                )
+            else:
+                panel.plot(CALLERS, [figures[f"decode_{n}"] for n in CALLERS], marker="o", label=contender)
         panel.set(title=name, xlabel="callers", ylabel="tokens/s, sum", ylim=(0, None), xticks=CALLERS)
         panel.legend()
     figure.tight_layout()
     figure.savefig(file, dpi=110)
+    pyplot.close(figure)

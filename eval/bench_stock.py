@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PROMPTS, ANSWER_TOKENS = (128, 512), 12
+PROMPTS, ANSWER_TOKENS = (128, 512, 1500), 12
 
 
 def peak_bytes() -> int:

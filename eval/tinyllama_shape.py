@@ -1,13 +1,17 @@
 """A checkpoint of TinyLlama-1.1B-Chat's shape with random weights: the same cost a token, no meaning.
 
-`python -m eval.tinyllama_shape FOLDER` writes config, bf16 weights (2.2 GB), and a tokenizer of 32,000 tokens with
-the Zephyr chat template.
+`python -m eval.tinyllama_shape FOLDER` writes config, bf16 weights (2.2 GB), and the packaged model's chat template and
+first 32,000 tokens, which other engines can read from a GGUF file.
 """
 
-import itertools
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from apps.core.settings import load_settings
+from apps.local.packaged import transformers_checkpoint
 
 SIZES: dict[str, Any] = {
     "hidden_size": 2048,
@@ -23,43 +27,30 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
-SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
-    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
-)
-
-
-def vocabulary() -> list[str]:
-    """The special tokens, the bytes, single characters, then made-up words."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
-    tokens += [chr(code) for code in range(33, 127)]
-    syllables = [a + b for a, b in itertools.product("bcdfghjklmnprstvwz", "aeiou")]
-    words = (f"\u2581{a}{b}{end}" for a, b, end in itertools.product(syllables, syllables, ["", "n", "s", "r"]))
-    numbered = (f"\u2581w{number}" for number in itertools.count())
-    return tokens + list(itertools.islice(itertools.chain(words, numbered), SIZES["vocab_size"] - len(tokens)))
 
 
 def write(folder: Path) -> None:
-    if (folder / "model.safetensors").is_file():
-        return
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    """The weights where they are not there yet, and the tokenizer."""
+    if not (folder / "model.safetensors").is_file():
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    # normal weights of 0.02, norms of 1: what transformers begins a training with
-    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(folder)
-    scores = [(token, -10.0 if number > 258 else -100.0) for number, token in enumerate(vocabulary())]
-    backend = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=SIZES["max_position_embeddings"], **SPECIAL
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.bfloat16)
+        # normal weights of 0.02, norms of 1: what transformers begins a training with
+        LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(folder)
+    _write_tokenizer(transformers_checkpoint(load_settings().model_cache_dir), folder)
+
+
+def _write_tokenizer(source: Path, folder: Path) -> None:
+    """The packaged model's first tokens: a merge's result stands behind its parts, so that what is cut off is whole."""
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    model = tokenizer["model"]
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < SIZES["vocab_size"]}
+    model["merges"] = [parts for parts in model["merges"] if "".join(parts) in model["vocab"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(source / name, folder)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,33 @@
-"""The local model's bench, as far as it is arithmetic and text."""
+"""The local model's bench, as far as it is arithmetic and text, and its contenders where they can be had."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from apps.core.settings import Settings
+from apps.tests.support.tiny_checkpoint import write_tiny_checkpoint
 from eval import bench_report
-from eval.bench_client import Timed, decode_speed
+from eval.bench_client import Refused, Timed, ask, decode_speed, read_events, said
+from eval.bench_local import better, in_turns
+from eval.local_contenders import CONTENDERS, LLAMA_CPP, OPENVINO, Checkpoint, Contender, NotHere
+from eval.local_peers.gguf_file import gguf_name, write
 
-STOCK = {"prefill_128": 200.0, "prefill_512": 250.0, "decode": 10.0, "peak_bytes": 2_500_000_000, "start_seconds": 4.0}
-ENGINE = {
-    "prefill_128": 600.0,
+STOCK = {"prefill_512": 250.0, "decode": 10.0, "peak_bytes": 2_500_000_000, "start_seconds": 4.0}
+SERVED = {
     "prefill_512": 500.0,
     "peak_bytes": 900_000_000,
-    "cold_seconds": 9.0,
-    "warm_seconds": 1.5,
-    "first_token": 0.05,
-    "gap": 0.2,
+    "start_seconds": 1.5,
+    "gap_seconds": 0.125,
+    "weights_bytes": 200_000_000.0,
     **{f"{kind}_{callers}": 75.0 * callers for kind in ("decode", "whole") for callers in (1, 4, 8, 16)},
+}
+FOUND = {
+    "figures": {"stock bf16": STOCK, "this project": SERVED},
+    "notes": {"this project": "own, avx2"},
+    "missing": {"llama.cpp": "the peers' environment is not there"},
+    "limits": {"bytes_a_second": 30e9, "operations_a_second": 200e9},
+    "parameters": 100_000_000,
 }
 
 
@@ -28,11 +39,75 @@ def test_decoding_counts_from_the_last_caller_s_first_token_to_the_first_one_s_e
     assert decode_speed([Timed(0.0, [1.0], {"completion_tokens": 1})]) == 0
 
 
-def test_the_report_is_a_table_with_ratios_and_a_plot(tmp_path: Path) -> None:
+def test_a_single_answer_s_speed_leaves_its_first_delta_out() -> None:
+    assert Timed(0.0, [1.0, 2.0, 3.0], {"completion_tokens": 6}).speed == 2
+    assert Timed(0.0, [1.0], {"completion_tokens": 1}).speed == 0
+
+
+def test_events_are_read_through_chunks_and_a_cut_stream_is_refused() -> None:
+    stream = (
+        b'HTTP/1.1 200 OK\r\n\r\n2a\r\ndata: {"choices": [{"delta": {"content": "Py"}}]}\n\n\r\n'
+        b'data: {"choices": [{"delta": {"content": null}}]}\n\n'
+        b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\ndata: [DONE]\n\n'
+    )
+    read_events(stream, timed := Timed(0.0))
+    assert (timed.text, timed.usage["prompt_tokens"]) == ("Py", 3)
+    with pytest.raises(Refused):
+        read_events(stream.replace(b"data: [DONE]", b""), Timed(0.0))
+
+
+def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
+    assert better("gap_seconds", 0.2, 0.1) == 0.1 and better("decode_4", 0.2, 0.1) == 0.2
+    asked = []
+
+    async def part(url: str, at: int) -> dict[str, float]:
+        asked.append((url, at))
+        return {"decode_1": float(at), "chat_seconds": float(at)}
+
+    contenders = {name: Contender(name, 0, 0.0, "", 0) for name in ("a", "b")}
+    assert in_turns(contenders, [part], 2) == {name: {"decode_1": 1.0, "chat_seconds": 0.0} for name in ("a", "b")}
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_the_report_is_a_table_with_shares_and_reasons_and_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib comes with requirements-dev.txt")
-    bench_report.write({"Some model": {"stock bf16": STOCK, "stock fp32": STOCK, "engine": ENGINE}}, tmp_path)
+    bench_report.write({"Some model": FOUND}, tmp_path)
     page = (tmp_path / "bench_local.md").read_text(encoding="utf-8")
-    assert "| prefill of 128 tokens, tokens/s | 200.0 | 200.0 | 600.0 | 3.0 | 3.0 |" in page
-    assert "| decode, callers: 16, tokens/s | 10.0 | 10.0 | 1200.0 | 120.0 | 120.0 |" in page
-    assert "cold 9.0, warm 1.5" in page
+    assert "| | stock bf16 | this project |" in page
+    assert "| decode, callers: 1, tokens/s | 10.0 | 75.0 |" in page
+    assert "| decode, callers: 16, tokens/s |  | 1,200.0 |" in page
+    assert "| longest gap in these streams, s |  | 0.125 |" in page
+    assert "| decode, 1 caller, % of 30 GB/s |  | 50 |" in page
+    assert "| prompt of 512, % of 200 GFLOP/s in float32 | 25 | 50 |" in page
+    assert "this project: own, avx2." in page
+    assert "llama.cpp was left out: the peers' environment is not there." in page
     assert (tmp_path / "bench_local.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_of_tensors_are_those_of_gguf() -> None:
+    assert gguf_name("model.layers.3.self_attn.q_proj.weight") == "blk.3.attn_q.weight"
+    assert gguf_name("lm_head.weight") == "output.weight"
+
+
+@pytest.mark.local
+@pytest.mark.long
+@pytest.mark.parametrize("name", [LLAMA_CPP, OPENVINO])
+@pytest.mark.parametrize("kind", ["packaged", "written"])
+def test_a_peer_answers_on_the_same_checkpoint(name: str, kind: str, tmp_path: Path) -> None:
+    packaged = pytest.importorskip("apps.local.packaged")
+    file = packaged.packaged_gguf()
+    folder = tmp_path / "model"
+    if kind == "written":
+        sizes = {"vocab_size": 1000, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+        write_tiny_checkpoint(folder, **sizes)
+        write(folder, file, tmp_path / "model.gguf")
+        file = tmp_path / "model.gguf"
+    checkpoint = Checkpoint("one", folder, lambda: file, Settings().model_cache_dir)
+    try:
+        with CONTENDERS[name](checkpoint, 2) as contender:
+            answer = asyncio.run(ask(contender.url, said("What is Python?"), 6))
+            assert contender.peak_bytes() > 1 << 20
+    except NotHere as missing:
+        pytest.skip(str(missing))
+    assert answer.usage["completion_tokens"] == 6
+    assert answer.text if kind == "packaged" else answer.deltas

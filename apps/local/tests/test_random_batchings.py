@@ -11,7 +11,7 @@ from apps.local.engine.batching.opening import Library
 from apps.local.engine.kernel.build import AVX2, NEON, Variant, cpu_flags
 from apps.local.engine.port import NoKernel
 from apps.tests.support.kernels import kernels, library_of, variants_here
-from apps.tests.support.random_batchings import Bench, draw
+from apps.tests.support.random_batchings import Bench, TorchBench, draw
 
 HERE = variants_here()
 IN_ALL = 1000
@@ -38,6 +38,15 @@ def test_1000_random_batchings_in_all_change_no_answer(at: int, tmp_path: Path) 
     for what in ("left", "interrupted", "tokens from memory", "tokens from disk", "greedy answers"):
         assert bench.totals[what] > 0, what
     assert 0 < bench.totals["accepted"] < bench.totals["drafted"]
+
+
+@pytest.mark.long
+def test_on_torch_s_kernels_answers_are_near_those_of_the_same_call_alone(tmp_path: Path) -> None:
+    bench = TorchBench(tmp_path)
+    for number in range(60):
+        bench.check(draw(2, number))
+    for what in ("left", "tokens from memory", "tokens from disk"):
+        assert bench.totals[what] > 0, what
 
 
 def library(variant: Variant) -> Library:

@@ -11,7 +11,7 @@ import pytest
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.scheduler import BatchingEngine, Scheduler
-from apps.local.engine.batching.step import Step, WholeSequences
+from apps.local.engine.batching.step import SECONDS_BESIDE_ANSWERS, Step, WholeSequences
 from apps.local.engine.kernel.native_step import BlockCache, BlockPool
 from apps.local.engine.port import Sampling
 from apps.local.tokenizer import HubTokenizer
@@ -85,7 +85,10 @@ GAP = 0.15
 
 
 class PacedStep:
-    """Takes as long on its own clock as so many rows take, and more for late positions; blocks come from a pool."""
+    """Takes as long on its own clock as so many rows take, and more for late positions; blocks come from a pool.
+
+    At position 1,500 attention adds less than a third to a row of models of these shapes.
+    """
 
     max_rows = 256
     rows_independent = True
@@ -117,7 +120,7 @@ class PacedStep:
         self._pool.release(cache, tokens)
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
-        self.now += sum(self._seconds_a_row * (1 + position / LONG) for position in positions)
+        self.now += sum(self._seconds_a_row * (1 + 0.3 * position / LONG) for position in positions)
         counts: dict[int, int] = {}
         for cache in caches:
             counts[id(cache)] = counts.get(id(cache), 0) + 1
@@ -151,5 +154,4 @@ def test_the_longest_gap_beside_a_prompt_of_1500_tokens_stays_short(speed: int) 
     assert sum(max(counts.values()) for _, counts in beside) == LONG
     assert max(later - sooner for (sooner, _), (later, _) in pairwise(beside)) <= GAP
     # nor are they smaller than they need to be
-    seconds = 1.5 * LONG / speed
-    assert len(beside) < 2.5 * seconds / 0.1 + 4
+    assert len(beside) < 2.5 * (1.15 * LONG / speed) / SECONDS_BESIDE_ANSWERS + 4

@@ -97,8 +97,10 @@ def program(name: str, checkpoint: Checkpoint, slots: int) -> Iterator[Contender
     file = checkpoint.gguf()
     command = [str(PEERS), str(PROGRAMS / name), str(file), str(slots), str(available_cpus())]
     began = time.perf_counter()
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]  # noqa: S603
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
         # one that hangs at its start must not hang the benchmark
         watchdog = threading.Timer(START_SECONDS, process.kill)
         watchdog.start()
@@ -124,8 +126,9 @@ def llama_cpp(checkpoint: Checkpoint, slots: int) -> Iterator[Contender]:
     file, port, threads = checkpoint.gguf(), free_port(), str(available_cpus())
     command = [own, "-m", str(file), "--port", str(port), "-np", str(slots), "-c", str(CONTEXT * slots)]
     began = time.perf_counter()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([*command, "-t", threads, "-tb", threads], **quiet) as process:  # type: ignore[call-overload]  # noqa: S603
+    with subprocess.Popen(  # noqa: S603 - the operator's own server
+        [*command, "-t", threads, "-tb", threads], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             while not healthy(url):

@@ -41,7 +41,7 @@ def run(arguments: list[str], environment: Mapping[str, str], seconds: float = 6
 
 
 def test_zig_is_told_the_cpu_and_clang_the_features() -> None:
-    assert for_zig(NEON_I8MM.flags) == ["-DKERNEL_NEON", "-mcpu=generic+dotprod+i8mm"]
+    assert for_zig(NEON_I8MM.flags) == ["-DKERNEL_NEON", "-DKERNEL_I8MM", "-mcpu=generic+dotprod+i8mm"]
     assert for_zig(AVX2.flags)[:5] == ["-mcpu=baseline", "-Xclang", "-target-feature", "-Xclang", "+avx2"]
     assert not [flag for flag in for_zig(AMX.flags) if flag.startswith("-m") and flag != "-mcpu=baseline"]
     assert "+amx-int8" in for_zig(AMX.flags) and "-DKERNEL_AMX" in for_zig(AMX.flags)

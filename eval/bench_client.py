@@ -52,7 +52,7 @@ def said(text: str) -> Messages:
 
 async def ask(url: str, messages: Messages, max_tokens: int, schema: JsonObject | None = None) -> Timed:
     """One streamed call; without a ``schema`` the answer has ``max_tokens`` tokens. Raises Refused."""
-    body: JsonObject = {
+    body: dict[str, Any] = {
         "model": "local",
         "messages": messages,
         "max_tokens": max_tokens,

@@ -16,8 +16,10 @@ from apps.local.engine.port import NoKernel
 from apps.tests.support.kernels import library_of, variants_here
 from apps.tests.support.random_batchings import Bench, Difference, draw
 
-COUNTED = ("batchings", "answers", "greedy answers", "left", "tokens", "steps", "drafted", "accepted")
-COUNTED += ("tokens from memory", "tokens from disk", "interrupted")
+COUNTED = (
+    *("batchings", "answers", "greedy answers", "left", "tokens", "steps", "drafted", "accepted"),
+    *("tokens from memory", "tokens from disk", "interrupted"),
+)
 
 
 def main() -> int:

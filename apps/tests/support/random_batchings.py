@@ -368,8 +368,8 @@ class TorchBench(Bench):
         super().__init__(None, folder)
 
     def _same(self, one: Entry, other: Entry) -> bool:
-        pairs = zip([one, *one[2]], [other, *other[2]], strict=True)
-        near = all(a == b or abs((a or 0.0) - (b or 0.0)) < self.NEAR for (_, a, *_), (_, b, *_) in pairs)
+        values = [[each[1], *(logprob for _, logprob in each[2])] for each in (one, other)]
+        near = all(a == b or abs((a or 0.0) - (b or 0.0)) < self.NEAR for a, b in zip(*values, strict=True))
         return one[0] == other[0] and near
 
     def _step(self, folder: Path, batching: Batching) -> Step:

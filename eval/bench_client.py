@@ -12,6 +12,14 @@ from apps.core.messages import JsonObject
 Messages = list[dict[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where to ask, and the model's name there."""
+
+    url: str
+    model: str = "local"
+
+
 @dataclass(slots=True)
 class Timed:
     """One streamed answer: seconds on the monotonic clock, tokens as the server counted them."""
@@ -50,10 +58,10 @@ def said(text: str) -> Messages:
     return [{"role": "user", "content": text}]
 
 
-async def ask(url: str, messages: Messages, max_tokens: int, schema: JsonObject | None = None) -> Timed:
+async def ask(server: Server, messages: Messages, max_tokens: int, schema: JsonObject | None = None) -> Timed:
     """One streamed call; without a ``schema`` the answer has ``max_tokens`` tokens. Raises Refused."""
     body: dict[str, Any] = {
-        "model": "local",
+        "model": server.model,
         "messages": messages,
         "max_tokens": max_tokens,
         "temperature": 0,
@@ -65,7 +73,7 @@ async def ask(url: str, messages: Messages, max_tokens: int, schema: JsonObject 
     else:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     content = json.dumps(body).encode()
-    host, _, port = url.removeprefix("http://").partition(":")
+    host, _, port = server.url.removeprefix("http://").partition(":")
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         f"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -98,10 +106,10 @@ def read_events(answer: bytes, timed: Timed) -> None:
         raise Refused(answer[-2000:].decode(errors="replace"))
 
 
-async def ask_all(url: str, prompts: Sequence[str], max_tokens: int) -> tuple[float, list[Timed]]:
+async def ask_all(server: Server, prompts: Sequence[str], max_tokens: int) -> tuple[float, list[Timed]]:
     """All at once: completion tokens a second in sum, from the first request to the last byte; and each answer."""
     began = time.perf_counter()
-    answers = await asyncio.gather(*[ask(url, said(prompt), max_tokens) for prompt in prompts])
+    answers = await asyncio.gather(*[ask(server, said(prompt), max_tokens) for prompt in prompts])
     seconds = time.perf_counter() - began
     return sum(answer.usage["completion_tokens"] for answer in answers) / seconds, list(answers)
 
@@ -121,23 +129,23 @@ def decode_speed(answers: Sequence[Timed]) -> float:
     return tokens / (end - begin)
 
 
-async def conversation(url: str, openings: Sequence[str], max_tokens: int) -> list[Timed]:
+async def conversation(server: Server, openings: Sequence[str], max_tokens: int) -> list[Timed]:
     """A chat of as many turns, each with all of what was said before."""
     messages: Messages = []
     answers = []
     for text in openings:
         messages += said(text)
-        answers.append(await ask(url, messages, max_tokens))
+        answers.append(await ask(server, messages, max_tokens))
         messages.append({"role": "assistant", "content": answers[-1].text})
     return answers
 
 
-async def long_prompt_beside(url: str, running: Sequence[str], prompt: str, tokens: int) -> tuple[float, float]:
+async def long_prompt_beside(server: Server, running: Sequence[str], prompt: str, tokens: int) -> tuple[float, float]:
     """Streams that run while a long prompt arrives: their longest gap, and the tokens a second of all in sum."""
     began = time.perf_counter()
-    streams = [asyncio.create_task(ask(url, said(text), tokens)) for text in running]
+    streams = [asyncio.create_task(ask(server, said(text), tokens)) for text in running]
     await asyncio.sleep(1)
-    arrived = await ask(url, said(prompt), 2)
+    arrived = await ask(server, said(prompt), 2)
     answers = [*(await asyncio.gather(*streams)), arrived]
     seconds = time.perf_counter() - began
     whole = sum(sum(answer.usage[kind] for kind in ("prompt_tokens", "completion_tokens")) for answer in answers)

@@ -25,7 +25,7 @@ from apps.core.settings import load_settings
 from apps.local.packaged import packaged_gguf, transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval import bench_report, tinyllama_shape
-from eval.bench_client import ask, ask_all, conversation, decode_speed, long_prompt_beside, said
+from eval.bench_client import Server, ask, ask_all, conversation, decode_speed, long_prompt_beside, said
 from eval.bench_report import CALLERS
 from eval.bench_speculation import CASES
 from eval.bench_speculation import SCHEMA as SHIPMENTS
@@ -62,43 +62,43 @@ class Prompts:
         return prompt(number, max(1, round((tokens - TEMPLATE_TOKENS) / self.tokens_a_word)))
 
 
-async def decode(url: str, at: int, prompts: Prompts, callers: int, tokens: int) -> Figures:
+async def decode(server: Server, at: int, prompts: Prompts, callers: int, tokens: int) -> Figures:
     texts = [prompts.text(1000 * callers + 100 * at + number, 50) for number in range(callers)]
-    whole, answers = await ask_all(url, texts, tokens)
+    whole, answers = await ask_all(server, texts, tokens)
     return {f"decode_{callers}": decode_speed(answers), f"whole_{callers}": whole}
 
 
-async def prefill(url: str, at: int, prompts: Prompts, length: int) -> Figures:
-    return {f"prefill_{length}": (await ask(url, said(prompts.text(length + at, length)), 1)).prefill_speed}
+async def prefill(server: Server, at: int, prompts: Prompts, length: int) -> Figures:
+    return {f"prefill_{length}": (await ask(server, said(prompts.text(length + at, length)), 1)).prefill_speed}
 
 
-async def first_token(url: str, at: int, prompts: Prompts) -> Figures:
-    return {"first_seconds": (await ask(url, said(prompts.text(50_000 + at, 40)), 1)).first}
+async def first_token(server: Server, at: int, prompts: Prompts) -> Figures:
+    return {"first_seconds": (await ask(server, said(prompts.text(50_000 + at, 40)), 1)).first}
 
 
-async def chat(url: str, at: int, prompts: Prompts, tokens: int) -> Figures:
+async def chat(server: Server, at: int, prompts: Prompts, tokens: int) -> Figures:
     openings = [prompts.text(60_000 + 10 * at + turn, 60) for turn in range(TURNS)]
-    answers = await conversation(url, openings, tokens)
+    answers = await conversation(server, openings, tokens)
     took = sum(answer.deltas[-1] - answer.asked for answer in answers)
     return {"chat_seconds": took, "last_turn_seconds": answers[-1].first}
 
 
-async def structured(url: str, at: int, tokens: int) -> Figures:
-    answer = await ask(url, said(f"{at}. List four shipments."), max(tokens, 200), SHIPMENTS)
+async def structured(server: Server, at: int, tokens: int) -> Figures:
+    answer = await ask(server, said(f"{at}. List four shipments."), max(tokens, 200), SHIPMENTS)
     return {"json": answer.speed}
 
 
-async def copying(url: str, at: int, tokens: int) -> Figures:
-    return {"copying": (await ask(url, said(f"{at}. {COPYING}"), max(tokens, 16))).speed}
+async def copying(server: Server, at: int, tokens: int) -> Figures:
+    return {"copying": (await ask(server, said(f"{at}. {COPYING}"), max(tokens, 16))).speed}
 
 
-async def mixed(url: str, at: int, prompts: Prompts, tokens: int) -> Figures:
+async def mixed(server: Server, at: int, prompts: Prompts, tokens: int) -> Figures:
     running = [prompts.text(70_000 + 10 * at + number, 50) for number in range(3)]
-    gap, speed = await long_prompt_beside(url, running, prompts.text(80_000 + at, 1500), 2 * tokens)
+    gap, speed = await long_prompt_beside(server, running, prompts.text(80_000 + at, 1500), 2 * tokens)
     return {"gap_seconds": gap, "mixed": speed}
 
 
-Part = Callable[[str, int], Any]
+Part = Callable[[Server, int], Any]
 
 
 def parts_of(prompts: Prompts, tokens: int) -> list[Part]:
@@ -126,7 +126,7 @@ def in_turns(contenders: Mapping[str, Contender], parts: Sequence[Part], rounds:
     for part in parts:
         for at in range(rounds):
             for name, contender in contenders.items():
-                for key, value in asyncio.run(part(contender.url, at)).items():
+                for key, value in asyncio.run(part(contender.server, at)).items():
                     found[name][key] = better(key, found[name].get(key), value)
         print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)

@@ -19,8 +19,8 @@ from apps.core.process import available_cpus
 from apps.local.engine.batching.shape import read_shape
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import ROOT
-from eval.bench_client import ask, said
-from eval.case_server import server
+from eval.bench_client import Server, ask, said
+from eval.case_server import server as api_server
 
 PEERS = ROOT / ".cache/peers/bin/python"
 PROGRAMS = ROOT / "eval/local_peers"
@@ -40,7 +40,7 @@ class Contender:
     ``weights_bytes`` is what a step reads of its weights.
     """
 
-    url: str
+    server: Server
     pid: int
     seconds: float
     note: str
@@ -79,14 +79,15 @@ def ours(checkpoint: Checkpoint, slots: int) -> Iterator[Contender]:
     }
     with tempfile.TemporaryDirectory() as logs:
         began = time.perf_counter()
-        with server(settings, "http://127.0.0.1:9", Path(logs) / "server.log") as url:
+        with api_server(settings, "http://127.0.0.1:9", Path(logs) / "server.log") as url:
             while (state := local_state(url))["status"] == "loading":
                 time.sleep(0.02)
             if state["status"] != "ready":
                 raise NotHere(f"the local model is {state['status']}: {state['reason']}")
             details = state["details"]
             pid = listener(int(url.rpartition(":")[2]))
-            yield answering(url, pid, began, str(details["kernels"]), int(details["weights_bytes"]))
+            to = Server(url, state["name"])
+            yield answering(to, pid, began, str(details["kernels"]), int(details["weights_bytes"]))
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def program(name: str, checkpoint: Checkpoint, slots: int) -> Iterator[Contender
             watchdog.cancel()
             if not url.startswith("http"):
                 raise NotHere(f"{name} ended at its start (exit code {process.wait(10)})")
-            yield answering(url, process.pid, began, note, file.stat().st_size)
+            yield answering(Server(url), process.pid, began, note, file.stat().st_size)
         finally:
             watchdog.cancel()
             process.kill()
@@ -135,7 +136,7 @@ def llama_cpp(checkpoint: Checkpoint, slots: int) -> Iterator[Contender]:
                 if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
                     raise NotHere(f"{own} did not start (exit code {process.poll()})")
                 time.sleep(0.05)
-            yield answering(url, process.pid, began, f"LLAMA_SERVER={own}", file.stat().st_size)
+            yield answering(Server(url), process.pid, began, f"LLAMA_SERVER={own}", file.stat().st_size)
         finally:
             process.kill()
 
@@ -147,9 +148,9 @@ CONTENDERS: dict[str, Opening] = {
 }
 
 
-def answering(url: str, pid: int, began: float, note: str, weights_bytes: int) -> Contender:
-    asyncio.run(ask(url, said("Hi"), 2))
-    return Contender(url, pid, time.perf_counter() - began, note, weights_bytes)
+def answering(server: Server, pid: int, began: float, note: str, weights_bytes: int) -> Contender:
+    asyncio.run(ask(server, said("Hi"), 2))
+    return Contender(server, pid, time.perf_counter() - began, note, weights_bytes)
 
 
 def local_state(url: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from apps.core.settings import Settings
 from apps.tests.support.tiny_checkpoint import write_tiny_checkpoint
 from eval import bench_report
-from eval.bench_client import Refused, Timed, ask, decode_speed, read_events, said
+from eval.bench_client import Refused, Server, Timed, ask, decode_speed, read_events, said
 from eval.bench_local import better, in_turns
 from eval.local_contenders import CONTENDERS, LLAMA_CPP, OPENVINO, Checkpoint, Contender, NotHere
 from eval.local_peers.gguf_file import gguf_name, write
@@ -60,11 +60,11 @@ def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
     assert better("gap_seconds", 0.2, 0.1) == 0.1 and better("decode_4", 0.2, 0.1) == 0.2
     asked = []
 
-    async def part(url: str, at: int) -> dict[str, float]:
-        asked.append((url, at))
+    async def part(server: Server, at: int) -> dict[str, float]:
+        asked.append((server.url, at))
         return {"decode_1": float(at), "chat_seconds": float(at)}
 
-    contenders = {name: Contender(name, 0, 0.0, "", 0) for name in ("a", "b")}
+    contenders = {name: Contender(Server(name), 0, 0.0, "", 0) for name in ("a", "b")}
     assert in_turns(contenders, [part], 2) == {name: {"decode_1": 1.0, "chat_seconds": 0.0} for name in ("a", "b")}
     assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
 
@@ -105,7 +105,7 @@ def test_a_peer_answers_on_the_same_checkpoint(name: str, kind: str, tmp_path: P
     checkpoint = Checkpoint("one", folder, lambda: file, Settings().model_cache_dir)
     try:
         with CONTENDERS[name](checkpoint, 2) as contender:
-            answer = asyncio.run(ask(contender.url, said("What is Python?"), 6))
+            answer = asyncio.run(ask(contender.server, said("What is Python?"), 6))
             assert contender.peak_bytes() > 1 << 20
     except NotHere as missing:
         pytest.skip(str(missing))

@@ -1,6 +1,7 @@
 """Serves an app over a real socket, from a thread, for as long as a test needs it."""
 
 import atexit
+import os
 import socket
 import tempfile
 import threading
@@ -29,8 +30,9 @@ from apps.tests.watch import WATCH
 
 
 @cache
-def _data_folder() -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="genai-data-")
+def _data_folder(process: int) -> Path:
+    """Each process has its own: a worker is a fork, and what one removes at its end another one may be using."""
+    folder = tempfile.TemporaryDirectory(prefix=f"genai-data-{process}-")
     atexit.register(folder.cleanup)
     return Path(folder.name)
 
@@ -42,7 +44,7 @@ def settings(**changes: object) -> Settings:
     for those of the test's own.
     """
     if "data_dir" not in changes:
-        changes["data_dir"] = WATCH.folder(Path(tempfile.mkdtemp(dir=_data_folder())))
+        changes["data_dir"] = WATCH.folder(Path(tempfile.mkdtemp(dir=_data_folder(os.getpid()))))
     values: dict[str, object] = {
         "rate_limit_enabled": False,
         "database_timeout": 60.0,

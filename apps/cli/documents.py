@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from apps.api.src.wiring.fleet import remote_local
-from apps.api.src.wiring.stores import chosen_embedder
+from apps.api.src.wiring.stores import build_database, chosen_embedder
 from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings
@@ -128,12 +128,16 @@ async def _run(options: argparse.Namespace) -> int:
     if elsewhere is not None:
         # its first answer, or the reason why there is none
         await elsewhere.replicas.choose(b"", "embedding", embedder.name)
-    library = Library.from_settings(settings, embedder, tokenizer=tokenizer)
+    database = build_database(settings)
+    if settings.database_url.get_secret_value():
+        await database.start()
+    library = Library.from_settings(settings, embedder, tokenizer=tokenizer, database=database)
     commands = {"ingest": _ingest, "sync": _sync, "list": _list, "search": _search, "delete": _delete}
     try:
         return await commands[options.command](library, options)
     finally:
         await library.aclose()
+        await database.aclose()
         await embedder.aclose()
         if elsewhere is not None:
             await elsewhere.aclose()

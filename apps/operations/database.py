@@ -8,7 +8,8 @@ writes one transaction at a time, and a commit costs as much for one statement a
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -124,6 +125,8 @@ TURNS = 40
 """So many turns of the event loop a transaction takes at most: its steps, and those of the pool."""
 MOST_MORE_SECONDS = 3.0
 RETRY_SECONDS = 1.0
+# of the pool's connections, which requests need too
+LOCKS_AT_ONCE = 3
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +148,7 @@ class Database:
         self._writing = asyncio.Lock()
         self._group = GroupCommit(self.write)
         self._abandoned: set[asyncio.Task[object]] = set()
+        self._locks = asyncio.Semaphore(LOCKS_AT_ONCE)
         self._down: Literal["", "all", "writes"] = ""
 
     async def start(self) -> None:
@@ -189,6 +193,24 @@ class Database:
         It may be run a second time where another of its transaction failed.
         """
         return await self._bounded(self._grouped(work), None, write=True)
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncGenerator[None, None]:
+        """Hold a lock of PostgreSQL for the length of the block; nobody who asks the same database has it meanwhile.
+
+        It ends with its connection, however that ends, and cannot run out under a holder that merely sleeps. It is a
+        transaction's, so that it holds behind a pooler of transactions too. On SQLite there is none: that is one
+        machine's, where files have locks. Raises StoreUnavailable.
+        """
+        await self._opened.wait()
+        engine = self._engine
+        if engine is None:
+            raise StoreUnavailable
+        if engine.dialect.name == "sqlite":
+            yield
+            return
+        async with self._locks, import_once(load_lock)(engine, name):
+            yield
 
     async def _grouped(self, work: Work[T]) -> T:
         await self._opened.wait()
@@ -349,6 +371,12 @@ def load_engines() -> "tuple[OpenEngine, IsUpToDate, Migrate]":
     from apps.operations.engines import is_up_to_date, migrate, open_engine
 
     return open_engine, is_up_to_date, migrate
+
+
+def load_lock() -> "Callable[[AsyncEngine, str], AbstractAsyncContextManager[None]]":
+    from apps.operations.engines import held
+
+    return held
 
 
 def load_statements() -> "type[Statements]":

@@ -3,9 +3,12 @@
 Imported with both drivers when a database is opened, never with the app: SQLAlchemy takes as long as FastAPI.
 """
 
+import asyncio
+import hashlib
+import logging
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from asyncpg import InterfaceError, PostgresError
 from sqlalchemy import URL, Connection, event, exc, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from apps.core.errors import StoreUnavailable
 from apps.core.process import import_aside, import_once
 
 if TYPE_CHECKING:
@@ -28,6 +32,11 @@ POOL_SIZE = 8
 # statements that a connection to SQLite keeps prepared: those that write many rows take much memory
 PREPARED = 32
 SQLITE_ERROR = 1
+LOCK_RETRY_SECONDS = 0.1
+BEAT_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class ReleasingConnection(sqlite3.Connection):
@@ -169,3 +178,60 @@ def load_alembic() -> tuple[ModuleType, Callable[[], "Config"]]:
     from alembic.config import Config
 
     return command, Config
+
+
+@asynccontextmanager
+async def held(engine: AsyncEngine, name: str) -> AsyncGenerator[None, None]:
+    """Hold PostgreSQL's advisory lock of a name for the length of the block. Raises StoreUnavailable.
+
+    It is a transaction's, so that it holds behind a pooler of transactions too, and ends with its connection.
+    """
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+    try:
+        connection = await _locked(engine, key)
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        log.warning("A lock in the database cannot be had: %s", type(error).__name__)
+        raise StoreUnavailable from None
+    beating = asyncio.create_task(_keep_alive(connection))
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await asyncio.wait({beating})
+        closing = asyncio.ensure_future(connection.close())
+        closing.add_done_callback(_note_end)
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+
+
+async def _locked(engine: AsyncEngine, key: int) -> AsyncConnection:
+    """The connection whose transaction has the lock. What waits for it keeps no connection."""
+    while True:
+        connection = await engine.connect()
+        try:
+            got = await connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key})
+            if got.scalar_one():
+                return connection
+        except BaseException:
+            await connection.close()
+            raise
+        await connection.close()
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+async def _keep_alive(connection: AsyncConnection) -> None:
+    """Ask something now and then: servers end transactions that idle for long, and a lost lock is to be told of."""
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        try:
+            await connection.execute(text("SELECT 1"))
+        except (exc.DBAPIError, OSError) as error:
+            log.error("A lock in the database was lost (%s): another machine may write too", type(error).__name__)
+            return
+
+
+def _note_end(closing: "asyncio.Future[None]") -> None:
+    """A connection that broke has nothing to close."""
+    if not closing.cancelled() and (error := closing.exception()) is not None:
+        log.debug("A connection with a lock was broken: %s", type(error).__name__)

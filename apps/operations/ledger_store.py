@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from operator import itemgetter
@@ -29,6 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.calls import REUSED
+from apps.operations.document_jobs import JobStatements
 from apps.operations.ledger_rows import BILLION, GROUPS, SUMS, Charge, Entry, Row, UsageQuestion, UsageReport
 from apps.operations.tables import KeyStatements, RunStatements, budgets, calls, daily_usage, reservations
 
@@ -357,6 +358,11 @@ class Statements:
     """All of them, in one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
         self.ledger = LedgerStatements(connection)
         self.keys = KeyStatements(connection)
         self.runs = RunStatements(connection)
+
+    def documents(self, queue: str, clock: Callable[[], float] | None = None) -> JobStatements:
+        """Those of one queue; ``clock`` stands in for the database's."""
+        return JobStatements(self._connection, queue, clock)

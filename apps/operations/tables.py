@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Float,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -168,6 +169,61 @@ agent_runs = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("cached_tokens", Integer, nullable=False),
     Column("cost", Float),
+)
+
+
+# documents that wait to be ingested; a queue is a folder or a store of objects (see document_jobs.py)
+rag_jobs = Table(
+    "rag_jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("queue", String(32), nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("collection", String(63), nullable=False),
+    Column("created", Float, nullable=False),
+)
+rag_files = Table(
+    "rag_files",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("job", String(32), ForeignKey("rag_jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("queue", String(32), nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("collection", String(63), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("document", String(64), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("spooled", String(32), nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("pages", Integer, nullable=False),
+    Column("passages", Integer, nullable=False),
+    Column("embedded", Integer, nullable=False),
+    Column("percent", Float, nullable=False),
+    Column("error", Text),
+    Column("warnings", Text),
+    Column("worker", String(32)),
+    Column("attempts", Integer, nullable=False),
+    Column("due", Float, nullable=False),
+    Column("started", Float),
+    Column("finished", Float),
+)
+Index("ix_rag_files_queue", rag_files.c.queue, rag_files.c.status, rag_files.c.due)
+rag_turns = Table(
+    "rag_turns",
+    metadata,
+    Column("queue", String(32), primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("taken", Float, nullable=False),
+)
+rag_uploads = Table(
+    "rag_uploads",
+    metadata,
+    Column("spooled", String(32), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("queue", String(32), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )
 
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from apps.core.errors import NotFound
 from apps.core.ports import Embedder
 from apps.rag.index.database import refuse_mix
 from apps.rag.index.filters import literal
-from apps.rag.jobs import Claim, LeaseLost
+from apps.rag.job_queue import Claim, LeaseLost
 from apps.rag.normalization import normalized
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.parsing.sections import Chunk
@@ -106,7 +107,7 @@ class FileIngestion:
             self._warnings = tuple(parsed["warnings"])
             await self._parts.committing(self._claim.tenant, self._claim.collection, lambda: self._put(document))
             rows = document.passages
-        await asyncio.to_thread(self._parts.spool.remove, self._claim.spooled)
+        await self._parts.uploads.remove(self._claim.spooled)
         return rows
 
     async def _known_already(self) -> int | None:
@@ -134,7 +135,10 @@ class FileIngestion:
         return 0
 
     async def _read(self) -> dict[str, Any]:
-        path = self._parts.spool.path(self._claim.spooled)
+        async with self._parts.uploads.opened(self._claim.spooled) as path:
+            return await self._parsed(path)
+
+    async def _parsed(self, path: Path) -> dict[str, Any]:
         parsing = asyncio.create_task(self._sandbox.parse(path, self._claim.name, self._on_event))
         parsing.add_done_callback(lambda _: self._news.set())
         try:
@@ -172,7 +176,7 @@ class FileIngestion:
         share = embedded / passages if parsed and passages else 0
         percent = PARSED_PERCENT + (EMBEDDED_PERCENT - PARSED_PERCENT) * share
         claim, pages = self._claim, self._pages
-        if not await self._parts.jobs(lambda table: table.note(claim, pages, passages, embedded, percent)):
+        if not await self._parts.jobs.note(claim, pages, passages, embedded, percent):
             raise LeaseLost
 
     def _document(self, kind: Kind, pages: int, own: Metadata) -> Document:
@@ -205,10 +209,10 @@ class FileIngestion:
 
     async def _must_hold(self) -> None:
         claim = self._claim
-        if not await self._parts.jobs(lambda table: table.holds(claim)):
+        if not await self._parts.jobs.holds(claim):
             raise LeaseLost
 
     async def _finish(self, pages: int, passages: int) -> None:
         claim = self._claim
-        if not await self._parts.jobs(lambda table: table.finish(claim, pages, passages, self._warnings)):
+        if not await self._parts.jobs.finish(claim, pages, passages, self._warnings):
             raise LeaseLost

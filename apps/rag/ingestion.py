@@ -14,11 +14,12 @@ from apps.core.errors import (
     NotFound,
     Overloaded,
     RateLimitExceeded,
+    StoreUnavailable,
     Timeout,
 )
 from apps.core.process import import_aside
 from apps.core.storage import storing
-from apps.rag.jobs import LONGEST_WAIT, Claim, LeaseLost
+from apps.rag.job_queue import LONGEST_WAIT, Claim, LeaseLost
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.storage import Parts
 
@@ -69,7 +70,10 @@ class Ingestion:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks:
-            await self._parts.jobs(lambda table: table.release(self._worker))
+            try:
+                await self._parts.jobs.release(self._worker)
+            except StoreUnavailable:
+                log.info("leases of this worker run out by themselves")
         self._tasks = []
         try:
             async with asyncio.timeout(CLOSING_SECONDS):
@@ -86,11 +90,11 @@ class Ingestion:
                     if self._waits_for_embedder():
                         await self._quiet(sandbox)
                         continue
-                    claim = await self._parts.jobs(lambda table: table.claim(self._worker))
+                    claim = await self._parts.jobs.claim(self._worker)
                     if claim is not None:
                         await self._take(claim, sandbox)
                         continue
-                except NoStorage:
+                except (NoStorage, StoreUnavailable):
                     # said in the log where it was raised; the lease runs out, and it is tried again
                     await asyncio.sleep(NO_STORAGE_SECONDS)
                 except Exception:
@@ -117,8 +121,8 @@ class Ingestion:
         while True:
             await asyncio.sleep(self._parts.limits.lease_seconds / 3)
             try:
-                await self._parts.jobs(lambda table: table.renew(self._worker))
-            except NoStorage:
+                await self._parts.jobs.renew(self._worker)
+            except (NoStorage, StoreUnavailable):
                 continue
             except Exception:
                 log.exception("leases could not be renewed")
@@ -143,13 +147,15 @@ class Ingestion:
         await self._count(claim, rows)
 
     async def _failed(self, claim: Claim, error: AppError) -> None:
-        # what was taken in is kept for as long as the disk is full
-        if isinstance(error, NoStorage) or (isinstance(error, TRANSIENT) and claim.attempts < MOST_ATTEMPTS):
+        # what was taken in is kept for as long as the disk is full, or the database away
+        if isinstance(error, NoStorage | StoreUnavailable) or (
+            isinstance(error, TRANSIENT) and claim.attempts < MOST_ATTEMPTS
+        ):
             wait = max(min(2.0 ** min(claim.attempts, 10), LONGEST_WAIT), min(error.retry_after or 0, LONGEST_WAIT))
-            await self._parts.jobs(lambda table: table.give_back(claim, wait))
+            await self._parts.jobs.give_back(claim, wait)
             return
-        if await self._parts.jobs(lambda table: table.fail(claim, error)):
-            await asyncio.to_thread(self._parts.spool.remove, claim.spooled)
+        if await self._parts.jobs.fail(claim, error):
+            await self._parts.uploads.remove(claim.spooled)
 
     async def _count(self, claim: Claim, rows: int) -> None:
         key = (claim.tenant, claim.collection)

@@ -1,7 +1,6 @@
-"""The jobs, in SQLite: what was taken in and how far it is. Durable before a call returns; shared by processes.
+"""The jobs, in SQLite: what was taken in and how far it is, shared by the processes of a machine.
 
-A file is ingested by the worker that holds its lease. A lease that is not renewed runs out, and the file is free again:
-that is how a killed worker's files come back. ``JobTable`` blocks; ``JobThread`` calls it in a thread of its own.
+``JobTable`` blocks; ``JobThread`` calls it in a thread of its own.
 """
 
 import asyncio
@@ -12,18 +11,15 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from apps.core.errors import AppError, NotFound, Overloaded
-from apps.core.messages import JsonObject
+from apps.core.errors import AppError, NotFound
 from apps.core.storage import storing
-from apps.rag.records import FileProgress, Job, Limits, MetadataValue, Status
+from apps.rag.job_queue import LONGEST_WAIT, Claim, NewFile, Waiting, claim_of, job_of, written
+from apps.rag.records import Job, Limits
 
 OPENING_SECONDS = 30
-LONGEST_WAIT = 60.0
-"""Seconds that a file waits at most for another try."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, collection TEXT NOT NULL, created REAL NOT NULL
@@ -53,31 +49,6 @@ ORDER BY f.attempts, coalesce(t.taken, 0), f.id LIMIT 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    name: str
-    document: str
-    metadata: dict[str, MetadataValue]
-    bytes: int
-    spooled: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A file that this worker may ingest."""
-
-    id: int
-    tenant: str
-    collection: str
-    name: str
-    document: str
-    metadata: dict[str, MetadataValue]
-    bytes: int
-    spooled: str
-    attempts: int
-    worker: str
-
-
 def _patiently(database: sqlite3.Connection, statement: str) -> None:
     """SQLite does not wait by itself where two processes turn a new file into WAL at the same time."""
     ends = time.monotonic() + OPENING_SECONDS
@@ -90,10 +61,6 @@ def _patiently(database: sqlite3.Connection, statement: str) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-class LeaseLost(Exception):
-    """Another worker has the file now, or its collection was deleted."""
 
 
 class JobTable:
@@ -140,11 +107,7 @@ class JobTable:
             " coalesce(sum(iif(tenant = ?, bytes, 0)), 0) own_b FROM files WHERE status IN ('queued', 'running')",
             (tenant, tenant),
         ).fetchone()
-        limits = self._limits
-        full = row["n"] + files > limits.queued_files or row["b"] + size > limits.queued_bytes
-        own = row["own"] + files > limits.queued_files // 2 or row["own_b"] + size > limits.queued_bytes // 2
-        if full or own:
-            raise Overloaded("Too many documents wait to be ingested", retry_after=30)
+        Waiting(row["n"], row["b"], row["own"], row["own_b"]).refuse(self._limits, files, size)
 
     def add(self, tenant: str, collection: str, files: Sequence[NewFile]) -> str:
         job = uuid.uuid4().hex
@@ -166,10 +129,7 @@ class JobTable:
         if row is None:
             raise NotFound("No such job", field="job")
         files = self._db.execute("SELECT * FROM files WHERE job = ? ORDER BY id", (job,)).fetchall()
-        size = sum(max(file["bytes"], 1) for file in files)
-        percent = sum(file["percent"] * max(file["bytes"], 1) for file in files) / size
-        progress = tuple(_progress(file) for file in files)
-        return Job(job, row["collection"], _status(progress), round(percent, 1), progress, row["created"])
+        return job_of(dict(row), [dict(file) for file in files])
 
     def claim(self, worker: str) -> Claim | None:
         now = self._clock()
@@ -184,12 +144,7 @@ class JobTable:
                 (worker, now + self._limits.lease_seconds, now, row["id"]),
             )
             db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?)", (row["tenant"], now))
-        return Claim(
-            **{key: row[key] for key in ("id", "tenant", "collection", "name", "document", "bytes", "spooled")},
-            metadata=json.loads(row["metadata"]),
-            attempts=row["attempts"] + 1,
-            worker=worker,
-        )
+        return claim_of(dict(row), worker)
 
     def renew(self, worker: str) -> None:
         """Keep every lease of this worker."""
@@ -214,7 +169,7 @@ class JobTable:
 
     def fail(self, claim: Claim, error: AppError) -> bool:
         changes = "status = 'failed', percent = 100, error = ?, finished = ?"
-        return self._own(claim, changes, (_written(error), self._clock()))
+        return self._own(claim, changes, (written(error), self._clock()))
 
     def give_back(self, claim: Claim, wait: float) -> bool:
         """Another try after ``wait`` seconds."""
@@ -241,7 +196,7 @@ class JobTable:
         changes = "status = 'failed', percent = 100, worker = NULL, error = ?, finished = ?"
         with self._writing() as db:
             statement = f"UPDATE files SET {changes} WHERE {where} RETURNING spooled"  # noqa: S608
-            rows = db.execute(statement, (_written(error), self._clock(), *values)).fetchall()
+            rows = db.execute(statement, (written(error), self._clock(), *values)).fetchall()
         return [row["spooled"] for row in rows]
 
     def open_files(self, tenant: str, collection: str) -> int:
@@ -252,6 +207,20 @@ class JobTable:
     def open_spooled(self) -> set[str]:
         rows = self._db.execute("SELECT spooled FROM files WHERE status IN ('queued', 'running')").fetchall()
         return {row["spooled"] for row in rows}
+
+    def rows(self) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Jobs with their files; what was running waits."""
+        jobs = []
+        for job in self._db.execute("SELECT * FROM jobs ORDER BY created").fetchall():
+            files = [
+                dict(row) for row in self._db.execute("SELECT * FROM files WHERE job = ? ORDER BY id", (job["id"],))
+            ]
+            for file in files:
+                del file["id"]
+                if file["status"] == "running":
+                    file |= {"status": "queued", "worker": None, "due": 0.0}
+            jobs.append((dict(job), files))
+        return jobs
 
     def forget(self) -> set[str]:
         """Jobs that were finished long ago. Returns what is still spooled for the others."""
@@ -265,33 +234,20 @@ class JobTable:
         return self.open_spooled()
 
 
-def _written(error: AppError) -> str:
-    return json.dumps(error.envelope()["error"])
-
-
-def _progress(row: sqlite3.Row) -> FileProgress:
-    error: JsonObject | None = json.loads(row["error"]) if row["error"] else None
-    warnings = tuple(json.loads(row["warnings"])) if row["warnings"] else ()
-    counts = (row["pages"], row["passages"], row["embedded"])
-    return FileProgress(
-        row["name"], row["document"], row["status"], *counts, error, warnings, row["started"], row["finished"]
-    )
-
-
-def _status(files: Sequence[FileProgress]) -> Status:
-    states = {file.status for file in files}
-    if states == {"queued"}:
-        return "queued"
-    if states & {"queued", "running"}:
-        return "running"
-    return "failed" if "failed" in states else "done"
+def jobs_in(path: Path, limits: Limits) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """All jobs of a table and their files, as rows; nobody holds any of them."""
+    table = JobTable(path, limits)
+    try:
+        return table.rows()
+    finally:
+        table.close()
 
 
 T = TypeVar("T")
 
 
 class JobThread:
-    """Opens the table at the first call."""
+    """Implements JobQueue over a JobTable, which is opened at the first call."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
@@ -299,15 +255,57 @@ class JobThread:
         self._pool = ThreadPoolExecutor(1, "rag-jobs")
         self._table: JobTable | None = None
 
-    async def __call__(self, work: Callable[[JobTable], T]) -> T:
-        """Raises NoStorage where the disk refuses it."""
-        with storing("the table of jobs"):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(self._opened()))
+    async def refuse_overload(self, tenant: str, files: int, size: int) -> None:
+        await self._run(lambda table: table.refuse_overload(tenant, files, size))
+
+    async def add(self, tenant: str, collection: str, files: Sequence[NewFile]) -> str:
+        return await self._run(lambda table: table.add(tenant, collection, files))
+
+    async def job(self, tenant: str, job: str) -> Job:
+        return await self._run(lambda table: table.job(tenant, job))
+
+    async def claim(self, worker: str) -> Claim | None:
+        return await self._run(lambda table: table.claim(worker))
+
+    async def renew(self, worker: str) -> None:
+        await self._run(lambda table: table.renew(worker))
+
+    async def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
+        return await self._run(lambda table: table.note(claim, pages, passages, embedded, percent))
+
+    async def holds(self, claim: Claim) -> bool:
+        return await self._run(lambda table: table.holds(claim))
+
+    async def finish(self, claim: Claim, pages: int, passages: int, warnings: Sequence[str] = ()) -> bool:
+        return await self._run(lambda table: table.finish(claim, pages, passages, warnings))
+
+    async def fail(self, claim: Claim, error: AppError) -> bool:
+        return await self._run(lambda table: table.fail(claim, error))
+
+    async def give_back(self, claim: Claim, wait: float) -> bool:
+        return await self._run(lambda table: table.give_back(claim, wait))
+
+    async def release(self, worker: str) -> None:
+        await self._run(lambda table: table.release(worker))
+
+    async def cancel(self, tenant: str, collection: str, error: AppError, document: str | None = None) -> list[str]:
+        return await self._run(lambda table: table.cancel(tenant, collection, error, document))
+
+    async def open_files(self, tenant: str, collection: str) -> int:
+        return await self._run(lambda table: table.open_files(tenant, collection))
+
+    async def forget(self) -> set[str]:
+        return await self._run(lambda table: table.forget())
 
     async def aclose(self) -> None:
         if self._table is not None:
-            await self(lambda table: table.close())
+            await self._run(lambda table: table.close())
         await asyncio.to_thread(self._pool.shutdown)
+
+    async def _run(self, work: Callable[[JobTable], T]) -> T:
+        """Raises NoStorage where the disk refuses it."""
+        with storing("the table of jobs"):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(self._opened()))
 
     def _opened(self) -> JobTable:
         if self._table is None:

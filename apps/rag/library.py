@@ -11,17 +11,17 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from apps.core.errors import InvalidValue, ModelUnavailable, NoStorage
+from apps.core.errors import InvalidValue, ModelUnavailable, NoStorage, StoreUnavailable
 from apps.core.ports import Embedder, Readiness, Reranker
 from apps.core.settings import Settings
 from apps.core.storage import storing
+from apps.operations.database import Database
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
-from apps.rag.jobs import NewFile
+from apps.rag.job_queue import NewFile
 from apps.rag.records import (
     Collection,
     Document,
@@ -38,14 +38,14 @@ from apps.rag.records import (
 )
 from apps.rag.relevance import Support, supports
 from apps.rag.search import Ranking, Search, checked
-from apps.rag.storage import CollectionStore, Spool, put_together
+from apps.rag.storage import CollectionStore, put_together
+from apps.rag.uploads import Spool
 
 Filter = Mapping[str, Any]
 """See index/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""
 
 WATCH_SECONDS = 0.2
 OPEN_AGAIN_SECONDS = 5.0
-EXTRA_TOKENS = 36
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ log = logging.getLogger(__name__)
 class Library:
     """``folder`` holds the job table and what waits to be ingested; ``uri`` the index (empty: beside it).
 
-    Several processes may share both: a file is ingested by one of them. ``tokenizer`` is the embedder's own
+    Several processes may share both: a file is ingested by one of them. With a ``database`` the table is there, and
+    they may be on several machines (see `storage.py:put_together`). ``tokenizer`` is the embedder's own
     tokenizer.json; without one, passages are measured in characters and checked by the embedder.
     """
 
@@ -67,15 +68,15 @@ class Library:
         reranker: Reranker | None = None,
         limits: Limits | None = None,
         ranking: Ranking | None = None,
+        database: Database | None = None,
     ) -> None:
-        # with two special tokens, and room for the headings that are embedded with a passage
-        room = max(embedder.longest - EXTRA_TOKENS, 1)
-        given = limits or Limits()
-        self._limits = replace(given, chunk_tokens=min(given.chunk_tokens, room))
+        self._limits = (limits or Limits()).for_embedder(embedder.longest)
         self._embedder = embedder
         self._failure: str | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._parts = put_together(folder, uri, embedder, tokenizer, self._limits)
+        self._parts = put_together(folder, uri, embedder, tokenizer, self._limits, database)
+        # a database that is down must not keep the service from starting
+        self._opens_aside = database is not None
         self._jobs = self._parts.jobs
         self._ingestion = Ingestion(self._parts)
         outdated = self._ingestion.ask_upkeep
@@ -90,16 +91,20 @@ class Library:
         *,
         tokenizer: Path | None = None,
         reranker: Reranker | None = None,
+        database: Database | None = None,
     ) -> "Library":
-        limits = Limits(
-            file_bytes=settings.rag_max_file_bytes,
-            chunk_tokens=settings.rag_chunk_tokens,
-            chunk_overlap=settings.rag_chunk_overlap,
-            ocr=settings.rag_ocr == "auto",
-            ocr_languages=settings.rag_ocr_languages,
-        )
+        """``database`` has the queue where DATABASE_URL names one; SQLite's is of this machine, and not asked."""
         folder = settings.data_dir / "rag"
-        return cls(folder, embedder, uri=settings.rag_uri, tokenizer=tokenizer, reranker=reranker, limits=limits)
+        shared = database if settings.database_url.get_secret_value() else None
+        return cls(
+            folder,
+            embedder,
+            uri=settings.rag_uri,
+            tokenizer=tokenizer,
+            reranker=reranker,
+            limits=Limits.of(settings),
+            database=shared,
+        )
 
     def readiness(self) -> Readiness:
         """Whether it can ingest and search: not_configured where packages are missing, else the embedder's state."""
@@ -118,11 +123,13 @@ class Library:
         """
         if missing_requirements():
             return
-        if not await self._opens():
+        if self._opens_aside or not await self._opens():
             self._opening = asyncio.create_task(self._keep_opening())
 
     async def _keep_opening(self) -> None:
-        """Until there is room on the disk."""
+        """Until there is room on the disk, or the database answers."""
+        if self._opens_aside and await self._opens():
+            return
         while True:
             await asyncio.sleep(OPEN_AGAIN_SECONDS)
             if await self._opens():
@@ -132,9 +139,10 @@ class Library:
     async def _opens(self) -> bool:
         """Begin to ingest; the service starts also where that cannot be, and says why it takes no documents."""
         try:
-            known = await self._jobs(lambda table: table.forget())
-            with storing("the folder of uploads"):
-                await asyncio.to_thread(self._parts.spool.sweep, known)
+            await self._parts.uploads.sweep(await self._jobs.forget())
+        except StoreUnavailable as error:
+            self._failure = error.message
+            return False
         except (NoStorage, OSError, sqlite3.Error) as error:
             cause = error.__cause__ or error
             if self._failure is None:
@@ -165,19 +173,21 @@ class Library:
             details = {"min": 1, "max": self._limits.files_per_job, "received": len(uploads)}
             raise InvalidValue(f"1 to {self._limits.files_per_job} files at once", field="files", details=details)
         labels = [(file_name(upload.name), metadata(upload.metadata)) for upload in uploads]
-        await self._jobs(lambda table: table.refuse_overload(tenant, len(uploads), 0))
+        await self._jobs.refuse_overload(tenant, len(uploads), 0)
         await self._store.refuse_mix(tenant, collection)
-        files = await asyncio.to_thread(take_in, self._parts.spool, labels, uploads)
+        files = await asyncio.to_thread(take_in, self._parts.uploads.spool, labels, uploads)
+        spooled = [file.spooled for file in files]
         try:
-            job = await self._jobs(lambda table: table.add(tenant, collection, files))
+            await self._parts.uploads.keep(spooled)
+            job = await self._jobs.add(tenant, collection, files)
         except BaseException:
-            await asyncio.to_thread(self._parts.spool.remove, *(file.spooled for file in files))
+            await self._parts.uploads.remove(*spooled)
             raise
         self._ingestion.wake()
         return await self.job(tenant, job)
 
     async def job(self, tenant: str, job_id: str) -> Job:
-        return await self._jobs(lambda table: table.job(tenant, job_id))
+        return await self._jobs.job(tenant, job_id)
 
     async def watch(self, tenant: str, job_id: str) -> AsyncGenerator[Job, None]:
         """The job now, then whenever it has changed; ends after the one that is finished.
@@ -231,7 +241,7 @@ class Library:
 
     async def settled(self, tenant: str, collection: str) -> None:
         """Returns when nothing waits to be ingested into the collection, here or in another process."""
-        while await self._jobs(lambda table: table.open_files(tenant, collection)):  # noqa: ASYNC110 - other processes set no event
+        while await self._jobs.open_files(tenant, collection):  # noqa: ASYNC110 - other processes set no event
             await asyncio.sleep(WATCH_SECONDS)
 
     async def supports(self, answer: str, passages: Sequence[Passage]) -> list[Support | None]:

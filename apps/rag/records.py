@@ -8,10 +8,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Literal
 
 from apps.core.errors import InvalidType, InvalidValue, NotFound
+from apps.core.settings import Settings
 
 Kind = Literal[
     "pdf",
@@ -179,6 +180,9 @@ class Passage:
     relevance: float | None = None
 
 
+EXTRA_TOKENS = 36
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     file_bytes: int = 32 * 2**20
@@ -206,6 +210,20 @@ class Limits:
     job_days: float = 7
     """Finished jobs are remembered that long."""
     top_k: int = 100
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        return cls(
+            file_bytes=settings.rag_max_file_bytes,
+            chunk_tokens=settings.rag_chunk_tokens,
+            chunk_overlap=settings.rag_chunk_overlap,
+            ocr=settings.rag_ocr == "auto",
+            ocr_languages=settings.rag_ocr_languages,
+        )
+
+    def for_embedder(self, longest: int) -> "Limits":
+        """With chunks that it takes: beside two special tokens there is room for the headings embedded with one."""
+        return replace(self, chunk_tokens=min(self.chunk_tokens, max(longest - EXTRA_TOKENS, 1)))
 
 
 COLLECTION = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

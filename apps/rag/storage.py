@@ -1,125 +1,36 @@
-"""What the library keeps: the parts that it shares with its workers on the disk, and the collections that are there.
+"""What the library keeps: the parts that it shares with its workers, and the collections that are there.
 
-The parts are the spool of uploads, the writers' lock, the index and the jobs. An upload stays in the spool from the
-moment it is acknowledged until it is ingested. The lock is held by the operating system: it ends with its holder,
-however that ends. It is not a lease: a holder that merely sleeps keeps it.
+The parts are the uploads, the writers' lock, the index and the queue of jobs. The lock is held by the operating system:
+it ends with its holder, however that ends. It is not a lease: a holder that merely sleeps keeps it. Machines that share
+a database have a second lock there.
 
 Collections, their documents and their passages are listed, shown and taken away.
 """
 
 import asyncio
-import contextlib
-import hashlib
-import os
 import re
-import time
-import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Set
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
-from apps.core.errors import Conflict, InvalidValue, NotFound, PayloadTooLarge
+from apps.core.errors import Conflict, InvalidValue, NotFound
 from apps.core.ports import Embedder
-from apps.core.storage import storing, try_lock
+from apps.core.storage import storing
+from apps.operations.database import Database as SharedDatabase
 from apps.rag.index.database import Database, refuse_mix
 from apps.rag.index.filters import literal
+from apps.rag.job_queue import JobQueue
 from apps.rag.jobs import JobThread
 from apps.rag.records import DOCUMENT as DOCUMENT_ID
 from apps.rag.records import Collection, Document, DocumentText, Limits, Passage, no_document, tenant_folder
-
-BLOCK = 2**20
-# what no job knows may be an upload that is just being taken in
-ORPHAN_SECONDS = 3600
-
-
-class Spool:
-    """A folder of files with random names: nothing that a caller says becomes a path."""
-
-    def __init__(self, folder: Path, largest: int) -> None:
-        self._folder = folder
-        self._largest = largest
-
-    def path(self, spooled: str) -> Path:
-        return self._folder / spooled
-
-    def write(self, name: str, content: bytes | BinaryIO) -> tuple[str, str, int]:
-        """Its name in the spool, its SHA-256 and its size; on the disk once ``settle`` has been called too."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        spooled, digest, size = uuid.uuid4().hex, hashlib.sha256(), 0
-        try:
-            with self.path(spooled).open("wb") as file:
-                for block in _blocks(content):
-                    size += len(block)
-                    if size > self._largest:
-                        details = {"max": self._largest, "name": name}
-                        raise PayloadTooLarge(f"A file has at most {self._largest} bytes", details=details)
-                    digest.update(block)
-                    file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-            if size == 0:
-                raise InvalidValue("The file is empty", field="file", details={"name": name})
-        except BaseException:
-            self.remove(spooled)
-            raise
-        return spooled, digest.hexdigest(), size
-
-    def settle(self) -> None:
-        """The folder's own entries, where the system can say so of a folder."""
-        if os.name == "posix":
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def remove(self, *spooled: str) -> None:
-        for name in spooled:
-            # Windows keeps a file that is open: the sweep takes it later
-            with contextlib.suppress(PermissionError):
-                self.path(name).unlink(missing_ok=True)
-
-    def sweep(self, known: Set[str]) -> None:
-        """Remove what a crash left behind."""
-        before = time.time() - ORPHAN_SECONDS
-        if not self._folder.is_dir():
-            return
-        for path in self._folder.iterdir():
-            if path.name not in known and path.stat().st_mtime < before:
-                path.unlink(missing_ok=True)
-
-
-def _blocks(content: bytes | BinaryIO) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    while block := content.read(BLOCK):
-        yield block
-
-
-RETRY_SECONDS = 0.02
-
-
-@asynccontextmanager
-async def locked(path: Path) -> AsyncGenerator[None, None]:
-    """Waits for its turn without a thread."""
-    file = _opened(path)
-    try:
-        while not try_lock(file):  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(RETRY_SECONDS)
-        yield
-    finally:
-        file.close()
-
-
-def _opened(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab")
-
+from apps.rag.shared_jobs import DatabaseJobs, DatabaseUploads, QueueDatabase
+from apps.rag.uploads import Identity, LocalUploads, Spool, Uploads, is_remote, locked
 
 T = TypeVar("T")
+Alone = Callable[[str], AbstractAsyncContextManager[None]]
+"""Holds a lock of this name among all machines, for the length of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +38,20 @@ class Parts:
     embedder: Embedder
     tokenizer: Path | None
     limits: Limits
-    jobs: JobThread
-    spool: Spool
+    jobs: JobQueue
+    uploads: Uploads
     database: Database
     locks: Path
+    alone: Alone | None = None
+    """None where the index is of one machine."""
 
     async def committing(self, tenant: str, collection: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do what commits to the collection, alone among all processes on this folder.
+        """Do what commits to the collection, alone among all processes on this folder and all machines on the index.
 
         Once begun it is done to its end, also where the caller is cancelled: a commit that goes on behind a lock
         that was given up could meet another one. Raises NoStorage where the disk refuses it.
         """
-        async with locked(self.locks / f"{tenant_folder(tenant)}.{collection}"):
+        async with self._locked(f"{tenant_folder(tenant)}.{collection}"):
             task = asyncio.create_task(work())
             try:
                 with storing("the index"):
@@ -147,19 +60,52 @@ class Parts:
                 await asyncio.wait({task})
                 raise
 
+    @asynccontextmanager
+    async def _locked(self, name: str) -> AsyncGenerator[None, None]:
+        """This machine's lock first: of each machine one process at most waits for the others'."""
+        async with locked(self.locks / name):
+            if self.alone is None:
+                yield
+                return
+            async with self.alone(name):
+                yield
 
-def put_together(folder: Path, uri: str, embedder: Embedder, tokenizer: Path | None, limits: Limits) -> Parts:
-    """Folders are made when something is put into them."""
+
+JOBS = "jobs.sqlite3"
+
+
+def put_together(
+    folder: Path,
+    uri: str,
+    embedder: Embedder,
+    tokenizer: Path | None,
+    limits: Limits,
+    shared: SharedDatabase | None = None,
+) -> Parts:
+    """Folders are made when something is put into them.
+
+    With ``shared`` the queue is there. It is one queue for all machines that share the index where that is in a store
+    of objects, and their uploads are in the database too; else for those that share ``folder``, which has the uploads.
+    """
     folder = folder.resolve()
-    return Parts(
-        embedder,
-        tokenizer.resolve() if tokenizer else None,
-        limits,
-        JobThread(folder / "jobs.sqlite3", limits),
-        Spool(folder / "spool", limits.file_bytes),
-        Database(uri or str(folder / "index")),
-        folder / "locks",
-    )
+    index = uri or str(folder / "index")
+    spool = Spool(folder / "spool", limits.file_bytes)
+    known = tokenizer.resolve() if tokenizer else None
+    if shared is None:
+        jobs = JobThread(folder / JOBS, limits)
+        return Parts(embedder, known, limits, jobs, LocalUploads(spool), Database(index), folder / "locks")
+    queue = QueueDatabase(shared, Identity(index if is_remote(index) else str(folder)))
+    uploads = DatabaseUploads(spool, queue) if is_remote(index) else LocalUploads(spool)
+    place = Identity(index)
+
+    @asynccontextmanager
+    async def alone(name: str) -> AsyncGenerator[None, None]:
+        async with shared.alone(f"{await place.name()} {name}"):
+            yield
+
+    locks = folder / "locks"
+    shared_jobs = DatabaseJobs(queue, limits, uploads, folder / JOBS)
+    return Parts(embedder, known, limits, shared_jobs, uploads, Database(index), locks, alone)
 
 
 MOST = 1000
@@ -267,8 +213,8 @@ class CollectionStore:
         await (await self._parts.database.writing(tenant, collection)).remove(document)
 
     async def _cancel(self, tenant: str, collection: str, why: Conflict, document: str | None = None) -> bool:
-        spooled = await self._parts.jobs(lambda table: table.cancel(tenant, collection, why, document))
-        await asyncio.to_thread(self._parts.spool.remove, *spooled)
+        spooled = await self._parts.jobs.cancel(tenant, collection, why, document)
+        await self._parts.uploads.remove(*spooled)
         return bool(spooled)
 
 

@@ -68,7 +68,9 @@ def function_imports(file: Path) -> Iterator[str]:
 
 def test_a_concept_is_a_file() -> None:
     """Modules but for packages' own; a new one takes the place of a crumb that is merged into its concept."""
-    found = sorted(name for name, file in modules().items() if file.name != "__init__.py")
+    # a migration is a file for ever
+    known = {name: file for name, file in modules().items() if ".migrations.versions." not in name}
+    found = sorted(name for name, file in known.items() if file.name != "__init__.py")
     assert len(found) <= MOST_MODULES, "\n".join(found)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import InvalidValue, NotFound
-from apps.rag.jobs import JobTable, NewFile
+from apps.rag.job_queue import NewFile
+from apps.rag.jobs import JobTable
 from apps.rag.records import Limits
 
 LIMITS = Limits(lease_seconds=0.3)

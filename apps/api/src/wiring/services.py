@@ -163,7 +163,7 @@ def build_services(settings: Settings) -> Services:
     # the process that has the local model has the others too
     elsewhere = local.target if isinstance(local, ReplicaModel) else None
     reranker, models = chosen_reranker(settings, connections, elsewhere), EmbeddingModels(settings, elsewhere)
-    documents = open_documents(settings, gateway, local, connections, reranker, models)
+    documents = open_documents(settings, gateway, local, connections, reranker, models, database)
     embedder, others = models.first, models.others
     parts = open_agents(settings, gateway, local, documents.library, database, lambda name: setting_of(name, settings))
     load_gateway(gateway, settings, local, embedder, tracing, documents, parts, connections, others)

@@ -111,10 +111,11 @@ def open_documents(
     connections: Connections | None = None,
     reranker: Reranker | None = None,
     models: EmbeddingModels | None = None,
+    database: Database | None = None,
 ) -> Documents:
     """The documents. Their embedder is one of ``models`` where it is of this machine, and is loaded once."""
     embeds, tokenizer = (models or EmbeddingModels(settings)).of_documents(settings, connections)
-    library = Library.from_settings(settings, embeds, tokenizer=tokenizer, reranker=reranker)
+    library = Library.from_settings(settings, embeds, tokenizer=tokenizer, reranker=reranker, database=database)
     return build_documents(settings, gateway, local, embeds, library)
 
 

@@ -1,0 +1,253 @@
+"""The queue of documents in a database: leases, order, turns, limits, uploads, and one writer among machines."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from apps.core.errors import Conflict, InternalError, InvalidValue, NotFound, Overloaded
+from apps.operations.database import Database
+from apps.rag.job_queue import JobQueue, NewFile
+from apps.rag.jobs import JobTable
+from apps.rag.records import Limits
+from apps.rag.shared_jobs import DatabaseJobs, DatabaseUploads, QueueDatabase
+from apps.rag.uploads import Identity, LocalUploads, Spool
+from apps.tests.support.postgres_server import PostgresServer
+
+LIMITS = Limits(lease_seconds=15)
+STORE = "s3://bucket/rag"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 10_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(database: Database, clock: Clock) -> QueueDatabase:
+    return QueueDatabase(database, Identity(STORE), clock)
+
+
+@pytest.fixture
+def uploads(queue: QueueDatabase, tmp_path: Path) -> DatabaseUploads:
+    return DatabaseUploads(Spool(tmp_path / "spool", 2**23), queue)
+
+
+@pytest.fixture
+def jobs(queue: QueueDatabase, uploads: DatabaseUploads, tmp_path: Path) -> DatabaseJobs:
+    return DatabaseJobs(queue, LIMITS, uploads, tmp_path / "jobs.sqlite3")
+
+
+def new(name: str, size: int = 10) -> NewFile:
+    return NewFile(name, "0" * 64, {"year": 1}, size, f"spooled {name}")
+
+
+async def taken(jobs: JobQueue, worker: str, count: int) -> list[str]:
+    """The names of the next files."""
+    return [claim.name for _ in range(count) if (claim := await jobs.claim(worker))]
+
+
+async def test_a_file_has_one_worker_until_its_lease_runs_out(jobs: DatabaseJobs, clock: Clock) -> None:
+    await jobs.add("ann", "docs", [new("a")])
+    first = await jobs.claim("one")
+    assert first is not None and (first.metadata, first.attempts) == ({"year": 1}, 1)
+    assert await jobs.claim("two") is None
+    clock.now += 10
+    await jobs.renew("one")
+    clock.now += 10
+    assert await jobs.claim("two") is None and await jobs.holds(first)
+    clock.now += 16
+    second = await jobs.claim("two")
+    assert second is not None and (second.id, second.attempts) == (first.id, 2)
+    assert not await jobs.note(first, 1, 1, 1, 50)
+    assert not await jobs.holds(first)
+    assert not await jobs.finish(first, 1, 1)
+    assert not await jobs.fail(first, InvalidValue("no"))
+    assert not await jobs.give_back(first, 0)
+    assert await jobs.finish(second, 3, 4, ["a page was empty"])
+    assert await jobs.claim("one") is None
+
+
+async def test_versions_of_one_name_are_taken_in_order_and_tenants_in_turn(jobs: DatabaseJobs) -> None:
+    await jobs.add("ann", "docs", [new("a"), new("b"), new("c")])
+    await jobs.add("ann", "docs", [new("a")])
+    await jobs.add("bob", "docs", [new("d")])
+    first = await jobs.claim("w")
+    assert first is not None and first.name == "a"
+    assert await taken(jobs, "w", 9) == ["d", "b", "c"], "the second version waits for the first"
+    await jobs.finish(first, 0, 1)
+    assert await taken(jobs, "w", 9) == ["a"]
+
+
+async def test_what_killed_its_worker_comes_last_and_what_ends_gives_its_files_back(
+    jobs: DatabaseJobs, clock: Clock
+) -> None:
+    await jobs.add("ann", "docs", [new("bad"), new("good")])
+    assert await taken(jobs, "killed", 1) == ["bad"]
+    clock.now += 16
+    assert await taken(jobs, "v", 2) == ["good", "bad"]
+    await jobs.release("v")
+    again = [await jobs.claim("x"), await jobs.claim("x")]
+    assert [(claim.name, claim.attempts) for claim in again if claim] == [("good", 1), ("bad", 2)]
+    assert again[0] is not None and await jobs.give_back(again[0], 60)
+    assert await jobs.claim("x") is None
+    clock.now += 61
+    await jobs.renew("x")
+    assert await taken(jobs, "x", 2) == ["good"]
+
+
+async def test_a_clock_that_is_set_back_keeps_no_file_waiting(jobs: DatabaseJobs, clock: Clock) -> None:
+    await jobs.add("ann", "docs", [new("a")])
+    assert await taken(jobs, "one", 1) == ["a"]
+    clock.now -= 3600
+    assert await taken(jobs, "two", 1) == ["a"]
+
+
+async def test_progress_never_goes_back_and_a_job_is_only_its_tenants(jobs: DatabaseJobs, clock: Clock) -> None:
+    job = await jobs.add("ann", "docs", [new("a"), new("b")])
+    claim = await jobs.claim("w")
+    assert claim is not None
+    assert await jobs.note(claim, 3, 9, 5, 60) and await jobs.note(claim, 1, 2, 1, 10)
+    state = await jobs.job("ann", job)
+    assert (state.status, state.percent, state.files[0].embedded, state.created) == ("running", 30, 5, 10_000.0)
+    with pytest.raises(NotFound):
+        await jobs.job("bob", job)
+    clock.now += 5
+    assert await jobs.finish(claim, 3, 9, ["blank"])
+    done = (await jobs.job("ann", job)).files[0]
+    assert (done.status, done.warnings, done.started, done.finished) == ("done", ("blank",), 10_000.0, 10_005.0)
+    assert await jobs.open_files("ann", "docs") == 1
+    assert await jobs.cancel("ann", "docs", Conflict("gone")) == ["spooled b"]
+    state = await jobs.job("ann", job)
+    assert state.status == "failed" and state.files[1].error is not None and state.files[1].error["code"] == "CONFLICT"
+
+
+async def test_finished_jobs_are_forgotten_after_a_while(jobs: DatabaseJobs, clock: Clock) -> None:
+    done, waiting = await jobs.add("ann", "docs", [new("a")]), await jobs.add("ann", "docs", [new("b")])
+    claim = await jobs.claim("w")
+    assert claim is not None and await jobs.finish(claim, 0, 1)
+    assert await jobs.forget() == {"spooled b"} and (await jobs.job("ann", done)).finished
+    clock.now += 8 * 86400
+    assert await jobs.forget() == {"spooled b"}
+    with pytest.raises(NotFound):
+        await jobs.job("ann", done)
+    assert (await jobs.job("ann", waiting)).status == "queued"
+    clock.now += 70 * 86400
+    assert await jobs.forget() == set(), "nobody is at it any more"
+
+
+async def test_those_who_ask_at_the_same_time_get_different_files_and_limits_are_exact(
+    queue: QueueDatabase, uploads: DatabaseUploads, tmp_path: Path
+) -> None:
+    jobs = DatabaseJobs(queue, Limits(queued_files=40), uploads, tmp_path / "none")
+    added = await asyncio.gather(
+        *(jobs.add("ann", "docs", [new(str(number))]) for number in range(30)), return_exceptions=True
+    )
+    refused = [one for one in added if isinstance(one, Overloaded)]
+    assert (len(refused), len([one for one in added if isinstance(one, str)])) == (10, 20)
+    claims = await asyncio.gather(*(jobs.claim(f"w{number % 5}") for number in range(30)))
+    names = [claim.name for claim in claims if claim is not None]
+    while claim := await jobs.claim("last"):
+        names.append(claim.name)
+    assert len(names) == len(set(names)) == 20
+
+
+async def test_queues_of_other_stores_are_apart(
+    database: Database, jobs: DatabaseJobs, uploads: DatabaseUploads, tmp_path: Path
+) -> None:
+    job = await jobs.add("ann", "docs", [new("a")])
+    elsewhere = QueueDatabase(database, Identity(str(tmp_path / "rag")))
+    other = DatabaseJobs(elsewhere, LIMITS, LocalUploads(uploads.spool), tmp_path / "none")
+    assert await other.claim("w") is None and await other.forget() == set()
+    with pytest.raises(NotFound):
+        await other.job("ann", job)
+    # a folder has one name for all that share it, and a store of objects has one by its address
+    assert await Identity(str(tmp_path / "rag")).name() == await Identity(str(tmp_path / "rag")).name()
+    assert await Identity(STORE).name() == await Identity(STORE + "/").name() != await Identity("s3://other").name()
+
+
+async def test_uploads_are_found_by_every_machine_until_they_are_ingested(
+    uploads: DatabaseUploads, queue: QueueDatabase, jobs: DatabaseJobs, clock: Clock, tmp_path: Path
+) -> None:
+    content = bytes(range(256)) * 12_000
+    spooled, _, size = uploads.spool.write("a", content)
+    orphan, _, _ = uploads.spool.write("b", b"never submitted")
+    await uploads.keep([spooled, orphan])
+    assert not list((tmp_path / "spool").iterdir()), "nothing is left on the machine that took it in"
+    await jobs.add("ann", "docs", [NewFile("a", "0" * 64, {}, size, spooled)])
+    other = DatabaseUploads(Spool(tmp_path / "other", 2**23), queue)
+    async with other.opened(spooled) as path:
+        assert path.read_bytes() == content
+    assert not list((tmp_path / "other").iterdir())
+    clock.now += 2 * 3600
+    await other.sweep(await jobs.forget())
+    with pytest.raises(InternalError, match="upload"):
+        async with other.opened(orphan):
+            pass
+    async with uploads.opened(spooled) as path:
+        assert path.stat().st_size == size
+    await other.remove(spooled)
+    with pytest.raises(InternalError):
+        async with uploads.opened(spooled):
+            pass
+
+
+async def test_what_waited_in_the_file_of_before_moves_once(
+    jobs: DatabaseJobs, uploads: DatabaseUploads, tmp_path: Path
+) -> None:
+    before = JobTable(tmp_path / "jobs.sqlite3", LIMITS)
+    names = [uploads.spool.write(name, name.encode())[0] for name in ("done", "held", "waits")]
+    files = [NewFile(n, "0" * 64, {}, 4, s) for n, s in zip(("done", "held", "waits"), names, strict=True)]
+    job = before.add("ann", "docs", files)
+    claim = before.claim("w")
+    assert claim is not None and before.finish(claim, 1, 1) and before.claim("w")
+    before.close()
+    assert await jobs.forget() == set(names[1:])
+    assert [file.status for file in (await jobs.job("ann", job)).files] == ["done", "queued", "queued"]
+    async with uploads.opened(names[2]) as path:
+        assert path.read_bytes() == b"waits"
+    assert await jobs.forget() == set(names[1:]), "it moves once"
+    assert sorted(await taken(jobs, "w", 9)) == ["held", "waits"]
+
+
+async def test_one_at_a_time_is_alone_among_machines(postgres: PostgresServer, tmp_path: Path) -> None:
+    url = postgres.create("alone")
+    machines = [Database(url, tmp_path, 60.0) for _ in range(2)]
+    for machine in machines:
+        await machine.start()
+        assert await machine.ready(60)
+    inside = most = entered = 0
+
+    async def write(machine: Database) -> None:
+        nonlocal inside, most, entered
+        async with machine.alone("docs"):
+            inside, entered = inside + 1, entered + 1
+            most = max(most, inside)
+            await asyncio.sleep(0.005)
+            inside -= 1
+
+    await asyncio.gather(*(write(machine) for machine in machines * 4))
+    assert (most, entered) == (1, 8)
+    async with machines[0].alone("docs"):
+        # another collection's lock is another one
+        async with machines[1].alone("other"):
+            pass
+        waiting = asyncio.create_task(write(machines[1]))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        # the holder's machine is gone: its connection ends, and with it the lock
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        assert postgres.psql(ended, "alone").strip() == "1"
+        await waiting
+    assert await machines[0].read(lambda connection: connection.scalar(text("SELECT 1"))) == 1
+    for machine in machines:
+        await machine.aclose()

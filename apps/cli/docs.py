@@ -1,5 +1,6 @@
 """`genai docs`: collections of documents on a running service, of the same tenant as its HTTP calls."""
 
+import importlib.util
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ import typer
 
 from apps.cli.documents import find_files
 from apps.cli.documents import main as on_disk
-from apps.cli.remote import FAILED, URL, Json, Key, Service, Url, print_json, print_table
+from apps.cli.remote import FAILED, URL, CommandFailure, Json, Key, Service, Url, print_json, print_table
+from apps.cli.serve import run_module
 from apps.core.callers import ANONYMOUS, SHARED
 from apps.rag.relevance import REFERENCE
 
@@ -85,6 +87,33 @@ def sync(
     """
     words = ["sync", str(folder), "--collection", collection, "--tenant", SHARED if shared else tenant]
     raise typer.Exit(on_disk([*words, *(["--watch"] if watch else [])]))
+
+
+@app.command("ingest")
+def ingest(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PATH_OR_URL...", help="Files, folders; with --ray URLs too.")
+    ],
+    collection: Collection = COLLECTION,
+    by_ray: Annotated[bool, typer.Option("--ray", help="By tasks of Ray, on all of its machines.")] = False,
+    shared: Shared = False,
+    tenant: Annotated[
+        str, typer.Option(help="Whose collection: a key's tenant; without keys, the one of all calls.")
+    ] = ANONYMOUS.tenant,
+) -> None:
+    """Take files in without a running service; one that was broken off goes on when it is called again.
+
+    It works on DATA_DIR or RAG_URI, as the settings name them. With --ray (requirements-fleet.txt, in a checkout) files
+    are parsed and embedded by all cores of this machine, or of the cluster that RAY_ADDRESS names.
+
+    Examples: genai docs ingest notes/ -c work · genai docs ingest s3://bucket/papers -c papers --ray
+    """
+    words = [*sources, "--collection", collection, "--tenant", SHARED if shared else tenant]
+    if not by_ray:
+        raise typer.Exit(on_disk(["ingest", *words]))
+    if importlib.util.find_spec("ray") is None:
+        raise CommandFailure("Ray is not installed here: pip install -r requirements-fleet.txt")
+    run_module("infra.ray.ingest", words)
 
 
 @app.command("list")

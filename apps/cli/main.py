@@ -42,6 +42,8 @@ app.command("chat")(chat.chat)
 app.command(ASK)(chat.ask)
 app.command("models")(models.models)
 app.add_typer(docs.app, name="docs")
+# by the name of its routes
+app.add_typer(docs.app, name="rag", hidden=True)
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(serve.fleet_app, name="fleet")

@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -44,7 +45,7 @@ def main() -> None:
     # Ray's workers import this module, wherever they run
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
-        ray.init(namespace=NAMESPACE, **_local())
+        ray.init(namespace=NAMESPACE, **local_arguments())
         # calls go to the replicas themselves: Ray's proxy in Python would be the slowest part
         serve.start(proxy_location=ProxyLocation.Disabled)
         numbers = {name: str(getattr(options, name)) for name in ("least", "most", "cpus", "port", "downscale_delay")}
@@ -61,11 +62,11 @@ def main() -> None:
         _down()
 
 
-def _local() -> dict[str, Any]:
-    """Arguments of a Ray of this machine alone; none where RAY_ADDRESS names a cluster."""
+def local_arguments(more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of a Ray of this machine alone, ``more`` among them; none where RAY_ADDRESS names a cluster."""
     if "RAY_ADDRESS" in os.environ:
         return {}
-    return {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    return {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, **(more or {})}
 
 
 def _down() -> None:

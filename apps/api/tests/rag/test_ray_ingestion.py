@@ -1,0 +1,115 @@
+"""`genai docs ingest --ray` on a real Ray, whose workers are killed at every stage: nothing is lost or doubled."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import lancedb
+import pytest
+
+from apps.core.callers import SHARED
+from apps.core.settings import Settings
+from apps.local.encoders.embedder import missing_for_minilm
+from apps.rag.records import tenant_folder
+from apps.tests.support.processes import environment
+from apps.tests.watch import WATCH
+
+ROOT = Path(__file__).parents[4]
+# Ray may have an environment of its own, which has all of this project's packages too
+PYTHON = sys.executable if importlib.util.find_spec("ray") else os.environ.get("RAY_PYTHON", "")
+FILES = 24
+# what is killed when so many files are in: a process of tasks at work, or one that waits for the next
+TASKS, WRITER = ("ray::parsed", "ray::embedded", "ray::IDLE"), ("ray::Writer",)
+KILLS = ((3, TASKS), (7, WRITER), (11, TASKS), (15, WRITER), (18, TASKS))
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.local,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        not PYTHON, reason="needs Ray: pip install -r requirements-fleet.txt, here or where RAY_PYTHON says"
+    ),
+    pytest.mark.skipif(bool(missing_for_minilm()), reason="needs requirements-local.txt"),
+]
+
+
+def test_workers_that_are_killed_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(FILES):
+        parts = (f"Part {part} of report {number}. " + "It says a few words more. " * 30 for part in range(12))
+        (corpus / f"{number}.txt").write_text("\n\n".join(parts))
+    (corpus / "broken.pdf").write_bytes(b"%PDF-1.7 and nothing else")
+    (corpus / "left out.bin").write_bytes(b"\0")
+    variables = environment(0, {"DATA_DIR": str(tmp_path / "data"), "MODEL_CACHE_DIR": str(Settings().model_cache_dir)})
+    first, killed = _ingest(corpus, variables, tmp_path / "log", KILLS)
+    assert killed == len(KILLS), "workers of tasks and the writer were killed"
+    assert first[-1].startswith(f"{FILES} of {FILES + 1} files are in papers"), first
+    asyncio.run(_check(tmp_path / "data"))
+    # by a URL, to the same labels: all is there, and nothing is computed again
+    again, _ = _ingest(corpus.as_uri(), variables, tmp_path / "log", ())
+    assert again[-1] == first[-1]
+    asyncio.run(_check(tmp_path / "data"))
+
+
+def _ingest(
+    source: Path | str, variables: dict[str, str], log: Path, kills: Sequence[tuple[int, tuple[str, ...]]]
+) -> tuple[list[str], int]:
+    """The lines that the command prints, and how many processes were killed meanwhile."""
+    command = [PYTHON, "-m", "infra.ray.ingest", str(source), "--collection", "papers", "--cpus", "2"]
+    lines, waiting = list[str](), list(kills)
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if waiting and len(lines) >= waiting[0][0] and _kill(process.pid, waiting[0][1]):
+                waiting.pop(0)
+        # one file is broken
+        assert process.wait(300) == 1, log.read_text(errors="replace")[-3000:]
+    finally:
+        process.kill()
+        process.communicate()
+        WATCH.took_file(log)
+    return lines, len(kills) - len(waiting)
+
+
+def _kill(root: int, names: tuple[str, ...]) -> bool:
+    """Kill the first process beneath ``root`` whose title begins with the first of these names that any has."""
+    parents, titles = {}, {}
+    for one in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(one.name)] = int((one / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            titles[int(one.name)] = (one / "cmdline").read_bytes().decode(errors="replace")
+    family = {root}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    for name in names:
+        for pid in sorted(family):
+            if titles.get(pid, "").startswith(name):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+    return False
+
+
+async def _check(data: Path) -> None:
+    connection = await lancedb.connect_async(str(data / "rag" / "index" / tenant_folder(SHARED)))
+    table = await connection.open_table("c-papers")
+    rows = await table.query().select(["id", "document", "ordinal", "names", "passages"]).to_list()
+    assert max(Counter(row["id"] for row in rows).values()) == 1, "no passage is there twice"
+    by_document: dict[str, list[int]] = {}
+    for row in rows:
+        by_document.setdefault(row["document"], []).append(row["ordinal"])
+    assert all(sorted(by_document[row["document"]]) == list(range(row["passages"])) for row in rows)
+    assert sorted(name for row in rows if row["ordinal"] == 0 for name in row["names"]) == sorted(
+        f"{number}.txt" for number in range(FILES)
+    )

@@ -1,6 +1,6 @@
 """The Helm chart: its values meet their schema, its templates read nothing else, and pods have what they must have.
 
-Where helm or kubeconform is installed they check it too.
+Where helm, kubeconform, helm-python-sdk and kubernetes-validate are installed they check it too.
 """
 
 import json
@@ -110,6 +110,28 @@ def test_the_autoscaler_reads_what_a_replica_shows() -> None:
     shown = (CHART.parents[1] / "apps/api/src/wiring/fleet.py").read_text()
     metrics = re.findall(r'metric: \{name: "([\w:]+)"\}', TEMPLATES["scaling.yaml"])
     assert len(metrics) == 2 and all(f'"{metric}"' in shown for metric in metrics)
+
+
+EVERYTHING: dict[str, Any] = {
+    "api": {"autoscaling": {"enabled": True}, "routing": "providers: {}", "environment": {"LOG_LEVEL": "info"}},
+    "model": {"autoscaling": {"enabled": True}, "environment": {"LOCAL_KV": "int8"}},
+    "imagePullSecrets": [{"name": "registry"}],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"redis": {"enabled": False}, "postgresql": {"enabled": False}}])
+def test_helms_own_code_and_the_schemas_of_kubernetes_find_nothing(changes: dict[str, Any]) -> None:
+    """helm lint --strict, and each rendered document held to its schema, unknown fields too."""
+    chart = pytest.importorskip("helm_python.chart", reason="pip install helm-python-sdk kubernetes-validate")
+    schemas = pytest.importorskip("kubernetes_validate", reason="pip install helm-python-sdk kubernetes-validate")
+    told = chart.lint(str(CHART), changes, strict=True)
+    assert told["errors"] == [] and all(message["severity"] <= 1 for message in told["messages"]), told
+    rendered = chart.Chart.load(str(CHART)).render(changes, name="x", namespace="default")
+    documents = [one for text in rendered.values() for one in yaml.safe_load_all(text) if one]
+    assert len(documents) >= 8
+    for document in documents:
+        schemas.validate(document, schemas.latest_version(), strict=True)
 
 
 @pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")

@@ -25,9 +25,10 @@ from apps.core.settings import SettingsError, load_settings
 from apps.rag.parsing.formats import BY_SUFFIX
 from apps.rag.records import collection_name
 from apps.rag.uploads import is_remote
+from infra.ray.app import ROOT
 from infra.ray.stages import Place
 from infra.ray.tasks import Failure, Source, Target, Writer, embedded, parsed
-from infra.ray.up import OWN, ROOT, local_arguments
+from infra.ray.up import OWN, local_arguments
 
 # of a worker that dies: a file that kills each is given up
 RETRIES = 20

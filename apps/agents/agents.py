@@ -278,6 +278,18 @@ class Agents:
             await asyncio.sleep(SECONDS_BETWEEN_CLEANINGS)
 
 
+# what would make another answer of it, and has no place in an agent's steps; samplers are the agent's own
+NOT_PASSED_ON = {
+    "top_logprobs": "logprobs",
+    "answer_regex": "structured_outputs",
+    "answer_choices": "structured_outputs",
+    "answer_grammar": "structured_outputs",
+    "continue_final_message": "continue_final_message",
+    "documents": "documents",
+    "template_arguments": "chat_template_kwargs",
+}
+
+
 class AgentModel:
     """Implements ChatModel. The agent's own tools, limits and settings count, and not the request's."""
 
@@ -332,6 +344,11 @@ def _refuse_what_agents_decide(request: ChatRequest) -> None:
         raise InvalidValue("An agent has its own tools", field="tools")
     if request.response_format is not None and request.response_format.get("type") != "text":
         raise InvalidValue("An agent has its own output schema", field="response_format")
+    for name, field in NOT_PASSED_ON.items():
+        value = getattr(request, name)
+        # 0 asks for log probabilities
+        if value is not None and value is not False and value != ():
+            raise InvalidValue(f"An agent cannot honour {field}", field=field)
 
 
 def _overrides(request: ChatRequest) -> Overrides:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from apps.core.callers import Caller
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
+from apps.core.deltas import Delta, PromptTokens, TokenLogprob, ToolCallDelta
 from apps.core.messages import CacheControl
 
 MAGIC = b"answer1\n"
@@ -105,6 +105,10 @@ def frame_of(delta: Delta) -> bytes:
         data["reasoning"] = delta.reasoning
     if delta.logprobs:
         data["logprobs"] = [_token(entry) for entry in delta.logprobs]
+    if delta.tokens:
+        data["tokens"] = delta.tokens
+    if delta.prompt is not None:
+        data["prompt"] = [delta.prompt.tokens, [_token(entry) for entry in delta.prompt.logprobs]]
     return json.dumps(data).encode()
 
 
@@ -120,18 +124,25 @@ def delta_of(frame: bytes) -> Delta:
             data["model"],
             tuple(_logprob(token) for token in data.get("logprobs", ())),
             reasoning=data.get("reasoning", ""),
+            tokens=tuple(data.get("tokens", ())),
+            prompt=_prompt(data.get("prompt")),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptEntry(type(error).__name__) from None
 
 
+def _prompt(written: list[Any] | None) -> PromptTokens | None:
+    return None if written is None else PromptTokens(tuple(written[0]), tuple(map(_logprob, written[1])))
+
+
 def _token(entry: TokenLogprob) -> list[Any]:
-    return [entry.token, entry.raw.hex(), entry.logprob, [_token(other) for other in entry.top]]
+    top = [_token(other) for other in entry.top]
+    return [entry.token, entry.raw.hex(), entry.logprob, top, entry.id, entry.rank]
 
 
 def _logprob(token: list[Any]) -> TokenLogprob:
-    text, raw, logprob, top = token
-    return TokenLogprob(text, bytes.fromhex(raw), logprob, tuple(_logprob(other) for other in top))
+    text, raw, logprob, top, number, rank = token
+    return TokenLogprob(text, bytes.fromhex(raw), logprob, tuple(map(_logprob, top)), number, rank)
 
 
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -171,7 +182,7 @@ def _canonical(value: Any) -> Any:
 
 
 # raised when entries or digests are made in another way, so that old ones are not found
-FORMAT = b"2"
+FORMAT = b"3"
 ANY_WORDING = b"any wording"
 Parameters = Mapping[str, Any]
 

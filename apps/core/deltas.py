@@ -63,13 +63,24 @@ class TokenLogprob:
     """A token of the answer with its natural logarithm of probability, and the likeliest tokens in its place.
 
     ``raw`` is exact; ``token`` is its text, with U+FFFD where a token is a part of a character only. The first token
-    of a prompt has no ``logprob``.
+    of a prompt has no ``logprob``. ``id`` is the token's number, and ``rank`` its place among all tokens, from 1, both
+    where they are known.
     """
 
     token: str
     raw: bytes
     logprob: float | None
     top: tuple["TokenLogprob", ...] = ()
+    id: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """The tokens of a prompt, as the model read them, and the log probabilities of each where those are asked for."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,8 @@ class Delta:
     ``model`` names the model that answers and comes with the last delta at the latest, as ``usage`` does where the
     model counts tokens at all. ``logprobs`` are of the text's tokens, where they were asked for. ``citations`` come
     with the first delta of an answer from documents, and with no other: there may be none of them. ``reasoning`` is
-    what the model thought before its answer: never a part of ``text``.
+    what the model thought before its answer: never a part of ``text``. ``tokens`` are those generated since the last
+    delta, also where they have no text, and ``prompt`` comes with the first; both where they were asked for.
     """
 
     text: str = ""
@@ -90,6 +102,8 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     citations: tuple[Citation, ...] | None = None
     reasoning: str = ""
+    tokens: tuple[int, ...] = ()
+    prompt: PromptTokens | None = None
 
 
 @dataclass(slots=True)
@@ -104,6 +118,8 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     citations: tuple[Citation, ...] | None = None
     reasoning: str = ""
+    tokens: list[int] = field(default_factory=list)
+    prompt: PromptTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +150,14 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     thoughts: list[str] = []
     calls: dict[int, ToolCallDelta] = {}
     logprobs: list[TokenLogprob] = []
-    finish = model = usage = citations = None
+    tokens: list[int] = []
+    finish = model = usage = citations = prompt = None
     async for delta in deltas:
         texts.append(delta.text)
         thoughts.append(delta.reasoning)
         logprobs += delta.logprobs
+        tokens += delta.tokens
+        prompt = delta.prompt or prompt
         for piece in delta.tool_calls:
             calls[piece.index] = _joined(calls.get(piece.index), piece)
         finish = delta.finish_reason or finish
@@ -149,7 +168,7 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
     reasoning = "".join(thoughts)
-    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, citations, reasoning)
+    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, citations, reasoning, tokens, prompt)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

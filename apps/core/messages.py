@@ -78,9 +78,15 @@ class ChatRequest:
     ``answer_grammar`` (in the syntax of Lark).
 
     The prompt's form: ``continue_final_message`` leaves the last turn open, and the answer goes on from there.
+    Without ``generation_prompt`` the turn of the assistant does not begin: the model itself begins one or not.
     ``documents`` and ``template_arguments`` go to the chat template. ``raw`` is a prompt without a template: the
-    messages' text, or ``prompt_tokens``. With ``echo`` a raw prompt's text comes before the answer's, with
-    its log probabilities where those are asked for.
+    messages' text, or ``prompt_tokens``. ``truncate_prompt`` is the most tokens of a prompt, of which the end stays, or
+    the beginning with ``truncate_right``; -1 stands for what leaves room for the answer.
+
+    What is told besides the answer's text: with ``echo`` a raw prompt's text comes before it, with its log
+    probabilities where those are asked for, and of a chat the text of the last message. ``token_ids`` tells the tokens
+    of prompt and answer, ``prompt_logprobs`` the log probabilities of the prompt's tokens with that many alternatives,
+    ``running_usage`` the usage so far with each delta.
     """
 
     messages: tuple[Message, ...]
@@ -111,6 +117,12 @@ class ChatRequest:
     template_arguments: JsonObject | None = None
     prompt_tokens: tuple[int, ...] | None = None
     echo: bool = False
+    generation_prompt: bool = True
+    truncate_prompt: int | None = None
+    truncate_right: bool = False
+    token_ids: bool = False
+    prompt_logprobs: int | None = None
+    running_usage: bool = False
     # max_tokens gives way where the context has not so much room, and where it is None all the room is the answer's
     fits: bool = False
     # the messages' text goes to the model as it is, without a chat template; only the local model can do that

@@ -106,7 +106,7 @@ class Tokenizing(Protocol):
         """Each token by itself, special ones by their names. Raises InvalidValue."""
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of ``tokens``, without special ones."""
+        """The text of ``tokens``, special ones by their names: what `tokenize` makes of a chat is its whole prompt."""
 
 
 class Embedder(Protocol):
@@ -132,9 +132,13 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class EmbedsTokens(Protocol):
-    """An Embedder whose tokenizer is here. ``cuttable``: the first values of its vectors are good vectors too."""
+    """An Embedder whose tokenizer is here.
 
-    cuttable: bool
+    ``cuttable`` are the numbers of dimensions, below its own, that it was trained to be cut to (Kusupati et al. 2022,
+    Matryoshka representations): so many first values of a vector are a good vector too.
+    """
+
+    cuttable: Collection[int]
 
     async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, special ones included. Raises ModelUnavailable."""

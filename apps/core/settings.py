@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         104_857_600, ge=1024, description="Largest form in bytes that is passed on to an upstream: audio, images, files"
     )
 
+    responses_ttl: int = Field(
+        3600, ge=0, le=2_592_000, description="Seconds that a response of /v1/responses is kept for its tenant; 0: not"
+    )
+
     max_head_bytes: int = Field(65_536, ge=1024, le=2**24, description="Largest head of a request, trailers included")
     max_headers: int = Field(100, ge=8, le=10_000, description="Most headers of a request, trailers included")
     head_timeout: Seconds = Field(10, description="Seconds from the first byte of a request to the end of its head")

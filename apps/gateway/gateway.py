@@ -23,6 +23,7 @@ from apps.core.errors import (
 )
 from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.core.ports import ChatModel, ContextWindow, Readiness, Writer
+from apps.gateway.openai_api.over_chat import StoredResponses
 from apps.gateway.protocol import BYTES_PER_TOKEN, LIMITS, ExpectedUse, WireCall, WireReply, is_image
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.breaker import RetryBudgets
@@ -34,13 +35,14 @@ class Gateway:
     """Sends calls to the targets of its router, which `load` makes.
 
     The models of this process may ask the gateway that they are served by: so it is made before them, and loaded when
-    they are there.
+    they are there. ``stored_responses`` keeps those that are made from chat completions here; a reload loses none.
     """
 
     router: Router
 
-    def __init__(self, attempts: Attempts) -> None:
+    def __init__(self, attempts: Attempts, stored_responses: StoredResponses | None = None) -> None:
         self._attempts = attempts
+        self.stored_responses = StoredResponses(0) if stored_responses is None else stored_responses
         self.budgets = RetryBudgets()
         self._retired: dict[asyncio.Task[None], Router] = {}
 

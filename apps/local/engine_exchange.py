@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
+from apps.core.deltas import Delta, PromptTokens, TokenLogprob, ToolCallDelta
 from apps.core.errors import ContextLengthExceeded, InvalidValue
 from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.local.detokenizer import PendingLogprobs, StopStrings
@@ -45,17 +45,38 @@ def sampling_of(request: ChatRequest) -> Sampling:
         logit_bias=request.logit_bias or {},
         min_tokens=request.min_tokens or 0,
         ignore_eos=request.ignore_eos,
-        prompt_logprobs=request.echo and request.top_logprobs is not None,
+        prompt_logprobs=_prompt_logprobs(request),
         tenant=request.caller.tenant,
         keep=request.cache.store,
     )
 
 
+def _prompt_logprobs(request: ChatRequest) -> int | None:
+    """The alternatives a token of the prompt; None where none of its tokens is told of."""
+    echoed = request.top_logprobs if request.echo and request.raw else None
+    wanted = [top for top in (echoed, request.prompt_logprobs) if top is not None]
+    return max(wanted, default=None)
+
+
 async def tokenized(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
+    """The prompt's tokens, cut where that is asked for. Raises InvalidValue."""
+    tokens = await _encoded(loaded, request, tools)
+    if request.truncate_prompt is None:
+        return tokens
+    most = request.truncate_prompt
+    if most == -1:
+        context = loaded.engine.context_length
+        most = context - min(context // 2 if request.max_tokens is None else request.max_tokens, context - 1)
+    return tokens[:most] if request.truncate_right else tokens[-most:]
+
+
+async def _encoded(loaded: Loaded, request: ChatRequest, tools: Sequence[JsonObject]) -> list[int]:
     if request.prompt_tokens is not None:
         return checked_tokens(request.prompt_tokens, loaded.tokenizer.vocabulary_size)
     texts = [text_of(message) for message in request.messages]
-    options = PromptOptions(request.documents, request.template_arguments, request.continue_final_message)
+    options = PromptOptions(
+        request.documents, request.template_arguments, request.continue_final_message, request.generation_prompt
+    )
     encode = partial(loaded.tokenizer.encode_chat, request.messages, tools, options)
     if request.raw:
         encode = partial(loaded.tokenizer.encode_raw, "".join(texts))
@@ -159,10 +180,14 @@ HEAD = re.compile(r'\n\{"name": ("[^"]*"), "arguments": ')
 
 
 class ToolCallReader:
-    """One answer's. ``calls`` counts those that have begun; ``whole``: the last one's arguments are complete."""
+    """One answer's. ``calls`` counts those that have begun; ``whole``: the last one's arguments are complete.
 
-    def __init__(self) -> None:
+    ``required``: the answer is calls and nothing else, so the beginning of a mark is no text.
+    """
+
+    def __init__(self, *, required: bool = False) -> None:
         self.calls = 0
+        self._required = required
         self._text = StopStrings([CALL_BEGINS])
         self._head = ""
         self._arguments: _ArgumentsEnd | None = None
@@ -177,10 +202,11 @@ class ToolCallReader:
         tokens. At the last output also what was held back."""
         self._logprobs.add(output.logprobs)
         content, calls = self._feed(output.text)
-        if output.finish_reason is not None:
+        ends_in_text = output.finish_reason is not None and not self._required
+        if ends_in_text:
             content += self._text.flush()
         logprobs = self._logprobs.take(content)
-        if output.finish_reason is not None and not self._text.found:
+        if ends_in_text and not self._text.found:
             logprobs += self._logprobs.rest()
         return content, tuple(calls), logprobs
 
@@ -255,9 +281,11 @@ class AnswerReader:
         self, loaded: Loaded, request: ChatRequest, prompt: Sequence[int], *, tools: bool, constrained: bool
     ) -> None:
         self._model = loaded.name
+        self._request = request
         self._prompt_tokens = len(prompt)
+        self._prompt = PromptTokens(tuple(prompt)) if request.token_ids or request.prompt_logprobs is not None else None
         self._echoed = _echo(loaded, request, prompt) if request.echo else ""
-        self._calls = ToolCallReader() if tools else None
+        self._calls = ToolCallReader(required=request.tool_choice not in (None, "auto")) if tools else None
         # a schema leaves no room for thoughts; a raw prompt's answer is text and nothing else
         thinks = not request.raw and (tools or not constrained)
         tail = loaded.tokenizer.decode(prompt[-8:]).rstrip() if thinks else ""
@@ -274,21 +302,45 @@ class AnswerReader:
             ended = (reason == "stop" and self._calls.calls) or (reason == "length" and self._calls.whole)
             reason = "tool_calls" if ended else reason
         text, self._echoed = self._echoed + text, ""
-        logprobs = output.prompt_logprobs + logprobs
-        if reason is None:
-            return Delta(text, calls, model=self._model, logprobs=logprobs, reasoning=thoughts)
+        if self._request.echo and self._request.raw and self._request.top_logprobs is not None:
+            logprobs = _with_alternatives(output.prompt_logprobs, self._request.top_logprobs) + logprobs
+        delta = Delta(
+            text,
+            calls,
+            reason,
+            model=self._model,
+            logprobs=logprobs,
+            reasoning=thoughts,
+            tokens=output.tokens if self._request.token_ids else (),
+            prompt=self._read_prompt(output),
+        )
+        if reason is None and not self._request.running_usage:
+            return delta
         usage = Usage(
             self._prompt_tokens,
             output.completion_tokens,
             output.cached_tokens,
             reasoning_tokens=self._thoughts.tokens if self._thoughts else 0,
         )
-        return Delta(text, calls, reason, usage, self._model, logprobs, reasoning=thoughts)
+        return replace(delta, usage=usage)
+
+    def _read_prompt(self, output: EngineOutput) -> PromptTokens | None:
+        """With the first output, where the prompt is told of."""
+        prompt, self._prompt = self._prompt, None
+        most = self._request.prompt_logprobs
+        if prompt is None or most is None:
+            return prompt
+        return replace(prompt, logprobs=_with_alternatives(output.prompt_logprobs, most))
+
+
+def _with_alternatives(entries: Sequence[TokenLogprob], most: int) -> tuple[TokenLogprob, ...]:
+    """The entries with at most so many likeliest tokens each."""
+    return tuple(entry if len(entry.top) <= most else replace(entry, top=entry.top[:most]) for entry in entries)
 
 
 def _echo(loaded: Loaded, request: ChatRequest, prompt: Sequence[int]) -> str:
     if not request.raw:
-        raise InvalidValue("Only a prompt without a template can be echoed", field="echo")
-    if request.prompt_tokens is None:
+        return text_of(request.messages[-1])
+    if request.prompt_tokens is None and request.truncate_prompt is None:
         return "".join(text_of(message) for message in request.messages)
     return loaded.tokenizer.decode(prompt)

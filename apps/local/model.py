@@ -240,9 +240,9 @@ class LocalModel:
         return await asyncio.to_thread(lambda: list(map(tokenizer.piece, known)))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of ``tokens``, without special ones. Raises ModelUnavailable, InvalidValue."""
+        """The text of ``tokens``, special ones by their names. Raises ModelUnavailable, InvalidValue."""
         tokenizer = self._require_serving().loaded.tokenizer
-        return await asyncio.to_thread(tokenizer.decode, checked_tokens(tokens, tokenizer.vocabulary_size))
+        return await asyncio.to_thread(tokenizer.decode_all, checked_tokens(tokens, tokenizer.vocabulary_size))
 
     async def window(self, request: ChatRequest) -> LocalWindow:
         """What fits into one call. Raises ModelUnavailable."""

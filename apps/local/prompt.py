@@ -136,12 +136,13 @@ class PromptOptions:
     """What a prompt is made of besides messages and tools.
 
     ``arguments`` are variables for the chat template. With ``continue_final`` the prompt ends with the last message's
-    text, and no new turn begins.
+    text, and no new turn begins; nor does one without ``generation_prompt``.
     """
 
     documents: tuple[JsonObject, ...] = ()
     arguments: JsonObject | None = None
     continue_final: bool = False
+    generation_prompt: bool = True
 
 
 NO_OPTIONS = PromptOptions()
@@ -182,7 +183,8 @@ class ChatTemplate:
         arguments: Any = dict(options.arguments or {})
         if mark is not None:
             given, arguments = mark(given), mark(arguments)
-        fixed = {"add_generation_prompt": not options.continue_final, **self._special_tokens, MARK: mark}
+        begins = options.generation_prompt and not options.continue_final
+        fixed = {"add_generation_prompt": begins, **self._special_tokens, MARK: mark}
         try:
             text = self._template.render({**arguments, **given, **fixed})
         except Exception as error:

@@ -97,6 +97,9 @@ class ChatTokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a run of tokens, without special tokens."""
 
+    def decode_all(self, tokens: Sequence[int]) -> str:
+        """The text of a run of tokens, special ones by their names."""
+
     def piece(self, token: int) -> str:
         """What one token stands for, or its name where that is no text."""
 
@@ -146,6 +149,9 @@ class HubTokenizer:
             return str(self._backend.decode(tokens, skip_special_tokens=True))
         audible = [token for token in tokens if token not in self._silent]
         return str(self._backend.decode(audible, skip_special_tokens=False))
+
+    def decode_all(self, tokens: Sequence[int]) -> str:
+        return str(self._backend.decode(tokens, skip_special_tokens=False))
 
     def piece(self, token: int) -> str:
         return self.token_bytes(token).decode("utf-8", "replace") or str(self._backend.id_to_token(token) or "")

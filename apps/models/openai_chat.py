@@ -176,6 +176,8 @@ def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
     }
     if request.continue_final_message:
         optional |= {"continue_final_message": True, "add_generation_prompt": False}
+    elif not request.generation_prompt:
+        optional |= {"add_generation_prompt": False}
     body = {"model": request.model or default_model, "messages": [_message(m) for m in request.messages]}
     return body | {name: value for name, value in optional.items() if value is not None}
 

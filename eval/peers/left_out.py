@@ -21,7 +21,6 @@ LLAMA_CPP: Mapping[str, str] = {
     r"test_context_size_exceeded.*": "about a context of 256 tokens, which a flag of theirs sets",
     r"test_return_progress.*": PROGRESS,
     r"test_responses_stream_with_llama_telemetry": PROGRESS,
-    r"test_chat_completions_token_count": "about a route of theirs; /v1/tokenize counts a chat's tokens here",
     r"test_verbose_debug": "about a field of theirs that shows the prompt",
     r"test_embedding_mixed_input\[(-False|input(3|5|7|8|9|10)-.*)\]": THEIR_FORMS,
     r"test_embedding_content_text_same_as_string": THEIR_FORMS,
@@ -36,20 +35,37 @@ LLAMA_CPP: Mapping[str, str] = {
     r"test_no_ui": "about their flag and page; GET / answers in JSON to who does not ask for HTML",
     r"test_server_multiple_addresses": "about their flag for addresses",
 }
-OWN_FIELDS = "about fields of theirs, which are refused by their names: prompt_logprobs, return_token_ids and the like"
+CHOSEN_BY_NUMBER = "about fields of theirs that choose tokens by number, which are refused by their names"
 THEIR_ERRORS = "about the words of an error, which are pydantic's there"
+THEIR_MODEL = "about what their model says, and knows"
+THINKING = "about a model that thinks, as theirs does and the packaged one does not"
+LAST_CHUNK = "their last chunk has text and the finish reason together; OpenAI's and ours has the reason alone"
+BACKGROUND = "about responses in the background, which are refused by their name"
 VLLM: Mapping[str, str] = {
-    r"test_chat\.py::test_(more_than_one_)?prompt_logprobs_chat.*": OWN_FIELDS,
-    r"test_return_token(s_as_i|_i)ds\.py::.*": OWN_FIELDS,
-    r"test_chat_completion\.py::test_(kv_transfer|per_request_metrics).*": OWN_FIELDS,
-    r"test_completion\.py::test_(logprob_token_ids|prompt_logprobs|completion_truncation_side).*": OWN_FIELDS,
-    r"test_chat\.py::test_chat_completion_stream_options.*": "without a stream its options ask for nothing here, there"
-    " they are an error",
-    r"test_chat\.py::test_single_chat_session.*": "compares the usage with one that has no details",
-    r"test_chat\.py::test_complex_message_content": "about what their model says",
+    r"test_chat\.py::test_chat_streaming.*": LAST_CHUNK,
+    r"test_chat\.py::test_chat_completion_stream_options.*": LAST_CHUNK,
+    r"test_chat\.py::test_single_chat_session.*": "counts the tokens of their model's template",
+    r"test_chat\.py::test_(complex_message_content|response_format_json_(object|schema))": THEIR_MODEL,
+    r"test_chat\.py::test_structured_outputs_(json|regex|choice)_chat": THEIR_MODEL,
+    r"test_chat\.py::test_more_than_one_prompt_logprobs_chat.*": "their model is sure of its prompt's fourth token",
     r"test_chat\.py::test_custom_role": "about roles that OpenAI's API does not have",
     r"test_chat\.py::test_invocations": "about a route of SageMaker's",
     r"test_chat\.py::test_long_seed": THEIR_ERRORS,
     r"test_chat_logit_bias_validation\.py::.*": THEIR_ERRORS,
-    r"test_stateful\.py::.*": "responses are not stored on this route; an upstream that stores them has its own",
+    r"test_chat_echo\.py::test_(prompt|top)_logprobs": "about their flag --max-logprobs",
+    r"test_chat_completion\.py::test_kv_transfer.*": "about kv_transfer_params, a field between two of their servers",
+    r"test_chat_completion\.py::test_per_request_metrics.*": "about their flag for metrics in an answer",
+    r"test_batched_chat_completions\.py::.*": "about a route of theirs for many chats in one body",
+    r"test_completion\.py::test_logprob_token_ids.*": CHOSEN_BY_NUMBER,
+    r"test_completion\.py::test_batch_completions.*": "asks for beam search, which is refused by its name",
+    r"test_models\.py::.*": "about adapters that a flag of theirs adds to a model",
+    r"test_extra_content_fields\.py::.*": "about a model whose template reads fields of its own",
+    r"test_include_reasoning\.py::.*": THINKING,
+    r"test_simple\.py::test_(reasoning_item|(non_)?streaming_reasoning_tokens_e2e)": THINKING,
+    r"test_simple\.py::test_enable_response_messages.*": "about a field of theirs that shows the prompt",
+    r"test_basic\.py::test_(simple_input|instructions|chat)": THEIR_MODEL,
+    r"test_structured_output\.py::.*": THEIR_MODEL,
+    r"test_function_call\.py::test_function_tool_use.*": THINKING,
+    r"test_stateful\.py::test_background.*": BACKGROUND,
+    r"test_stateful\.py::test_(previous_response_id|two_responses_with_same_prev_id)": THEIR_MODEL,
 }

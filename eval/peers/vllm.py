@@ -6,6 +6,7 @@ names. What calls into vLLM's own modules is about its internals and is skipped 
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import re
 import sys
@@ -19,10 +20,10 @@ import requests
 
 from eval.peers.left_out import VLLM
 
-SECONDS = 300
+SECONDS = 120
 # flags that change what a caller sees; others are about speed, memory, or the choice of a parser
 ABOUT = {
-    "--reasoning-parser", "--api-key", "--root-path", "--chat-template", "--enable-prompt-embeds",
+    "--api-key", "--root-path", "--chat-template", "--enable-prompt-embeds",
     "--return-tokens-as-token-ids", "--enable-force-include-usage", "--enable-per-request-metrics-only",
     "--logprobs-mode", "--tool-server", "--trust-request-chat-template", "--mm-processor-kwargs",
 }  # fmt: skip
@@ -62,11 +63,15 @@ class Internal:
         return self
 
 
+# what their files import and ask nothing of over HTTP; where it is installed, it is left alone
+STOOD_IN_FOR = ("vllm", *(name for name in ("torch", "pybase64") if importlib.util.find_spec(name) is None))
+
+
 class Internals(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds every module of vLLM, and nothing in it."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] != "vllm":
+        if name.partition(".")[0] not in STOOD_IN_FOR:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 

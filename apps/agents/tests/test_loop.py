@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
+from apps.agents.agents import AgentModel
 from apps.agents.config import LimitsConfig
 from apps.agents.tests.running import CALLER, agents_of, declared, ran, read
 from apps.agents.tools import AgentTool, ToolError, function_tool
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, ToolCallDelta
+from apps.core.deltas import Delta, ToolCallDelta, collect
 from apps.core.errors import InvalidValue, ModelUnavailable, NotFound, UpstreamError
-from apps.core.messages import Message, user_message
+from apps.core.messages import ChatRequest, Message, user_message
 from apps.models.scripted import ScriptedModel, calling, in_turns, saying
 
 USED = Usage(10, 5, 2, 0.25)
@@ -165,3 +167,21 @@ async def test_a_tool_says_what_went_wrong_in_its_own_words() -> None:
 
     done = await ran(in_turns(calling(("picky", {})), saying("ok")), declared("picky"), function_tool(picky))
     assert done.results[0].result == "Error: not today"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"tools": ({"type": "function", "function": {"name": "f"}},)}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"answer_choices": ("a", "b")}, "structured_outputs"),
+        ({"top_logprobs": 0}, "logprobs"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"template_arguments": {"a": 1}}, "chat_template_kwargs"),
+    ],
+)
+async def test_what_an_agent_decides_or_cannot_honour_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    model = AgentModel(agents_of(ScriptedModel(saying("hi")), declared()))
+    with pytest.raises(InvalidValue) as refused:
+        await collect(model.stream(ChatRequest(user_message("hi"), model="agent/a", caller=CALLER, **fields)))
+    assert refused.value.field == field

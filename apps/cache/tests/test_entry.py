@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from apps.cache.entry import CorruptEntry, Entry, decode, delta_of, encode, frame_of
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
+from apps.core.deltas import Delta, PromptTokens, TokenLogprob, ToolCallDelta
 
 DIGEST, OTHER = b"d" * 32, b"o" * 32
 USAGE = Usage(3, 4, 1, 0.5, 2, True)
@@ -82,6 +82,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
         Delta("a\n\r\u2028\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")),
         Delta("", (ToolCallDelta(0, "id", "name", '{"a"'), ToolCallDelta(1)), "tool_calls", Usage(1, 2, 3, 0.25), "m"),
         Delta("x", logprobs=(TokenLogprob("\ufffd", b"\xe2\x82", -0.5, (TokenLogprob("y", b"y", -1.25),)),)),
+        Delta("", tokens=(5, 6), prompt=PromptTokens((1, 2), (TokenLogprob("a", b"a", None, id=1, rank=3),))),
     ],
 )
 def test_a_delta_comes_back_as_it_was(delta: Delta) -> None:

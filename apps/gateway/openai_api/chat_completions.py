@@ -10,16 +10,22 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from apps.core.calls import CallRecord, Usage
-from apps.core.deltas import Answer, Citation, Delta, TokenLogprob, ToolCallDelta, citations_json, collect
+from apps.core.deltas import Answer, Citation, Delta, PromptTokens, TokenLogprob, ToolCallDelta, citations_json, collect
 from apps.core.errors import NotFound, UpstreamError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel, digest_of, revision_of
 from apps.core.process import VERSION
-from apps.gateway.openai_api.chat_request import chat_request, choice_count, wants_usage
+from apps.gateway.openai_api.chat_request import (
+    chat_request,
+    choice_count,
+    read_boolean,
+    wants_running_usage,
+    wants_usage,
+)
 from apps.gateway.protocol import WireCall, WireReply
 
 WAITING_DELTAS = 64
@@ -126,6 +132,52 @@ def fingerprint(chat: ChatModel) -> str | None:
 
 
 DONE = b"data: [DONE]\n\n"
+NO_FIELDS: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFields:
+    """``ids``: chunks and choices have the tokens' numbers; ``names_are_ids``: those stand for the tokens' texts."""
+
+    ids: bool = False
+    names_are_ids: bool = False
+
+    def named(self, entries: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
+        """The entries as they are written."""
+        return [_by_number(entry) for entry in entries] if self.names_are_ids else entries
+
+
+NO_TOKEN_FIELDS = TokenFields()
+
+
+def token_fields(body: Mapping[str, Any]) -> TokenFields:
+    """Raises InvalidType."""
+    flags = (bool(read_boolean(body, name)) for name in ("return_token_ids", "return_tokens_as_token_ids"))
+    return TokenFields(*flags)
+
+
+def prompt_json(prompt: PromptTokens | None, fields: TokenFields, *, logprobs: bool) -> dict[str, Any]:
+    """The two fields of a prompt in a whole answer, null where they are not asked for."""
+    known = prompt is not None and logprobs
+    return {
+        "prompt_logprobs": [_prompt_entry(entry) for entry in prompt.logprobs] if known and prompt else None,
+        "prompt_token_ids": list(prompt.tokens) if fields.ids and prompt else None,
+    }
+
+
+def _prompt_entry(entry: TokenLogprob) -> dict[str, Any] | None:
+    """The likeliest tokens by their numbers, and always the one that stands there; None of the first token."""
+    if entry.logprob is None:
+        return None
+    ranked = [replace(other, rank=rank) for rank, other in enumerate(entry.top, 1)]
+    return {
+        str(one.id): {"logprob": one.logprob, "rank": one.rank, "decoded_token": one.token} for one in [*ranked, entry]
+    }
+
+
+def _by_number(entry: TokenLogprob) -> TokenLogprob:
+    name = f"token_id:{entry.id}"
+    return replace(entry, token=name, raw=name.encode(), top=tuple(map(_by_number, entry.top)))
 
 
 class LocalWire:
@@ -142,18 +194,26 @@ class LocalWire:
         if call.path != "/chat/completions":
             raise NotFound(f"The local model does not serve {call.path}")
         with_usage = wants_usage(call.body)
-        request = replace(chat_request(call.body, call.caller), model=model or None, fits=call.fits)
+        read = chat_request(call.body, call.caller, of_tokens=not self._asks_others)
+        request = replace(read, model=model or None, fits=call.fits)
+        details = AnswerDetails(
+            request.top_logprobs is not None,
+            None if self._asks_others else token_fields(call.body),
+            prompt_logprobs=request.prompt_logprobs is not None,
+        )
         # the attempts of those that it asks are not the call's
         requests = joined(seeded(request, choice_count(call.body)), None if self._asks_others else call.record)
+        # the prompt is the same for all choices
+        requests = [requests[0], *(replace(other, prompt_logprobs=None) for other in requests[1:])]
         head = _head("chat.completion.chunk" if call.stream else "chat.completion", self._chat.readiness().name)
         if not self._asks_others:
             head["system_fingerprint"] = fingerprint(self._chat)
-        logprobs = requests[0].top_logprobs is not None
         if not call.stream:
-            return self._whole(head, await answers(self._chat, requests), logprobs, call.record)
+            return self._whole(head, await answers(self._chat, requests), details, call.record)
         # OpenAI's other chunks say that their usage is still to come
         head = {**head, "usage": None} if with_usage else head
-        chunks = _Chunks(head, len(requests), logprobs, with_usage, self._asks_others, call.record)
+        details = replace(details, usage=with_usage, running=wants_running_usage(call.body))
+        chunks = _Chunks(head, len(requests), details, self._asks_others, call.record)
         blocks = chunks.blocks(merged(self._chat, requests))
         return WireReply("text/event-stream; charset=utf-8", await anext(blocks), blocks)
 
@@ -161,7 +221,7 @@ class LocalWire:
         """The model is closed by its maker."""
 
     def _whole(
-        self, head: dict[str, Any], whole: Sequence[Answer], logprobs: bool, record: CallRecord | None
+        self, head: dict[str, Any], whole: Sequence[Answer], details: "AnswerDetails", record: CallRecord | None
     ) -> WireReply:
         usages = [answer.usage for answer in whole]
         usage = added(usages) if self._asks_others else summed(usages)
@@ -170,7 +230,29 @@ class LocalWire:
         if record is not None:
             record.usage = usage
             record.model = head["model"] if self._asks_others else ""
-        return WireReply("application/json", _completion(head, whole, logprobs, usage))
+        if details.tokens is not None:
+            head = {**head, **prompt_json(whole[0].prompt, details.tokens, logprobs=details.prompt_logprobs)}
+        return WireReply("application/json", _completion(head, whole, details, usage))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDetails:
+    """What an answer tells besides what it says. ``tokens`` is None where whoever answers knows no tokens.
+
+    ``running``: each chunk of a stream has the usage so far.
+    """
+
+    logprobs: bool = False
+    tokens: TokenFields | None = None
+    prompt_logprobs: bool = False
+    usage: bool = False
+    running: bool = False
+
+    def logprobs_of(self, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        """A choice's object, or null."""
+        if not self.logprobs:
+            return None
+        return logprobs_json(entries if self.tokens is None else self.tokens.named(entries))
 
 
 class _Chunks:
@@ -180,18 +262,17 @@ class _Chunks:
         self,
         head: Mapping[str, Any],
         choices: int,
-        logprobs: bool,
-        with_usage: bool,
+        details: AnswerDetails,
         asks_others: bool,
         record: CallRecord | None,
     ) -> None:
         self._head = head
         self._choices = choices
-        self._logprobs = logprobs
-        self._with_usage = with_usage
+        self._details = details
         self._asks_others = asks_others
         self._record = record
         self._begun: set[int] = set()
+        self._finished = 0
         self._usages: dict[int, Usage | None] = {}
 
     async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
@@ -201,20 +282,27 @@ class _Chunks:
                 block = self._block(index, delta)
                 if block:
                     yield block
-        if len(self._usages) < self._choices:
+        if self._finished < self._choices:
             raise UpstreamError("The model's answer was cut off before its end")
-        usages = [*self._usages.values()]
-        tail, usage = b"", added(usages) if self._asks_others else summed(usages)
+        tail, usage = b"", self._usage()
         if self._record is not None:
             self._record.usage = usage
-        if self._with_usage:
+        if self._details.usage:
             tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
         yield tail + DONE
 
+    def _usage(self) -> Usage | None:
+        """Of all choices, as of now."""
+        usages = [*self._usages.values()]
+        return added(usages) if self._asks_others else summed(usages)
+
     def _block(self, index: int, delta: Delta) -> bytes:
-        if not (delta.text or delta.reasoning or delta.logprobs or delta.tool_calls or delta.finish_reason):
+        says = delta.text or delta.reasoning or delta.logprobs or delta.tool_calls or delta.finish_reason
+        if not (says or delta.tokens or delta.prompt):
             return b""
         block = b""
+        if self._details.running and index not in self._begun and delta.usage is not None:
+            self._usages[index] = replace(delta.usage, completion_tokens=0, reasoning_tokens=0)
         if self._asks_others:
             if delta.model is not None:
                 self._head = {**self._head, "model": delta.model}
@@ -223,33 +311,47 @@ class _Chunks:
         if index not in self._begun:
             self._begun.add(index)
             role = {"role": "assistant", "content": None if delta.tool_calls else ""}
-            block = self._chunk(index, role | _with_citations(delta.citations))
+            prompt = {"prompt_token_ids": list(delta.prompt.tokens)} if delta.prompt else NO_FIELDS
+            block = self._chunk(index, role | _with_citations(delta.citations), more=prompt)
+        if self._details.running or delta.finish_reason is not None:
+            self._usages[index] = delta.usage
         if delta.reasoning:
             block += self._chunk(index, {"reasoning_content": delta.reasoning})
-        if delta.text or delta.logprobs:
-            logprobs = logprobs_json(delta.logprobs) if self._logprobs else None
-            block += self._chunk(index, {"content": delta.text}, logprobs=logprobs)
+        tokens = {"token_ids": list(delta.tokens)} if delta.tokens else {}
+        if delta.text or delta.logprobs or (tokens and not delta.tool_calls and not delta.finish_reason):
+            logprobs = self._details.logprobs_of(delta.logprobs)
+            block += self._chunk(index, {"content": delta.text}, logprobs=logprobs, of_choice=tokens)
+            tokens = {}
         for piece in delta.tool_calls:
-            block += self._chunk(index, {"tool_calls": [_piece_json(piece)]})
+            block += self._chunk(index, {"tool_calls": [_piece_json(piece)]}, of_choice=tokens)
+            tokens = {}
         if delta.finish_reason is not None:
-            self._usages[index] = delta.usage
+            self._finished += 1
             # citations came with the first chunk: clients add lists up, and a second one breaks the official one
-            block += self._chunk(index, {}, delta.finish_reason)
+            block += self._chunk(index, {}, delta.finish_reason, of_choice=tokens)
         return block
 
     def _chunk(
-        self, index: int, delta: dict[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        *,
+        of_choice: Mapping[str, Any] = NO_FIELDS,
+        more: Mapping[str, Any] = NO_FIELDS,
     ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return _event({**self._head, "choices": [choice]})
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish, **of_choice}
+        running = {"usage": usage_json(self._usage())} if self._details.running else NO_FIELDS
+        return _event({**self._head, **more, **running, "choices": [choice]})
 
 
-def _completion(head: Mapping[str, Any], whole: Sequence[Answer], logprobs: bool, usage: Usage | None) -> bytes:
-    choices = [_choice(i, answer, logprobs) for i, answer in enumerate(whole)]
+def _completion(head: Mapping[str, Any], whole: Sequence[Answer], details: AnswerDetails, usage: Usage | None) -> bytes:
+    choices = [_choice(i, answer, details) for i, answer in enumerate(whole)]
     return json.dumps({**head, "choices": choices, "usage": usage_json(usage)}, ensure_ascii=False).encode()
 
 
-def _choice(index: int, answer: Answer, logprobs: bool) -> dict[str, Any]:
+def _choice(index: int, answer: Answer, details: AnswerDetails) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
@@ -263,8 +365,9 @@ def _choice(index: int, answer: Answer, logprobs: bool) -> dict[str, Any]:
     return {
         "index": index,
         "message": message,
-        "logprobs": logprobs_json(answer.logprobs) if logprobs else None,
+        "logprobs": details.logprobs_of(answer.logprobs),
         "finish_reason": answer.finish_reason,
+        **(NO_FIELDS if details.tokens is None else {"token_ids": answer.tokens if details.tokens.ids else None}),
     }
 
 

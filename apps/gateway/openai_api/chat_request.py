@@ -26,7 +26,11 @@ FORMS = frozenset(
     {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema"}
 )
 FORMS |= {"grammar"}
-STREAM_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
+# of vLLM's API, about the tokens of prompt and answer: what answers with the help of others has no such tokens
+OF_TOKENS = frozenset({"return_token_ids", "return_tokens_as_token_ids", "prompt_logprobs", "truncate_prompt_tokens"})
+OF_TOKENS |= {"truncation_side", "echo"}
+STREAM_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"include_obfuscation": (False,)}
+USAGE_OPTIONS = ("include_usage", "continuous_usage_stats")
 MOST_STOPS = 64
 MOST_CHOICES = 4
 MOST_TOP_LOGPROBS = 20
@@ -34,9 +38,12 @@ MOST_BIASES = 1024
 LARGEST = 2**31 - 1
 
 
-def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS) -> ChatRequest:
-    """One choice's request. Raises an error of the contract's table that names the field."""
-    refuse_others(body, READ | FORMS)
+def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS, *, of_tokens: bool = True) -> ChatRequest:
+    """One choice's request. Raises an error of the contract's table that names the field.
+
+    ``of_tokens``: whoever answers knows the tokens of prompt and answer.
+    """
+    refuse_others(body, READ | FORMS | OF_TOKENS if of_tokens else READ | FORMS)
     tools = read_tools(body.get("tools"))
     messages = read_messages(body.get("messages"))
     return replace(
@@ -47,6 +54,8 @@ def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS) -> ChatReq
         parallel_tool_calls=read_boolean(body, "parallel_tool_calls"),
         top_logprobs=_top_logprobs(body),
         continue_final_message=_continues(body, messages),
+        generation_prompt=read_boolean(body, "add_generation_prompt") is not False,
+        echo=_echoes(body, messages),
         documents=_objects(body, "documents"),
         template_arguments=_object(body, "chat_template_kwargs") or None,
         caller=caller,
@@ -74,7 +83,32 @@ def sampled(body: Mapping[str, Any]) -> ChatRequest:
         logit_bias=_logit_bias(body.get("logit_bias")),
         min_tokens=read_integer(body, "min_tokens", 0, LARGEST) or None,
         ignore_eos=bool(read_boolean(body, "ignore_eos")),
+        truncate_prompt=_truncation(body),
+        truncate_right=_truncates_right(body),
+        token_ids=bool(read_boolean(body, "return_token_ids")),
+        prompt_logprobs=_prompt_logprobs(body),
+        running_usage=wants_running_usage(body),
     )
+
+
+def _truncation(body: Mapping[str, Any]) -> int | None:
+    """The most tokens of the prompt; -1: as many as leave room for the answer."""
+    name = "truncate_prompt_tokens"
+    return -1 if body.get(name) == -1 else read_integer(body, name, 1, LARGEST)
+
+
+def _truncates_right(body: Mapping[str, Any]) -> bool:
+    side = body.get("truncation_side")
+    if side not in (None, "left", "right"):
+        raise InvalidValue("Truncation side must be left or right", field="truncation_side")
+    return bool(side == "right")
+
+
+def _prompt_logprobs(body: Mapping[str, Any]) -> int | None:
+    top = read_integer(body, "prompt_logprobs", 0, MOST_TOP_LOGPROBS)
+    if top is not None and body.get("stream"):
+        raise InvalidValue("The log probabilities of a prompt cannot be streamed", field="prompt_logprobs")
+    return top
 
 
 def read_form(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,11 +162,18 @@ def _parsed(text: str, field: str) -> Any:
 def _continues(body: Mapping[str, Any], messages: Sequence[Message]) -> bool:
     """Whether the last message is the beginning of the answer."""
     if not read_boolean(body, "continue_final_message"):
-        if read_boolean(body, "add_generation_prompt") is False:
-            raise InvalidValue("Without a turn of the assistant nothing can be answered", field="add_generation_prompt")
         return False
     if messages[-1].role != "assistant":
         raise InvalidValue("The last message is not the assistant's", field="continue_final_message")
+    return True
+
+
+def _echoes(body: Mapping[str, Any], messages: Sequence[Message]) -> bool:
+    """Whether the answer begins with the text of the last message."""
+    if not read_boolean(body, "echo"):
+        return False
+    if messages[-1].role != "assistant":
+        raise InvalidValue("Only a last message of the assistant's can be echoed", field="echo")
     return True
 
 
@@ -184,19 +225,28 @@ def choice_count(body: Mapping[str, Any]) -> int:
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
     """Whether the stream ends with a chunk of usage."""
-    options = body.get("stream_options")
-    if options is None:
-        return False
-    if not isinstance(options, Mapping):
-        raise InvalidType("Stream options must be an object", field="stream_options")
+    options = _stream_options(body)
     for name, value in options.items():
-        if name != "include_usage" and not asks_for_nothing(value, STREAM_NEUTRAL.get(name, ())):
+        if name not in USAGE_OPTIONS and not asks_for_nothing(value, STREAM_NEUTRAL.get(name, ())):
             field = f"stream_options.{name[:100]}"
             raise InvalidValue(f"The local model cannot honour {field}", field=field)
-    wanted = bool(read_boolean(options, "include_usage"))
-    if wanted and not body.get("stream"):
+    wanted, running = (bool(read_boolean(options, name)) for name in USAGE_OPTIONS)
+    if (wanted or running) and not body.get("stream"):
         raise InvalidValue("Stream options need stream", field="stream_options")
     return wanted
+
+
+def wants_running_usage(body: Mapping[str, Any]) -> bool:
+    """Whether each chunk has the usage so far; as in vLLM, only where usage is asked for at all."""
+    options = _stream_options(body)
+    return options.get("include_usage") is True and options.get("continuous_usage_stats") is True
+
+
+def _stream_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidType("Stream options must be an object", field="stream_options")
+    return options or {}
 
 
 def _top_logprobs(body: Mapping[str, Any]) -> int | None:

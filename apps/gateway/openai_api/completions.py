@@ -21,14 +21,18 @@ from apps.core.messages import ChatRequest, user_message
 from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_completions import (
     DONE,
+    NO_TOKEN_FIELDS,
     Numbered,
+    TokenFields,
     added,
     answers,
     fingerprint,
     joined,
     merged,
+    prompt_json,
     seeded,
     summed,
+    token_fields,
     usage_json,
 )
 from apps.gateway.openai_api.chat_request import (
@@ -36,12 +40,14 @@ from apps.gateway.openai_api.chat_request import (
     LIMITS,
     MOST_CHOICES,
     MOST_TOP_LOGPROBS,
+    OF_TOKENS,
     SAMPLERS,
     choice_count,
     read_boolean,
     read_form,
     read_integer,
     sampled,
+    wants_running_usage,
     wants_usage,
 )
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
@@ -51,13 +57,15 @@ from apps.gateway.protocol import WireCall, WireReply
 class LegacyLogprobs:
     """Of one choice, whole or piece by piece. Offsets are in code points of the choice's text."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: TokenFields = NO_TOKEN_FIELDS) -> None:
         self._length = 0
+        self._fields = fields
 
     def serialized(self, text: str, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
         """Of the next piece of ``text``, whose tokens are ``entries``."""
         offsets = _offsets(text, entries, self._length)
         self._length += len(text)
+        entries = self._fields.named(entries)
         return {
             "text_offset": offsets,
             "token_logprobs": [entry.logprob for entry in entries],
@@ -104,7 +112,7 @@ def _offsets(text: str, entries: Sequence[TokenLogprob], start: int) -> list[int
 
 
 READ = frozenset({"model", "prompt", "stream", "stream_options", "n", "best_of", "echo", "logprobs"})
-READ |= {"response_format", *LIMITS, *SAMPLERS, *FORMS}
+READ |= {"response_format", *LIMITS, *SAMPLERS, *FORMS, *OF_TOKENS}
 # as of a chat, but for what a bare prompt has by itself
 COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = {**NEUTRAL, "suffix": ("",), "add_special_tokens": (True,)}
 # OpenAI's own default
@@ -122,6 +130,9 @@ class CompletionRequests:
     n: int
     best_of: int
     logprobs: bool
+    tokens: TokenFields = NO_TOKEN_FIELDS
+    prompt_logprobs: bool = False
+    running_usage: bool = False
 
 
 class LocalCompletions:
@@ -184,7 +195,13 @@ def completion_requests(body: Mapping[str, Any], caller: Caller) -> CompletionRe
         for prompt in prompts
     ]
     return CompletionRequests(
-        [one for request in whole for one in seeded(request, best_of)], n, best_of, top is not None
+        [one for request in whole for one in seeded(request, best_of)],
+        n,
+        best_of,
+        top is not None,
+        token_fields(body),
+        prompt_logprobs=request.prompt_logprobs is not None,
+        running_usage=wants_running_usage(body),
     )
 
 
@@ -232,8 +249,16 @@ def _whole(
             # stable: of equals the first is returned
             best.sort(key=mean_logprob, reverse=True)
         for answer in best[: completion.n]:
-            logprobs = LegacyLogprobs().serialized(answer.text, answer.logprobs) if completion.logprobs else None
-            choices.append(_choice(len(choices), answer.text, answer.finish_reason, logprobs))
+            logprobs = (
+                LegacyLogprobs(completion.tokens).serialized(answer.text, answer.logprobs)
+                if completion.logprobs
+                else None
+            )
+            choice = _choice(len(choices), answer.text, answer.finish_reason, logprobs)
+            tokens = {"token_ids": answer.tokens if completion.tokens.ids else None}
+            choices.append(
+                choice | tokens | prompt_json(answer.prompt, completion.tokens, logprobs=completion.prompt_logprobs)
+            )
     usage = _usage(completion, [answer.usage for answer in whole])
     if record is not None:
         record.usage = usage
@@ -257,7 +282,8 @@ class _Chunks:
         self._with_usage = with_usage
         self._record = record
         self._usages: dict[int, Usage | None] = {}
-        self._logprobs = [LegacyLogprobs() for _ in completion.requests]
+        self._finished = 0
+        self._logprobs = [LegacyLogprobs(completion.tokens) for _ in completion.requests]
 
     async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
         """The first block comes with the first delta: what fails before it can still have its own status."""
@@ -266,25 +292,39 @@ class _Chunks:
                 block = self._block(index, delta)
                 if block:
                     yield block
-        if len(self._usages) < len(self._completion.requests):
+        if self._finished < len(self._completion.requests):
             raise UpstreamError("The model's answer was cut off before its end")
-        usage = _usage(self._completion, [self._usages[index] for index in sorted(self._usages)])
+        usage = self._usage()
         if self._record is not None:
             self._record.usage = usage
         tail = _event({**self._head, "choices": [], "usage": usage_json(usage)}) if self._with_usage else b""
         yield tail + DONE
 
+    def _usage(self) -> Usage | None:
+        """Of all choices, as of now."""
+        return _usage(self._completion, [self._usages.get(index) for index in range(len(self._completion.requests))])
+
     def _block(self, index: int, delta: Delta) -> bytes:
-        block = b""
-        if delta.text or delta.logprobs:
+        block, ids = b"", self._completion.tokens.ids
+        if self._completion.running_usage or delta.finish_reason is not None:
+            self._usages[index] = delta.usage
+        tokens: dict[str, Any] = {"token_ids": list(delta.tokens)} if ids else {}
+        if ids and delta.prompt is not None:
+            tokens["prompt_token_ids"] = list(delta.prompt.tokens)
+        if delta.text or delta.logprobs or (tokens.get("token_ids") and delta.finish_reason is None):
             serialized = (
                 self._logprobs[index].serialized(delta.text, delta.logprobs) if self._completion.logprobs else None
             )
-            block = _event({**self._head, "choices": [_choice(index, delta.text, None, serialized)]})
+            block = self._chunk(_choice(index, delta.text, None, serialized) | tokens)
+            tokens = {"token_ids": []} if ids else {}
         if delta.finish_reason is not None:
-            self._usages[index] = delta.usage
-            block += _event({**self._head, "choices": [_choice(index, "", delta.finish_reason, None)]})
+            self._finished += 1
+            block += self._chunk(_choice(index, "", delta.finish_reason, None) | tokens)
         return block
+
+    def _chunk(self, choice: Mapping[str, Any]) -> bytes:
+        running = {"usage": usage_json(self._usage())} if self._completion.running_usage else {}
+        return _event({**self._head, **running, "choices": [choice]})
 
 
 def _choice(index: int, text: str, finish: str | None, logprobs: Mapping[str, Any] | None) -> dict[str, Any]:

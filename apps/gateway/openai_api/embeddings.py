@@ -5,7 +5,7 @@ import base64
 import json
 import math
 from array import array
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,18 +113,26 @@ def _options(body: Mapping[str, Any], embedder: Embedder) -> Options:
     refuse_others(body, KNOWN, {**NEUTRAL, **EMBEDDING_NEUTRAL}, embedder.name)
     dimensions = body.get("dimensions")
     if dimensions is not None:
-        cuttable = isinstance(embedder, EmbedsTokens) and embedder.cuttable
+        cuttable = embedder.cuttable if isinstance(embedder, EmbedsTokens) else ()
         if isinstance(dimensions, bool) or not isinstance(dimensions, int):
             raise InvalidType("Dimensions must be an integer", field="dimensions")
-        if dimensions != embedder.dimensions and not (cuttable and 1 <= dimensions < embedder.dimensions):
+        if dimensions != embedder.dimensions and dimensions not in cuttable:
             # cut vectors would be worse ones where it was not trained to be cut
-            words = f"{embedder.name} has {embedder.dimensions} dimensions"
-            words += ", and no more" if cuttable else ", and cannot be cut to another number"
+            words = f"{embedder.name} has {embedder.dimensions} dimensions, and {_cuts(cuttable)}"
             raise InvalidValue(words, field="dimensions", details={"dimensions": embedder.dimensions})
     form = body.get("encoding_format")
     if form not in (None, "float", "base64"):
         raise InvalidValue("Encoding format must be float or base64", field="encoding_format")
     return Options(dimensions or embedder.dimensions, form == "base64", _most_tokens(body, embedder.longest))
+
+
+def _cuts(cuttable: Collection[int]) -> str:
+    """What its vectors can be cut to, in words."""
+    if not cuttable:
+        return "cannot be cut to another number"
+    if isinstance(cuttable, range):
+        return "can be cut to any number below"
+    return f"can be cut to {', '.join(map(str, sorted(cuttable)))}"
 
 
 def _most_tokens(body: Mapping[str, Any], longest: int) -> int | None:

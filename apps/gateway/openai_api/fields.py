@@ -74,7 +74,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),
     "add_generation_prompt": (True,),
     "echo": (False,),
-    "prompt_logprobs": (0,),
+    "truncation_side": ("left", "right"),
     "return_tokens_as_token_ids": (False,),
     "return_token_ids": (False,),
     "return_tokens": (False,),
@@ -111,6 +111,13 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+# why a field is refused, where the caller can do something else
+REASONS: Mapping[str, str] = {
+    "use_beam_search": "answers are sampled; best_of gives the likeliest of several",
+    "suffix": "it writes on from the end of a prompt",
+}
+
+
 def refuse_others(
     body: Mapping[str, Any],
     read: Collection[str],
@@ -121,7 +128,8 @@ def refuse_others(
     for name, value in body.items():
         if name in read or name in IGNORED or asks_for_nothing(value, neutral.get(name, ())):
             continue
-        raise InvalidValue(f"{who} cannot honour {name[:100]}", field=name[:100])
+        reason = f": {REASONS[name]}" if name in REASONS else ""
+        raise InvalidValue(f"{who} cannot honour {name[:100]}{reason}", field=name[:100])
 
 
 def asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:

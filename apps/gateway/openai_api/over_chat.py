@@ -2,15 +2,18 @@
 that API's events.
 
 OpenAI's responses and Anthropic's messages differ in bodies and events, which their audiences make; the way there and
-back is this one.
+back is this one. Responses that are made so may be kept for a while, so that a later call can go on from one by its id.
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from apps.core.errors import AppError, UpstreamError
+from apps.core.errors import AppError, InvalidValue, UpstreamError
 from apps.gateway.protocol import Blocks, WireCall, WireReply, WireTarget
 from apps.models.event_stream import EventStreamDecoder
 
@@ -123,3 +126,107 @@ def event_bytes(events: Iterable[Event]) -> bytes:
 
 def _json(data: Any) -> bytes:
     return json.dumps(data, ensure_ascii=False).encode()
+
+
+Item = Mapping[str, Any]
+MOST = 1_000
+MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES_OF_ALL = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """``given`` are the items of its input, ``before`` those of the conversation that it went on from.
+
+    ``size`` is in bytes of JSON, ``kept_at`` a time of the store's clock.
+    """
+
+    response: Mapping[str, Any]
+    given: Sequence[Item]
+    before: Sequence[Item]
+    size: int
+    kept_at: float
+
+    @property
+    def conversation(self) -> list[Item]:
+        """All of it, to its answer."""
+        return [*self.before, *self.given, *self.response["output"]]
+
+
+class StoredResponses:
+    """Responses in this process, for ``ttl`` seconds; 0 keeps nothing.
+
+    They belong to their tenant, and are bounded in number and bytes for each and for all: the oldest of the tenant that
+    has most goes first.
+    """
+
+    def __init__(
+        self,
+        ttl: float,
+        most: int = MOST,
+        most_bytes: int = MOST_BYTES,
+        most_bytes_of_all: int = MOST_BYTES_OF_ALL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ttl = ttl
+        self._most = most
+        self._most_bytes = most_bytes
+        self._most_bytes_of_all = most_bytes_of_all
+        self._clock = clock
+        self._kept: dict[str, OrderedDict[str, StoredResponse]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kept.values()))
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is kept at all."""
+        return self.ttl > 0
+
+    def keep(self, tenant: str, response: Mapping[str, Any], given: Sequence[Item], before: Sequence[Item]) -> None:
+        """Keep a whole response; what is larger than a tenant's share is not kept."""
+        size = len(json.dumps([response, *given, *before]))
+        if size > min(self._most_bytes, self._most_bytes_of_all):
+            return
+        self._forget_old()
+        kept = self._kept.setdefault(tenant, OrderedDict())
+        kept[str(response["id"])] = StoredResponse(response, given, before, size, self._clock())
+        self._sizes[tenant] = self._sizes.get(tenant, 0) + size
+        while len(kept) > self._most or self._sizes[tenant] > self._most_bytes:
+            self._drop(tenant, next(iter(kept)))
+        while sum(self._sizes.values()) > self._most_bytes_of_all:
+            largest = max(self._sizes, key=lambda one: self._sizes[one])
+            self._drop(largest, next(iter(self._kept[largest])))
+
+    def find(self, tenant: str, id: str) -> StoredResponse | None:
+        self._forget_old()
+        kept = self._kept.get(tenant)
+        return None if kept is None else kept.get(id)
+
+    def delete(self, tenant: str, id: str) -> None:
+        """Forget one that is there."""
+        self._drop(tenant, id)
+
+    def require(self, tenant: str, id: str) -> StoredResponse:
+        """Raises InvalidValue that says what to do."""
+        found = self.find(tenant, id)
+        if found is None:
+            raise InvalidValue(
+                f"No response {id[:100]} is kept here (any more): send the conversation in input",
+                field="previous_response_id",
+            )
+        return found
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - self.ttl
+        for tenant in list(self._kept):
+            kept = self._kept[tenant]
+            while kept and (first := next(iter(kept.values()))).kept_at <= oldest:
+                self._drop(tenant, str(first.response["id"]))
+
+    def _drop(self, tenant: str, id: str) -> None:
+        kept = self._kept[tenant]
+        self._sizes[tenant] -= kept.pop(id).size
+        if not kept:
+            del self._kept[tenant], self._sizes[tenant]

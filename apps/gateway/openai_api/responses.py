@@ -8,16 +8,20 @@ a response: created, in_progress, then for each item added, deltas, done, and la
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from apps.core.deltas import ToolCallDelta
-from apps.core.errors import AppError
-from apps.gateway.openai_api.over_chat import Event, open_over_chat
+from apps.core.deltas import TokenLogprob, ToolCallDelta
+from apps.core.errors import AppError, InvalidType
+from apps.gateway.openai_api.chat_completions import logprobs_json
+from apps.gateway.openai_api.over_chat import Event, Item, StoredResponses, open_over_chat
 from apps.gateway.openai_api.responses_request import FIELDS, chat_body
 from apps.gateway.protocol import WireCall, WireReply, WireTarget
 from apps.models.openai_chat import ChoiceReader
 
+# no upstream's id begins so: theirs go on in hexadecimal digits
+MADE_HERE = "resp_g"
+Keep = Callable[[Mapping[str, Any]], None]
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # of the request's own fields, those that a response repeats, and what stands there where the request said nothing
 REPEATED: dict[str, Any] = {
@@ -46,6 +50,7 @@ class MessageItem:
         self._kind = kind
         self._part_type = PARTS[kind]
         self._text = ""
+        self._logprobs: list[TokenLogprob] = []
         name = f"{'rs' if kind == 'reasoning' else 'msg'}_{secrets.token_hex(16)}"
         self._where: Event = {"item_id": name, "output_index": index, "content_index": 0}
 
@@ -57,16 +62,17 @@ class MessageItem:
         yield _item_event("added", self._where["output_index"], item)
         yield {"type": "response.content_part.added", **self._where, "part": self._part()}
 
-    def feed(self, text: str) -> Iterator[Event]:
+    def feed(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[Event]:
         self._text += text
+        self._logprobs += logprobs
         event = {"type": f"response.{self._part_type}.delta", **self._where, "delta": text}
-        yield {**event, "logprobs": []} if self._kind == "text" else event
+        yield {**event, "logprobs": _of_event(logprobs)} if self._kind == "text" else event
 
     def closing(self, status: str) -> Iterator[Event]:
         self.open = False
         content_field = "refusal" if self._kind == "refusal" else "text"
         event = {"type": f"response.{self._part_type}.done", **self._where, content_field: self._text}
-        yield {**event, "logprobs": []} if self._kind == "text" else event
+        yield {**event, "logprobs": _of_event(self._logprobs)} if self._kind == "text" else event
         yield {"type": "response.content_part.done", **self._where, "part": self._part()}
         yield _item_event("done", self._where["output_index"], self.item(status))
 
@@ -82,7 +88,20 @@ class MessageItem:
             return {"type": "refusal", "refusal": self._text}
         if self._kind == "reasoning":
             return {"type": "reasoning_text", "text": self._text}
-        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": []}
+        logprobs = logprobs_json(self._logprobs)["content"]
+        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": logprobs}
+
+
+def _of_event(entries: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """As events have them: without the bytes."""
+    return [
+        {
+            "token": entry.token,
+            "logprob": entry.logprob,
+            "top_logprobs": [{"token": other.token, "logprob": other.logprob} for other in entry.top],
+        }
+        for entry in entries
+    ]
 
 
 class CallItem:
@@ -111,11 +130,15 @@ class CallItem:
 
 
 class ResponseEvents:
-    """One response in the making. ``body`` is the request; every event carries its ``sequence_number``."""
+    """One response in the making. ``body`` is the request; every event carries its ``sequence_number``.
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    ``keep`` is given the response when it is whole; without it nothing is kept.
+    """
+
+    def __init__(self, body: Mapping[str, Any], keep: Keep | None = None) -> None:
         self._body = body
-        self._id = f"resp_{secrets.token_hex(24)}"
+        self._keep = keep
+        self._id = f"{MADE_HERE}{secrets.token_hex(24)}"
         self._created = int(time.time())
         self._model = str(body.get("model"))
         self._usage: dict[str, Any] | None = None
@@ -142,8 +165,9 @@ class ResponseEvents:
         for choice in chunk.get("choices") or []:
             read = self._reader.read(choice)
             for kind, text in (("reasoning", read.reasoning), ("text", read.text), ("refusal", read.refusal)):
-                if text:
-                    yield from self._numbered(self._say(kind, text))
+                logprobs = read.logprobs if kind == "text" else ()
+                if text or logprobs:
+                    yield from self._numbered(self._say(kind, text, logprobs))
             for piece in read.tool_calls:
                 yield from self._numbered(self._call(piece))
             self._finish = read.finish_reason or self._finish
@@ -153,7 +177,10 @@ class ResponseEvents:
         for item in self._items:
             if item.open:
                 yield from self._numbered(item.closing(status))
-        yield from self._numbered([{"type": f"response.{status}", "response": self.response(status)}])
+        response = self.response(status)
+        if self._keep is not None:
+            self._keep(response)
+        yield from self._numbered([{"type": f"response.{status}", "response": response}])
 
     @property
     def _status(self) -> str:
@@ -183,24 +210,24 @@ class ResponseEvents:
             "incomplete_details": {"reason": reason} if reason else None,
             "model": self._model,
             "output": [item.item(status) for item in self._items] if over else [],
-            "previous_response_id": None,
+            "previous_response_id": self._body.get("previous_response_id"),
             "reasoning": {"effort": None, "summary": None, **(self._body.get("reasoning") or {})},
-            "store": False,
+            "store": self._keep is not None,
             "truncation": "disabled",
             "usage": self._usage if over else None,
             **repeated,
         }
 
-    def _say(self, kind: str, text: str) -> Iterator[Event]:
+    def _say(self, kind: str, text: str, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[Event]:
         last = self._items[-1] if self._items else None
         if isinstance(last, MessageItem) and last.accepts(kind):
-            yield from last.feed(text)
+            yield from last.feed(text, logprobs)
             return
         yield from self._close_message()
         item = MessageItem(len(self._items), kind)
         self._items.append(item)
         yield from item.opening()
-        yield from item.feed(text)
+        yield from item.feed(text, logprobs)
 
     def _call(self, piece: ToolCallDelta) -> Iterator[Event]:
         item = self._calls.get(piece.index)
@@ -243,20 +270,60 @@ def _usage(usage: Any) -> dict[str, Any] | None:
     }
 
 
+def conversation_before(stored: StoredResponses, call: WireCall) -> tuple[Mapping[str, Any], list[Item]]:
+    """The body without the response that it goes on from, and the items of that conversation.
+
+    Raises InvalidType, and InvalidValue where that response is not kept; where nothing is, the body stays as it is.
+    """
+    previous = call.body.get("previous_response_id")
+    if not stored.on or previous is None:
+        return call.body, []
+    if not isinstance(previous, str):
+        raise InvalidType("Previous response id must be a string", field="previous_response_id")
+    body = {name: value for name, value in call.body.items() if name != "previous_response_id"}
+    return body, stored.require(call.caller.tenant, previous).conversation
+
+
+def items_of(given: Any) -> list[Item]:
+    """An input that has been read, as items with ids of their own."""
+    items = [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
+    return [_with_id(item) for item in items]
+
+
+def _with_id(item: Item) -> Item:
+    content = item.get("content")
+    if isinstance(content, str):
+        answered = item.get("role") == "assistant"
+        part: dict[str, Any] = {"type": "output_text" if answered else "input_text", "text": content}
+        content = [part | ({"annotations": []} if answered else {})]
+    texts = {} if content is None else {"content": content}
+    return {"id": f"msg_{secrets.token_hex(16)}", "type": "message", **item, **texts}
+
+
 log = logging.getLogger(__name__)
 # what an upstream answers to a path that it does not have
 NO_SUCH_PATH = (404, 405, 501)
 
 
 class ResponsesOverChat:
-    """Implements WireTarget for POST /responses."""
+    """Implements WireTarget for POST /responses; ``stored`` keeps what is made, for calls that go on from it."""
 
-    def __init__(self, chat: WireTarget) -> None:
+    def __init__(self, chat: WireTarget, stored: StoredResponses | None = None) -> None:
         self._chat = chat
+        self._stored = StoredResponses(0) if stored is None else stored
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        events = ResponseEvents(call.body)
-        return await open_over_chat(self._chat, call, model, chat_body(call.body), events, _callers_field)
+        body, before = conversation_before(self._stored, call)
+        chat = chat_body(body, before)
+        events = ResponseEvents(call.body, self._keeper(call, before))
+        return await open_over_chat(self._chat, call, model, chat, events, _callers_field)
+
+    def _keeper(self, call: WireCall, before: list[Item]) -> Keep | None:
+        stored = self._stored
+        if not stored.on or call.body.get("store") is False:
+            return None
+        tenant, given = call.caller.tenant, items_of(call.body["input"])
+        return lambda response: stored.keep(tenant, response, given, before)
 
     async def aclose(self) -> None:
         """The chat target is closed by its maker."""

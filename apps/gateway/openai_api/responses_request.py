@@ -5,7 +5,7 @@ A Responses body as a chat completions body, for targets that serve chat only. S
 What a chat call cannot say, and everything that would need a store, is refused with INVALID_VALUE by its name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
@@ -13,12 +13,18 @@ from apps.gateway.openai_api import fields
 from apps.gateway.openai_api.chat_request import FORMS, SAMPLERS
 
 Turn = dict[str, Any]
+Items = Sequence[Mapping[str, Any]]
 ROLES = ("user", "assistant", "system", "developer")
 
 
-def messages_of(given: Any, instructions: str | None) -> list[Turn]:
-    """Raises an error of the contract's table; its field names the item, as ``input.2.content``."""
+def messages_of(given: Any, instructions: str | None, before: Items = ()) -> list[Turn]:
+    """Raises an error of the contract's table; its field names the item, as ``input.2.content``.
+
+    ``before`` are the items of a conversation that goes on with ``given``.
+    """
     turns: list[Turn] = [{"role": "system", "content": instructions}] if instructions else []
+    for item in before:
+        _add(turns, item, "previous_response_id")
     if given is None:
         raise MissingRequiredField("Input is required", field="input")
     if isinstance(given, str):
@@ -136,13 +142,12 @@ SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs"
 PASSED = (SAMPLERS | FORMS) - set(SHARED)
 # these change nothing about the answer: the name, and why
 IGNORED: Mapping[str, str] = {
-    **fields.IGNORED,
+    **{name: why for name, why in fields.IGNORED.items() if name != "store"},
     "metadata": "bookkeeping of the caller's, repeated in the answer",
     "safety_identifier": "bookkeeping of the caller's",
     "client_metadata": "bookkeeping of the caller's",
     "prompt_cache_key": "a hint for a cache of prompts; here it works by itself",
     "prompt_cache_retention": "a hint for a cache of prompts; here it works by itself",
-    "store": "nothing is stored for later on this route, whatever is asked; the answer says so",
 }
 READ = frozenset(
     {
@@ -156,14 +161,25 @@ READ = frozenset(
         "max_output_tokens",
         "reasoning",
         "stream",
+        "store",
     }
 )
-STATEFUL = frozenset({"previous_response_id", "conversation", "prompt", "background", "context_management"})
+# why nothing here can honour them
+STATEFUL: Mapping[str, str] = {
+    "previous_response_id": "send the conversation in input",
+    "conversation": "send the conversation in input",
+    "prompt": "send instructions and input",
+    "background": "leave it out and wait, or stream",
+    "context_management": "send as much of the conversation as is to count",
+}
+LOGPROBS = "message.output_text.logprobs"
+# thoughts that nothing encrypts here are told in any case
+INCLUDED = ("reasoning.encrypted_content", LOGPROBS)
 # these may stand there with the values that mean "nothing special"
 ONLY: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "truncation": ("disabled",),
-    "include": ([], ["reasoning.encrypted_content"]),
+    "include": ([], *([one] for one in INCLUDED), [*INCLUDED], [*reversed(INCLUDED)]),
     "stream_options": ({}, {"include_obfuscation": False}),
     "context_management": ([],),
     "top_logprobs": (0,),
@@ -173,17 +189,20 @@ FIELDS = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
     "response_format": "text.format",
+    "logprobs": "include",
     "reasoning_effort": "reasoning.effort",
     "verbosity": "text.verbosity",
 }
 
 
-def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises an error of the contract's table that names the field."""
+def chat_body(body: Mapping[str, Any], before: Items = ()) -> dict[str, Any]:
+    """Raises an error of the contract's table that names the field. ``before`` as of `messages_of`."""
     _refuse(body)
     names = (name for name in (*SHARED, *sorted(PASSED)) if name not in ONLY)
     chat = {name: body[name] for name in names if body.get(name) is not None}
-    chat["messages"] = messages_of(body.get("input"), _text(body, "instructions"))
+    chat["messages"] = messages_of(body.get("input"), _text(body, "instructions"), before)
+    if LOGPROBS in (body.get("include") or ()):
+        chat |= {"logprobs": True, "top_logprobs": body.get("top_logprobs") or 0}
     limit = body.get("max_output_tokens")
     if limit is not None:
         if isinstance(limit, int) and limit < 1:
@@ -200,11 +219,13 @@ def chat_body(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(body: Mapping[str, Any]) -> None:
+    included = body.get("include")
+    logprobs = isinstance(included, list) and LOGPROBS in included
     for name, value in body.items():
-        if value is None or value in ONLY.get(name, ()):
+        if value is None or value in ONLY.get(name, ()) or (name == "top_logprobs" and logprobs):
             continue
         if name in STATEFUL:
-            raise InvalidValue(f"Nothing is stored here: {name} cannot be honoured", field=name)
+            raise InvalidValue(f"This model cannot honour {name}: {STATEFUL[name]}", field=name)
         if name == "store" and not isinstance(value, bool):
             raise InvalidType("Store must be true or false", field=name)
         if name in ONLY or (name not in READ and name not in IGNORED):

@@ -6,7 +6,7 @@ A worker of API_WORKERS has no model of its own: search, ingestion, the semantic
 import base64
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from apps.core.errors import UpstreamError
@@ -28,7 +28,7 @@ class ReplicaEmbedder:
     have its weights. ``target`` is closed by its owner.
     """
 
-    cuttable = False
+    cuttable: Collection[int] = ()
 
     def __init__(self, target: ReplicaTarget, name: str, dimensions: int, longest: int) -> None:
         self.name = name

@@ -119,7 +119,8 @@ def _sooner(before: AppError | None, error: AppError) -> AppError:
 
 
 # what of a chat is in its prompt
-OF_PROMPTS = ("messages", "tools", "chat_template_kwargs", "documents", "continue_final_message")
+OF_PROMPTS = frozenset({"messages", "tools", "chat_template_kwargs", "documents", "continue_final_message"})
+OF_PROMPTS |= {"add_generation_prompt"}
 # what has no place in a prompt without a template
 OF_CHATS = ("messages", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "documents")
 

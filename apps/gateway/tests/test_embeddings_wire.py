@@ -3,7 +3,7 @@
 import base64
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -38,7 +38,7 @@ class Lengths:
 class Letters(Lengths):
     """Implements EmbedsTokens: a token a letter, between 0 and 1; a vector is its length and its first letter."""
 
-    cuttable = True
+    cuttable: Collection[int] = frozenset({1})
 
     async def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [[0, *map(ord, text), 1] for text in texts]

@@ -52,6 +52,24 @@ def test_samplers_that_people_set_arrive() -> None:
     assert read(n_predict=9).max_tokens == 9
 
 
+def test_what_is_told_of_tokens_arrives_where_they_are_known() -> None:
+    fields: dict[str, Any] = {"return_token_ids": True, "prompt_logprobs": 2, "truncate_prompt_tokens": 9}
+    request = read(**fields, truncation_side="right", add_generation_prompt=False)
+    assert (request.token_ids, request.prompt_logprobs, request.generation_prompt) == (True, 2, False)
+    assert (request.truncate_prompt, request.truncate_right) == (9, True)
+    assert read(truncate_prompt_tokens=-1).truncate_prompt == -1
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    assert read(stream=True, stream_options=usage).running_usage
+    assert not read(stream=True, stream_options={**usage, "include_usage": False}).running_usage
+    said = {"messages": [*USER, {"role": "assistant", "content": "a"}], "echo": True}
+    assert chat_request(said).echo
+    for name, value in {**fields, "echo": True}.items():
+        # an agent, or documents: their tokens are others'
+        with pytest.raises(InvalidValue) as refused:
+            chat_request({"model": "agent/a", "messages": said["messages"], name: value}, of_tokens=False)
+        assert refused.value.field == name
+
+
 SCHEMA_ALONE = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
 
 
@@ -142,7 +160,12 @@ def test_choices_and_usage() -> None:
         ({"mirostat": 2}, "mirostat", InvalidValue),
         ({"cache_salt": "x"}, "cache_salt", InvalidValue),
         ({"thinking": {"type": "enabled"}}, "thinking", InvalidValue),
-        ({"add_generation_prompt": False}, "add_generation_prompt", InvalidValue),
+        ({"use_beam_search": True}, "use_beam_search", InvalidValue),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", InvalidValue),
+        ({"truncate_prompt_tokens": 5, "truncation_side": "middle"}, "truncation_side", InvalidValue),
+        ({"prompt_logprobs": -1}, "prompt_logprobs", InvalidValue),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", InvalidValue),
+        ({"return_token_ids": 1}, "return_token_ids", InvalidType),
         ({"continue_final_message": True}, "continue_final_message", InvalidValue),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice", InvalidValue),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag", InvalidValue),
@@ -222,7 +245,8 @@ def test_the_number_of_choices_is_bounded(n: object, error: type[AppError]) -> N
         ({"stream": True, "stream_options": "usage"}, InvalidType),
         ({"stream": True, "stream_options": {"include_usage": 1}}, InvalidType),
         ({"stream_options": {"include_usage": True}}, InvalidValue),
-        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, InvalidValue),
+        ({"stream_options": {"include_usage": False, "continuous_usage_stats": True}}, InvalidValue),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": 1}}, InvalidType),
         ({"stream": True, "stream_options": {"nobody_knows": 1}}, InvalidValue),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
+from apps.core.deltas import Delta, PromptTokens, TokenLogprob, ToolCallDelta
 from apps.core.errors import AppError, InvalidValue, NotFound, Overloaded, UpstreamError
 from apps.core.messages import ChatRequest
 from apps.gateway.openai_api.chat_completions import DONE, LocalWire
@@ -177,3 +177,58 @@ async def test_what_is_refused_is_refused_before_the_model_is_asked(
     with pytest.raises(error):
         await LocalWire(model).open(call(path, **fields), "local")
     assert model.requests == []
+
+
+def numbered(request: ChatRequest) -> Sequence[Step]:
+    """Two tokens and an end token, with what was asked for."""
+    prompt = None
+    if request.token_ids or request.prompt_logprobs is not None:
+        top = (TokenLogprob("b", b"b", -0.25, id=8),)
+        prompt = PromptTokens((1, 7), (TokenLogprob("", b"", None, id=1), TokenLogprob("a", b"a", -2.0, top, 7, 5)))
+    tokens: list[tuple[int, ...]] = [(5,), (6,), (2,)] if request.token_ids else [()] * 3
+    logprobs: list[tuple[TokenLogprob, ...]] = [()] * 2
+    if request.top_logprobs is not None:
+        logprobs = [(TokenLogprob("x", b"x", -0.5, id=5),), (TokenLogprob("y", b"y", -0.5, id=6),)]
+    usages = [Usage(2, count) if request.running_usage or count == 3 else None for count in (1, 2, 3)]
+    return [
+        Delta("x", usage=usages[0], logprobs=logprobs[0], tokens=tokens[0], prompt=prompt),
+        Delta("y", usage=usages[1], logprobs=logprobs[1], tokens=tokens[1]),
+        Delta(finish_reason="stop", usage=usages[2], tokens=tokens[2]),
+    ]
+
+
+async def test_tokens_are_told_by_their_numbers_whole_and_streamed() -> None:
+    asked: dict[str, Any] = {"return_token_ids": True, "logprobs": True, "return_tokens_as_token_ids": True}
+    answer = await whole(ScriptedModel(numbered), **asked)
+    choice = answer["choices"][0]
+    assert (answer["prompt_token_ids"], choice["token_ids"], answer["prompt_logprobs"]) == ([1, 7], [5, 6, 2], None)
+    assert [token["token"] for token in choice["logprobs"]["content"]] == ["token_id:5", "token_id:6"]
+    chunks = await streamed(ScriptedModel(numbered), **asked)
+    assert [chunk.get("prompt_token_ids") for chunk in chunks] == [[1, 7], None, None, None]
+    assert [chunk["choices"][0].get("token_ids") for chunk in chunks] == [None, [5], [6], [2]]
+    plain = await whole(ScriptedModel(numbered))
+    assert (plain["prompt_token_ids"], plain["choices"][0]["token_ids"]) == (None, None)
+
+
+async def test_a_prompts_log_probabilities_are_by_number_with_rank() -> None:
+    answer = await whole(ScriptedModel(numbered), prompt_logprobs=1)
+    assert answer["prompt_logprobs"] == [
+        None,
+        {
+            "8": {"logprob": -0.25, "rank": 1, "decoded_token": "b"},
+            "7": {"logprob": -2.0, "rank": 5, "decoded_token": "a"},
+        },
+    ]
+
+
+async def test_usage_so_far_stands_in_each_chunk_where_it_is_asked_for() -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = await streamed(ScriptedModel(numbered), stream_options=options)
+    assert [(c["usage"]["prompt_tokens"], c["usage"]["completion_tokens"]) for c in chunks] == [
+        (2, 0),
+        (2, 1),
+        (2, 2),
+        (2, 3),
+        (2, 3),
+    ]
+    assert [bool(chunk["choices"]) for chunk in chunks] == [True] * 4 + [False]

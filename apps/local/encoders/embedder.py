@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -50,11 +50,9 @@ class LocalEmbedder:
 
     Calls of few texts have a thread of their own. The long ones' runs at low priority: who embeds a library must not
     slow down everything else that this machine does. ``folder`` tells where the checkpoint is once ``required``
-    packages are there; ``pooling`` makes one vector of a text's, by their mean or the first token's.
+    packages are there; ``pooling`` makes one vector of a text's, by their mean or the first token's. ``cuttable`` as of
+    EmbedsTokens.
     """
-
-    # vectors may be cut only where the model was trained for that, which a checkpoint does not tell
-    cuttable = False
 
     def __init__(
         self,
@@ -64,12 +62,14 @@ class LocalEmbedder:
         folder: Callable[[], Path],
         *,
         pooling: Pooling = "mean",
+        cuttable: Collection[int] = (),
         required: Sequence[str] = REQUIRED,
         install: str = INSTALL,
     ) -> None:
         self.name = name
         self.dimensions = dimensions
         self.longest = longest
+        self.cuttable = cuttable
         self._folder = folder
         self._pooling: Pooling = pooling
         self._required = tuple(required)
@@ -285,7 +285,16 @@ def _embedder(folder: Path) -> LocalEmbedder:
         positions -= int(config.get("pad_token_id", 1)) + 1
     most = _read(folder, "sentence_bert_config.json").get("max_seq_length")
     longest = min(positions, most) if isinstance(most, int) else positions
-    return LocalEmbedder(folder.name, dimensions, longest, lambda: folder, pooling=_pooling(folder))
+    cuttable = _cuttable(config, dimensions)
+    return LocalEmbedder(folder.name, dimensions, longest, lambda: folder, pooling=_pooling(folder), cuttable=cuttable)
+
+
+def _cuttable(config: Mapping[str, Any], dimensions: int) -> Collection[int]:
+    """What its config.json says of Matryoshka training, in the two fields that vLLM reads too."""
+    sizes = config.get("matryoshka_dimensions")
+    if isinstance(sizes, list):
+        return frozenset(one for one in sizes if type(one) is int and 0 < one < dimensions)
+    return range(1, dimensions) if config.get("is_matryoshka") is True else ()
 
 
 def _pooling(folder: Path) -> Pooling:

@@ -10,6 +10,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,18 +195,19 @@ class LogprobRecorder:
         self._top = top
         self._token_bytes = token_bytes
 
-    def entry(self, logits: "NDArray[Any]", token: int) -> TokenLogprob:
-        """Of ``token``, which was chosen from the float32 row ``logits``."""
+    def entry(self, logits: "NDArray[Any]", token: int, *, ranked: bool = False) -> TokenLogprob:
+        """Of ``token``, which was chosen from the float32 row ``logits``; ``ranked``: with its rank."""
         # float32 takes a sixth of the time of float64; only the sum needs more
         most = float(logits.max())
         total = most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
         top = tuple(self._entry(logits, total, other) for other in self._likeliest(logits))
-        return self._entry(logits, total, token, top)
+        chosen = self._entry(logits, total, token, top)
+        return replace(chosen, rank=1 + int(np.count_nonzero(logits > logits[token]))) if ranked else chosen
 
     def first(self, token: int) -> TokenLogprob:
         """Of a prompt's first token, which was chosen from nothing."""
         raw = self._token_bytes(token)
-        return TokenLogprob(raw.decode("utf-8", "replace"), raw, None)
+        return TokenLogprob(raw.decode("utf-8", "replace"), raw, None, id=token)
 
     def _likeliest(self, row: "NDArray[Any]") -> list[int]:
         if self._top == 0:
@@ -217,7 +219,7 @@ class LogprobRecorder:
     def _entry(self, row: "NDArray[Any]", total: float, token: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         raw = self._token_bytes(token)
         logprob = max(min(float(row[token]) - total, 0.0), LEAST)
-        return TokenLogprob(raw.decode("utf-8", "replace"), raw, logprob, top)
+        return TokenLogprob(raw.decode("utf-8", "replace"), raw, logprob, top, token)
 
 
 class OutputProcessor:
@@ -244,6 +246,7 @@ class OutputProcessor:
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(sampling.stop)
         self._tokens = 0
+        self._untold: list[int] = []
         self._recorder = None if sampling.top_logprobs is None else LogprobRecorder(sampling.top_logprobs, token_bytes)
         self._logprobs = PendingLogprobs()
 
@@ -253,6 +256,7 @@ class OutputProcessor:
         ``complete``: the answer's grammar allows nothing more.
         """
         self._tokens += 1
+        self._untold.append(token)
         if token in self._end_tokens:
             return self._last("", "stop")
         if self._recorder is not None:
@@ -284,4 +288,5 @@ class OutputProcessor:
         if reason is not None and not self._stops.found:
             logprobs += self._logprobs.rest()
         prompt, self.prompt_logprobs = self.prompt_logprobs, ()
-        return EngineOutput(text, self._tokens, reason, self.cached_tokens, logprobs, prompt)
+        tokens, self._untold = tuple(self._untold), []
+        return EngineOutput(text, self._tokens, reason, self.cached_tokens, logprobs, prompt, tokens)

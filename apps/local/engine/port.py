@@ -49,8 +49,8 @@ class Sampling:
     at all.
 
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
-    no log probabilities, a number for those of each token and of that many alternatives; with ``prompt_logprobs`` of
-    the prompt's tokens too. ``max_tokens`` 0 computes the prompt only.
+    no log probabilities, a number for those of each token and of that many alternatives; ``prompt_logprobs`` likewise
+    for the prompt's tokens. ``max_tokens`` 0 computes the prompt only.
 
     What was computed for a ``tenant`` is used again for the same one only; ``keep`` False keeps nothing of it on disk.
     """
@@ -70,7 +70,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     min_tokens: int = 0
     ignore_eos: bool = False
-    prompt_logprobs: bool = False
+    prompt_logprobs: int | None = None
     tenant: str = ""
     keep: bool = True
 
@@ -81,7 +81,8 @@ class EngineOutput:
 
     ``completion_tokens`` counts all tokens so far; ``cached_tokens`` of the prompt were not computed again.
     ``logprobs`` are of the tokens whose text has become certain, the end token left out. ``prompt_logprobs`` come
-    with the first output, where they were asked for.
+    with the first output, where they were asked for. ``tokens`` are all since the last output, the end token among
+    them.
     """
 
     text: str
@@ -90,6 +91,7 @@ class EngineOutput:
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ class EchoTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(chr(token) for token in tokens)
 
+    def decode_all(self, tokens: Sequence[int]) -> str:
+        return self.decode(tokens)
+
     def piece(self, token: int) -> str:
         return chr(token)
 
@@ -81,7 +84,7 @@ class EchoEngine:
                     raise RuntimeError("the engine broke")
                 reason = None if number < count else "length" if len(prompt) > count else "stop"
                 self.steps += 1
-                yield EngineOutput(chr(token), number, reason)
+                yield EngineOutput(chr(token), number, reason, tokens=(token,))
         finally:
             self.running -= 1
 

@@ -143,7 +143,9 @@ def calls(count: int) -> list[tuple[list[int], Sampling]]:
     return [
         (
             TOKENS[number : number + 30 + number * 53 % 120],
-            Sampling([0.0, 0.8][number % 2], 1.0, 80, number, top_logprobs=1, prompt_logprobs=number % 5 == 0),
+            Sampling(
+                [0.0, 0.8][number % 2], 1.0, 80, number, top_logprobs=1, prompt_logprobs=1 if number % 5 == 0 else None
+            ),
         )
         for number in range(count)
     ]

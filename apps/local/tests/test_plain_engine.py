@@ -73,7 +73,8 @@ async def test_a_tiny_top_p_or_temperature_is_the_greedy_answer(engine: PlainEng
 
 async def test_max_tokens_1_is_one_token(engine: PlainEngine, prompt: list[int]) -> None:
     text, last = await answer(engine, prompt, Sampling(0.0, 0.9, 1))
-    assert (text, last) == ("Python", EngineOutput("Python", 1, "length"))
+    assert (text, last) == ("Python", EngineOutput("Python", 1, "length", tokens=last.tokens))
+    assert len(last.tokens) == 1
 
 
 @pytest.mark.long

@@ -75,6 +75,40 @@ async def test_a_prefilled_answer_goes_on(model: LocalModel) -> None:
     assert answer.text.startswith(" programming") or answer.text.startswith(",")
 
 
+async def test_tokens_are_told_and_prompts_are_cut(model: LocalModel) -> None:
+    request = ChatRequest(QUESTION, max_tokens=4, temperature=0.0, token_ids=True, prompt_logprobs=1)
+    deltas = [delta async for delta in model.stream(request)]
+    prompt = deltas[0].prompt
+    assert prompt is not None and [delta.prompt for delta in deltas[1:]] == [None] * (len(deltas) - 1)
+    assert list(prompt.tokens) == await model.tokenize(request)
+    assert (await model.detokenize(prompt.tokens)).endswith("What is Python?<|im_end|>\n<|im_start|>assistant\n")
+    tokens = [token for delta in deltas for token in delta.tokens]
+    assert len(tokens) == 4 and await model.detokenize(tokens) == "".join(delta.text for delta in deltas)
+    assert [entry.id for entry in prompt.logprobs] == list(prompt.tokens)
+    assert prompt.logprobs[0].logprob is None
+    for entry in prompt.logprobs[1:]:
+        likeliest = entry.top[0]
+        assert len(entry.top) == 1 and (entry.rank == 1) == (likeliest.id == entry.id)
+    cut = ChatRequest(QUESTION, truncate_prompt=5)
+    assert await model.tokenize(cut) == list(prompt.tokens[-5:])
+    assert await model.tokenize(ChatRequest(QUESTION, truncate_prompt=5, truncate_right=True)) == list(
+        prompt.tokens[:5]
+    )
+    whole = (*QUESTION, Message("assistant", "A language"))
+    open_turn = await model.tokenize(ChatRequest(whole, continue_final_message=True))
+    closed = await model.tokenize(ChatRequest(whole, generation_prompt=False))
+    assert (await model.detokenize(closed)).removesuffix("<|im_end|>\n") == await model.detokenize(open_turn)
+    echoed = await ask(model, whole, continue_final_message=True, echo=True, max_tokens=2)
+    assert echoed.text.startswith("A language") and len(echoed.text) > len("A language")
+
+
+async def test_a_prompt_is_cut_to_leave_room_for_the_answer(model: LocalModel) -> None:
+    window = (await model.window(ChatRequest(QUESTION))).tokens
+    long = user_message("word " * window)
+    asked = ChatRequest(long, truncate_prompt=-1, max_tokens=7)
+    assert len(await model.tokenize(asked)) == window - 7
+
+
 @pytest.mark.long
 async def test_token_prompts_are_the_texts_they_stand_for(model: LocalModel) -> None:
     tokens = await model.tokenize(ChatRequest(RAW, raw=True))

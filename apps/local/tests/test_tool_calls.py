@@ -79,3 +79,11 @@ def test_a_limit_behind_the_arguments_leaves_them_whole(behind: int, width: int)
         found += "".join(call.arguments for call in calls)
     assert found == arguments
     assert reader.whole
+
+
+@pytest.mark.parametrize("length", range(1, len("<tool_call>")))
+def test_the_beginning_of_a_mark_is_text_only_where_the_answer_may_be_text(length: int) -> None:
+    entry = TokenLogprob("<", b"<", -1.0)
+    cut = EngineOutput("<tool_call>"[:length], 1, "length", logprobs=(entry,))
+    assert ToolCallReader().read(cut) == (cut.text, (), (entry,))
+    assert ToolCallReader(required=True).read(cut) == ("", (), ())

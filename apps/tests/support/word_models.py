@@ -1,7 +1,7 @@
 """An embedder and a reranker that read words and need no weights; each counts what it was asked."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from apps.core.errors import TextTooLong
 from apps.core.ports import Readiness, Reranked
@@ -13,7 +13,7 @@ UNKNOWN = len(KNOWN)
 class WordEmbedder:
     """Implements Embedder, EmbedsTokens and KnowsWords: a text is its words between two special tokens."""
 
-    cuttable = False
+    cuttable: Collection[int] = ()
     dimensions = UNKNOWN + 1
 
     def __init__(self, name: str = "words", longest: int = 8) -> None:

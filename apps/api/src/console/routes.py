@@ -40,6 +40,8 @@ def console_router(*, on: bool) -> APIRouter:
     html = (HERE / "static" / "index.html").read_text() if on else ""
     policy = content_security_policy(html) if on else ""
 
+    # Ollama's command asks for the head before anything else
+    @router.head("/", include_in_schema=False)
     @router.get("/", response_class=Response)
     async def root(request: Request) -> Response:
         if on and "text/html" in request.headers.get("accept", ""):

@@ -69,6 +69,8 @@ def _code(error: AppError) -> str:
         return "model_not_found" if error.field == "model" else "unknown_url" if error.field is None else error.code
     if isinstance(error, RateLimitExceeded) and error.source == "budget":
         return QUOTA
+    if isinstance(error, InvalidValue) and error.field == "previous_response_id":
+        return "previous_response_not_found"
     return next((code for kind, code in CODES if isinstance(error, kind)), error.code)
 
 

@@ -166,6 +166,7 @@ def ollama_router(services: Services, settings: Settings, limits: RateLimits) ->
         allow_model(caller_of(request), name, services.gateway.router.is_local)
         return JSONResponse(cards.shown(services.gateway.router, name))
 
+    @router.head("/tags", include_in_schema=False)
     @router.get("/tags")
     async def tags(request: Request) -> Response:
         """The models that the caller may use."""
@@ -176,6 +177,7 @@ def ollama_router(services: Services, settings: Settings, limits: RateLimits) ->
         """The models of this process that are loaded."""
         return JSONResponse({"models": await _listed(request, running=True)})
 
+    @router.head("/version", include_in_schema=False)
     @router.get("/version")
     async def version(request: Request) -> Response:
         """The version of Ollama's API that is spoken here."""

@@ -206,6 +206,11 @@ POSTS: dict[str, tuple[type[BaseModel], Any, Any, str | None]] = {
 TOKENIZED = {"count": 3, "max_model_len": 8192, "tokens": [1780, 314, 5], "token_strs": None}
 TOKENIZING: dict[str, tuple[type[BaseModel], Any, Any]] = {
     "/v1/tokenize": (TokenizeBody, {"model": "SmolLM2-135M-Instruct", "prompt": "What is Python?"}, TOKENIZED),
+    "/v1/chat/completions/input_tokens": (
+        ChatCompletionsBody,
+        {"model": "SmolLM2-135M-Instruct", "messages": [{"role": "user", "content": "What is Python?"}]},
+        {"object": "response.input_tokens", "input_tokens": 34},
+    ),
     "/v1/detokenize": (
         DetokenizeBody,
         {"model": "SmolLM2-135M-Instruct", "tokens": [1780, 314, 5]},

@@ -120,7 +120,7 @@ class Execution:
     def _accounted(self, block: bytes, metered: MeteredCall) -> bytes:
         """The block; the one that ends the stream has the receipt before its last event, and closes the record."""
         if self.record.usage is None:
-            self._pieces += block.count(b"data:")
+            self._pieces += event_count(block)
         end = END_OF.get(self.call.path, find_done)(block)
         if end < 0:
             return block
@@ -143,6 +143,12 @@ class Execution:
             price = self.gateway.dearest(record.requested_model, Needs()) if asks_others else opened.target.price
             usage = priced(usage, price)
         record.usage = usage
+
+
+def event_count(block: bytes) -> int:
+    """How many events a block has: one may have several lines of data, and a text may say `data:`."""
+    lines, ends = block.count(b"data:"), block.count(b"\n\n")
+    return min(lines, ends) if ends else lines
 
 
 def new_record(call: WireCall, gateway: Gateway) -> CallRecord:

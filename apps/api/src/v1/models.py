@@ -131,7 +131,7 @@ def _status(target: Target) -> TargetStatus:
     return TargetStatus(target=target.name, status=state, reason=reason, breaker=breaker)
 
 
-TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+TOKENIZE, DETOKENIZE, CHAT_TOKENS = "/tokenize", "/detokenize", "/chat/completions/input_tokens"
 STRINGS, PIECES = "return_token_strs", "with_pieces"
 # vLLM's word and llama.cpp's, and whether a bare prompt begins as the model was trained to see a text begin
 PROMPTS = {"prompt": ("add_special_tokens", True), "content": ("add_special", False)}
@@ -161,6 +161,16 @@ async def tokens_of(router: Router, call: WireCall) -> dict[str, Any]:
         "tokens": listed,
         "token_strs": shown if strings else None,
     }
+
+
+async def chat_tokens_of(router: Router, call: WireCall) -> dict[str, Any]:
+    """The answer to /chat/completions/input_tokens: how many tokens the prompt of a chat's body has.
+
+    Raises an error of the contract's table that names the field.
+    """
+    chat, _ = _here(router, call)
+    tokens = await chat.tokenize(chat_request(call.body, call.caller))
+    return {"object": "response.input_tokens", "input_tokens": len(tokens)}
 
 
 async def text_of(router: Router, call: WireCall) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from apps.api.src.auth.authentication import allow_model, caller_of, may_use
 from apps.api.src.http.request import RawRoute
 from apps.api.src.limits.limiter import RateLimits
 from apps.api.src.rag.requests import collection_names
-from apps.api.src.v1.models import DETOKENIZE, TOKENIZE, Model, ModelDirectory, ModelList, text_of, tokens_of
+from apps.api.src.v1.models import (
+    CHAT_TOKENS,
+    DETOKENIZE,
+    TOKENIZE,
+    Model,
+    ModelDirectory,
+    ModelList,
+    chat_tokens_of,
+    text_of,
+    tokens_of,
+)
 from apps.api.src.v1.relay import read_call, relay
 from apps.api.src.wiring.services import Services
 from apps.core.callers import Caller
@@ -35,7 +45,7 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
 
     @router.post("/responses")
     async def responses(request: Request) -> Response:
-        """OpenAI's responses, stateless; made from chat completions where a target has none of its own."""
+        """OpenAI's responses; made from chat completions and kept for a while where a target has none."""
         return await relay(request, "/responses")
 
     @router.post("/embeddings")
@@ -48,6 +58,12 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
         """The local model's tokens of a prompt, or of a chat as its template writes it, and how many they are."""
         router = services.gateway.router
         return JSONResponse(await tokens_of(router, await read_call(request, TOKENIZE, router.is_local)))
+
+    @router.post(CHAT_TOKENS)
+    async def chat_input_tokens(request: Request) -> Response:
+        """How many tokens the prompt of a chat has at the local model; the body is that of chat completions."""
+        router = services.gateway.router
+        return JSONResponse(await chat_tokens_of(router, await read_call(request, CHAT_TOKENS, router.is_local)))
 
     @router.post(DETOKENIZE)
     async def detokenize(request: Request) -> Response:

@@ -13,6 +13,17 @@ JsonObject = dict[str, Any]
 MODEL = "A name of GET /v1/models, or any that the default provider knows"
 
 
+TOKEN_IDS = Field(False, description="Tell the numbers of the tokens of prompt and answer; local model")
+AS_TOKEN_IDS = Field(False, description="Name tokens by their numbers, as token_id:5, in logprobs; local model")
+PROMPT_LOGPROBS = Field(None, ge=0, le=20, description="Tell log probabilities of the prompt's tokens; local model")
+TRUNCATED = Field(
+    None,
+    ge=-1,
+    description="Cut a prompt to its last so many tokens (truncation_side: right: its first); -1: to what leaves room "
+    "for the answer; local model",
+)
+
+
 class _Body(Schema):
     model_config = ConfigDict(extra="allow")
 
@@ -22,7 +33,11 @@ class _Body(Schema):
 class ChatCompletionsBody(_Body):
     messages: list[JsonObject] = Field(description="The conversation: objects with role and content", min_length=1)
     stream: bool = Field(False, description="Answer with server-sent events, ended by [DONE]")
-    stream_options: JsonObject | None = Field(None, description='{"include_usage": true} adds a chunk with the usage')
+    stream_options: JsonObject | None = Field(
+        None,
+        description='{"include_usage": true} adds a chunk with the usage; of the local model with '
+        '"continuous_usage_stats": true each chunk has the usage so far',
+    )
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
@@ -34,6 +49,13 @@ class ChatCompletionsBody(_Body):
     tools: list[JsonObject] | None = Field(None, description="Function tools")
     tool_choice: str | JsonObject | None = None
     response_format: JsonObject | None = Field(None, description="text, json_object or json_schema")
+    continue_final_message: bool = Field(False, description="Go on from the last message, the assistant's; local model")
+    add_generation_prompt: bool = Field(True, description="Whether the assistant's turn is begun; local model")
+    echo: bool = Field(False, description="Begin the answer with the text of the last message; local model")
+    return_token_ids: bool = TOKEN_IDS
+    return_tokens_as_token_ids: bool = AS_TOKEN_IDS
+    prompt_logprobs: int | None = PROMPT_LOGPROBS
+    truncate_prompt_tokens: int | None = TRUNCATED
 
 
 class CompletionsBody(_Body):
@@ -51,6 +73,10 @@ class CompletionsBody(_Body):
     best_of: int | None = Field(None, ge=1, description="Answers to choose the n likeliest from; not streamed")
     logprobs: int | None = Field(None, ge=0, le=20, description="Log probabilities of so many tokens in each place")
     echo: bool = Field(False, description="Repeat the prompt before the answer; with max_tokens 0 it is scored only")
+    return_token_ids: bool = TOKEN_IDS
+    return_tokens_as_token_ids: bool = AS_TOKEN_IDS
+    prompt_logprobs: int | None = PROMPT_LOGPROBS
+    truncate_prompt_tokens: int | None = TRUNCATED
 
 
 class ResponsesBody(_Body):
@@ -63,7 +89,10 @@ class ResponsesBody(_Body):
     tools: list[JsonObject] | None = Field(None, description="Function tools")
     tool_choice: str | JsonObject | None = None
     text: JsonObject | None = Field(None, description="format: text, json_object or json_schema")
-    store: bool | None = Field(None, description="Ignored where a response is made from chat: nothing is stored here")
+    previous_response_id: str | None = Field(None, description="Go on from a response that is kept")
+    store: bool | None = Field(
+        None, description="false: a response that is made from chat completions is not kept for RESPONSES_TTL seconds"
+    )
 
 
 class EmbeddingsBody(_Body):

@@ -19,6 +19,7 @@ from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.openai_api.completions import LocalCompletions
 from apps.gateway.openai_api.embeddings import EmbeddingsWire
+from apps.gateway.openai_api.over_chat import StoredResponses
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
 from apps.gateway.protocol import TraceHeaders, WireTarget
 from apps.gateway.replicas.replica_set import ReplicaSet
@@ -76,7 +77,10 @@ def build_cloud(settings: Settings, gateway: Gateway) -> ChatModel:
 
 def new_gateway(settings: Settings) -> Gateway:
     """A gateway that is to be loaded, for the models of this process that ask it."""
-    return Gateway(Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff))
+    # of several processes another one may be asked for what one of them keeps
+    alone = settings.api_workers == 1 and not settings.api_peers and settings.serve_role == "all"
+    stored = StoredResponses(settings.responses_ttl if alone else 0)
+    return Gateway(Attempts(most=settings.retry_attempts, backoff=settings.retry_backoff), stored)
 
 
 def build_gateway(settings: Settings, local: ChatModel, embedder: Embedder | None = None) -> Gateway:
@@ -102,7 +106,8 @@ def load_gateway(
     ``connections`` are closed by their owner; without them each provider has its own. ``embedders`` are there beside
     the first, wherever that is.
     """
-    own: dict[str, Own] = {"local": (_own_local(local), local)}
+    stored = gateway.stored_responses
+    own: dict[str, Own] = {"local": (_own_local(local, stored), local)}
     embeddings = _embeddings(embedder or MiniLM())
     own["embedder"] = (embeddings, embeddings)
     if documents is not None:
@@ -114,7 +119,7 @@ def load_gateway(
     def build() -> Router:
         config = _routing_file(settings.gateway_config) if settings.gateway_config else default_config(settings, own)
         providers = {
-            name: _provider(name, provider, settings, own, trace, connections)
+            name: _provider(name, provider, settings, own, trace, connections, stored)
             for name, provider in config.providers.items()
         }
         providers |= {one.name: one for one in _more_embedders(config, settings, embedders)}
@@ -194,9 +199,9 @@ class _Lent:
         """Its owner does."""
 
 
-def _own_local(local: ChatModel) -> WireTarget:
+def _own_local(local: ChatModel, stored: StoredResponses) -> WireTarget:
     """The local model's wire: of another process its own, where bytes pass through."""
-    return _Lent(local.target) if isinstance(local, ReplicaModel) else local_wire(local)
+    return _Lent(local.target) if isinstance(local, ReplicaModel) else local_wire(local, stored)
 
 
 def _embeddings(embedder: Embedder) -> EmbeddingsWire:
@@ -204,10 +209,10 @@ def _embeddings(embedder: Embedder) -> EmbeddingsWire:
     return ReplicaEmbeddingsWire(embedder) if isinstance(embedder, ReplicaEmbedder) else EmbeddingsWire(embedder)
 
 
-def local_wire(local: ChatModel) -> WireTarget:
+def local_wire(local: ChatModel, stored: StoredResponses | None = None) -> WireTarget:
     """The local model on every path that it serves."""
     chat = LocalWire(local)
-    return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat)}, chat)
+    return ByPath({"/completions": LocalCompletions(local), "/responses": ResponsesOverChat(chat, stored)}, chat)
 
 
 def _provider(
@@ -217,6 +222,7 @@ def _provider(
     own: Mapping[str, Own],
     trace: TraceHeaders | None,
     connections: Connections | None,
+    stored: StoredResponses,
 ) -> Provider:
     if config.in_process:
         writer = settings.rag_model if config.kind == "rag" else ""
@@ -236,10 +242,11 @@ def _provider(
     upstream = HttpTarget(config, key, trace, connections)
     if config.kind == "anthropic":
         chat_wire = ChatOverMessages(upstream)
-        paths: dict[str, WireTarget] = {"/chat/completions": chat_wire, "/responses": ResponsesOverChat(chat_wire)}
+        responses = ResponsesOverChat(chat_wire, stored)
+        paths: dict[str, WireTarget] = {"/chat/completions": chat_wire, "/responses": responses}
         messages = ByPath({"/messages": upstream, "/messages/count_tokens": upstream, **paths})
         return Provider(name, config, messages, WireModel(name, chat_wire), admission)
-    wire = _with_messages(_with_responses(name, config, upstream), config)
+    wire = _with_messages(_with_responses(name, config, upstream, stored), config)
     passage = Passage(config, key, trace, connections)
     return Provider(name, config, wire, WireModel(name, upstream), admission, passage=passage)
 
@@ -298,10 +305,10 @@ def _local_bounds(providers: Iterable[ProviderConfig], settings: Settings) -> tu
     )
 
 
-def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget) -> WireTarget:
+def _with_responses(name: str, config: ProviderConfig, upstream: WireTarget, stored: StoredResponses) -> WireTarget:
     if config.responses == "native":
         return upstream
-    responses: WireTarget = ResponsesOverChat(upstream)
+    responses: WireTarget = ResponsesOverChat(upstream, stored)
     if config.responses == "auto":
         responses = ResponsesEitherWay(upstream, responses, name)
     return ByPath({"/responses": responses}, upstream)

@@ -44,6 +44,7 @@ POST /admin/routing/check
 NAMED_MODEL = """
 POST /generate | POST /v1/chat/completions | POST /v1/completions | POST /v1/responses | POST /v1/embeddings
 POST /v1/messages | POST /v1/messages/count_tokens | POST /v1/tokenize | POST /v1/detokenize
+POST /v1/chat/completions/input_tokens
 GET /v1/route | GET /v1/models/{id:path}
 POST /api/chat | POST /api/generate | POST /api/embed | POST /api/embeddings | POST /api/show
 """
@@ -124,6 +125,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "embeddings": {"input": "hi", "prompt": "hi"},
     "embed": {"input": "hi"},
     "messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
+    "input_tokens": {"messages": [{"role": "user", "content": "hi"}]},
     "count_tokens": {"messages": [{"role": "user", "content": "hi"}]},
     "rerank": {"query": "animal", "documents": ["a", "b"]},
     "generate": {"prompt": "hi"},

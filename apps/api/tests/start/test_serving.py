@@ -10,7 +10,7 @@ from apps.tests.support.serving import serving_models
 
 def test_head_answers_where_get_is_cheap() -> None:
     with serving_models() as url:
-        for path in ("/health", "/healthz", "/ready"):
+        for path in ("/health", "/healthz", "/ready", "/", "/api/version", "/api/tags"):
             answer = httpx2.head(url + path, timeout=90)
             assert answer.content == b""
             assert answer.status_code == httpx2.get(url + path, timeout=90).status_code

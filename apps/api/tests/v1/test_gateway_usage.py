@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from apps.api.src.v1.execution import event_count
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel
@@ -142,3 +143,18 @@ def test_the_local_model_hands_its_tokens_over_and_costs_nothing(path: str, url:
 def test_a_models_own_price_goes_before_the_one_for_all_others(url: str, http: httpx2.Client) -> None:
     answer = http.post(url + CHAT, json={"model": "dear", **ASK})
     assert float(answer.headers["X-Cost-USD"]) == pytest.approx(150e-6)
+
+
+@pytest.mark.parametrize(
+    ("block", "events"),
+    [
+        (b'data: {"a": 1}\n\ndata: {"a": 2}\n\n', 2),
+        (b'data: {\ndata: "a": 1\ndata: }\n\n', 1),
+        (b'data: {"text": "data: data:"}\n\n', 1),
+        (b": keep-alive\n\n: keep-alive\n\n", 0),
+        (b'data: {"a": 1}\r\n\r\n', 1),
+        (b"data: a\rdata: b\r", 2),
+    ],
+)
+def test_the_pieces_of_an_answer_are_its_events(block: bytes, events: int) -> None:
+    assert event_count(block) == events

@@ -11,7 +11,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from apps.core.calls import Usage
-from apps.core.deltas import Delta
+from apps.core.deltas import Delta, TokenLogprob
 from apps.core.messages import ChatRequest, Message
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.scripted import ScriptedModel, Step
@@ -105,7 +105,7 @@ def test_a_whole_answer_is_a_response_object(http: httpx2.Client, url: str) -> N
     assert answer.output_text == "Hello\n"
     assert (answer.status, answer.model, answer.incomplete_details) == ("completed", "tiny", None)
     assert (answer.instructions, answer.metadata, answer.temperature) == ("Be brief", {"a": "b"}, 0.5)
-    assert body["store"] is False
+    assert body["store"] is True
     assert answer.usage is not None
     assert (answer.usage.input_tokens, answer.usage.input_tokens_details.cached_tokens) == (5, 3)
 
@@ -169,7 +169,9 @@ def test_a_streams_answer_can_be_sent_back_as_input(client: openai.OpenAI, local
         ({"tools": [{"type": "web_search"}]}, "INVALID_VALUE", "tools.0.type"),
         ({"tool_choice": {"type": "file_search"}}, "INVALID_VALUE", "tool_choice"),
         ({"truncation": "auto"}, "INVALID_VALUE", "truncation"),
-        ({"include": ["message.output_text.logprobs"]}, "INVALID_VALUE", "include"),
+        ({"include": ["file_search_call.results"]}, "INVALID_VALUE", "include"),
+        ({"top_logprobs": 2}, "INVALID_VALUE", "top_logprobs"),
+        ({"top_logprobs": 21, "include": ["message.output_text.logprobs"]}, "INVALID_VALUE", "top_logprobs"),
         ({"max_output_tokens": 0}, "INVALID_VALUE", "max_output_tokens"),
         ({"temperature": 3}, "INVALID_VALUE", "temperature"),
         ({"text": {"verbosity": "low"}}, "INVALID_VALUE", "text.verbosity"),
@@ -199,6 +201,71 @@ def test_what_means_nothing_special_is_taken(client: openai.OpenAI) -> None:
         tools=[],
     )
     assert answer.output_text == "Hello\n"
+
+
+def test_a_response_is_kept_and_gone_on_from(client: openai.OpenAI, local: ScriptedModel) -> None:
+    first = client.responses.create(model="tiny", input="one", instructions="Be brief")
+    *_, last = client.responses.create(
+        model="tiny", input=[{"role": "user", "content": "two"}], previous_response_id=first.id, stream=True
+    )
+    assert last.type == "response.completed" and last.response.previous_response_id == first.id
+    assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two"]
+    assert client.responses.retrieve(first.id).to_dict() == first.to_dict()
+    items: Any = list(client.responses.input_items.list(last.response.id, order="asc", limit=2))
+    assert [(item.type, item.content[0].text) for item in items if item.type == "message"] == [
+        ("message", "one"),
+        ("message", "Hello\n"),
+        ("message", "two"),
+    ]
+    with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):
+        client.responses.cancel(first.id)
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError, match=f"Response with id {first.id} not found."):
+        client.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="tiny", input="three", previous_response_id=first.id)
+    assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
+    # what went on from it has its conversation all the same
+    client.responses.create(model="tiny", input="three", previous_response_id=last.response.id)
+    assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two", "Hello\n", "three"]
+
+
+def test_what_is_not_to_be_kept_is_not(client: openai.OpenAI) -> None:
+    response = client.responses.create(model="tiny", input="hi", store=False)
+    assert response.to_dict()["store"] is False
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(response.id)
+
+
+def test_without_a_time_nothing_is_kept() -> None:
+    model = ScriptedModel(hello, name="tiny")
+    with (
+        serving_models(local=model, responses_ttl=0) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client,
+    ):
+        response = client.responses.create(model="tiny", input="hi")
+        assert response.to_dict()["store"] is False
+        with pytest.raises(openai.BadRequestError, match="send the conversation in input"):
+            client.responses.create(model="tiny", input="hi", previous_response_id=response.id)
+
+
+def scored(request: ChatRequest) -> Sequence[Step]:
+    """A token a delta, and how many rivals were asked for."""
+    top = tuple(TokenLogprob("b", b"b", -2.0) for _ in range(request.top_logprobs or 0))
+    logprobs = () if request.top_logprobs is None else (TokenLogprob("a", b"a", -0.5, top),)
+    return [Delta("a", logprobs=logprobs), Delta("a", logprobs=logprobs), Delta(finish_reason="stop", model="tiny")]
+
+
+def test_log_probabilities_of_a_text_are_included_where_they_are_asked_for(http: httpx2.Client) -> None:
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    with serving_models(local=ScriptedModel(scored, name="tiny")) as url:
+        events = events_of(http, f"{url}/v1", model="tiny", **asked)
+        plain = http.post(f"{url}/v1/responses", json={"model": "tiny", "input": "hi"}).json()
+    entry = {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "b", "logprob": -2.0}]}
+    assert [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"] == [[entry]] * 2
+    written = {**entry, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -2.0, "bytes": [98]}]}
+    assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == [written] * 2
+    assert plain["output"][0]["content"][0]["logprobs"] == []
 
 
 def test_function_calls_stream_their_arguments(http: httpx2.Client, chat_only: str, mock: MockUpstream) -> None:
@@ -299,7 +366,7 @@ def test_what_a_model_thinks_is_an_item_and_goes_back_into_its_turn() -> None:
         assert thought.type == "reasoning" and thought.content is not None and message.type == "message"
         assert thought.content[0].text == "Let me see." and response.output_text == "Hi"
         assert response.usage is not None and response.usage.output_tokens_details.reasoning_tokens == 2
-        assert response.to_dict()["store"] is False
+        assert response.to_dict()["store"] is True
     deltas = [event.delta for event in events if event.type == "response.reasoning_text.delta"]
     assert deltas == ["Let me ", "see."]
     for event in events:

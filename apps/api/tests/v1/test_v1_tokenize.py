@@ -45,6 +45,17 @@ def test_a_text_in_llama_cpps_words_and_tokens_with_their_pieces(http: httpx.Cli
     assert chat["token_strs"] == ["a"]
 
 
+def test_a_prompts_tokens_are_counted_without_an_answer(http: httpx.Client) -> None:
+    counted = {"object": "response.input_tokens", "input_tokens": 3}
+    chat = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}]
+    asked = post(http, "chat/completions/input_tokens", messages=chat, stream=True, max_tokens=5)
+    assert (asked.status_code, asked.json()) == (200, counted)
+    assert post(http, "responses/input_tokens", input="abc").json() == counted
+    assert post(http, "responses/input_tokens", input=[{"role": "user", "content": "b"}], instructions="ac").json() == (
+        counted
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "field"),
     [
@@ -61,6 +72,9 @@ def test_a_text_in_llama_cpps_words_and_tokens_with_their_pieces(http: httpx.Cli
         ("detokenize", {"tokens": [-1]}, "tokens"),
         ("detokenize", {"tokens": [2**40]}, "tokens"),
         ("tokenize", {"model": "gpt-4o-mini", "prompt": "a"}, "model"),
+        ("chat/completions/input_tokens", {}, "messages"),
+        ("chat/completions/input_tokens", {"model": "gpt-4o-mini"}, "model"),
+        ("responses/input_tokens", {}, "input"),
     ],
 )
 def test_what_cannot_be_done_is_named(http: httpx.Client, path: str, fields: dict[str, Any], field: str) -> None:

@@ -41,6 +41,13 @@ def test_what_a_checkpoint_is_stands_in_its_files(tmp_path: Path) -> None:
     assert [one.readiness().details["dimensions"] for one in found] == [32] * 3
 
 
+def test_vectors_are_cut_to_what_the_model_was_trained_for(tmp_path: Path) -> None:
+    configs: list[dict[str, Any]] = [{}, {"is_matryoshka": True}, {"matryoshka_dimensions": [8, 16, 32, 64, True]}]
+    folders = [written(tmp_path / str(i), config={**CONFIG, **more}) for i, more in enumerate(configs)]
+    plain, any_number, some = (one.cuttable for one in embedders(map(str, folders)))
+    assert (list(plain), any_number, some) == ([], range(1, 32), {8, 16})
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

@@ -76,7 +76,7 @@ class Answer:
         self.mailbox = mailbox
         self.held: Held | None = None
         self.cancelled = False
-        self.wants_prompt_logits = sampling.prompt_logprobs and sampling.top_logprobs is not None
+        self.wants_prompt_logits = sampling.prompt_logprobs is not None
         self._sampling = sampling
         self.constraint = sampling.constraint
         self.tenant, self.keep = sampling.tenant, sampling.keep
@@ -85,7 +85,7 @@ class Answer:
         self._begun = False
         self._sampler = Sampler(sampling, prompt, tokenizer.end_tokens)
         self._output = OutputProcessor(tokenizer.decode, tokenizer.end_tokens, sampling, tokenizer.token_bytes)
-        self._recorder = LogprobRecorder(sampling.top_logprobs or 0, tokenizer.token_bytes)
+        self._recorder = LogprobRecorder(sampling.prompt_logprobs or 0, tokenizer.token_bytes)
 
     @property
     def finished(self) -> bool:
@@ -127,7 +127,7 @@ class Answer:
         """The logits of the prompt's positions from ``start`` on."""
         following = self.tokens[start + 1 : start + 1 + len(rows)]
         known = [] if start else [self._recorder.first(self.tokens[0])]
-        known += [self._recorder.entry(row, token) for row, token in zip(rows, following, strict=False)]
+        known += [self._recorder.entry(row, token, ranked=True) for row, token in zip(rows, following, strict=False)]
         self._output.prompt_logprobs += tuple(known)
 
     def take(self, logits: "NDArray[Any]") -> None:

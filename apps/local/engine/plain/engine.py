@@ -129,8 +129,8 @@ class PlainEngine:
         self, streamer: OutputStreamer, output: OutputProcessor, prompt: list[int], sampling: Sampling
     ) -> None:
         tokens = torch.tensor([prompt])
-        if sampling.prompt_logprobs and sampling.top_logprobs is not None:
-            output.prompt_logprobs = self._prompt_logprobs(tokens, sampling.top_logprobs)
+        if sampling.prompt_logprobs is not None:
+            output.prompt_logprobs = self._prompt_logprobs(tokens, sampling.prompt_logprobs)
         if sampling.max_tokens == 0:
             streamer.send(output.without_tokens())
             return
@@ -155,7 +155,7 @@ class PlainEngine:
             rows = self._model(tokens).logits[0, :-1]
         known = [recorder.first(int(tokens[0, 0]))]
         for row, token in zip(rows, tokens[0, 1:].tolist(), strict=True):
-            known.append(recorder.entry(row.float().numpy(), token))
+            known.append(recorder.entry(row.float().numpy(), token, ranked=True))
         return tuple(known)
 
     def _interruptible(self) -> Iterator[Any]:

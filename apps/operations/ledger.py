@@ -29,7 +29,8 @@ from apps.operations.ledger_rows import DAY, Entry, UsageQuestion, UsageReport, 
 
 MOST_WAITING = 20_000
 BATCH = 1_000
-GATHER_SECONDS = 0.1
+# a batch costs some turns of the event loop whatever it holds, and the journal has kept its calls already
+GATHER_SECONDS = 0.25
 RETRY_SECONDS = 0.5
 BATCH_SECONDS = 2.0
 LEASE_SECONDS = 30.0

@@ -25,7 +25,7 @@ from apps.core.settings import load_settings
 from apps.local.packaged import packaged_gguf, transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval import bench_report, tinyllama_shape
-from eval.bench_client import Server, ask, ask_all, conversation, decode_speed, long_prompt_beside, said
+from eval.bench_client import Refused, Server, ask, ask_all, conversation, decode_speed, long_prompt_beside, said
 from eval.bench_report import CALLERS
 from eval.bench_speculation import CASES
 from eval.bench_speculation import SCHEMA as SHIPMENTS
@@ -35,6 +35,8 @@ from eval.local_peers import gguf_file
 
 PROMPTS = (128, 512, 1500)
 TURNS = 8
+# of one measurement of one contender: half an hour of a machine is too much
+PATIENCE = 600.0
 # what a chat's template puts around a prompt, about
 TEMPLATE_TOKENS = 30
 WORDS = ("bana", "dola", "fura", "gisan", "hemor", "kilus", "lotar", "mevi", "nopas", "rudon", "sakir", "tewan")
@@ -126,11 +128,27 @@ def in_turns(contenders: Mapping[str, Contender], parts: Sequence[Part], rounds:
     for part in parts:
         for at in range(rounds):
             for name, contender in contenders.items():
-                for key, value in asyncio.run(part(contender.server, at)).items():
+                for key, value in figures_of(name, part, contender.server, at).items():
                     found[name][key] = better(key, found[name].get(key), value)
         print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
     return found
+
+
+def figures_of(name: str, part: Part, server: Server, at: int) -> Figures:
+    """Empty where a peer does not take the call, or does not end in time; ours must. Raises Refused, TimeoutError."""
+
+    async def bounded() -> Figures:
+        async with asyncio.timeout(PATIENCE):
+            return dict(await part(server, at))
+
+    try:
+        return asyncio.run(bounded())
+    except (Refused, TimeoutError, OSError) as error:
+        if name == OURS:
+            raise
+        print(f"{name} did not answer: {type(error).__name__} {str(error)[-200:]}", file=sys.stderr)
+        return {}
 
 
 def program(module: str, *arguments: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def shares(found: Mapping[str, Any]) -> list[str]:
     memory: list[float | None] = []
     arithmetic: list[float | None] = []
     for each in figures.values():
-        served = "weights_bytes" in each
+        served = "weights_bytes" in each and "decode_1" in each
         memory.append(100 * each["decode_1"] * each["weights_bytes"] / bandwidth if served else None)
         prefill = each.get("prefill_512")
         arithmetic.append(None if prefill is None else 100 * 2 * prefill * found["parameters"] / operations)
@@ -115,7 +115,7 @@ def plot(results: Results, file: Path) -> None:
                     figures["decode"], linestyle="--" if contender == STOCK else ":", color="gray", label=label
                 )
             else:
-                panel.plot(CALLERS, [figures[f"decode_{n}"] for n in CALLERS], marker="o", label=contender)
+                panel.plot(CALLERS, [figures.get(f"decode_{n}", 0.0) for n in CALLERS], marker="o", label=contender)
         panel.set(title=name, xlabel="callers", ylabel="tokens/s, sum", ylim=(0, None), xticks=CALLERS)
         panel.legend()
     figure.tight_layout()

@@ -18,7 +18,7 @@ Deliver = Callable[["list[int] | None"], None]
 
 
 class Batcher(threading.Thread):
-    """Steps the pipeline while there are calls. ``deliver`` gets tokens, then None."""
+    """Steps the pipeline while there are calls. ``deliver`` gets tokens and then None, or [] where refused."""
 
     def __init__(self, pipeline):
         super().__init__(daemon=True)
@@ -41,13 +41,19 @@ class Batcher(threading.Thread):
                     self._changed.wait()
                 new, self._waiting = self._waiting, []
             for tokens, config, deliver in new:
-                running.append((self._pipeline.add_request(next(self._numbers), tokens, config), deliver))
+                try:
+                    running.append((self._pipeline.add_request(next(self._numbers), tokens, config), deliver))
+                except RuntimeError as error:
+                    # what it does not take: the stream ends without its last line
+                    print(error, file=sys.stderr)
+                    deliver([])
             self._pipeline.step()
             for one in list(running):
                 handle, deliver = one
                 while handle.can_read():
                     for output in handle.read().values():
-                        deliver(list(output.generated_ids))
+                        if output.generated_ids:
+                            deliver(list(output.generated_ids))
                 if handle.get_status() != genai.GenerationStatus.RUNNING and not handle.can_read():
                     deliver(None)
                     running.remove(one)
@@ -81,6 +87,8 @@ class Service:
         self._batcher.add(tokens, config_of(body), lambda ids: loop.call_soon_threadsafe(queue.put_nowait, ids))
         said = 0
         while (ids := await queue.get()) is not None:
+            if not ids:
+                return
             said += len(ids)
             delta = {"choices": [{"index": 0, "delta": {"content": self._tokenizer.decode(ids)}}]}
             writer.write(f"data: {json.dumps(delta)}\n\n".encode())

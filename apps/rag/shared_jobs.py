@@ -98,8 +98,8 @@ class DatabaseJobs:
 
     async def finish(self, claim: Claim, pages: int, passages: int, warnings: Sequence[str] = ()) -> bool:
         values = {"status": "done", "pages": pages, "passages": passages, "embedded": passages}
-        told = {**values, "warnings": json.dumps(list(warnings))}
-        return await self._database(lambda jobs: jobs.change(claim.id, claim.worker, told, ends=True))
+        changes = {**values, "warnings": json.dumps(list(warnings))}
+        return await self._database(lambda jobs: jobs.change(claim.id, claim.worker, changes, ends=True))
 
     async def fail(self, claim: Claim, error: AppError) -> bool:
         values = {"status": "failed", "error": written(error)}
@@ -145,8 +145,8 @@ class DatabaseJobs:
 
 
 def _row(tenant: str, collection: str, file: NewFile) -> dict[str, object]:
-    told = {"name": file.name, "document": file.document, "bytes": file.bytes, "spooled": file.spooled}
-    return {"tenant": tenant, "collection": collection, **told, "metadata": json.dumps(file.metadata), **NOT_BEGUN}
+    described = {"name": file.name, "document": file.document, "bytes": file.bytes, "spooled": file.spooled}
+    return {"tenant": tenant, "collection": collection, **described, "metadata": json.dumps(file.metadata), **NOT_BEGUN}
 
 
 class DatabaseUploads(LocalUploads):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from apps.cache.semantic import SemanticIndex
+from apps.cache.response_cache import SemanticIndex
 from apps.core.ports import Readiness
 from apps.local.encoders.embedder import MiniLM
 from eval.semantic_pairs import DIFFERENT, PARAPHRASES, Pair, generated

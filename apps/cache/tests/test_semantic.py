@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from apps.cache.semantic import SemanticIndex
+from apps.cache.response_cache import SemanticIndex
 from apps.core.errors import InvalidValue
 from apps.core.ports import Readiness, State
 from apps.local.encoders.embedder import MiniLM, missing_for_minilm

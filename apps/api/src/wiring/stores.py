@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apps.api.src.limits.limiter import RateLimits, TokenLimits
-from apps.cache.response_cache import LARGEST, ResponseCache
-from apps.cache.semantic import SemanticIndex
+from apps.cache.response_cache import LARGEST, ResponseCache, SemanticIndex
 from apps.cache.store import DiskStore, GuardedStore, MemoryStore, Store
 from apps.core.calls import Bookkeeper
 from apps.core.ports import ChatModel, Embedder, Observation, Reranker

@@ -133,6 +133,9 @@ def import_once(load: Callable[[], T]) -> T:
     if load not in _LOADED:
         with _LOCK:
             if load not in _LOADED:
+                # read when torch's OpenMP is loaded: its threads sleep while they wait for each other, since there
+                # are as many as cores and others have work to do
+                os.environ.setdefault("OMP_WAIT_POLICY", "passive")
                 _LOADED[load] = load()
     loaded: T = _LOADED[load]
     return loaded

@@ -92,3 +92,16 @@ async def test_the_event_loop_hands_it_to_a_thread() -> None:
     await import_aside(note)
     assert len(seen) == 1
     assert seen[0] is not threading.current_thread()
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_of_torch_sleep_while_they_wait_unless_the_operator_says_otherwise(
+    given: dict[str, str], expected: str
+) -> None:
+    program = (
+        "import os; from apps.core.process import import_once; import_once(dict); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=given, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected

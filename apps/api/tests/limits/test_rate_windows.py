@@ -43,7 +43,7 @@ def test_what_is_over_is_forgotten_by_the_way() -> None:
 
 @pytest.mark.parametrize("key", ["never", ""])
 def test_an_unknown_key_has_no_count(key: str) -> None:
-    windows = WindowCounts(wall=lambda: 50_000.0)
+    windows = WindowCounts(steady=lambda: 0.0, wall=lambda: 50_000.0)
     assert (windows.get(key), windows.check()) == (0, True)
     assert windows.get_expiry(key) == 50_000.0
 

@@ -16,6 +16,8 @@ from apps.api.src.limits.counts import Count, CountingState, WindowCounts
 SCHEME = "sqlite://"
 # a hit waits for the other processes' so long at most; each takes some tens of microseconds
 LOCK_SECONDS = 0.5
+# a hit that has waited is counted in a window that another process began meanwhile, and begins none itself
+LATE_SECONDS = 10
 SWEEP_EVERY = 10_000
 TABLE = """
 CREATE TABLE IF NOT EXISTS windows (key TEXT PRIMARY KEY, used INTEGER NOT NULL, ends REAL NOT NULL) WITHOUT ROWID
@@ -23,8 +25,8 @@ CREATE TABLE IF NOT EXISTS windows (key TEXT PRIMARY KEY, used INTEGER NOT NULL,
 HIT = """
 INSERT INTO windows (key, used, ends) VALUES (:key, :amount, :now + :seconds)
 ON CONFLICT (key) DO UPDATE SET
-    used = CASE WHEN ends <= :now OR ends > :now + :seconds THEN :amount ELSE used + :amount END,
-    ends = CASE WHEN ends <= :now OR ends > :now + :seconds THEN :now + :seconds ELSE ends END
+    used = CASE WHEN ends <= :now OR ends > :now + :seconds + :late THEN :amount ELSE used + :amount END,
+    ends = CASE WHEN ends <= :now OR ends > :now + :seconds + :late THEN :now + :seconds ELSE ends END
 RETURNING used, ends
 """
 SWEEP = "DELETE FROM windows WHERE ends <= ?"
@@ -74,7 +76,7 @@ class FileCounts:
         now = self._steady()
         try:
             database = self._database or self._open()
-            row = {"key": key, "amount": amount, "now": now, "seconds": seconds}
+            row = {"key": key, "amount": amount, "now": now, "seconds": seconds, "late": LATE_SECONDS}
             # read to its end, which ends the transaction
             ((used, ends),) = database.execute(HIT, row).fetchall()
             self._sweep(database, now)

@@ -4,7 +4,7 @@ import multiprocessing
 from pathlib import Path
 
 from apps.api.src.limits.counts import WindowCounts
-from apps.api.src.limits.file_counts import FileCounts
+from apps.api.src.limits.file_counts import LATE_SECONDS, FileCounts
 
 
 class Clock:
@@ -29,6 +29,18 @@ async def test_two_count_in_one_window_which_ends(tmp_path: Path) -> None:
     clock.now += 59.9
     assert (await one.hit("a", 60, 0)).used == 9
     clock.now += 0.2
+    assert (await two.hit("a", 60)).used == 1
+    await one.aclose()
+    await two.aclose()
+
+
+async def test_a_hit_that_has_waited_counts_in_the_window_that_began_meanwhile(tmp_path: Path) -> None:
+    ahead, behind = Clock(), Clock()
+    one, two = (counts(tmp_path / "counts.db", clock) for clock in (ahead, behind))
+    behind.now -= LATE_SECONDS - 1
+    assert [(await each.hit("a", 60)).used for each in (one, two, one)] == [1, 2, 3]
+    # so much earlier is the clock of a machine that has started again
+    behind.now -= 2
     assert (await two.hit("a", 60)).used == 1
     await one.aclose()
     await two.aclose()

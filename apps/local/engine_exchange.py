@@ -343,4 +343,5 @@ def _echo(loaded: Loaded, request: ChatRequest, prompt: Sequence[int]) -> str:
         return text_of(request.messages[-1])
     if request.prompt_tokens is None and request.truncate_prompt is None:
         return "".join(text_of(message) for message in request.messages)
-    return loaded.tokenizer.decode(prompt)
+    # its special tokens too, as its log probabilities have them
+    return loaded.tokenizer.decode_all(prompt)

@@ -85,7 +85,8 @@ def _top(entry: TokenLogprob) -> dict[str, float] | None:
     if entry.logprob is None:
         return None
     top = {_name(other): other.logprob for other in entry.top if other.logprob is not None}
-    return {**top, _name(entry): top.get(_name(entry), entry.logprob)}
+    # first the one that was chosen, as vLLM has it
+    return {_name(entry): entry.logprob, **top}
 
 
 def _name(entry: TokenLogprob) -> str:

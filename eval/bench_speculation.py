@@ -20,11 +20,11 @@ from statistics import median
 from typing import cast
 
 from apps.core.messages import ChatRequest, JsonObject, user_message
-from apps.core.process import Precision
 from apps.core.settings import load_settings
 from apps.local.answer_grammar import answer_grammar, open_compiler
 from apps.local.engine.batching.opening import Options, open_engine
 from apps.local.engine.port import Engine, Sampling
+from apps.local.engine.precision import Precision
 from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval.bench_report import processor

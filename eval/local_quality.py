@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from apps.core.messages import user_message
-from apps.core.process import Precision
 from apps.core.settings import load_settings
 from apps.local.engine.batching.opening import Caches, open_engine, open_step, own_library
 from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.step import Step
 from apps.local.engine.port import Sampling
+from apps.local.engine.precision import Precision
 from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval import docstrings

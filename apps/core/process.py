@@ -10,9 +10,8 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 NAME = "genai-project"
 VERSION = "0.1.0"
@@ -88,39 +87,6 @@ def _read(file: Path) -> str:
         return file.read_text()
     except OSError:
         return ""
-
-
-Precision = Literal["auto", "bf16", "fp32", "int8", "int4"]
-# in fp32 a 1.1-billion-parameter model takes 4.4 GB, over what a small machine has to give
-LARGEST_FP32_BYTES = 2_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenPrecision:
-    precision: Literal["bf16", "fp32"]
-    reason: str
-
-
-def choose_precision(requested: Precision, parameters: int, *, native_bf16: bool) -> ChosenPrecision:
-    """``parameters`` is the model's number of weights; ``native_bf16`` whether the CPU multiplies bf16 itself."""
-    if requested == "bf16" or requested == "fp32":
-        return ChosenPrecision(requested, f"LOCAL_PRECISION={requested}")
-    chosen = _automatic(parameters, native_bf16=native_bf16)
-    if requested == "auto":
-        return chosen
-    return ChosenPrecision(
-        chosen.precision,
-        f"LOCAL_PRECISION={requested} is not served by the plain engine, which computes in bf16 or fp32; "
-        f"{chosen.reason}",
-    )
-
-
-def _automatic(parameters: int, *, native_bf16: bool) -> ChosenPrecision:
-    if native_bf16:
-        return ChosenPrecision("bf16", "auto: this CPU computes in bf16 itself")
-    if parameters * 4 <= LARGEST_FP32_BYTES:
-        return ChosenPrecision("fp32", "auto: this CPU has no bf16 arithmetic, and the model is small enough for fp32")
-    return ChosenPrecision("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")
 
 
 T = TypeVar("T")

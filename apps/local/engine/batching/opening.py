@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from apps.core.process import Precision, available_cpus, choose_precision, import_once
+from apps.core.process import available_cpus, import_once
 from apps.local.engine.batching.drafting import DraftModel
 from apps.local.engine.batching.packed_cache import Packer, Progress, load_weights, weights_name
 from apps.local.engine.batching.prefix_cache import PrefixStore
@@ -23,6 +23,7 @@ from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_var
 from apps.local.engine.kernel.library import compiler_of, load_library
 from apps.local.engine.kernel.native_step import NativeStep, cache_bytes, cache_type_of
 from apps.local.engine.port import NoKernel, UnsupportedModel, UnusableDraft
+from apps.local.engine.precision import Precision, choose_precision
 from apps.local.tokenizer import HubTokenizer
 
 if TYPE_CHECKING:

@@ -23,11 +23,12 @@ from transformers.utils import logging as transformers_logging
 from apps.core.deltas import TokenLogprob
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
-from apps.core.process import ChosenPrecision, Precision, available_cpus, choose_precision
+from apps.core.process import available_cpus
 from apps.local.checkpoint import CheckpointError
 from apps.local.engine.decoding import LogprobRecorder, OutputProcessor, Sampler
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
 from apps.local.engine.port import EngineOutput, Progress, Sampling
+from apps.local.engine.precision import ChosenPrecision, Precision, choose_precision
 from apps.local.tokenizer import HubTokenizer
 
 # of a checkpoint that says nothing: what the models with ALiBi were trained on

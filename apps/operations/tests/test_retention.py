@@ -98,7 +98,7 @@ async def test_several_processes_at_once_count_every_row_once(url: str, tmp_path
     opened = [Database(url, tmp_path, 60.0) for _ in range(3)]
     for database in opened:
         await database.start()
-        assert await database.ready(10)
+        assert await database.ready(60)
     try:
         await fill(opened[0], old_calls(1_500))
         before, (total, _, _) = await everything(opened[0]), await rows(opened[0])

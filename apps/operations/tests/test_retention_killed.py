@@ -50,7 +50,7 @@ async def test_killed_in_the_middle_again_and_again_every_row_is_counted_once(ur
     chance = random.Random(seed)
     database = Database(url, tmp_path, 60.0)
     await database.start()
-    assert await database.ready(10)
+    assert await database.ready(60)
     await fill(database, old_calls(3_000))
     before, middle = await everything(database), 0
     for _ in range(60):

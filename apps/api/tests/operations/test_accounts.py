@@ -42,7 +42,7 @@ async def test_old_rows_become_sums_where_the_settings_say_so(tmp_path: Path) ->
         database = Database("", tmp_path, 60.0)
         accounts = build_accounts(settings(ledger_retention_days=days), database)
         await database.start()
-        assert await database.ready(10)
+        assert await database.ready(60)
         await accounts.start()
         await asyncio.sleep(0.3)  # the first turn comes at once
         async with asyncio.timeout(90):

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import httpx2
 from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CONNECTION_CLOSED, CallToolResult
 
@@ -70,7 +72,9 @@ async def open_session(
     if config.command:
         command, *arguments = config.command
         variables = {name: values[name] for name in config.env}
-        client = Client(StdioServerParameters(command=command, args=arguments, env=variables))
+        parameters = StdioServerParameters(command=command, args=arguments, env=variables)
+        # the standard error of now: the package takes that of the moment at which it was imported
+        client = Client(stdio_client(parameters, errlog=sys.stderr))
         return McpSession(await stack.enter_async_context(client))
     headers = {header: values[variable] for header, variable in config.headers_env.items()}
 

@@ -286,8 +286,7 @@ class KeyRing:
         begun_at, before = self._clock(), self._state
         state = await self.store.state()
         if self._state is before and state != before:  # also where the number fell, as after a restored backup
-            self._known.clear()
-            self._state = state
+            self._forget(state)
         self._trusted_until = begun_at + TRUSTED_SECONDS
         self._first.set()
 
@@ -298,7 +297,10 @@ class KeyRing:
     def _learn(self, state: KeysState) -> None:
         """Forget everything where something has changed; what was asked earlier and came later changes nothing."""
         if state.number > self._state.number:
-            self._known.clear()
-            # what was asked before the change answers those that asked before it
-            self._finding.clear()
-            self._state = state
+            self._forget(state)
+
+    def _forget(self, state: KeysState) -> None:
+        """What was asked before the change answers only those that asked before it."""
+        self._known.clear()
+        self._finding.clear()
+        self._state = state

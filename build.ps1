@@ -19,7 +19,7 @@ $Help = [ordered]@{
     'test-long'     = 'Soaks, storms, kills, fuzzing and bombs with their full budgets'
     'smoke'         = 'Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html'
     'bench-gateway' = 'Measure the gateway against a bare one; reports/'
-    'bench-local'   = 'Measure the local model''s speed; reports/'
+    'bench-local'   = 'Measure the local model''s speed, with llama.cpp and OpenVINO beside it; reports/'
     'attacks'       = 'Attack a service and print what each attack cost; reports/attacks.json'
     'mutants'       = 'Change some code: do the tests notice? reports/mutants.json'
     'bench-fleet'   = 'Measure replicas of the local model and several workers, on a quiet machine; reports/'
@@ -108,6 +108,17 @@ function Invoke-Clients {
     }
 }
 
+# what the local model is measured beside; without it, the benchmark says what is missing
+function Invoke-LocalPeers {
+    try {
+        Invoke-Python @('-m', 'uv', 'venv', '-q', '--allow-existing', '.cache/peers')
+        $Into = @('-m', 'uv', 'pip', 'install', '-q', '--python', '.cache/peers/Scripts/python.exe', '--no-deps')
+        Invoke-Python ($Into + @('-r', 'eval/local_peers/requirements.txt'))
+    } catch {
+        Write-Warning $_
+    }
+}
+
 function Invoke-Peers {
     if ($env:LLAMA_CPP_TESTS) { Invoke-Python @('-m', 'eval.peer_suites', 'llama.cpp', $env:LLAMA_CPP_TESTS) }
     if ($env:VLLM_TESTS) { Invoke-Python @('-m', 'eval.peer_suites', 'vllm', $env:VLLM_TESTS) }
@@ -163,7 +174,7 @@ switch ($Command) {
     'test-long' { Invoke-Dev; Invoke-Tests 'long' }
     'smoke' { Invoke-Dev; Invoke-Python @('-m', 'eval.smoke') }
     'bench-gateway' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_gateway') }
-    'bench-local' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_local') }
+    'bench-local' { Invoke-Dev; Invoke-LocalPeers; Invoke-Python @('-m', 'eval.bench_local') }
     'attacks' { Invoke-Dev; Invoke-Python @('-m', 'eval.attacks') }
     'mutants' { Invoke-Dev; Invoke-Python @('-m', 'eval.mutants') }
     'bench-fleet' { Invoke-Dev; Invoke-Python @('-m', 'eval.bench_fleet') }

@@ -9,10 +9,13 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from apps.core.errors import InvalidType, InvalidValue, NotFound
-from apps.core.settings import Settings
+
+if TYPE_CHECKING:
+    # pydantic would cost the parsing process most of its start
+    from apps.core.settings import Settings
 
 Kind = Literal[
     "pdf",
@@ -212,7 +215,7 @@ class Limits:
     top_k: int = 100
 
     @classmethod
-    def of(cls, settings: Settings) -> "Limits":
+    def of(cls, settings: "Settings") -> "Limits":
         return cls(
             file_bytes=settings.rag_max_file_bytes,
             chunk_tokens=settings.rag_chunk_tokens,

@@ -188,7 +188,7 @@ class ReplicaModel:
         return tokens
 
     async def pieces(self, tokens: Sequence[int]) -> list[str]:
-        # a token by itself is its text: special ones have none
+        # a token by itself is its text
         return [await self.detokenize([token]) for token in tokens]
 
     async def detokenize(self, tokens: Sequence[int]) -> str:

@@ -67,7 +67,7 @@ def powershell_commands() -> dict[str, str]:
 
 def modules_of(text: str) -> list[str]:
     """The modules that a recipe runs, in either language."""
-    return [module for module in re.findall(r"-m'?,? '?([\w.]+)", text) if module not in ("pip", "venv")]
+    return [module for module in re.findall(r"-m'?,? '?([\w.]+)", text) if module not in ("pip", "venv", "uv")]
 
 
 def test_help_lists_every_command_with_a_word_on_it() -> None:

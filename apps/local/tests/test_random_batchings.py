@@ -26,7 +26,8 @@ def test_a_few_random_batchings_change_no_answer(tmp_path: Path) -> None:
     bench = Bench(kernels(), tmp_path)
     for number in range(6):
         bench.check(draw(0, number))
-    assert bench.totals["batchings"] == 6
+    # a test of caches and drafts that are not used would pass, too
+    assert all(bench.totals[what] > 0 for what in ("tokens from memory", "tokens from disk", "accepted"))
 
 
 @pytest.mark.parametrize("at", range(len(HERE)), ids=[variant.name for variant in HERE])

@@ -89,7 +89,7 @@ def test_a_compiler_is_lent_to_set_up_and_goes_again(tmp_path: Path) -> None:
     )
     environment = {"PATH": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
     said = run(["-c", program], environment)
-    assert "fetching one (100 MB)" in said and "no compiler could be fetched" in said and said.endswith("none\n")
+    assert "fetching one (100 MB)" in said and "no compiler could be fetched" in said and "none\n" in said
     assert not list((ROOT / ".cache").glob("compiler-*"))
 
 

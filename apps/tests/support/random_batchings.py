@@ -119,7 +119,7 @@ def _call(drawn: random.Random, beginnings: Sequence[list[int]], tenant: str) ->
         max_tokens=drawn.randrange(1, MOST_TOKENS),
         seed=drawn.randrange(1 << 30),
         top_logprobs=2,
-        prompt_logprobs=drawn.random() < 0.1,
+        prompt_logprobs=2 if drawn.random() < 0.1 else None,
         tenant=tenant,
     )
     leaves = joins + drawn.randrange(1, 30) if drawn.random() < 0.25 else None

@@ -30,8 +30,9 @@ LATER = {
     "apps.local.tests": "transformers.models.llama.modeling_llama",
 }
 """What the tests of a package import while they run, for seconds in each worker."""
-# the last of each counts: in this process alone, without running anything
-COLLECT = ("-n0", "--collect-only", "-qq", "--no-header")
+# the last of each counts: in this process alone, without running anything; and with the outputs themselves, since a
+# library that takes sys.stderr at its import (mcp) would keep a file of pytest's that is closed after the collection
+COLLECT = ("-n0", "--collect-only", "-s", "-qq", "--no-header")
 
 
 def _collect(arguments: Sequence[str]) -> str | None:
@@ -59,6 +60,8 @@ def _silence() -> Iterator[None]:
             os.dup2(nowhere, number)
         yield
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         for number, output in enumerate(outputs, 1):
             os.dup2(output, number)
         for descriptor in (*outputs, nowhere):

@@ -15,17 +15,20 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif(not FORKS, reason="no worker 
 ROOT = Path(__file__).parents[2]
 ANEW = "a worker collects the tests anew: "
 INNER = """
-import os, random, threading
+import os, random, sys, threading
 import pytest
 from apps.tests.support.ports import free_port
 
 COLLECTED_BY = os.getpid()
+AT_THE_IMPORT = sys.stderr
 
 @pytest.fixture(autouse=True)
 def told(request):
     own = [COLLECTED_BY, os.getpid(), os.getppid(), random.random(), free_port(), os.environ["PYTEST_XDIST_WORKER"]]
     with open("told", "a") as file:
         file.write(" ".join(map(str, own)) + "\\n")
+    print("a library's words", file=AT_THE_IMPORT, flush=True)
+    assert AT_THE_IMPORT.fileno() >= 0
 
 @pytest.mark.parametrize("number", range(6))
 def test_it(number):

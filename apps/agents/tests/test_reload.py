@@ -25,7 +25,8 @@ AGENT = declared("wait", "small/add", instructions="old")
 
 
 def server(**more: object) -> McpServerConfig:
-    return McpServerConfig.model_validate({"command": (sys.executable, str(PROGRAM)), "tools": ("add",), **more})
+    values = {"command": (sys.executable, str(PROGRAM)), "tools": ("add",), "connect_seconds": 60}
+    return McpServerConfig.model_validate({**values, **more})
 
 
 WITH_SERVER = AgentsConfig(mcp_servers={"small": server()}, agents={"a": AGENT})

@@ -32,6 +32,8 @@ Row = dict[str, Any]
 OPEN = ("queued", "running")
 ADDING = "genai-project documents "
 ABANDONED = 10
+Held = tuple[int, str, int]
+"""A claim: the file's id, the worker, and the try, since a worker may lose a file and claim it again."""
 
 
 class JobStatements:
@@ -120,26 +122,26 @@ class JobStatements:
         keys = [rag_turns.c.queue, rag_turns.c.tenant]
         await self._connection.execute(into.on_conflict_do_update(index_elements=keys, set_={"taken": now}))
 
-    async def renew(self, worker: str, lease: float) -> None:
-        mine = (rag_files.c.worker == worker) & (rag_files.c.status == "running")
+    async def renew(self, worker: str, ids: Sequence[int], lease: float) -> None:
+        mine = (rag_files.c.worker == worker) & (rag_files.c.status == "running") & rag_files.c.id.in_(ids)
         await self._connection.execute(update(rag_files).where(mine).values(due=await self.now() + lease))
 
     async def change(
-        self, id: int, worker: str, values: Mapping[str, Any], *, due_in: float | None = None, ends: bool = False
+        self, held: Held, values: Mapping[str, Any], *, due_in: float | None = None, ends: bool = False
     ) -> bool:
-        """Set ``values`` where the worker has the file's lease; whether it has."""
+        """Set ``values`` where the lease is still that of this claim; whether it is."""
         now, more = await self.now(), dict[str, Any]()
         if due_in is not None:
             more["due"] = now + due_in
         if ends:
             more |= {"finished": now, "percent": 100.0}
-        changed = update(rag_files).where(self._is_mine(id, worker)).values(**values, **more)
+        changed = update(rag_files).where(self._is_mine(held)).values(**values, **more)
         return (await self._connection.execute(changed)).rowcount == 1
 
-    async def progress(self, id: int, worker: str, values: Mapping[str, Any]) -> bool:
-        """Raise numbers to ``values``, where the worker has the lease; none goes back."""
+    async def progress(self, held: Held, values: Mapping[str, Any]) -> bool:
+        """Raise numbers to ``values``, where the lease is still that of this claim; none goes back."""
         raised = {name: _greater(rag_files.c[name], value) for name, value in values.items()}
-        changed = update(rag_files).where(self._is_mine(id, worker)).values(**raised)
+        changed = update(rag_files).where(self._is_mine(held)).values(**raised)
         return (await self._connection.execute(changed)).rowcount == 1
 
     async def release(self, worker: str) -> None:
@@ -199,8 +201,10 @@ class JobStatements:
     def _is_open(self) -> ColumnElement[bool]:
         return and_(rag_files.c.queue == self._queue, rag_files.c.status.in_(OPEN))
 
-    def _is_mine(self, id: int, worker: str) -> ColumnElement[bool]:
-        return and_(rag_files.c.id == id, rag_files.c.worker == worker, rag_files.c.status == "running")
+    def _is_mine(self, held: Held) -> ColumnElement[bool]:
+        id, worker, attempts = held
+        mine = (rag_files.c.id == id) & (rag_files.c.worker == worker) & (rag_files.c.attempts == attempts)
+        return mine & (rag_files.c.status == "running")
 
 
 def _greater(column: ColumnElement[Any], value: float) -> ColumnElement[Any]:

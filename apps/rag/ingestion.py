@@ -46,6 +46,8 @@ class Ingestion:
         self._parts = parts
         self._worker = uuid.uuid4().hex
         self._tasks: list[asyncio.Task[None]] = []
+        # ids of the files that this process is at: the leases of others, which it does not know of, run out
+        self._in_hand: list[int] = []
         self._news = asyncio.Event()
         self._new_rows: dict[tuple[str, str], tuple[int, int]] = {}
         self._in_need_of_upkeep: set[tuple[str, str]] = set()
@@ -95,7 +97,8 @@ class Ingestion:
                         await self._take(claim, sandbox)
                         continue
                 except (NoStorage, StoreUnavailable):
-                    # said in the log where it was raised; the lease runs out, and it is tried again
+                    # said in the log where it was raised; the lease of what was in hand, or claimed without an answer,
+                    # is not renewed any more: it runs out, and the file is tried again
                     await asyncio.sleep(NO_STORAGE_SECONDS)
                 except Exception:
                     # a table that is locked for long
@@ -121,13 +124,20 @@ class Ingestion:
         while True:
             await asyncio.sleep(self._parts.limits.lease_seconds / 3)
             try:
-                await self._parts.jobs.renew(self._worker)
+                await self._parts.jobs.renew(self._worker, list(self._in_hand))
             except (NoStorage, StoreUnavailable):
                 continue
             except Exception:
                 log.exception("leases could not be renewed")
 
     async def _take(self, claim: Claim, sandbox: Sandbox) -> None:
+        self._in_hand.append(claim.id)
+        try:
+            await self._ingest(claim, sandbox)
+        finally:
+            self._in_hand.remove(claim.id)
+
+    async def _ingest(self, claim: Claim, sandbox: Sandbox) -> None:
         started = time.monotonic()
         try:
             with storing("a document's passages"):

@@ -64,8 +64,8 @@ class JobQueue(Protocol):
 
     async def claim(self, worker: str) -> Claim | None: ...
 
-    async def renew(self, worker: str) -> None:
-        """Keep every lease of this worker."""
+    async def renew(self, worker: str, ids: Sequence[int]) -> None:
+        """Keep the worker's leases of these files. Others that it has by the table, and does not know of, run out."""
 
     async def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
         """Progress, which never goes back."""

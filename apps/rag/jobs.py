@@ -146,10 +146,11 @@ class JobTable:
             db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?)", (row["tenant"], now))
         return claim_of(dict(row), worker)
 
-    def renew(self, worker: str) -> None:
-        """Keep every lease of this worker."""
+    def renew(self, worker: str, ids: Sequence[int]) -> None:
         due = self._clock() + self._limits.lease_seconds
-        self._db.execute("UPDATE files SET due = ? WHERE worker = ? AND status = 'running'", (due, worker))
+        statement = "UPDATE files SET due = ? WHERE worker = ? AND status = 'running' AND id = ?"
+        with self._writing() as db:
+            db.executemany(statement, [(due, worker, id) for id in ids])
 
     def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
         """Progress, which never goes back; False where the lease is lost."""
@@ -184,8 +185,10 @@ class JobTable:
         )
 
     def _own(self, claim: Claim, changes: str, values: tuple[Any, ...]) -> bool:
-        statement = f"UPDATE files SET {changes} WHERE id = ? AND worker = ? AND status = 'running'"  # noqa: S608
-        return self._db.execute(statement, (*values, claim.id, claim.worker)).rowcount == 1
+        # the try too: a worker may lose a file and claim it again
+        mine = "id = ? AND worker = ? AND attempts = ? AND status = 'running'"
+        statement = f"UPDATE files SET {changes} WHERE {mine}"  # noqa: S608
+        return self._db.execute(statement, (*values, claim.id, claim.worker, claim.attempts)).rowcount == 1
 
     def cancel(self, tenant: str, collection: str, error: AppError, document: str | None = None) -> list[str]:
         """Fail what waits or runs; the names of what was spooled for it."""
@@ -267,8 +270,9 @@ class JobThread:
     async def claim(self, worker: str) -> Claim | None:
         return await self._run(lambda table: table.claim(worker))
 
-    async def renew(self, worker: str) -> None:
-        await self._run(lambda table: table.renew(worker))
+    async def renew(self, worker: str, ids: Sequence[int]) -> None:
+        if ids:
+            await self._run(lambda table: table.renew(worker, ids))
 
     async def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
         return await self._run(lambda table: table.note(claim, pages, passages, embedded, percent))

@@ -85,29 +85,30 @@ class DatabaseJobs:
         row = await self._database(lambda jobs: jobs.claim(worker, lease, LONGEST_WAIT))
         return None if row is None else claim_of(row, worker)
 
-    async def renew(self, worker: str) -> None:
-        await self._database(lambda jobs: jobs.renew(worker, self._limits.lease_seconds))
+    async def renew(self, worker: str, ids: Sequence[int]) -> None:
+        if ids:
+            await self._database(lambda jobs: jobs.renew(worker, ids, self._limits.lease_seconds))
 
     async def note(self, claim: Claim, pages: int, passages: int, embedded: int, percent: float) -> bool:
         values = {"pages": pages, "passages": passages, "embedded": embedded, "percent": percent}
-        return await self._database(lambda jobs: jobs.progress(claim.id, claim.worker, values))
+        return await self._database(lambda jobs: jobs.progress(_held(claim), values))
 
     async def holds(self, claim: Claim) -> bool:
         lease = self._limits.lease_seconds
-        return await self._database(lambda jobs: jobs.change(claim.id, claim.worker, {}, due_in=lease))
+        return await self._database(lambda jobs: jobs.change(_held(claim), {}, due_in=lease))
 
     async def finish(self, claim: Claim, pages: int, passages: int, warnings: Sequence[str] = ()) -> bool:
         values = {"status": "done", "pages": pages, "passages": passages, "embedded": passages}
         changes = {**values, "warnings": json.dumps(list(warnings))}
-        return await self._database(lambda jobs: jobs.change(claim.id, claim.worker, changes, ends=True))
+        return await self._database(lambda jobs: jobs.change(_held(claim), changes, ends=True))
 
     async def fail(self, claim: Claim, error: AppError) -> bool:
         values = {"status": "failed", "error": written(error)}
-        return await self._database(lambda jobs: jobs.change(claim.id, claim.worker, values, ends=True))
+        return await self._database(lambda jobs: jobs.change(_held(claim), values, ends=True))
 
     async def give_back(self, claim: Claim, wait: float) -> bool:
         values = {"status": "queued", "worker": None}
-        return await self._database(lambda jobs: jobs.change(claim.id, claim.worker, values, due_in=wait))
+        return await self._database(lambda jobs: jobs.change(_held(claim), values, due_in=wait))
 
     async def release(self, worker: str) -> None:
         await self._database(lambda jobs: jobs.release(worker))
@@ -142,6 +143,10 @@ class DatabaseJobs:
 
     async def aclose(self) -> None:
         """The database is closed by its owner."""
+
+
+def _held(claim: Claim) -> tuple[int, str, int]:
+    return claim.id, claim.worker, claim.attempts
 
 
 def _row(tenant: str, collection: str, file: NewFile) -> dict[str, object]:

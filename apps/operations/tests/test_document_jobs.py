@@ -62,7 +62,7 @@ async def test_a_file_has_one_worker_until_its_lease_runs_out(jobs: DatabaseJobs
     assert first is not None and (first.metadata, first.attempts) == ({"year": 1}, 1)
     assert await jobs.claim("two") is None
     clock.now += 10
-    await jobs.renew("one")
+    await jobs.renew("one", [first.id])
     clock.now += 10
     assert await jobs.claim("two") is None and await jobs.holds(first)
     clock.now += 16
@@ -75,6 +75,34 @@ async def test_a_file_has_one_worker_until_its_lease_runs_out(jobs: DatabaseJobs
     assert not await jobs.give_back(first, 0)
     assert await jobs.finish(second, 3, 4, ["a page was empty"])
     assert await jobs.claim("one") is None
+
+
+async def test_a_file_that_its_worker_does_not_know_of_is_free_when_its_lease_runs_out(
+    jobs: DatabaseJobs, clock: Clock
+) -> None:
+    await jobs.add("ann", "docs", [new("known"), new("unknown")])
+    known, unknown = await jobs.claim("w"), await jobs.claim("w")
+    assert known is not None and unknown is not None
+    for _ in range(3):
+        clock.now += 10
+        await jobs.renew("w", [known.id])
+    assert await jobs.claim("other") is not None and await jobs.claim("other") is None
+    await jobs.renew("w", [])
+    assert await jobs.holds(known) and not await jobs.holds(unknown)
+
+
+async def test_a_worker_that_lost_a_file_and_claims_it_again_holds_it_by_the_second_claim_alone(
+    jobs: DatabaseJobs, clock: Clock
+) -> None:
+    await jobs.add("ann", "docs", [new("a")])
+    first = await jobs.claim("w")
+    clock.now += 16
+    second = await jobs.claim("w")
+    assert first is not None and second is not None and second.id == first.id
+    assert (
+        not await jobs.holds(first) and not await jobs.note(first, 1, 1, 1, 50) and not await jobs.finish(first, 1, 1)
+    )
+    assert await jobs.holds(second) and await jobs.finish(second, 1, 1)
 
 
 async def test_versions_of_one_name_are_taken_in_order_and_tenants_in_turn(jobs: DatabaseJobs) -> None:
@@ -101,7 +129,8 @@ async def test_what_killed_its_worker_comes_last_and_what_ends_gives_its_files_b
     assert again[0] is not None and await jobs.give_back(again[0], 60)
     assert await jobs.claim("x") is None
     clock.now += 61
-    await jobs.renew("x")
+    assert again[1] is not None
+    await jobs.renew("x", [again[1].id])
     assert await taken(jobs, "x", 2) == ["good"]
 
 

@@ -31,7 +31,7 @@ def test_a_file_has_one_worker_until_its_lease_runs_out(table: JobTable) -> None
     assert first is not None and first.metadata == {"year": 1}
     assert table.claim("two") is None
     time.sleep(0.2)
-    table.renew("one")
+    table.renew("one", [first.id])
     time.sleep(0.2)
     assert table.claim("two") is None
     time.sleep(0.2)
@@ -44,6 +44,22 @@ def test_a_file_has_one_worker_until_its_lease_runs_out(table: JobTable) -> None
     assert not table.give_back(first, 0)
     assert table.finish(second, 3, 4)
     assert table.claim("one") is None
+
+
+def test_a_file_that_its_worker_does_not_know_of_is_free_when_its_lease_runs_out(tmp_path: Path) -> None:
+    now = [10_000.0]
+    table = JobTable(tmp_path / "jobs.sqlite3", LIMITS, lambda: now[0])
+    table.add("ann", "docs", [new("known"), new("unknown")])
+    known, unknown = table.claim("w"), table.claim("w")
+    assert known is not None and unknown is not None
+    for _ in range(3):
+        now[0] += 0.2
+        table.renew("w", [known.id])
+    # the same worker may claim it again; its first claim says nothing any more
+    again = table.claim("w")
+    assert again is not None and again.id == unknown.id and table.claim("w") is None
+    assert table.holds(known) and table.holds(again) and not table.holds(unknown)
+    table.close()
 
 
 def test_versions_of_one_name_are_taken_in_order(table: JobTable) -> None:

@@ -45,7 +45,7 @@ def v1_router(services: Services, settings: Settings, limits: RateLimits) -> API
 
     @router.post("/responses")
     async def responses(request: Request) -> Response:
-        """OpenAI's responses; made from chat completions and kept for a while where a target has none."""
+        """OpenAI's Responses API; made from chat completions and kept for a while where a target has none."""
         return await relay(request, "/responses")
 
     @router.post("/embeddings")

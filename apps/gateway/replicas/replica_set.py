@@ -256,7 +256,7 @@ class ReplicaSet:
             if member.task is not None:
                 member.task.cancel()
                 await asyncio.wait({member.task})
-            while member.replica.in_flight:  # noqa: ASYNC110 - calls are counted, and no task waits for this
+            while member.replica.in_flight.total():  # noqa: ASYNC110 - calls are counted, and no task waits for this
                 await asyncio.sleep(PROBE_SECONDS)
             await member.wire.aclose()
             await member.probes.aclose()
@@ -274,7 +274,7 @@ class ReplicaSet:
         while True:
             before = replica.standing
             table.probe_sent(replica)
-            in_flight = replica.in_flight
+            in_flight = replica.in_flight.copy()
             try:
                 table.probe_answered(replica, await self._probe(member), in_flight)
             except ConnectionFailed:
@@ -287,8 +287,8 @@ class ReplicaSet:
                 self._first.set()
             if replica.standing != before:
                 log.info("The replica %s is %s: %s", replica.address, replica.standing, replica.reason)
-            if table.is_lost(replica) and replica.in_flight:
-                log.warning("The replica %s is lost with %d calls on it", replica.address, replica.in_flight)
+            if table.is_lost(replica) and (calls := replica.in_flight.total()):
+                log.warning("The replica %s is lost with %d calls on it", replica.address, calls)
                 lost, member.wire = member.wire, self._wire_to(replica)
                 # cuts its connections: what waits for a first token there goes elsewhere
                 self._aside(lost.aclose())

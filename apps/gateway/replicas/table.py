@@ -19,7 +19,7 @@ import bisect
 import json
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -123,14 +123,17 @@ ANY = "local"
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One process. ``in_flight`` are this process's calls there; ``others`` those of others, as of its last answer."""
+    """One process. ``in_flight`` are this process's calls there; ``others`` those of others, as of its last answer.
+
+    Both are counted by kind: an embedding takes no slot of a chat.
+    """
 
     address: str
     standing: Standing = "unknown"
     reason: str = "It has not answered yet"
     capacity: Capacity | None = None
-    in_flight: int = 0
-    others: int = 0
+    in_flight: Counter[Kind] = field(default_factory=Counter)
+    others: Counter[Kind] = field(default_factory=Counter)
     answered_at: float = 0.0
     probed_at: float | None = None
     """When the first probe since its last answer was sent; None where all are answered."""
@@ -139,6 +142,10 @@ class Replica:
     def model(self, kind: Kind, name: str) -> ModelCapacity | None:
         """Its model of a kind and name that can answer now; None where it has none. ANY is the one that there is."""
         return next((model for model in self.capacity_of(kind, name) if model.status == "ready"), None)
+
+    def load(self, kind: Kind) -> int:
+        """Calls of a kind that it has."""
+        return self.in_flight[kind] + self.others[kind]
 
     def capacity_of(self, kind: Kind, name: str) -> list[ModelCapacity]:
         """What it says of its models of this kind and name, whether they can answer or not."""
@@ -171,10 +178,11 @@ class ReplicaTable:
         if replica.probed_at is None:
             replica.probed_at = self.clock()
 
-    def probe_answered(self, replica: Replica, capacity: Capacity, in_flight: int) -> None:
+    def probe_answered(self, replica: Replica, capacity: Capacity, in_flight: Mapping[Kind, int]) -> None:
         """A probe is answered; ``in_flight`` are the calls that this process had there when it was sent."""
         replica.answered_at, replica.probed_at, replica.capacity = self.clock(), None, capacity
-        replica.others = max(0, sum(model.load for model in capacity.models if model.kind == "chat") - in_flight)
+        # what is negative, or nothing, is left out
+        replica.others = _load(capacity) - Counter(in_flight)
         stuck = next((m for m in capacity.models if (m.stalled or 0.0) > STALLED_SECONDS), None)
         replica.stalled = stuck is not None
         if stuck is not None:
@@ -211,13 +219,15 @@ class ReplicaTable:
         # where all are late, it may be this process that was
         able = [replica for replica in able if not self.is_late(replica)] or able
         free = [replica for replica in able if not _is_full(replica, kind, name)] or able
-        loads = {r.address: Load(r.in_flight + r.others, _slots(r, kind, name)) for r in free}
+        loads = {r.address: Load(r.load(kind), _slots(r, kind, name)) for r in free}
         if not loads:
             return None
         place = self._ring.place(key, loads, self._places.get(key))
         if place is None:
             return None
-        self._remember(key, place)
+        if kind == "chat":
+            # what is computed of a prompt is kept there; of a text to embed nothing is
+            self._remember(key, place)
         return self.replicas[place]
 
     def _remember(self, key: bytes, place: str) -> None:
@@ -270,6 +280,13 @@ class ReplicaTable:
         yield from ready or [replica for replica in able if replica.standing == "silent"]
 
 
+def _load(capacity: Capacity) -> Counter[Kind]:
+    loads: Counter[Kind] = Counter()
+    for model in capacity.models:
+        loads[model.kind] += model.load
+    return loads
+
+
 def _slots(replica: Replica, kind: Kind, name: str) -> int:
     model = replica.model(kind, name)
     return max(1, (model.slots if model is not None else None) or 1)
@@ -279,4 +296,4 @@ def _is_full(replica: Replica, kind: Kind, name: str) -> bool:
     model = replica.model(kind, name)
     if model is None or model.slots is None or model.queue_size is None:
         return False
-    return replica.in_flight + replica.others >= model.slots + model.queue_size
+    return replica.load(kind) >= model.slots + model.queue_size

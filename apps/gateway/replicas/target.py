@@ -48,11 +48,11 @@ class ReplicaTarget:
             replica, kept = member.replica, False
             if tried and call.record is not None:
                 call.record.attempts += 1
-            replica.in_flight += 1
+            replica.in_flight[kind] += 1
             try:
                 reply = await member.wire.open(call, model or ANY)
                 if reply.rest is not None:
-                    reply.rest, kept = _Counted(reply.rest, replica), True
+                    reply.rest, kept = _Counted(reply.rest, replica, kind), True
                 return reply
             except AppError as error:
                 if isinstance(error.__cause__, ConnectionFailed):
@@ -63,7 +63,7 @@ class ReplicaTarget:
                 tried.add(replica.address)
             finally:
                 if not kept:
-                    replica.in_flight -= 1
+                    replica.in_flight[kind] -= 1
         raise refused or self._unavailable(kind, model)
 
     async def aclose(self) -> None:
@@ -85,10 +85,11 @@ class ReplicaTarget:
 class _Counted:
     """The rest of a stream; its replica has one call less when it ends."""
 
-    __slots__ = ("_inner", "_replica")
+    __slots__ = ("_inner", "_kind", "_replica")
 
-    def __init__(self, inner: Blocks, replica: Replica) -> None:
+    def __init__(self, inner: Blocks, replica: Replica, kind: Kind) -> None:
         self._inner = inner
+        self._kind = kind
         self._replica: Replica | None = replica
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -100,7 +101,7 @@ class _Counted:
     async def aclose(self) -> None:
         replica, self._replica = self._replica, None
         if replica is not None:
-            replica.in_flight -= 1
+            replica.in_flight[self._kind] -= 1
         await self._inner.aclose()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from apps.core.callers import Caller
 from apps.gateway.protocol import WireCall
 from apps.gateway.replicas.replica_set import Discovery, ReplicaSet
-from apps.gateway.replicas.table import Load, Replica, ReplicaTable, Ring, affinity
+from apps.gateway.replicas.table import MOST_PLACES, Load, Replica, ReplicaTable, Ring, affinity
 from apps.gateway.routing.config import ProviderConfig
 from apps.models.capacity import Capacity, ModelCapacity
 
@@ -35,7 +35,7 @@ def table(count: int = 3, **facts: Any) -> tuple[ReplicaTable, Clock, list[Repli
     made = ReplicaTable(clock)
     new, _ = made.update(NAMES[:count])
     for replica in new:
-        made.probe_answered(replica, capacity(**facts), 0)
+        made.probe_answered(replica, capacity(**facts), {})
     return made, clock, new
 
 
@@ -77,7 +77,7 @@ def test_follow_up_turns_find_their_replica_under_load() -> None:
     found, asked = 0, 0
     for _ in range(4000):
         for number in [number for number in running if chance.random() < 0.3]:
-            running.pop(number).in_flight -= 1
+            running.pop(number).in_flight["chat"] -= 1
         number = chance.randrange(16)
         if number in running:
             continue
@@ -86,7 +86,7 @@ def test_follow_up_turns_find_their_replica_under_load() -> None:
         asked += number in places
         found += places.get(number) is chosen
         places[number] = running[number] = chosen
-        chosen.in_flight += 1
+        chosen.in_flight["chat"] += 1
     assert asked > 1000 and found / asked > 0.9 and {id(one) for one in places.values()} == set(map(id, replicas))
 
 
@@ -103,12 +103,12 @@ def test_a_replica_with_more_slots_gets_more() -> None:
 def test_one_that_refuses_or_drains_or_is_stuck_gets_nothing_new() -> None:
     made, _, replicas = table()
     made.missed(replicas[0], "refused", refused=True)
-    made.probe_answered(replicas[1], capacity(draining=True), 0)
+    made.probe_answered(replicas[1], capacity(draining=True), {})
     assert {made.choose(b"%d" % key, "chat", "tiny") for key in range(50)} == {replicas[2]}
-    made.probe_answered(replicas[2], capacity(running=1, stalled=11.0), 0)
+    made.probe_answered(replicas[2], capacity(running=1, stalled=11.0), {})
     assert made.choose(b"", "chat", "tiny") is None and made.is_lost(replicas[2])
     assert made.readiness("chat", "tiny").state == "failed"
-    made.probe_answered(replicas[2], capacity(running=1, stalled=0.2), 0)
+    made.probe_answered(replicas[2], capacity(running=1, stalled=0.2), {})
     assert made.choose(b"", "chat", "tiny") is replicas[2]
 
 
@@ -130,7 +130,7 @@ def test_one_that_does_not_answer_is_left_out_within_a_second_and_given_up_later
     clock.now += 15
     made.missed(silent, "late")
     assert made.is_lost(silent) and silent.standing == "out" and made.choose(b"", "chat", "tiny") is None
-    made.probe_answered(silent, capacity(), 0)
+    made.probe_answered(silent, capacity(), {})
     assert made.choose(b"", "chat", "tiny") is silent
 
 
@@ -144,18 +144,40 @@ def test_where_all_are_late_it_may_be_this_process_that_was() -> None:
 
 def test_calls_of_others_count_and_ones_own_are_not_counted_twice() -> None:
     made, _, (one, two) = table(2)
-    one.in_flight = 4
-    made.probe_answered(one, capacity(running=4, waiting=3), 4)
-    assert one.others == 3
-    made.probe_answered(two, capacity(running=0), 0)
+    one.in_flight["chat"] = 4
+    made.probe_answered(one, capacity(running=4, waiting=3), {"chat": 4})
+    assert one.others == {"chat": 3}
+    made.probe_answered(two, capacity(running=0), {})
     assert {made.choose(b"%d" % key, "chat", "tiny") for key in range(20)} == {two}
+
+
+def test_embeddings_take_no_slots_of_chats_and_no_places_of_conversations() -> None:
+    made, _, replicas = table(2)
+    chats = capacity(slots=1, queue_size=0).models
+    facts: dict[str, Any] = {"id": "vectors", "kind": "embedding", "status": "ready", "reason": "", "slots": 1}
+    for replica in replicas:
+        models = [*chats, ModelCapacity(**facts, running=9)]
+        made.probe_answered(replica, Capacity(draining=False, models=models), {"embedding": 6})
+        assert (replica.load("chat"), replica.load("embedding")) == (0, 3)
+    first = made.choose(b"conversation", "chat", "tiny")
+    assert first is not None
+    first.in_flight["embedding"] = 50
+    assert made.choose(b"conversation", "chat", "tiny") is first
+    # it moves while its first replica is full, and stays where it has gone to
+    first.in_flight["chat"] = 1
+    second = made.choose(b"conversation", "chat", "tiny")
+    assert second is not None and second is not first
+    first.in_flight.clear()
+    for number in range(MOST_PLACES):
+        made.choose(b"text %d" % number, "embedding", "vectors")
+    assert made.choose(b"conversation", "chat", "tiny") is second
 
 
 def test_a_full_one_comes_last_and_one_that_was_tried_never() -> None:
     made, _, (one, two) = table(2, slots=1, queue_size=0)
-    one.in_flight = 1
+    one.in_flight["chat"] = 1
     assert {made.choose(b"%d" % key, "chat", "tiny") for key in range(20)} == {two}
-    two.in_flight = 1
+    two.in_flight["chat"] = 1
     assert made.choose(b"", "chat", "tiny") in (one, two)
     assert made.choose(b"", "chat", "tiny", {one.address}) is two
     assert made.choose(b"", "chat", "tiny", {one.address, two.address}) is None
@@ -163,7 +185,7 @@ def test_a_full_one_comes_last_and_one_that_was_tried_never() -> None:
 
 def test_only_those_that_have_the_model_are_asked_and_local_is_any() -> None:
     made, _, (one, two) = table(2)
-    made.probe_answered(two, capacity(status="loading"), 0)
+    made.probe_answered(two, capacity(status="loading"), {})
     assert {made.choose(b"%d" % key, "chat", "local") for key in range(20)} == {one}
     assert made.choose(b"", "chat", "other") is None and made.choose(b"", "embedding", "tiny") is None
     assert made.readiness("chat", "local").name == "tiny"
@@ -171,8 +193,8 @@ def test_only_those_that_have_the_model_are_asked_and_local_is_any() -> None:
 
 def test_the_sum_of_all_is_what_the_set_can_take() -> None:
     made, _, (one, two) = table(2)
-    made.probe_answered(one, capacity(running=3, predicted_wait=2.0, tokens_per_second=10.0), 0)
-    made.probe_answered(two, capacity(running=1, predicted_wait=0.5, tokens_per_second=5.0, context=1024), 0)
+    made.probe_answered(one, capacity(running=3, predicted_wait=2.0, tokens_per_second=10.0), {})
+    made.probe_answered(two, capacity(running=1, predicted_wait=0.5, tokens_per_second=5.0, context=1024), {})
     told = made.capacity("chat", "tiny")
     assert told is not None
     assert (told.slots, told.running, told.context) == (8, 4, 1024)

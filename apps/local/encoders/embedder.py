@@ -24,6 +24,7 @@ from apps.core.errors import AppError, InternalError, InvalidValue, ModelUnavail
 from apps.core.ports import Readiness
 from apps.core.process import import_once
 from apps.core.settings import SettingsError
+from apps.local.encoders.load_failure import RETRY_AFTER, LoadFailure
 
 if TYPE_CHECKING:
     from apps.local.encoders.bert import Bert
@@ -34,7 +35,6 @@ Pooling = Literal["mean", "cls"]
 
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors")
 INSTALL = "make setup, or pip install -r requirements-local.txt"
-RETRY_AFTER = 60.0
 # a question, not a document
 SHORT_TEXTS = 4
 # of 19: a tenth of the share of a thread that does not give way
@@ -65,6 +65,7 @@ class LocalEmbedder:
         cuttable: Collection[int] = (),
         required: Sequence[str] = REQUIRED,
         install: str = INSTALL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.dimensions = dimensions
@@ -77,7 +78,7 @@ class LocalEmbedder:
         self._short = ThreadPoolExecutor(1, "embedding")
         self._long = ThreadPoolExecutor(1, "embedding-long", initializer=_give_way)
         self._model: Bert | None = None
-        self._failure: str | None = None
+        self._failure = LoadFailure(clock)
         self._closed = threading.Event()
 
     @property
@@ -120,8 +121,8 @@ class LocalEmbedder:
         missing = self._missing()
         if missing:
             return Readiness(self.name, "not_configured", self._install(missing), details)
-        if self._failure is not None:
-            return Readiness(self.name, "failed", self._failure, details)
+        if (failed := self._failure.readiness(self.name, details)) is not None:
+            return failed
         if self._model is None:
             return Readiness(self.name, "ready", "Installed; loads at its first use", details)
         return Readiness(self.name, "ready", "Loaded", {**details, "precision": self._model.precision})
@@ -177,11 +178,11 @@ class LocalEmbedder:
         try:
             self._model = bert(self._folder(), pooling=self._pooling)
         except Exception as error:
-            self._failure = f"Loading ended with {type(error).__name__}: reinstall it by {self._how}"
+            self._failure.note(f"Loading ended with {type(error).__name__}: reinstall it by {self._how}")
             raise ModelUnavailable(
                 f"{self.name} could not be loaded", details={"state": "failed"}, retry_after=RETRY_AFTER
             ) from error
-        self._failure = None
+        self._failure.clear()
         log.info("%s is loaded in %s after %.1f s", self.name, self._model.precision, time.monotonic() - started)
         return self._model
 

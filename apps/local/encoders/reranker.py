@@ -4,6 +4,7 @@ import asyncio
 import functools
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.ports import Readiness, Reranked
 from apps.core.process import available_cpus, import_once
+from apps.local.encoders.load_failure import RETRY_AFTER, LoadFailure
 
 if TYPE_CHECKING:
     from apps.local.encoders.bert import CrossEncoder
@@ -20,18 +22,17 @@ T = TypeVar("T")
 
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors")
 INSTALL = "make setup, or pip install -r requirements-local.txt"
-RETRY_AFTER = 60.0
 
 
 class LocalReranker:
     """Implements Reranker. Calls are computed one after the other."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = model.rstrip("/").rpartition("/")[2] or model
         self._source = model
         self._pool = ThreadPoolExecutor(1, "rerank")
         self._model: CrossEncoder | None = None
-        self._failure: str | None = None
+        self._failure = LoadFailure(clock)
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
         """Raises InvalidValue for a query that is too long, and ModelUnavailable."""
@@ -42,8 +43,8 @@ class LocalReranker:
         missing = missing_requirements()
         if missing:
             return Readiness(self.name, "not_configured", _install(missing))
-        if self._failure is not None:
-            return Readiness(self.name, "failed", self._failure)
+        if (failed := self._failure.readiness(self.name)) is not None:
+            return failed
         if self._model is None:
             return Readiness(self.name, "ready", "Loads at its first use")
         details = {"precision": self._model.precision, "longest_input": self._model.longest}
@@ -70,10 +71,11 @@ class LocalReranker:
         try:
             self._model = open_encoder(self._source, available_cpus())
         except Exception as error:
-            self._failure = f"Loading RERANK_MODEL ended with {type(error).__name__}: it must be a BERT-like checkpoint"
-            log.warning("%s", self._failure, exc_info=True)
-            raise ModelUnavailable(self._failure, details={"state": "failed"}, retry_after=RETRY_AFTER) from error
-        self._failure = None
+            why = f"Loading RERANK_MODEL ended with {type(error).__name__}: it must be a BERT-like checkpoint"
+            self._failure.note(why)
+            log.warning("%s", why, exc_info=True)
+            raise ModelUnavailable(why, details={"state": "failed"}, retry_after=RETRY_AFTER) from error
+        self._failure.clear()
         log.info("%s is loaded in %s", self.name, self._model.precision)
         return self._model
 

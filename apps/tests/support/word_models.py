@@ -20,6 +20,7 @@ class WordEmbedder:
         self.name = name
         self.longest = longest
         self.calls: list[int] = []
+        self.trouble: Readiness | None = None
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return await self.embed_tokens(await self.tokenize(texts))
@@ -42,6 +43,8 @@ class WordEmbedder:
         return [run.count(UNKNOWN) / len(run) for run in await self.tokenize(texts)]
 
     def readiness(self) -> Readiness:
+        if self.trouble is not None:
+            return self.trouble
         return Readiness(self.name, "ready", "always", {"dimensions": self.dimensions, "longest_input": self.longest})
 
     async def aclose(self) -> None:
@@ -55,6 +58,7 @@ class WordReranker:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.trouble: Readiness | None = None
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Reranked:
         self.calls += 1
@@ -63,7 +67,7 @@ class WordReranker:
         return Reranked(self.name, scores, len(asked) * len(texts))
 
     def readiness(self) -> Readiness:
-        return Readiness(self.name, "ready", "always")
+        return self.trouble or Readiness(self.name, "ready", "always")
 
     async def aclose(self) -> None:
         """Nothing to end."""

@@ -163,7 +163,10 @@ def _models(services: Services) -> Iterator[ModelCapacity]:
                 queue_size=queue.queue_size,
                 context=longest if isinstance(longest, int) else None,
                 predicted_wait=round(queue.predicted_wait(), 3),
+                retry_after=ready.retry_after,
             )
     if services.reranker is not None and services.reranker_is_local:
         ready = services.reranker.readiness()
-        yield ModelCapacity.model_construct(id=ready.name, kind="rerank", status=ready.state, reason=ready.reason)
+        yield ModelCapacity.model_construct(
+            id=ready.name, kind="rerank", status=ready.state, reason=ready.reason, retry_after=ready.retry_after
+        )

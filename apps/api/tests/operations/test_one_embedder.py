@@ -1,5 +1,6 @@
 """Processes without models ask the one that has them for vectors, tokens and relevance, and load none themselves."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from apps.api.src.wiring.fleet import remote_local
 from apps.api.src.wiring.services import build_services
 from apps.api.src.wiring.stores import EmbeddingModels, chosen_reranker
 from apps.core.errors import InvalidValue, ModelUnavailable, NotFound
-from apps.core.ports import Embedder, EmbedsTokens, KnowsWords
+from apps.core.ports import Embedder, EmbedsTokens, KnowsWords, Readiness
 from apps.gateway.replicas.retrieval import ReplicaEmbedder, ReplicaReranker
 from apps.local.encoders.embedder import MINILM, MINILM_DIMENSIONS, MINILM_LONGEST
 from apps.rag.library import Library
@@ -30,8 +31,13 @@ def words() -> WordEmbedder:
 
 
 @pytest.fixture(scope="module")
-def replica(words: WordEmbedder) -> Iterator[ServedReplica]:
-    with serving_replica(fleet_secret=SECRET, embedder=words, reranker=WordReranker()) as served:
+def relevance() -> WordReranker:
+    return WordReranker()
+
+
+@pytest.fixture(scope="module")
+def replica(words: WordEmbedder, relevance: WordReranker) -> Iterator[ServedReplica]:
+    with serving_replica(fleet_secret=SECRET, embedder=words, reranker=relevance) as served:
         yield served
 
 
@@ -77,6 +83,32 @@ async def test_a_model_that_the_process_does_not_have_is_named_with_the_remedy(e
 async def test_relevance_is_asked_there_too(embedder: ReplicaEmbedder) -> None:
     ranked = await ReplicaReranker(embedder.target, "shared-words").rerank("cat mat", ["dog", "mat", "cat mat"])
     assert (list(ranked.scores), ranked.tokens) == ([0.0, 0.5, 1.0], 6)
+
+
+async def test_what_could_not_be_loaded_there_says_when_it_is_asked_again_and_then_is(
+    embedder: ReplicaEmbedder, words: WordEmbedder, relevance: WordReranker
+) -> None:
+    reranker = ReplicaReranker(embedder.target, relevance.name)
+
+    def states() -> set[tuple[object, ...]]:
+        return {(one.readiness().state, one.readiness().retry_after) for one in (embedder, reranker)}
+
+    async def told(*wanted: object) -> None:
+        async with asyncio.timeout(60):
+            while states() != {wanted}:  # noqa: ASYNC110 - probes tell no one
+                await asyncio.sleep(0.01)
+
+    await embedder.embed(["cat"])
+    words.trouble = Readiness(words.name, "failed", "It did not load", {}, 37.0)
+    relevance.trouble = Readiness(relevance.name, "failed", "It did not load", {}, 37.0)
+    await told("failed", 37.0)
+    for call in (embedder.embed(["cat"]), reranker.rerank("cat", ["cat"])):
+        with pytest.raises(ModelUnavailable, match="did not load") as caught:
+            await call
+        assert caught.value.retry_after == 37.0
+    words.trouble = relevance.trouble = None
+    await told("ready", None)
+    assert len(await embedder.embed(["cat"])) == len((await reranker.rerank("cat", ["cat"])).scores) == 1
 
 
 async def test_tokens_of_texts_are_for_those_who_know_the_secret(http: httpx2.Client, replica: ServedReplica) -> None:

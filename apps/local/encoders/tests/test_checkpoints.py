@@ -11,7 +11,8 @@ import pytest
 
 from apps.core.settings import SettingsError
 from apps.local.encoders import embedder
-from apps.local.encoders.embedder import embedders
+from apps.local.encoders.embedder import LocalEmbedder, embedders
+from apps.local.encoders.load_failure import RETRY_AFTER
 from apps.tests.support.sentence_encoder import make_sentence_encoder
 
 CONFIG = {"model_type": "bert", "hidden_size": 32, "max_position_embeddings": 64}
@@ -127,8 +128,15 @@ async def test_models_load_at_their_first_use_and_one_after_the_other(tmp_path: 
 async def test_a_checkpoint_that_does_not_load_says_so(tmp_path: Path) -> None:
     folder = make_sentence_encoder(tmp_path / "broken")
     shutil.copy(folder / "config.json", folder / "model.safetensors")
-    (made,) = embedders([str(folder)])
+    now = [100.0]
+    made = LocalEmbedder("broken", 32, 64, lambda: folder, clock=lambda: now[0])
     try:
+        with pytest.raises(Exception, match="could not be loaded"):
+            await made.embed(["hello"])
+        assert (made.readiness().state, made.readiness().retry_after) == ("failed", RETRY_AFTER)
+        now[0] += RETRY_AFTER
+        assert (made.readiness().state, made.readiness().retry_after) == ("ready", None)
+        # it is tried again, and fails anew
         with pytest.raises(Exception, match="could not be loaded"):
             await made.embed(["hello"])
         assert made.readiness().state == "failed"

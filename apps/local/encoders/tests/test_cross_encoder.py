@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import InvalidValue, ModelUnavailable
+from apps.local.encoders.load_failure import RETRY_AFTER
 from apps.local.encoders.reranker import LocalReranker, missing_requirements
 
 pytestmark = [
@@ -74,13 +75,20 @@ async def test_a_query_without_room_for_a_text_is_refused(tmp_path: Path) -> Non
 async def test_what_is_no_reranker_is_said_and_tried_again(tmp_path: Path) -> None:
     from apps.local.encoders.tests.cross_encoders import make_cross_encoder
 
-    reranker = LocalReranker(str(tmp_path / "model"))
+    now = [100.0]
+    reranker = LocalReranker(str(tmp_path / "model"), lambda: now[0])
     with pytest.raises(ModelUnavailable):
         await reranker.rerank(QUERY, ["mice"])
-    assert reranker.readiness().state == "failed"
+    now[0] += RETRY_AFTER - 1
+    assert (reranker.readiness().state, reranker.readiness().retry_after) == ("failed", 1)
+    now[0] += 1
+    again = reranker.readiness()
+    assert (again.state, again.retry_after) == ("ready", None) and "tries again at its next use" in again.reason
     make_cross_encoder(tmp_path / "model", labels=5)
     with pytest.raises(ModelUnavailable):
         await reranker.rerank(QUERY, ["mice"])
     make_cross_encoder(tmp_path / "model")
+    assert reranker.readiness().state == "failed"
     assert (await reranker.rerank(QUERY, ["mice"])).model == "model"
+    assert reranker.readiness().reason == "Loaded"
     await reranker.aclose()

@@ -26,8 +26,9 @@ REPORT = Path("reports/first_answer.json")
 SETUP_MOST, ANSWER_MOST = 150.0, 5.0
 PATIENCE = 300.0
 POLL = 0.05
-# how pip finds its index is the machine's business; all else of the environment stays out
-KEPT = ("PATH", "LANG", "PIP_CONFIG_FILE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "SSL_CERT_FILE", "TORCH_INDEX_URL")
+# how pip finds packages is the machine's business; all else of the environment stays out
+KEPT = ("PATH", "LANG", "SSL_CERT_FILE", "TORCH_INDEX_URL")
+KEPT_PREFIX = "PIP_"
 
 
 def main() -> int:
@@ -44,7 +45,8 @@ def measure(folder: Path) -> int:
     home, clone = folder / "home", folder / "genai-project"
     home.mkdir(parents=True)
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)  # noqa: S603, S607
-    environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"HOME": str(home)}
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIX)}
+    environment = kept | {"HOME": str(home)}
     environment |= {"API_HOST": "127.0.0.1", "API_PORT": str(free_port()), "HF_HUB_OFFLINE": "1"}
     begun = time.monotonic()
     python = getattr(sys, "_base_executable", sys.executable)

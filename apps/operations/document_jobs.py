@@ -21,6 +21,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -32,6 +33,7 @@ Row = dict[str, Any]
 OPEN = ("queued", "running")
 ADDING = "genai-project documents "
 ABANDONED = 10
+DAY = 86400.0
 Held = tuple[int, str, int]
 """A claim: the file's id, the worker, and the try, since a worker may lose a file and claim it again."""
 
@@ -162,18 +164,27 @@ class JobStatements:
         where = (rag_files.c.tenant == tenant) & (rag_files.c.collection == collection)
         return int((await self._connection.execute(select(func.count()).where(self._is_open(), where))).scalar_one())
 
-    async def forget(self, seconds: float) -> set[str]:
-        """Jobs that ended so long ago; the uploads that the others still need.
+    async def forget(self, seconds: float, most: int) -> int:
+        """Delete jobs that ended so long ago, at most so many; how many they were.
 
         Those of any queue that began ten times as long ago go too: the folder whose queue it was is there no more.
         """
         now = await self.now()
         before = now - seconds
-        await self._connection.execute(delete(rag_jobs).where(rag_jobs.c.created < now - ABANDONED * seconds))
         unfinished = or_(rag_files.c.finished.is_(None), rag_files.c.finished > before)
         kept = exists(select(literal(1)).where(rag_files.c.job == rag_jobs.c.id, unfinished))
-        old = (rag_jobs.c.queue == self._queue) & (rag_jobs.c.created < before)
-        await self._connection.execute(delete(rag_jobs).where(old, not_(kept)))
+        old = and_(rag_jobs.c.queue == self._queue, rag_jobs.c.created < before, not_(kept))
+        abandoned = rag_jobs.c.created < now - abandonment(seconds)
+        # what another machine is deleting now is left to it
+        chosen = select(rag_jobs.c.id).where(or_(abandoned, old)).limit(most)
+        chosen = chosen.with_for_update(skip_locked=True, of=rag_jobs)
+        ids = (await self._connection.execute(chosen)).scalars().all()
+        if ids:
+            await self._connection.execute(delete(rag_jobs).where(rag_jobs.c.id.in_(ids)))
+        return len(ids)
+
+    async def open_spooled(self) -> set[str]:
+        """The names of the uploads that files need."""
         return set((await self._connection.execute(select(rag_files.c.spooled).where(self._is_open()))).scalars())
 
     async def keep_part(self, spooled: str, part: int, content: bytes) -> None:
@@ -188,11 +199,26 @@ class JobStatements:
     async def drop_uploads(self, spooled: Sequence[str]) -> None:
         await self._connection.execute(delete(rag_uploads).where(rag_uploads.c.spooled.in_(spooled)))
 
-    async def sweep_uploads(self, seconds: float) -> None:
-        """Drop what no open file needs: a process died while it took them in, so long ago that it is no more at it."""
+    async def sweep_uploads(self, seconds: float, most: int) -> int:
+        """Drop parts that no open file needs, at most so many; how many they were.
+
+        A process died while it took them in, so long ago that it is no more at it.
+        """
         needed = exists(select(literal(1)).where(rag_files.c.spooled == rag_uploads.c.spooled, self._is_open()))
         old = (rag_uploads.c.queue == self._queue) & (rag_uploads.c.created < await self.now() - seconds)
-        await self._connection.execute(delete(rag_uploads).where(old, not_(needed)))
+        return await self._drop_parts(old & not_(needed), most)
+
+    async def drop_abandoned_uploads(self, seconds: float, most: int) -> int:
+        """Drop parts of any queue, at most so many, that are as old as the jobs which `forget` takes of any queue."""
+        return await self._drop_parts(rag_uploads.c.created < await self.now() - abandonment(seconds), most)
+
+    async def _drop_parts(self, where: ColumnElement[bool], most: int) -> int:
+        key = (rag_uploads.c.spooled, rag_uploads.c.part)
+        chosen = select(*key).where(where).limit(most).with_for_update(skip_locked=True, of=rag_uploads)
+        found = [tuple(row) for row in await self._connection.execute(chosen)]
+        if found:
+            await self._connection.execute(delete(rag_uploads).where(tuple_(*key).in_(found)))
+        return len(found)
 
     def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """With the clause for conflicts, which each kind of database has its own way of."""
@@ -205,6 +231,11 @@ class JobStatements:
         id, worker, attempts = held
         mine = (rag_files.c.id == id) & (rag_files.c.worker == worker) & (rag_files.c.attempts == attempts)
         return mine & (rag_files.c.status == "running")
+
+
+def abandonment(seconds: float) -> float:
+    """The age at which anything goes, where what has ended goes after ``seconds``."""
+    return ABANDONED * max(seconds, DAY)
 
 
 def _greater(column: ColumnElement[Any], value: float) -> ColumnElement[Any]:

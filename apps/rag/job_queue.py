@@ -53,6 +53,9 @@ class JobQueue(Protocol):
     What is said of a claim whose lease is lost changes nothing, and is answered with False.
     """
 
+    async def open(self) -> None:
+        """Before workers begin: find out that it can be used. What waits in a place of before moves here."""
+
     async def refuse_overload(self, tenant: str, files: int, size: int) -> None:
         """Raises Overloaded where the queue has no room for them."""
 
@@ -90,7 +93,7 @@ class JobQueue(Protocol):
         """How many files wait or are ingested now."""
 
     async def forget(self) -> set[str]:
-        """Jobs that were finished long ago. Returns what is still spooled for the others."""
+        """Jobs that were finished long ago, a part at a time. Returns what is still spooled for the others."""
 
     async def aclose(self) -> None: ...
 

@@ -20,6 +20,7 @@ from apps.rag.job_queue import LONGEST_WAIT, Claim, NewFile, Waiting, claim_of, 
 from apps.rag.records import Job, Limits
 
 OPENING_SECONDS = 30
+JOBS_AT_ONCE = 100
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, collection TEXT NOT NULL, created REAL NOT NULL
@@ -225,16 +226,16 @@ class JobTable:
             jobs.append((dict(job), files))
         return jobs
 
-    def forget(self) -> set[str]:
-        """Jobs that were finished long ago. Returns what is still spooled for the others."""
+    def forget(self, most: int) -> int:
+        """Jobs that were finished long ago, at most so many; how many they were."""
         before = self._clock() - self._limits.job_days * 86400
         with self._writing() as db, closing(db.cursor()) as cursor:
             cursor.execute(
-                "DELETE FROM jobs WHERE created < ? AND NOT EXISTS"
-                " (SELECT 1 FROM files WHERE job = jobs.id AND (finished IS NULL OR finished > ?))",
-                (before, before),
+                "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE created < ? AND NOT EXISTS"
+                " (SELECT 1 FROM files WHERE job = jobs.id AND (finished IS NULL OR finished > ?)) LIMIT ?)",
+                (before, before, most),
             )
-        return self.open_spooled()
+            return cursor.rowcount
 
 
 def jobs_in(path: Path, limits: Limits) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -257,6 +258,9 @@ class JobThread:
         self._limits = limits
         self._pool = ThreadPoolExecutor(1, "rag-jobs")
         self._table: JobTable | None = None
+
+    async def open(self) -> None:
+        await self._run(lambda table: table.open_spooled())
 
     async def refuse_overload(self, tenant: str, files: int, size: int) -> None:
         await self._run(lambda table: table.refuse_overload(tenant, files, size))
@@ -299,7 +303,10 @@ class JobThread:
         return await self._run(lambda table: table.open_files(tenant, collection))
 
     async def forget(self) -> set[str]:
-        return await self._run(lambda table: table.forget())
+        # between two parts workers have their turn
+        while await self._run(lambda table: table.forget(JOBS_AT_ONCE)) == JOBS_AT_ONCE:
+            continue
+        return await self._run(lambda table: table.open_spooled())
 
     async def aclose(self) -> None:
         if self._table is not None:

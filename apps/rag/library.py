@@ -19,6 +19,7 @@ from apps.core.ports import Embedder, Readiness, Reranker
 from apps.core.settings import Settings
 from apps.core.storage import storing
 from apps.operations.database import Database
+from apps.rag.housekeeping import Housekeeping
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
 from apps.rag.job_queue import NewFile
@@ -79,6 +80,7 @@ class Library:
         self._opens_aside = database is not None
         self._jobs = self._parts.jobs
         self._ingestion = Ingestion(self._parts)
+        self._housekeeping = Housekeeping(self._parts.jobs, self._parts.uploads)
         outdated = self._ingestion.ask_upkeep
         self._search = Search(self._parts.database, embedder, reranker, ranking or Ranking(), outdated)
         self._store = CollectionStore(self._parts)
@@ -139,7 +141,7 @@ class Library:
     async def _opens(self) -> bool:
         """Begin to ingest; the service starts also where that cannot be, and says why it takes no documents."""
         try:
-            await self._parts.uploads.sweep(await self._jobs.forget())
+            await self._jobs.open()
         except StoreUnavailable as error:
             self._failure = error.message
             return False
@@ -149,8 +151,16 @@ class Library:
                 log.warning("The folder of documents cannot be used: %s", type(cause).__name__, exc_info=True)
             self._failure = f"The folder of documents cannot be used: {type(cause).__name__}"
             return False
+        except Exception as error:
+            # a row of before that the database refuses, say: this task must not end in silence
+            failure = f"The queue of documents cannot be used: {type(error).__name__}"
+            if self._failure != failure:
+                log.exception("The queue of documents cannot be used")
+            self._failure = failure
+            return False
         self._failure = None
         self._ingestion.start()
+        self._housekeeping.start()
         return True
 
     async def aclose(self) -> None:
@@ -158,6 +168,7 @@ class Library:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait({self._opening})
+        await self._housekeeping.aclose()
         await self._ingestion.aclose()
         await self._parts.database.aclose()
         await self._jobs.aclose()

@@ -28,6 +28,9 @@ AT_ONCE = 3
 SECONDS = 10.0
 PART = 2**20
 DAY = 86400.0
+# of one transaction: a statement has less than a second, and a job has many files, a part is a mebibyte
+JOBS_AT_ONCE = 100
+PARTS_AT_ONCE = 50
 
 log = logging.getLogger(__name__)
 NOT_BEGUN = {"status": "queued", "pages": 0, "passages": 0, "embedded": 0, "percent": 0.0, "attempts": 0, "due": 0.0}
@@ -47,6 +50,11 @@ class QueueDatabase:
         async with self._turn:
             in_queue = with_statements(lambda on: work(on.documents(queue, self._clock)))
             return await self._database.write(in_queue, SECONDS)
+
+    async def in_batches(self, work: Callable[["JobStatements", int], Awaitable[int]], most: int) -> None:
+        """Repeat what does a part at a time, and says how much, until there is no more."""
+        while await self(lambda jobs: work(jobs, most)) == most:
+            continue
 
 
 class DatabaseJobs:
@@ -119,9 +127,15 @@ class DatabaseJobs:
     async def open_files(self, tenant: str, collection: str) -> int:
         return await self._database(lambda jobs: jobs.open_files(tenant, collection))
 
-    async def forget(self) -> set[str]:
+    async def open(self) -> None:
         await self._move()
-        return await self._database(lambda jobs: jobs.forget(self._limits.job_days * DAY))
+        await self._database(lambda jobs: jobs.now())
+
+    async def forget(self) -> set[str]:
+        seconds = self._limits.job_days * DAY
+        await self._database.in_batches(lambda jobs, most: jobs.forget(seconds, most), JOBS_AT_ONCE)
+        await self._database.in_batches(lambda jobs, most: jobs.drop_abandoned_uploads(seconds, most), PARTS_AT_ONCE)
+        return await self._database(lambda jobs: jobs.open_spooled())
 
     async def _move(self) -> None:
         """Jobs of SQLite's file, with their numbers; done by one process, and again where it was broken off."""
@@ -202,4 +216,4 @@ class DatabaseUploads(LocalUploads):
 
     async def sweep(self, known: Set[str]) -> None:
         await super().sweep(known)
-        await self._database(lambda jobs: jobs.sweep_uploads(ORPHAN_SECONDS))
+        await self._database.in_batches(lambda jobs, most: jobs.sweep_uploads(ORPHAN_SECONDS, most), PARTS_AT_ONCE)

@@ -75,8 +75,13 @@ class Spool:
         if not self._folder.is_dir():
             return
         for path in self._folder.iterdir():
-            if path.name not in known and path.stat().st_mtime < before:
-                path.unlink(missing_ok=True)
+            # a copy of an upload, which is being ingested, has its name before the dash
+            if path.name.partition("-")[0] in known:
+                continue
+            # another process may take it away meanwhile
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
 
 def _blocks(content: bytes | BinaryIO) -> Iterator[bytes]:

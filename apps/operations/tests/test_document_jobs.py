@@ -1,19 +1,37 @@
 """The queue of documents in a database: leases, order, turns, limits, uploads, and one writer among machines."""
 
 import asyncio
+import os
+import sqlite3
+from collections.abc import Set
+from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import text
 
-from apps.core.errors import Conflict, InternalError, InvalidValue, NotFound, Overloaded
+from apps.core.errors import (
+    Conflict,
+    InternalError,
+    InvalidValue,
+    ModelUnavailable,
+    NotFound,
+    Overloaded,
+    StoreUnavailable,
+)
 from apps.operations.database import Database
+from apps.operations.document_jobs import JobStatements
+from apps.rag.housekeeping import Housekeeping
+from apps.rag.index.database import missing_requirements
 from apps.rag.job_queue import JobQueue, NewFile
 from apps.rag.jobs import JobTable
-from apps.rag.records import Limits
-from apps.rag.shared_jobs import DatabaseJobs, DatabaseUploads, QueueDatabase
+from apps.rag.library import Library
+from apps.rag.records import Limits, Upload
+from apps.rag.shared_jobs import DAY, JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
 from apps.rag.uploads import Identity, LocalUploads, Spool
 from apps.tests.support.postgres_server import PostgresServer
+from apps.tests.support.word_models import WordEmbedder
 
 LIMITS = Limits(lease_seconds=15)
 STORE = "s3://bucket/rag"
@@ -174,6 +192,98 @@ async def test_finished_jobs_are_forgotten_after_a_while(jobs: DatabaseJobs, clo
     assert await jobs.forget() == set(), "nobody is at it any more"
 
 
+async def test_what_is_old_goes_in_parts_and_all_of_it(
+    jobs: DatabaseJobs, uploads: DatabaseUploads, queue: QueueDatabase, clock: Clock
+) -> None:
+    async def add(on: JobStatements) -> None:
+        for number in range(JOBS_AT_ONCE + 3):
+            await on.add({"id": str(number), "tenant": "ann", "collection": "docs", "created": clock.now}, [])
+        for number in range(PARTS_AT_ONCE + 4):
+            await on.keep_part("orphan", number, b"part")
+
+    async def parts(on: JobStatements) -> list[int]:
+        return [number for number in range(PARTS_AT_ONCE + 4) if await on.part("orphan", number)]
+
+    await queue(add)
+    clock.now += 8 * DAY
+    assert await queue(lambda on: on.forget(7 * DAY, 2)) == 2
+    assert await queue(lambda on: on.sweep_uploads(3600, 3)) == 3 and len(await queue(parts)) == PARTS_AT_ONCE + 1
+    await uploads.sweep(await jobs.forget())
+    assert await queue(lambda on: on.forget(0, 9)) == 0 and await queue(parts) == []
+
+
+async def test_what_others_left_in_queues_that_are_there_no_more_goes_too(
+    database: Database, jobs: DatabaseJobs, queue: QueueDatabase, clock: Clock, tmp_path: Path
+) -> None:
+    await queue(lambda on: on.keep_part("orphan", 0, b"part"))
+    job = await jobs.add("ann", "docs", [new("a")])
+    elsewhere = QueueDatabase(database, Identity("s3://other"), clock)
+    other = DatabaseJobs(elsewhere, Limits(job_days=0), LocalUploads(Spool(tmp_path, 9)), tmp_path / "none")
+    clock.now += 9 * DAY
+    await other.forget()
+    assert await queue(lambda on: on.part("orphan", 0)) and (await jobs.job("ann", job)).status == "queued"
+    clock.now += 2 * DAY
+    await other.forget()
+    assert await queue(lambda on: on.part("orphan", 0)) is None
+    with pytest.raises(NotFound):
+        await jobs.job("ann", job)
+
+
+async def test_tidying_begins_again_after_a_failure_and_repeats(
+    jobs: DatabaseJobs, uploads: DatabaseUploads, queue: QueueDatabase, clock: Clock
+) -> None:
+    class Failing(DatabaseUploads):
+        troubles: ClassVar = [RuntimeError("a mistake"), StoreUnavailable()]
+
+        async def sweep(self, known: Set[str]) -> None:
+            if self.troubles:
+                raise self.troubles.pop()
+            await super().sweep(known)
+
+    housekeeping = Housekeeping(jobs, Failing(uploads.spool, queue), 0.001)
+    housekeeping.start()
+    async with asyncio.timeout(60):
+        for name in ("first", "second"):
+            await queue(lambda on, name=name: on.keep_part(name, 0, b"part"))  # type: ignore[misc]
+            clock.now += 2 * 3600
+            while await queue(lambda on, name=name: on.part(name, 0)):  # type: ignore[misc] # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    await housekeeping.aclose()
+
+
+def test_a_copy_of_what_is_being_ingested_is_no_orphan(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 9)
+    for name in ("open-copy", "open", "closed-copy", "closed"):
+        spool.path(name).write_bytes(b"")
+        os.utime(spool.path(name), (0, 0))
+    spool.sweep({"open"})
+    assert {path.name for path in tmp_path.iterdir()} == {"open", "open-copy"}
+
+
+@pytest.mark.skipif(bool(missing_requirements()), reason="needs requirements-local.txt")
+async def test_a_queue_that_cannot_be_opened_for_any_reason_is_said_and_takes_no_documents(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    database = Database(postgres.create("unopened"), tmp_path, 60.0)
+    await database.start()
+    before = JobTable(tmp_path / "jobs.sqlite3", LIMITS)
+    before.add("ann", "docs", [new("a")])
+    before.close()
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as later:
+        later.execute("ALTER TABLE jobs ADD COLUMN of_a_later_version TEXT")
+    library = Library(tmp_path, WordEmbedder(), limits=LIMITS, database=database)
+    assert library.readiness().state == "ready"
+    await library.start()
+    async with asyncio.timeout(60):
+        while library.readiness().state == "ready":  # noqa: ASYNC110 - it tells no one
+            await asyncio.sleep(0.005)
+    assert library.readiness().state == "failed" and "The queue of documents" in library.readiness().reason
+    with pytest.raises(ModelUnavailable, match="queue of documents"):
+        await library.submit("ann", "docs", [Upload("b", b"text")])
+    await library.aclose()
+    await database.aclose()
+
+
 async def test_those_who_ask_at_the_same_time_get_different_files_and_limits_are_exact(
     queue: QueueDatabase, uploads: DatabaseUploads, tmp_path: Path
 ) -> None:
@@ -240,10 +350,12 @@ async def test_what_waited_in_the_file_of_before_moves_once(
     claim = before.claim("w")
     assert claim is not None and before.finish(claim, 1, 1) and before.claim("w")
     before.close()
+    await jobs.open()
     assert await jobs.forget() == set(names[1:])
     assert [file.status for file in (await jobs.job("ann", job)).files] == ["done", "queued", "queued"]
     async with uploads.opened(names[2]) as path:
         assert path.read_bytes() == b"waits"
+    await jobs.open()
     assert await jobs.forget() == set(names[1:]), "it moves once"
     assert sorted(await taken(jobs, "w", 9)) == ["held", "waits"]
 

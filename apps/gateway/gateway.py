@@ -5,10 +5,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 from apps.core.calls import CallRecord, Price, cost, priced
 from apps.core.deltas import Begun, Delta, begin
@@ -24,7 +23,7 @@ from apps.core.errors import (
 from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.core.ports import ChatModel, ContextWindow, Readiness, Writer
 from apps.gateway.openai_api.over_chat import StoredResponses
-from apps.gateway.protocol import BYTES_PER_TOKEN, LIMITS, ExpectedUse, WireCall, WireReply, is_image
+from apps.gateway.protocol import LIMITS, ExpectedUse, WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.breaker import RetryBudgets
 from apps.gateway.routing.router import Needs, Router
@@ -164,17 +163,10 @@ def needs_of(call: WireCall) -> Needs:
         # each text counts for itself, and not against a context
         return Needs()
     body = call.body
-    named, messages = call.raw.find(b"image") >= 0, body.get("messages") or body.get("input")
-    images = named and isinstance(messages, list) and any(_has_image(message) for message in messages)
+    prompt = call.prompt_size
     limit = next((limit for name in LIMITS if (limit := body.get(name))), 0)
     answer = limit if isinstance(limit, int) else 0
-    prompt = 0 if images else len(call.raw) // BYTES_PER_TOKEN
-    return Needs(tools=bool(body.get("tools")), images=images, tokens=prompt + answer)
-
-
-def _has_image(message: Any) -> bool:
-    content = message.get("content") if isinstance(message, Mapping) else None
-    return isinstance(content, list) and any(isinstance(part, Mapping) and is_image(part) for part in content)
+    return Needs(tools=bool(body.get("tools")), images=prompt.images > 0, tokens=prompt.tokens + answer)
 
 
 # the name that leads to the local model, whatever its own name is

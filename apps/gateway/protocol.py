@@ -15,11 +15,31 @@ from apps.core.calls import ASSUMED_ANSWER, CallRecord
 TraceHeaders = Callable[[], Mapping[str, str]]
 
 
+class PromptSize(NamedTuple):
+    """How many ``tokens`` the text of a prompt has by the rule of thumb, and how many ``images`` are in it."""
+
+    tokens: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The items of a conversation, as the bytes of a JSON array: parsed they take several times as much memory."""
+
+    items: bytes
+    size: PromptSize
+
+    def parsed(self) -> list[Mapping[str, Any]]:
+        parsed: list[Mapping[str, Any]] = json.loads(self.items)
+        return parsed
+
+
 class WireCall(NamedTuple):
     """One POST. ``body`` is ``raw``, parsed; unknown fields travel along in both.
 
     The target that answers notes the usage on ``record``, and the model where that is not its own. ``fits``: the limit
-    of the answer is no promise, and gives way where the model's context has not so much room.
+    of the answer is no promise, and gives way where the model's context has not so much room. ``earlier`` is the kept
+    conversation that the body goes on from, and names only.
     """
 
     path: str
@@ -29,6 +49,17 @@ class WireCall(NamedTuple):
     caller: Caller = ANONYMOUS
     record: CallRecord | None = None
     fits: bool = False
+    earlier: Conversation | None = None
+
+    @property
+    def prompt_size(self) -> PromptSize:
+        """Of the body and of the conversation that it goes on from."""
+        tokens, images = len(self.raw) // BYTES_PER_TOKEN, 0
+        if self.raw.find(b"image") >= 0:
+            tokens, images = prompt_size(self.raw, self.body.get("messages") or self.body.get("input"))
+        if self.earlier is not None:
+            tokens, images = self.earlier.size.tokens + tokens, self.earlier.size.images + images
+        return PromptSize(tokens, images)
 
     def for_model(self, model: str) -> bytes:
         """The bytes for a target: untouched where it has the caller's own name for the model."""
@@ -131,8 +162,8 @@ class ExpectedUse(NamedTuple):
 
 def expected_use(call: WireCall) -> ExpectedUse:
     """Several choices and several prompts each have the limit; an image is a thousand tokens, whatever its size."""
-    images = _images(call)
-    prompt = len(call.raw) // BYTES_PER_TOKEN if images is None else images
+    size = call.prompt_size
+    prompt = size.tokens + size.images * IMAGE_TOKENS
     if call.path in NO_ANSWER:
         return ExpectedUse(prompt, 0, 0)
     limit, choices = _positive(call.body, LIMITS), 1
@@ -153,18 +184,18 @@ def _positive(body: Mapping[str, Any], names: tuple[str, ...]) -> int:
     return 0
 
 
-def _images(call: WireCall) -> int | None:
-    """The tokens of a prompt with images in it, whose bytes say nothing; None where it has none."""
-    messages = call.body.get("messages") or call.body.get("input")
-    if call.raw.find(b"image") < 0 or not isinstance(messages, list):
-        return None
+def prompt_size(raw: bytes, messages: Any) -> PromptSize:
+    """Of ``messages``, or items, whose JSON is in ``raw``: where images are among them, its bytes say nothing."""
+    if raw.find(b"image") < 0 or not isinstance(messages, list):
+        return PromptSize(len(raw) // BYTES_PER_TOKEN, 0)
     parts = [part for message in messages for part in _parts(message)]
-    images = [part for part in parts if is_image(part)]
+    texts = [part for part in parts if not is_image(part)]
+    images = len(parts) - len(texts)
     if not images:
-        return None
-    text = sum(len(str(part.get("text") or "").encode()) for part in parts if part not in images)
+        return PromptSize(len(raw) // BYTES_PER_TOKEN, 0)
+    text = sum(len(str(part.get("text") or "").encode()) for part in texts)
     plain = sum(len(content.encode()) for m in messages if isinstance(content := _content(m), str))
-    return len(images) * IMAGE_TOKENS + (text + plain) // BYTES_PER_TOKEN
+    return PromptSize((text + plain) // BYTES_PER_TOKEN, images)
 
 
 def is_image(part: Mapping[str, Any]) -> bool:
@@ -177,4 +208,5 @@ def _parts(message: Any) -> list[Mapping[str, Any]]:
 
 
 def _content(message: Any) -> Any:
-    return message.get("content") if isinstance(message, Mapping) else None
+    """Of a message, or what a function has put out: that may be an image too."""
+    return message.get("content") or message.get("output") if isinstance(message, Mapping) else None

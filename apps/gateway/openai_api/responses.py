@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from apps.core.deltas import TokenLogprob, ToolCallDelta
-from apps.core.errors import AppError, InvalidType
+from apps.core.errors import AppError, InvalidType, InvalidValue
 from apps.gateway.openai_api.chat_completions import logprobs_json
 from apps.gateway.openai_api.over_chat import Event, Item, StoredResponses, open_over_chat
 from apps.gateway.openai_api.responses_request import FIELDS, chat_body
@@ -21,7 +21,8 @@ from apps.models.openai_chat import ChoiceReader
 
 # no upstream's id begins so: theirs go on in hexadecimal digits
 MADE_HERE = "resp_g"
-Keep = Callable[[Mapping[str, Any]], None]
+# whether there was room for it
+Keep = Callable[[Mapping[str, Any]], bool]
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # of the request's own fields, those that a response repeats, and what stands there where the request said nothing
 REPEATED: dict[str, Any] = {
@@ -132,12 +133,14 @@ class CallItem:
 class ResponseEvents:
     """One response in the making. ``body`` is the request; every event carries its ``sequence_number``.
 
-    ``keep`` is given the response when it is whole; without it nothing is kept.
+    ``keep`` is given the response when it is whole; without it nothing is kept. ``store`` in the response says so.
     """
 
     def __init__(self, body: Mapping[str, Any], keep: Keep | None = None) -> None:
         self._body = body
         self._keep = keep
+        self._is_kept = keep is not None
+        self._whole: dict[str, Any] = {}
         self._id = f"{MADE_HERE}{secrets.token_hex(24)}"
         self._created = int(time.time())
         self._model = str(body.get("model"))
@@ -177,9 +180,9 @@ class ResponseEvents:
         for item in self._items:
             if item.open:
                 yield from self._numbered(item.closing(status))
-        response = self.response(status)
+        response = self._whole = self.response(status)
         if self._keep is not None:
-            self._keep(response)
+            self._is_kept = response["store"] = self._keep(response)
         yield from self._numbered([{"type": f"response.{status}", "response": response}])
 
     @property
@@ -188,7 +191,7 @@ class ResponseEvents:
 
     def whole(self) -> dict[str, Any]:
         """The response object, after `finish`."""
-        return self.response(self._status)
+        return self._whole
 
     def response(self, status: str) -> dict[str, Any]:
         """The response object as of now."""
@@ -212,7 +215,7 @@ class ResponseEvents:
             "output": [item.item(status) for item in self._items] if over else [],
             "previous_response_id": self._body.get("previous_response_id"),
             "reasoning": {"effort": None, "summary": None, **(self._body.get("reasoning") or {})},
-            "store": self._keep is not None,
+            "store": self._is_kept,
             "truncation": "disabled",
             "usage": self._usage if over else None,
             **repeated,
@@ -270,18 +273,24 @@ def _usage(usage: Any) -> dict[str, Any] | None:
     }
 
 
-def conversation_before(stored: StoredResponses, call: WireCall) -> tuple[Mapping[str, Any], list[Item]]:
-    """The body without the response that it goes on from, and the items of that conversation.
+def conversation_before(stored: StoredResponses, call: WireCall) -> tuple[Mapping[str, Any], Sequence[Item]]:
+    """The body without the response that it goes on from, and the items of that conversation, which the call has.
 
-    Raises InvalidType, and InvalidValue where that response is not kept; where nothing is, the body stays as it is.
+    Raises InvalidType, and InvalidValue where the call has none, as none is kept; where nothing is, the body stays as
+    it is.
     """
     previous = call.body.get("previous_response_id")
     if not stored.on or previous is None:
         return call.body, []
     if not isinstance(previous, str):
         raise InvalidType("Previous response id must be a string", field="previous_response_id")
+    if call.earlier is None:
+        raise InvalidValue(
+            f"No response {previous[:100]} is kept here (any more): send the conversation in input",
+            field="previous_response_id",
+        )
     body = {name: value for name, value in call.body.items() if name != "previous_response_id"}
-    return body, stored.require(call.caller.tenant, previous).conversation
+    return body, call.earlier.parsed()
 
 
 def items_of(given: Any) -> list[Item]:
@@ -315,15 +324,15 @@ class ResponsesOverChat:
     async def open(self, call: WireCall, model: str) -> WireReply:
         body, before = conversation_before(self._stored, call)
         chat = chat_body(body, before)
-        events = ResponseEvents(call.body, self._keeper(call, before))
+        events = ResponseEvents(call.body, self._keeper(call))
         return await open_over_chat(self._chat, call, model, chat, events, _callers_field)
 
-    def _keeper(self, call: WireCall, before: list[Item]) -> Keep | None:
+    def _keeper(self, call: WireCall) -> Keep | None:
         stored = self._stored
-        if not stored.on or call.body.get("store") is False:
+        if not stored.keeps(call):
             return None
-        tenant, given = call.caller.tenant, items_of(call.body["input"])
-        return lambda response: stored.keep(tenant, response, given, before)
+        tenant, name, given = call.caller.tenant, str(call.body["model"]), items_of(call.body["input"])
+        return lambda response: stored.keep(tenant, name, response, given, call.earlier)
 
     async def aclose(self) -> None:
         """The chat target is closed by its maker."""

@@ -1,11 +1,13 @@
-"""Responses that are kept for a while: whose they are, how many, and for how long."""
+"""Responses that are kept for a while: whose they are, how many, how large, and for how long."""
 
+import json
 from typing import Any
 
 import pytest
 
-from apps.core.errors import InvalidValue
-from apps.gateway.openai_api.over_chat import StoredResponses
+from apps.gateway.gateway import needs_of
+from apps.gateway.openai_api.over_chat import StoredResponse, StoredResponses
+from apps.gateway.protocol import IMAGE_TOKENS, Conversation, WireCall, expected_use
 
 
 class Clock:
@@ -18,33 +20,51 @@ class Clock:
         return self.now
 
 
-def response(id: str, text: str = "b") -> dict[str, Any]:
-    return {"id": id, "output": [{"type": "message", "role": "assistant", "content": text}]}
+def response(id: str, text: str = "b", **more: Any) -> dict[str, Any]:
+    return {"id": id, "output": [{"type": "message", "role": "assistant", "content": text}], **more}
 
 
 QUESTION = {"type": "message", "role": "user", "content": "a"}
 
 
+def keep(
+    stored: StoredResponses,
+    tenant: str,
+    made: dict[str, Any],
+    given: list[Any] | None = None,
+    before: Conversation | None = None,
+) -> bool:
+    return stored.keep(tenant, "m", made, [] if given is None else given, before)
+
+
+def found(stored: StoredResponses, tenant: str, id: str) -> StoredResponse:
+    kept = stored.find(tenant, id)
+    assert kept is not None
+    return kept
+
+
 def test_a_response_is_its_tenants_alone_and_has_its_whole_conversation() -> None:
     stored = StoredResponses(60)
-    stored.keep("red", response("1"), [QUESTION], [])
-    kept = stored.require("red", "1")
-    assert kept.conversation == [QUESTION, *response("1")["output"]]
-    stored.keep("red", response("2"), [QUESTION], kept.conversation)
-    assert [item["content"] for item in stored.require("red", "2").conversation] == ["a", "b", "a", "b"]
+    assert keep(stored, "red", response("1"), [QUESTION])
+    kept = found(stored, "red", "1")
+    assert kept.conversation.parsed() == [QUESTION, *response("1")["output"]]
+    assert kept.given() == [QUESTION] and kept.model == "m"
+    assert json.loads(kept.response) == response("1")
+    keep(stored, "red", response("2"), [QUESTION], kept.conversation)
+    second = found(stored, "red", "2")
+    assert [item["content"] for item in second.conversation.parsed()] == ["a", "b", "a", "b"]
+    assert [item["content"] for item in second.given()] == ["a", "b", "a"]
     assert stored.find("blue", "1") is None
     stored.delete("red", "1")
-    with pytest.raises(InvalidValue) as refused:
-        stored.require("red", "1")
-    assert refused.value.field == "previous_response_id" and len(stored) == 1
+    assert stored.find("red", "1") is None and len(stored) == 1
 
 
 def test_what_is_old_is_forgotten() -> None:
     clock = Clock()
     stored = StoredResponses(60, clock=clock)
-    stored.keep("red", response("1"), [], [])
+    keep(stored, "red", response("1"))
     clock.now = 30
-    stored.keep("blue", response("2"), [], [])
+    keep(stored, "blue", response("2"))
     clock.now = 60
     assert stored.find("red", "1") is None and stored.find("blue", "2") is not None
     clock.now = 90
@@ -52,15 +72,70 @@ def test_what_is_old_is_forgotten() -> None:
 
 
 def test_a_tenant_has_so_many_and_so_many_bytes_and_all_together_too() -> None:
-    stored = StoredResponses(60, most=2, most_bytes=1_000, most_bytes_of_all=1_500)
+    stored = StoredResponses(60, most=2, most_bytes=2_000, most_bytes_of_all=3_000)
     for number in range(4):
-        stored.keep("red", response(str(number)), [], [])
+        keep(stored, "red", response(str(number)))
     assert [number for number in range(4) if stored.find("red", str(number))] == [2, 3]
-    stored.keep("red", response("large", "x" * 900), [], [])
+    assert keep(stored, "red", response("large", "x" * 900))
     assert stored.find("red", "3") is None and stored.find("red", "large") is not None
-    stored.keep("red", response("too large", "x" * 1_000), [], [])
+    assert not keep(stored, "red", response("too large", "x" * 1_000))
     assert stored.find("red", "too large") is None
     # the tenant that has most gives way
-    stored.keep("blue", response("1", "x" * 600), [], [])
+    assert keep(stored, "blue", response("1", "x" * 600))
     assert stored.find("red", "large") is None and stored.find("blue", "1") is not None
     assert not StoredResponses(0).on
+
+
+def test_a_conversation_grows_to_its_bound_with_all_that_its_response_repeats() -> None:
+    stored = StoredResponses(60, most_bytes_of_one=1_000)
+    before: Conversation | None = None
+    turns = 0
+    while keep(stored, "red", response(str(turns)), [QUESTION], before):
+        before = found(stored, "red", str(turns)).conversation
+        turns += 1
+    assert before is not None and 800 < len(before.items) < 1_000
+    assert not keep(stored, "red", response("noted", metadata={"note": "x" * 1_000}))
+    # a new one has room
+    assert keep(stored, "red", response("new"), [QUESTION])
+
+
+def test_how_long_an_answer_was_scored_is_no_part_of_the_next_prompt() -> None:
+    stored, scored = StoredResponses(60), [{"token": "b", "logprob": -0.5}] * 100
+    part = {"type": "output_text", "text": "b", "logprobs": scored}
+    keep(stored, "red", {"id": "1", "output": [{"type": "message", "role": "assistant", "content": [part]}]})
+    kept = found(stored, "red", "1")
+    assert kept.conversation.parsed()[0]["content"] == [{**part, "logprobs": []}]
+    assert json.loads(kept.response)["output"][0]["content"] == [part]
+    assert kept.conversation.size.tokens < 50
+
+
+def goes_on(earlier: Conversation | None) -> WireCall:
+    body = {"model": "m", "input": "go on", "previous_response_id": "1"}
+    return WireCall("/responses", json.dumps(body).encode(), body, True, earlier=earlier)
+
+
+def test_what_a_call_goes_on_from_counts_for_its_prompt() -> None:
+    stored = StoredResponses(60)
+    long = {"type": "message", "role": "user", "content": "x" * 40_000}
+    picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 100_000}
+    keep(stored, "red", response("1", "y" * 4_000), [long])
+    first = found(stored, "red", "1").conversation
+    keep(stored, "red", response("2"), [{"role": "user", "content": [picture]}], first)
+    seen = found(stored, "red", "2").conversation
+    short = goes_on(None)
+    assert expected_use(short).prompt < 100
+    assert expected_use(goes_on(first)).prompt == pytest.approx(11_000, abs=200)
+    assert expected_use(goes_on(seen)).prompt == pytest.approx(11_000 + IMAGE_TOKENS, abs=200)
+    assert (needs_of(short).images, needs_of(goes_on(first)).images, needs_of(goes_on(seen)).images) == (
+        False,
+        False,
+        True,
+    )
+    assert needs_of(goes_on(seen)).tokens == pytest.approx(11_000, abs=200)
+
+
+def test_an_image_that_a_function_put_out_is_one_too() -> None:
+    picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 100_000}
+    body = {"model": "m", "input": [{"type": "function_call_output", "call_id": "c", "output": [picture]}]}
+    call = WireCall("/responses", json.dumps(body).encode(), body, False)
+    assert needs_of(call).images and expected_use(call).prompt == IMAGE_TOKENS

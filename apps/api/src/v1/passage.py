@@ -19,7 +19,7 @@ from apps.api.src.http.request import JSON_TYPE, RawRoute, header, parse_json, r
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.v1.relay import read_call, receipt_headers
+from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, receipt_headers, with_earlier
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, CallRecord, Price, Usage, cost, priced
@@ -252,7 +252,7 @@ async def answered_here(request: Request, path: str) -> Response | Request:
     if operation == ("GET", ""):
         if request.query_params.get("stream") == "true":
             raise InvalidValue("A response that is kept cannot be streamed again", field="stream")
-        return JSONResponse(dict(found.response))
+        return Response(found.response, media_type="application/json")
     if operation == ("DELETE", ""):
         stored.delete(caller_of(request).tenant, id)
         return JSONResponse({"id": id, "object": "response.deleted", "deleted": True})
@@ -268,13 +268,13 @@ def _found(request: Request, services: Services, id: str) -> tuple[StoredRespons
     found = stored.find(caller.tenant, id)
     if found is None:
         raise NotFound(f"Response with id {quoted(id)} not found.", field="response_id")
-    allow_model(caller, str(found.response["model"]), services.gateway.router.is_local)
+    allow_model(caller, found.model, services.gateway.router.is_local, OF_A_RESPONSE)
     return stored, found
 
 
 def _listed(found: StoredResponse, request: Request) -> dict[str, Any]:
     """The items of its input, the last first unless ``order`` is asc."""
-    items = [*found.before, *found.given]
+    items = found.given()
     if request.query_params.get("order", "desc") != "asc":
         items.reverse()
     limit = request.query_params.get("limit", str(ITEMS_AT_ONCE))
@@ -298,7 +298,7 @@ def _listed(found: StoredResponse, request: Request) -> dict[str, Any]:
 
 async def _counted(request: Request, services: Services) -> Response | Request:
     """How many tokens the prompt of a response would have; exact, so of a model whose tokenizer is here."""
-    call = await read_call(request, "/responses", services.gateway.router.is_local)
+    call = with_earlier(await read_call(request, "/responses", services.gateway.router.is_local), services.gateway)
     chat = services.gateway.router.candidates(str(call.body["model"]), Needs())[0].provider.chat
     if not isinstance(chat, Tokenizing):
         return Request(request.scope, _replayed(call, request.receive))

@@ -27,6 +27,7 @@ from apps.cache.entry import CacheKey
 from apps.cache.front import CacheFront, replayed
 from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
+from apps.gateway.gateway import Gateway
 from apps.gateway.protocol import WireCall
 from apps.models.metering import Meter
 
@@ -141,13 +142,16 @@ async def respond(request: Request, call: WireCall) -> Response:
     services: Services = request.app.state.services
     gateway = services.gateway
     deadline = _deadline(request)
+    if call.path == "/responses":
+        call = with_earlier(call, gateway)
     record = new_record(call, gateway)
-    call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits)
+    call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits, call.earlier)
     named = identity(request, call)
     execution = Execution(gateway, services.meter, call, record)
     if named is not None:
         return await _idempotent(request, named, execution, deadline)
-    if services.front is not None:
+    # a response that is kept is its caller's: what goes on from it, or deletes it, is not to meet another's
+    if services.front is not None and not gateway.stored_responses.keeps(call):
         key = key_of(call, cache_control(request), services.front, gateway.router)
         if key is not None:
             return await _cached(request, execution, key, services.front, deadline)
@@ -190,6 +194,9 @@ async def _reply(
     return await whole_reply(request, frames, record, cache)
 
 
+OF_A_RESPONSE = "This key may not use the model of that response"
+
+
 async def read_call(request: Request, path: str, is_local: Callable[[str], bool]) -> WireCall:
     """The call of a request whose body is JSON, once it is known that its caller may make it."""
     raw, body = await read_json(request)
@@ -197,6 +204,19 @@ async def read_call(request: Request, path: str, is_local: Callable[[str], bool]
         raise InvalidType("Request body must be a JSON object")
     refuse_duplicates(raw, body)
     return _checked(request, path, raw, body, is_local, fits=fits(request.scope))
+
+
+def with_earlier(call: WireCall, gateway: Gateway) -> WireCall:
+    """The call with the conversation of the response that it goes on from, where that is kept here.
+
+    Raises Forbidden where the caller's key is not for the model that was asked for that response.
+    """
+    stored, previous = gateway.stored_responses, call.body.get("previous_response_id")
+    found = stored.find(call.caller.tenant, previous) if stored.on and isinstance(previous, str) else None
+    if found is None:
+        return call
+    allow_model(call.caller, found.model, gateway.router.is_local, OF_A_RESPONSE)
+    return call._replace(earlier=found.conversation)
 
 
 def call_of(

@@ -13,6 +13,7 @@ from apps.tests.support.routing import ASK, HEALTHY, name, provider, routing_fil
 from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
+SEARCHING: dict[str, Any] = {"temperature": 0, "tools": [{"type": "web_search"}]}
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
@@ -67,8 +68,11 @@ def test_what_the_answer_had_cost_is_saved(mock: MockUpstream, tmp_path: Path) -
         ("/v1/embeddings", {"model": HEALTHY, "input": "x"}, True),
         ("/v1/completions", {"model": HEALTHY, "prompt": "x", "temperature": 0}, True),
         ("/v1/completions", {"model": HEALTHY, "prompt": "x"}, False),
-        ("/v1/responses", {"model": HEALTHY, "input": "x", "temperature": 0}, True),
-        ("/v1/responses", {"model": HEALTHY, "input": "x", "temperature": 0, "tools": [{"type": "web_search"}]}, False),
+        ("/v1/responses", {"model": HEALTHY, "input": "x", "temperature": 0, "store": False}, True),
+        # a response that may be kept has an id of its own
+        ("/v1/responses", {"model": HEALTHY, "input": "x", "temperature": 0}, False),
+        ("/v1/responses", {"model": HEALTHY, "input": "x", "temperature": 0, "store": True}, False),
+        ("/v1/responses", {"model": HEALTHY, "input": "x", **SEARCHING, "store": False}, False),
         (CHAT, {"model": HEALTHY, **ASK}, False),
         (CHAT, {"model": HEALTHY, **ASK, "temperature": 0.5}, False),
         (CHAT, {"model": HEALTHY, **ASK, "temperature": 0.5, "seed": 7}, True),
@@ -84,7 +88,7 @@ def test_only_deterministic_calls_are_cached(path: str, body: dict[str, Any], hi
 
 
 def test_a_response_streams_from_the_cache_too(cached: Cached, mock: MockUpstream) -> None:
-    body = {"model": HEALTHY, "input": "x", "temperature": 0, "stream": True}
+    body = {"model": HEALTHY, "input": "x", "temperature": 0, "stream": True, "store": False}
     first, second = (httpx2.post(f"{cached.url}/v1/responses", json=body, timeout=90) for _ in range(2))
     assert (second.headers["X-Cache"], requests(mock)) == ("hit", 1)
     assert without_receipt(first.content) == without_receipt(second.content)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,12 +11,19 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from apps.api.src.v1.execution import new_record
+from apps.api.src.v1.relay import with_earlier
+from apps.api.src.wiring.gateway import build_gateway
+from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.deltas import Delta, TokenLogprob
 from apps.core.messages import ChatRequest, Message
+from apps.gateway.protocol import WireCall
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.scripted import ScriptedModel, Step
-from apps.tests.support.serving import serving_models
+from apps.tests.support.keys import bearer, make_keys
+from apps.tests.support.routing import HEALTHY, name, provider, routing_file
+from apps.tests.support.serving import serving_models, settings
 from eval.mock_upstream import MockUpstream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -228,6 +236,42 @@ def test_a_response_is_kept_and_gone_on_from(client: openai.OpenAI, local: Scrip
     # what went on from it has its conversation all the same
     client.responses.create(model="tiny", input="three", previous_response_id=last.response.id)
     assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two", "Hello\n", "three"]
+
+
+def test_a_kept_response_is_for_keys_that_may_ask_its_model(
+    mock: MockUpstream, http: httpx2.Client, tmp_path: Path
+) -> None:
+    chat = provider(mock.base_url, responses="chat")
+    asked_as = {"models": {"mine": name(HEALTHY), "other": name(HEALTHY)}}
+    content = {"providers": {"main": chat}, **asked_as}
+    terms: list[dict[str, Any]] = [{"models": ["mine"]}, {"models": ["other"]}]
+    auth: dict[str, Any] = {"auth": "on", "data_dir": tmp_path}
+    mine, other = make_keys(settings(**auth), *({"tenant": "red", **each} for each in terms))
+    with serving_models(gateway_config=str(routing_file(tmp_path, content)), **auth) as url:
+
+        def ask(key: str, model: str, **body: Any) -> httpx2.Response:
+            return http.post(f"{url}/v1/responses", headers=bearer(key), json={"model": model, **body})
+
+        made = ask(mine, "mine", input="hi").json()["id"]
+        assert http.get(f"{url}/v1/responses/{made}", headers=bearer(mine)).json()["id"] == made
+        assert ask(mine, "mine", input="on", previous_response_id=made).status_code == 200
+        for refused in (
+            http.get(f"{url}/v1/responses/{made}", headers=bearer(other)),
+            http.delete(f"{url}/v1/responses/{made}", headers=bearer(other)),
+            ask(other, "other", input="on", previous_response_id=made),
+        ):
+            assert refused.status_code == 403 and "of that response" in refused.json()["error"]["message"]
+
+
+def test_what_a_call_goes_on_from_is_reserved_for() -> None:
+    gateway = build_gateway(settings(), ScriptedModel(hello, name="tiny"), None)
+    asked = {"type": "message", "role": "user", "content": "x" * 40_000}
+    assert gateway.stored_responses.keep("red", "tiny", {"id": "resp_g1", "output": []}, [asked], None)
+    body = {"model": "tiny", "input": "on", "previous_response_id": "resp_g1"}
+    for tenant, tokens in (("red", 10_000), ("blue", 0)):
+        call = WireCall("/responses", json.dumps(body).encode(), body, True, Caller(tenant, "key"))
+        record = new_record(with_earlier(call, gateway), gateway)
+        assert record.estimated_tokens == pytest.approx(tokens, abs=100)
 
 
 def test_what_is_not_to_be_kept_is_not(client: openai.OpenAI) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ FILES = 12
 # what is killed when so many files are in: a process of tasks at work, or one that waits for the next
 TASKS, WRITER = ("ray::parsed", "ray::embedded", "ray::IDLE"), ("ray::Writer",)
 KILLS = ((2, TASKS), (4, WRITER), (6, TASKS), (8, WRITER))
+
+OURS = re.compile(r"[^:]+: \d+ passages|\d+ of \d+ files are in papers, \d+ passages")
 
 pytestmark = [
     pytest.mark.long,
@@ -70,6 +73,9 @@ def _ingest(
     try:
         assert process.stdout is not None
         for line in process.stdout:
+            if not OURS.fullmatch(line.rstrip()):
+                # Ray tells there of workers that have died
+                continue
             lines.append(line.rstrip())
             if waiting and len(lines) >= waiting[0][0] and _kill(process.pid, waiting[0][1]):
                 waiting.pop(0)

@@ -253,12 +253,12 @@ class StoredResponses:
             del self._kept[tenant], self._sizes[tenant]
 
 
-def _longer(before: Conversation | None, given: list[Item], said: list[Item]) -> Conversation:
+def _longer(before: Conversation | None, question: list[Item], answer: list[Item]) -> Conversation:
     """A conversation that has gone on with a question and its answer."""
-    asked, answer = _json(given), _json(said)
-    size = prompt_size(asked, given)
-    tokens, images = size.tokens + len(answer) // BYTES_PER_TOKEN, size.images
-    lists = [asked, answer]
+    question_json, answer_json = _json(question), _json(answer)
+    size = prompt_size(question_json, question)
+    tokens, images = size.tokens + len(answer_json) // BYTES_PER_TOKEN, size.images
+    lists = [question_json, answer_json]
     if before is not None:
         tokens, images = before.size.tokens + tokens, before.size.images + images
         lists.insert(0, before.items)

@@ -214,9 +214,9 @@ class StoredResponses:
 
         Only what is new is made JSON of here: the conversation before may be long.
         """
-        said = [_without_logprobs(item) for item in response["output"]]
-        conversation = _longer(before, given, said)
-        stored = StoredResponse(str(response["id"]), model, _json(response), conversation, len(said), self._clock())
+        output = [_without_logprobs(item) for item in response["output"]]
+        conversation = _longer(before, given, output)
+        stored = StoredResponse(str(response["id"]), model, _json(response), conversation, len(output), self._clock())
         if stored.size > self._most_bytes_of_one:
             return False
         self._forget_old()

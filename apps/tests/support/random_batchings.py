@@ -284,12 +284,16 @@ class Bench:
         if found.error is not None and not found.left:
             raise Difference(f"{where}: {found.error!r}")
         for token, (one, other) in enumerate(zip(entries, whole, strict=False)):
+            if self._tied(one, other):
+                # both are right, and the texts part here
+                break
             if not self._same(one, other):
                 raise Difference(f"{where}: token {token} is {one}, alone {other}")
-        if len(entries) != len(whole) or (not found.left and found.reason != expected.reason):
-            raise Difference(
-                f"{where}: {len(entries)} tokens and {found.reason}, alone {len(whole)}, {expected.reason}"
-            )
+        else:
+            if len(entries) != len(whole) or (not found.left and found.reason != expected.reason):
+                raise Difference(
+                    f"{where}: {len(entries)} tokens and {found.reason}, alone {len(whole)}, {expected.reason}"
+                )
         self.totals["left"] += found.left
         self.totals["answers"] += 1
         self.totals["tokens"] += len(entries)
@@ -318,6 +322,10 @@ class Bench:
 
     def _same(self, one: Entry, other: Entry) -> bool:
         return one == other
+
+    def _tied(self, one: Entry, other: Entry) -> bool:
+        """Whether two different tokens were as likely as one another."""
+        return False
 
     def _step(self, folder: Path, batching: Batching) -> Step:
         assert self._library is not None
@@ -368,9 +376,14 @@ class TorchBench(Bench):
         super().__init__(None, folder)
 
     def _same(self, one: Entry, other: Entry) -> bool:
+        return one[0] == other[0] and self._near(one, other)
+
+    def _tied(self, one: Entry, other: Entry) -> bool:
+        return one[0] != other[0] and self._near(one, other)
+
+    def _near(self, one: Entry, other: Entry) -> bool:
         values = [[each[1], *(logprob for _, logprob in each[2])] for each in (one, other)]
-        near = all(a == b or abs((a or 0.0) - (b or 0.0)) < self.NEAR for a, b in zip(*values, strict=True))
-        return one[0] == other[0] and near
+        return all(a == b or abs((a or 0.0) - (b or 0.0)) < self.NEAR for a, b in zip(*values, strict=True))
 
     def _step(self, folder: Path, batching: Batching) -> Step:
         rows = LARGEST + batching.slots

@@ -32,6 +32,8 @@ POOL_SIZE = 8
 # statements that a connection to SQLite keeps prepared: those that write many rows take much memory
 PREPARED = 32
 SQLITE_ERROR = 1
+# of PostgreSQL (SQL's own classes): wrong data, a violated constraint, a wrong statement
+MISTAKEN_STATES = ("22", "23", "42")
 LOCK_RETRY_SECONDS = 0.1
 BEAT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
@@ -142,8 +144,11 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether this is the database's trouble, and not a mistake in a statement."""
     if isinstance(error, exc.DBAPIError):
         mistakes = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
-        # SQLite has one class for a file that is locked and for a column that is not there
-        mistaken = getattr(error.driver_exception, "sqlite_errorcode", None) == SQLITE_ERROR
+        # SQLite has one class for a file that is locked and for a column that is not there; of PostgreSQL's, many of
+        # the wrong values have no class of their own
+        driver = error.driver_exception
+        mistaken = getattr(driver, "sqlite_errorcode", None) == SQLITE_ERROR
+        mistaken = mistaken or (getattr(driver, "sqlstate", None) or "")[:2] in MISTAKEN_STATES
         return error.connection_invalidated or not (mistaken or isinstance(error, mistakes))
     return isinstance(error, exc.TimeoutError | OSError | TimeoutError | PostgresError | InterfaceError)
 

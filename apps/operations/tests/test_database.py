@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import inspect, select, text, update
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.errors import StoreUnavailable
@@ -273,3 +273,14 @@ async def test_a_mistake_in_sql_is_a_mistake_and_holds_no_values(database: Datab
     with pytest.raises((ProgrammingError, OperationalError)) as caught:
         await database.read(wrong)
     assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 40])
+async def test_a_value_that_the_database_does_not_take_is_no_outage(value: str, database: Database) -> None:
+    async def odd(connection: AsyncConnection) -> None:
+        await connection.execute(text("INSERT INTO daily_usage (day) VALUES (:day)"), {"day": value})
+
+    # SQLite takes the value, and refuses the row for what it lacks
+    with pytest.raises(DBAPIError):
+        await database.write(odd)
+    assert await database.read(number) == 0

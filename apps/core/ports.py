@@ -7,7 +7,7 @@ the request: another revision, another answer.
 import hashlib
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest, JsonObject, Message
@@ -38,6 +38,8 @@ class Observed(Protocol):
 
 State = Literal["ready", "unknown", "loading", "failed", "not_configured"]
 """``unknown`` is an upstream that is configured and that no call has reached yet."""
+STATES: tuple[State, ...] = get_args(State)
+"""The best first: what has several states is in the best of them."""
 
 
 @dataclass(frozen=True, slots=True)

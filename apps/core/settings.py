@@ -45,7 +45,10 @@ class Settings(BaseSettings):
     api_uds: Path | None = Field(None, description="Unix socket to listen on in place of API_HOST and API_PORT")
     api_fd: int | None = Field(None, ge=3, description="Open listening socket to take over, as its file descriptor")
     api_workers: int = Field(
-        1, ge=1, le=64, description="Processes of the API; with more than one, the local model is in another"
+        1,
+        ge=1,
+        le=64,
+        description="Processes of the API; with more than one, the local model and the encoders are in another",
     )
     api_peers: str = Field(
         "", pattern=r"^(|\d{1,2}@/.+)$", description="Which of the workers this process is, and where the others are"
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
 
     local_url: LocalUrl = Field(
         "",
-        description="Where the local model is: http://, http+unix://; replicas by dns:// or list+http://; empty: here",
+        description="Where the local model and encoders are: http://, http+unix://, dns://, list+http://; empty: here",
     )
     local_model: str = Field(
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"

@@ -21,7 +21,7 @@ from apps.core.errors import (
     UpstreamUnavailable,
 )
 from apps.core.messages import ChatRequest, JsonObject, Message
-from apps.core.ports import ChatModel, ContextWindow, Readiness, Writer
+from apps.core.ports import STATES, ChatModel, ContextWindow, Readiness, Writer
 from apps.gateway.openai_api.over_chat import StoredResponses
 from apps.gateway.protocol import LIMITS, ExpectedUse, WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
@@ -171,8 +171,6 @@ def needs_of(call: WireCall) -> Needs:
 
 # the name that leads to the local model, whatever its own name is
 LOCAL = "local"
-# best first
-STATES = ("ready", "unknown", "loading", "failed", "not_configured")
 CONTEXT = 4096
 # what a chat template puts around a message, with much room to spare
 TOKENS_PER_MESSAGE = 16

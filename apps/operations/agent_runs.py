@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.agent_runs import AgentRun, RunStatus
-from apps.operations.database import Database, Work, with_statements
+from apps.operations.database import Database, with_statements
+from apps.operations.group_commit import Work
 
 if TYPE_CHECKING:
     from apps.operations.tables import RunStatements

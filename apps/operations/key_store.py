@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from apps.core.callers import Budget, Caller
 from apps.core.errors import NotFound, StoreUnavailable
-from apps.operations.database import Database, Work, with_statements
+from apps.operations.database import Database, with_statements
+from apps.operations.group_commit import Work
 from apps.operations.key_terms import KeyTerms, digest_of, new_key, parse_budget, parse_expiry, shown_prefix
 
 if TYPE_CHECKING:

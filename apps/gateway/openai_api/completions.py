@@ -22,16 +22,9 @@ from apps.core.ports import ChatModel
 from apps.gateway.openai_api.chat_completions import (
     DONE,
     NO_TOKEN_FIELDS,
-    Numbered,
     TokenFields,
-    added,
-    answers,
     fingerprint,
-    joined,
-    merged,
     prompt_json,
-    seeded,
-    summed,
     token_fields,
     usage_json,
 )
@@ -50,6 +43,7 @@ from apps.gateway.openai_api.chat_request import (
     wants_running_usage,
     wants_usage,
 )
+from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import WireCall, WireReply
 

@@ -1,8 +1,8 @@
 """The ``input`` of a Responses body as the messages of a chat: items in, turns out.
 
-A Responses body as a chat completions body, for targets that serve chat only. Stateless: nothing is kept here.
+A Responses body as a chat completions body, for targets that serve chat only.
 
-What a chat call cannot say, and everything that would need a store, is refused with INVALID_VALUE by its name.
+What a chat call cannot say is refused with INVALID_VALUE by its name; so are items by reference and files by id.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,9 @@ def _add(turns: list[Turn], item: Any, where: str) -> None:
     elif kind == "reasoning":
         _add_reasoning(turns, item, where)
     elif kind == "item_reference":
-        raise InvalidValue("Nothing is stored here: item_reference cannot be honoured", field=f"{where}.type")
+        raise InvalidValue(
+            "Items are not found by their ids here: item_reference cannot be honoured", field=f"{where}.type"
+        )
     else:
         raise InvalidValue(f"This model cannot take items of type {str(kind)[:100]}", field=f"{where}.type")
 
@@ -123,7 +125,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         image = {"url": part["image_url"], **({"detail": part["detail"]} if part.get("detail") else {})}
         return {"type": "image_url", "image_url": image}
     if kind == "input_image":
-        raise InvalidValue("Nothing is stored here: an image must come as image_url", field=f"{where}.file_id")
+        raise InvalidValue("Files are not kept here: an image must come as image_url", field=f"{where}.file_id")
     raise InvalidValue(f"This model cannot take parts of type {str(kind)[:100]}", field=f"{where}.type")
 
 

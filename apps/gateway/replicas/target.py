@@ -130,7 +130,7 @@ class ReplicaModel:
     """Implements Writer, Tokenizing, Measured and KnowsControlTexts. ``name`` ANY: whatever they have."""
 
     def __init__(self, target: ReplicaTarget, name: str = ANY, shown: str = "") -> None:
-        self.target = self._target = target
+        self.target = target
         self._name = name
         self._shown = shown or name
         self._control: dict[str, list[str]] = {}
@@ -143,12 +143,12 @@ class ReplicaModel:
         if request.raw:
             path, body = "/completions", _raw_body(request, body)
         call = WireCall(path, b"", body, True, request.caller, request.record, request.fits)
-        chunks = chunks_of(self._target, call._replace(raw=json.dumps(body).encode()))
+        chunks = chunks_of(self.target, call._replace(raw=json.dumps(body).encode()))
         async for delta in deltas_of(_as_chat(chunks) if request.raw else chunks, self.readiness().name):
             yield delta
 
     def readiness(self) -> Readiness:
-        readiness = self._target.replicas.table.readiness("chat", self._name)
+        readiness = self.target.replicas.table.readiness("chat", self._name)
         return (
             readiness
             if readiness.name != ANY
@@ -156,7 +156,7 @@ class ReplicaModel:
         )
 
     def capacity(self) -> ModelCapacity:
-        known = self._target.replicas.table.capacity("chat", self._name)
+        known = self.target.replicas.table.capacity("chat", self._name)
         readiness = self.readiness()
         return known or ModelCapacity.model_construct(
             id=readiness.name, kind="chat", status=readiness.state, reason=readiness.reason
@@ -172,11 +172,11 @@ class ReplicaModel:
         return self._control.get(self.readiness().name)
 
     async def start(self) -> None:
-        self._target.replicas.start()
+        self.target.replicas.start()
 
     async def aclose(self) -> None:
         """Close the target. Of a provider's, the router does so by its wire."""
-        await self._target.aclose()
+        await self.target.aclose()
 
     async def tokenize(self, request: ChatRequest, *, special: bool = True) -> list[int]:
         body: dict[str, Any] = {"model": self._name}
@@ -205,7 +205,7 @@ class ReplicaModel:
                 readiness.reason, details={"state": readiness.state}, retry_after=readiness.retry_after or 1.0
             )
         if readiness.name not in self._control:
-            texts = await self._target.replicas.control_texts(self._name)
+            texts = await self.target.replicas.control_texts(self._name)
             if texts is None:
                 raise ModelUnavailable("The replica's tokenizer does not answer", retry_after=1.0)
             self._control[readiness.name] = texts
@@ -213,7 +213,7 @@ class ReplicaModel:
 
     async def _ask(self, path: str, body: Mapping[str, Any], request: ChatRequest) -> dict[str, Any]:
         call = WireCall(path, json.dumps(body).encode(), body, False, request.caller)
-        return parsed_object((await self._target.open(call, self._name)).body)
+        return parsed_object((await self.target.open(call, self._name)).body)
 
 
 class ReplicaWindow:

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine, event, insert, select
 
 from apps.core.errors import StoreUnavailable
-from apps.operations.database import Database, GroupCommit
+from apps.operations.database import Database
+from apps.operations.group_commit import GroupCommit
 from apps.operations.ledger_rows import Charge
 from apps.operations.ledger_store import LedgerStatements
 from apps.operations.tables import reservations

@@ -18,16 +18,13 @@ from apps.api.src.wiring.services import Services
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, NotFound, quoted
 from apps.core.fields import Schema
 from apps.core.messages import ChatRequest, user_message
-from apps.core.ports import Embedder, EmbedsTokens, KnowsWords, State, Tokenizing
+from apps.core.ports import STATES, Embedder, EmbedsTokens, KnowsWords, State, Tokenizing
 from apps.gateway.openai_api.chat_request import chat_request, read_boolean
 from apps.gateway.openai_api.embeddings import MOST_TEXTS
 from apps.gateway.openai_api.fields import NEUTRAL, label, refuse_others
 from apps.gateway.protocol import WireCall
 from apps.gateway.routing.router import Needs, Router
 from apps.gateway.routing.targets import Target
-
-# the best first: a name is as ready as its readiest target
-ORDER: tuple[State, ...] = ("ready", "unknown", "loading", "failed", "not_configured")
 
 
 class TargetStatus(Schema):
@@ -97,7 +94,7 @@ class ModelDirectory:
     def _model(self, name: str, targets: Sequence[Target]) -> Model:
         statuses = [_status(target) for target in targets]
         lengths = [length for target in targets if (length := _length(target)) is not None]
-        best = min(statuses, key=lambda status: ORDER.index(status.status))
+        best = min(statuses, key=lambda status: STATES.index(status.status))
         return Model(
             id=name,
             created=self._created,

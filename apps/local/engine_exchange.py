@@ -134,11 +134,16 @@ class ReasoningReader:
         self._end: StopStrings | None = StopStrings([THOUGHT_ENDS]) if begun else None
         self._undecided: str | None = None if begun else ""
         self._logprobs = PendingLogprobs()
+        self._tells_logprobs = False
 
     def read(self, output: EngineOutput) -> tuple[str, EngineOutput]:
         """The thoughts that have become certain, and the output without them and without their log probabilities."""
-        self._logprobs.add(output.logprobs)
         last = output.finish_reason is not None
+        self._tells_logprobs = self._tells_logprobs or bool(output.logprobs)
+        if self._end is None and self._undecided is None and not (last or self._tells_logprobs):
+            # an answer whose thoughts are over
+            return "", output
+        self._logprobs.add(output.logprobs)
         thoughts, text, skipped = self._split(output.text, last)
         if self._end is not None or thoughts or skipped:
             self.tokens = output.completion_tokens

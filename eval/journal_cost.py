@@ -7,7 +7,6 @@ and reads the CPU time of their processes. Linux only, since it reads /proc.
 """
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from apps.tests.support.processes import running
 from eval.mock_upstream import mock_upstream
+from eval.process_cpu import cpu_seconds
 
 ROUNDS = 8
 CONNECTIONS = 4
@@ -36,12 +36,6 @@ def send(url: str, calls: int) -> None:
         if answer.status != 200:
             raise RuntimeError(f"a call ended with {answer.status}")
     connection.close()
-
-
-def cpu_seconds(process: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(process: int, url: str, calls: int) -> float:

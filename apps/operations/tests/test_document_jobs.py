@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import sqlite3
 from collections.abc import Set
 from contextlib import closing
@@ -48,6 +49,12 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    """A queue of machines is in PostgreSQL, and nowhere else."""
+    return postgres.create(f"queue_{secrets.token_hex(4)}")
 
 
 @pytest.fixture

@@ -51,10 +51,11 @@ def workers(rounds: int) -> list[str]:
             services[count] = Service(url, started_with("API_PORT", url.rpartition(":")[2]))
         for service in services.values():
             await_calm(service.root, READY_SECONDS)
-        idle = {count: _idle(service) for count, service in services.items()}
         made = _in_turns(services, kept, max(2 * rounds, 4), no_store=True)
         hit = _in_turns(services, kept, max(2 * rounds, 4), no_store=False)
         rates = _rates(services, kept, rounds)
+        # what a service does at first it does no more
+        idle = {count: _idle(service) for count, service in services.items()}
     cost, cached = _ratio(made), _ratio(hit)
     return [
         f"idle, ms of CPU a second: {idle[1]:.1f} with one process, {idle[2]:.1f} with two and the model's",

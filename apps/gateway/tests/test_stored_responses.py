@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from apps.gateway.gateway import needs_of
-from apps.gateway.openai_api.over_chat import StoredResponse, StoredResponses
+from apps.gateway.openai_api.stored_responses import StoredResponse, StoredResponses
 from apps.gateway.protocol import IMAGE_TOKENS, Conversation, WireCall, expected_use
 
 

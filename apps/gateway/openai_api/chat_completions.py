@@ -3,7 +3,6 @@
 ``system_fingerprint`` is the same as long as the same model would answer the same.
 """
 
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -27,6 +26,7 @@ from apps.gateway.openai_api.chat_request import (
 )
 from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
 from apps.gateway.protocol import WireCall, WireReply
+from apps.models.event_stream import json_bytes, json_event
 
 NOTHING = ChatRequest(())
 SHOWN = 12
@@ -198,7 +198,7 @@ class _Chunks:
         if self._record is not None:
             self._record.usage = usage
         if self._details.usage:
-            tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
+            tail = json_event({**self._head, "choices": [], "usage": usage_json(usage)})
         yield tail + DONE
 
     def _usage(self) -> Usage | None:
@@ -274,12 +274,12 @@ class _Chunks:
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish, **of_choice}
         running = {"usage": usage_json(self._usage())} if self._details.running else NO_FIELDS
-        return _event({**self._head, **more, **running, "choices": [choice]})
+        return json_event({**self._head, **more, **running, "choices": [choice]})
 
 
 def _completion(head: Mapping[str, Any], whole: Sequence[Answer], details: AnswerDetails, usage: Usage | None) -> bytes:
     choices = [_choice(i, answer, details) for i, answer in enumerate(whole)]
-    return json.dumps({**head, "choices": choices, "usage": usage_json(usage)}, ensure_ascii=False).encode()
+    return json_bytes({**head, "choices": choices, "usage": usage_json(usage)})
 
 
 def _choice(index: int, answer: Answer, details: AnswerDetails) -> dict[str, Any]:
@@ -340,7 +340,3 @@ def _piece_json(piece: ToolCallDelta) -> dict[str, Any]:
 
 def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
-
-
-def _event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

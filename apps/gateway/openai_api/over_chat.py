@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from apps.core.errors import AppError, UpstreamError
 from apps.gateway.protocol import Blocks, WireCall, WireReply, WireTarget
-from apps.models.event_stream import EventStreamDecoder
+from apps.models.event_stream import EventStreamDecoder, json_bytes, json_event
 
 Event = dict[str, Any]
 
@@ -51,7 +51,7 @@ async def open_over_chat(
 
     ``callers_field`` translates the field that an error names into the caller's own word for it.
     """
-    raw = json.dumps(body, ensure_ascii=False).encode()
+    raw = json_bytes(body)
     chat_call = WireCall("/chat/completions", raw, dict(body), call.stream, call.caller, call.record, fits=fits)
     try:
         reply = await chat.open(chat_call, model)
@@ -72,7 +72,7 @@ def _whole(events: AnswerEvents, body: bytes) -> bytes:
     if not events.finished:
         raise UpstreamError("The upstream's answer could not be understood")
     list(events.finish())
-    return _json(events.whole())
+    return json_bytes(events.whole())
 
 
 async def _blocks(events: AnswerEvents, first: bytes, rest: Blocks) -> AsyncGenerator[bytes, None]:
@@ -118,8 +118,4 @@ def _chunk(data: bytes) -> dict[str, Any]:
 
 def event_bytes(events: Iterable[Event]) -> bytes:
     """Events as bytes of a stream."""
-    return b"".join(b"event: %s\ndata: %s\n\n" % (event["type"].encode(), _json(event)) for event in events)
-
-
-def _json(data: Any) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode()
+    return b"".join(json_event(event, event["type"]) for event in events)

@@ -1,6 +1,5 @@
 """Responses that are made here, kept for a while in this process, so that a later call goes on from one by its id."""
 
-import json
 import secrets
 import time
 from collections import OrderedDict
@@ -10,6 +9,7 @@ from typing import Any
 
 from apps.core.errors import InvalidType, InvalidValue
 from apps.gateway.protocol import BYTES_PER_TOKEN, Conversation, PromptSize, WireCall, prompt_size
+from apps.models.event_stream import json_bytes
 
 Item = Mapping[str, Any]
 MOST = 1_000
@@ -90,7 +90,9 @@ class StoredResponses:
         """
         output = [_without_logprobs(item) for item in response["output"]]
         conversation = _longer(before, given, output)
-        stored = StoredResponse(str(response["id"]), model, _json(response), conversation, len(output), self._clock())
+        stored = StoredResponse(
+            str(response["id"]), model, json_bytes(response), conversation, len(output), self._clock()
+        )
         if stored.size > self._most_bytes_of_one:
             return False
         self._forget_old()
@@ -129,7 +131,7 @@ class StoredResponses:
 
 def _longer(before: Conversation | None, question: list[Item], answer: list[Item]) -> Conversation:
     """A conversation that has gone on with a question and its answer."""
-    question_json, answer_json = _json(question), _json(answer)
+    question_json, answer_json = json_bytes(question), json_bytes(answer)
     size = prompt_size(question_json, question)
     tokens, images = size.tokens + len(answer_json) // BYTES_PER_TOKEN, size.images
     lists = [question_json, answer_json]
@@ -146,10 +148,6 @@ def _without_logprobs(item: Item) -> Item:
     if not isinstance(content, list):
         return item
     return {**item, "content": [{**part, "logprobs": []} if part.get("logprobs") else part for part in content]}
-
-
-def _json(data: Any) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode()
 
 
 def conversation_before(stored: StoredResponses, call: WireCall) -> tuple[Mapping[str, Any], Sequence[Item]]:

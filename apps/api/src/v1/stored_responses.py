@@ -10,11 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive
 
 from apps.api.src.auth.authentication import allow_model, caller_of
+from apps.api.src.v1.models import input_tokens
 from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, with_earlier
 from apps.api.src.wiring.services import Services
 from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.ports import Tokenizing
-from apps.gateway.openai_api.chat_request import chat_request
 from apps.gateway.openai_api.response_events import MADE_HERE
 from apps.gateway.openai_api.responses_request import chat_body
 from apps.gateway.openai_api.stored_responses import StoredResponse, StoredResponses, conversation_before
@@ -92,8 +92,7 @@ async def _counted(request: Request, services: Services) -> Response | Request:
     if not isinstance(chat, Tokenizing):
         return Request(request.scope, _replayed(call, request.receive))
     body, before = conversation_before(services.gateway.stored_responses, call)
-    tokens = await chat.tokenize(chat_request(chat_body(body, before), call.caller))
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(tokens)})
+    return JSONResponse(await input_tokens(chat, chat_body(body, before), call.caller))
 
 
 def _replayed(call: WireCall, receive: Receive) -> Receive:

@@ -27,13 +27,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from apps.operations.ledger_rows import DAY
 from apps.operations.tables import rag_files, rag_jobs, rag_turns, rag_uploads
 
 Row = dict[str, Any]
 OPEN = ("queued", "running")
 ADDING = "genai-project documents "
 ABANDONED = 10
-DAY = 86400.0
 Held = tuple[int, str, int]
 """A claim: the file's id, the worker, and the try, since a worker may lose a file and claim it again."""
 

@@ -98,11 +98,11 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._told: Callable[[], object] = lambda: None
+        self._wake: Callable[[], object] = lambda: None
 
     async def main_loop(self) -> None:
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
-        self._told = lambda: loop.call_soon_threadsafe(ending.set)
+        self._wake = lambda: loop.call_soon_threadsafe(ending.set)
         # each tenth tick writes the Date anew
         while not await self.on_tick(0):
             with suppress(TimeoutError):
@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._told()
+        self._wake()
 
 
 class Protocol(HttpToolsProtocol):

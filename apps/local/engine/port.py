@@ -46,7 +46,8 @@ class Sampling:
     ``temperature`` 0 is greedy; ``top_k`` 0, ``min_p`` 0 and ``top_p`` 1 keep all tokens. ``seed`` None draws a fresh
     one a call. The penalties are those of vLLM: ``repetition_penalty`` of prompt and answer, the other two of the
     answer. No end token comes, and no stop string counts, before ``min_tokens``. With ``ignore_eos`` no end token comes
-    at all.
+    at all. ``stop_tokens`` end this answer as end tokens do. Where there are ``allowed_tokens`` no other comes; the
+    last token of one of ``bad_sequences`` does not come behind the others of it.
 
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
     no log probabilities, a number for those of each token and of that many alternatives; ``prompt_logprobs`` likewise
@@ -70,6 +71,9 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     min_tokens: int = 0
     ignore_eos: bool = False
+    stop_tokens: frozenset[int] = frozenset()
+    allowed_tokens: tuple[int, ...] = ()
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
     prompt_logprobs: int | None = None
     tenant: str = ""
     keep: bool = True

@@ -22,8 +22,8 @@ MOST_BYTES_OF_ALL = 64 * 1024 * 1024
 class StoredResponse:
     """``response`` is its JSON, ``model`` the name that its caller asked for.
 
-    ``conversation`` is all that was said, its answer last: that is ``answered`` items. ``kept_at`` is a time of the
-    store's clock.
+    ``conversation`` is all that was said, its answer last: that is ``answered`` items. ``item_ids`` are those that came
+    with this response. ``kept_at`` is a time of the store's clock.
     """
 
     id: str
@@ -31,6 +31,7 @@ class StoredResponse:
     response: bytes
     conversation: Conversation
     answered: int
+    item_ids: tuple[str, ...]
     kept_at: float
 
     @property
@@ -67,6 +68,8 @@ class StoredResponses:
         self._most_bytes_of_all = most_bytes_of_all
         self._clock = clock
         self._kept: dict[str, OrderedDict[str, StoredResponse]] = {}
+        # the response of each item, by tenant and the item's id
+        self._holders: dict[str, dict[str, str]] = {}
         self._sizes: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -90,15 +93,16 @@ class StoredResponses:
         """
         output = [_without_logprobs(item) for item in response["output"]]
         conversation = _longer(before, given, output)
-        stored = StoredResponse(
-            str(response["id"]), model, json_bytes(response), conversation, len(output), self._clock()
-        )
+        ids = tuple(id for item in (*given, *output) if isinstance(id := item.get("id"), str))
+        name = str(response["id"])
+        stored = StoredResponse(name, model, json_bytes(response), conversation, len(output), ids, self._clock())
         if stored.size > self._most_bytes_of_one:
             return False
         self._forget_old()
         kept = self._kept.setdefault(tenant, OrderedDict())
         kept[stored.id] = stored
         self._sizes[tenant] = self._sizes.get(tenant, 0) + stored.size
+        self._holders.setdefault(tenant, {}).update(dict.fromkeys(ids, name))
         while len(kept) > self._most or self._sizes[tenant] > self._most_bytes:
             self._drop(tenant, next(iter(kept)))
         while sum(self._sizes.values()) > self._most_bytes_of_all:
@@ -110,6 +114,33 @@ class StoredResponses:
         self._forget_old()
         kept = self._kept.get(tenant)
         return None if kept is None else kept.get(id)
+
+    def resolved(self, tenant: str, given: list[Any]) -> tuple[list[Any], frozenset[str]]:
+        """The items with those that are kept in the place of references to them, and the models that made those.
+
+        A reference to an item that is not kept stays. Raises InvalidValue where they are too many bytes together.
+        """
+        self._forget_old()
+        holders, parsed, models, size = self._holders.get(tenant, {}), dict[str, Item](), set[str](), 0
+        items = []
+        for item in given:
+            id = referenced_id(item)
+            if id is None or id not in holders:
+                items.append(item)
+                continue
+            holder = self._kept[tenant][holders[id]]
+            if id not in parsed:
+                parsed |= {str(one.get("id")): one for one in holder.conversation.parsed()}
+            models.add(holder.model)
+            items.append(parsed[id])
+            size += len(json_bytes(parsed[id]))
+            if size > self._most_bytes_of_one:
+                raise InvalidValue(
+                    "The items that input refers to are too large together",
+                    field="input",
+                    details={"max_bytes": self._most_bytes_of_one},
+                )
+        return items, frozenset(models)
 
     def delete(self, tenant: str, id: str) -> None:
         """Forget one that is there."""
@@ -123,10 +154,23 @@ class StoredResponses:
                 self._drop(tenant, first.id)
 
     def _drop(self, tenant: str, id: str) -> None:
-        kept = self._kept[tenant]
-        self._sizes[tenant] -= kept.pop(id).size
+        kept, holders = self._kept[tenant], self._holders[tenant]
+        dropped = kept.pop(id)
+        self._sizes[tenant] -= dropped.size
+        for item in dropped.item_ids:
+            # a later response may have it too
+            if holders.get(item) == id:
+                del holders[item]
         if not kept:
-            del self._kept[tenant], self._sizes[tenant]
+            del self._kept[tenant], self._sizes[tenant], self._holders[tenant]
+
+
+def referenced_id(item: Any) -> str | None:
+    """The id in an item that is nothing but a reference to another one; None for any other item."""
+    if not isinstance(item, Mapping) or item.keys() - {"id", "type"}:
+        return None
+    id = item.get("id") if item.get("type") in (None, "item_reference") else None
+    return id if isinstance(id, str) else None
 
 
 def _longer(before: Conversation | None, question: list[Item], answer: list[Item]) -> Conversation:

@@ -140,11 +140,11 @@ async def respond(request: Request, call: WireCall) -> Response:
     services: Services = request.app.state.services
     gateway = services.gateway
     deadline = _deadline(request)
+    named = identity(request, call)
     if call.path == "/responses":
-        call = with_earlier(call, gateway)
+        call = with_items(with_earlier(call, gateway), gateway)
     record = new_record(call, gateway)
     call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits, call.earlier)
-    named = identity(request, call)
     execution = Execution(gateway, services.meter, call, record)
     if named is not None:
         return await _idempotent(request, named, execution, deadline)
@@ -215,6 +215,23 @@ def with_earlier(call: WireCall, gateway: Gateway) -> WireCall:
         return call
     allow_model(call.caller, found.model, gateway.router.is_local, OF_A_RESPONSE)
     return call._replace(earlier=found.conversation)
+
+
+def with_items(call: WireCall, gateway: Gateway) -> WireCall:
+    """The call with items that are kept here in the places where its input refers to them.
+
+    Raises Forbidden as `with_earlier`. What is not kept here may be the upstream's own.
+    """
+    stored, given = gateway.stored_responses, call.body.get("input")
+    if not stored.on or not isinstance(given, list):
+        return call
+    items, models = stored.resolved(call.caller.tenant, given)
+    if not models:
+        return call
+    for model in models:
+        allow_model(call.caller, model, gateway.router.is_local, OF_A_RESPONSE)
+    body = {**call.body, "input": items}
+    return call._replace(raw=json.dumps(body, ensure_ascii=False).encode(), body=body)
 
 
 def call_of(

@@ -339,6 +339,7 @@ class AnswerReader:
             reasoning=thoughts,
             tokens=output.tokens if self._request.token_ids else (),
             prompt=self._read_prompt(output),
+            stopped_by=output.stopped_by,
         )
         if reason is None and not self._request.running_usage:
             return delta

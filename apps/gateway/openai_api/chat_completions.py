@@ -240,7 +240,7 @@ class _Chunks:
         if delta.finish_reason is not None:
             self._finished += 1
             # citations came with the first chunk: clients add lists up, and a second one breaks the official one
-            block += self._chunk(index, {}, delta.finish_reason, of_choice=tokens)
+            block += self._chunk(index, {}, delta.finish_reason, of_choice=tokens | stop_reason(delta.stopped_by))
         return block
 
     def _note_model(self, delta: Delta) -> None:
@@ -298,8 +298,14 @@ def _choice(index: int, answer: Answer, details: AnswerDetails) -> dict[str, Any
         "message": message,
         "logprobs": details.logprobs_of(answer.logprobs),
         "finish_reason": answer.finish_reason,
+        **stop_reason(answer.stopped_by),
         **(NO_FIELDS if details.tokens is None else {"token_ids": answer.tokens if details.tokens.ids else None}),
     }
+
+
+def stop_reason(stopped_by: str | int | None) -> dict[str, Any]:
+    """Of a choice that a stop string or a stop token ended, as vLLM has it."""
+    return {} if stopped_by is None else {"stop_reason": stopped_by}
 
 
 def _with_citations(citations: Sequence[Citation] | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from apps.gateway.openai_api.chat_completions import (
     TokenFields,
     fingerprint,
     prompt_json,
+    stop_reason,
     token_fields,
     usage_json,
 )
@@ -250,7 +251,7 @@ def _whole(
                 else None
             )
             choice = _choice(len(choices), answer.text, answer.finish_reason, logprobs)
-            tokens = {"token_ids": answer.tokens if completion.tokens.ids else None}
+            tokens = {"token_ids": answer.tokens if completion.tokens.ids else None, **stop_reason(answer.stopped_by)}
             choices.append(
                 choice | tokens | prompt_json(answer.prompt, completion.tokens, logprobs=completion.prompt_logprobs)
             )
@@ -314,7 +315,7 @@ class _Chunks:
             tokens = {"token_ids": []} if ids else {}
         if delta.finish_reason is not None:
             self._finished += 1
-            block += self._chunk(_choice(index, "", delta.finish_reason, None) | tokens)
+            block += self._chunk(_choice(index, "", delta.finish_reason, None) | tokens | stop_reason(delta.stopped_by))
         return block
 
     def _chunk(self, choice: Mapping[str, Any]) -> bytes:

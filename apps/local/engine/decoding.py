@@ -295,6 +295,7 @@ class OutputProcessor:
         self._stops = StopStrings(sampling.stop)
         self._tokens = 0
         self._untold: list[int] = []
+        self._stop_token: int | None = None
         self._recorder = None if sampling.top_logprobs is None else LogprobRecorder(sampling.top_logprobs, token_bytes)
         self._logprobs = PendingLogprobs()
 
@@ -306,6 +307,7 @@ class OutputProcessor:
         self._tokens += 1
         self._untold.append(token)
         if token in self._end_tokens:
+            self._stop_token = token if token in self._sampling.stop_tokens else None
             return self._last("", "stop")
         if self._recorder is not None:
             self._logprobs.add([self._recorder.entry(logits, token)])
@@ -337,4 +339,5 @@ class OutputProcessor:
             logprobs += self._logprobs.rest()
         prompt, self.prompt_logprobs = self.prompt_logprobs, ()
         tokens, self._untold = tuple(self._untold), []
-        return EngineOutput(text, self._tokens, reason, self.cached_tokens, logprobs, prompt, tokens)
+        stopped_by = None if reason is None else self._stops.found or self._stop_token
+        return EngineOutput(text, self._tokens, reason, self.cached_tokens, logprobs, prompt, tokens, stopped_by)

@@ -86,7 +86,7 @@ class EngineOutput:
     ``completion_tokens`` counts all tokens so far; ``cached_tokens`` of the prompt were not computed again.
     ``logprobs`` are of the tokens whose text has become certain, the end token left out. ``prompt_logprobs`` come
     with the first output, where they were asked for. ``tokens`` are all since the last output, the end token among
-    them.
+    them. ``stopped_by`` is the stop string or stop token of the caller's that ended the answer.
     """
 
     text: str
@@ -96,6 +96,7 @@ class EngineOutput:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     tokens: tuple[int, ...] = ()
+    stopped_by: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

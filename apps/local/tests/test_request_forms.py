@@ -189,7 +189,9 @@ async def test_min_tokens_and_ignore_eos(model: LocalModel) -> None:
 async def test_tokens_that_stop_that_are_allowed_and_words_that_are_not_written(model: LocalModel) -> None:
     plain = await ask(model, token_ids=True)
     stopped = await ask(model, stop_tokens=(plain.tokens[4],), token_ids=True)
-    assert stopped.finish_reason == "stop" and plain.text.startswith(stopped.text)
+    assert (stopped.finish_reason, stopped.stopped_by) == ("stop", plain.tokens[4])
+    assert plain.text.startswith(stopped.text) and plain.stopped_by is None
+    assert (await ask(model, stop=(plain.text[4:8], "nowhere"))).stopped_by == plain.text[4:8]
     # told of as an end token is: among the tokens, and no part of the text
     assert stopped.tokens == plain.tokens[: plain.tokens.index(plain.tokens[4]) + 1]
     few = await ask(model, allowed_tokens=plain.tokens[:2], token_ids=True)

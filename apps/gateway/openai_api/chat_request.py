@@ -133,7 +133,7 @@ def read_form(body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get(field) not in (None, "", {}, []):
             forms.append(_form(name, body[field], field))
     # clients that do not know vLLM's version say the same in its older words and in its newer ones
-    forms = [form for at, form in enumerate(forms) if form[1] not in [said for _, said in forms[:at]]]
+    forms = [form for at, form in enumerate(forms) if form[1] not in [earlier for _, earlier in forms[:at]]]
     response_format = read_response_format(body.get("response_format"))
     if response_format is not None:
         forms.append(("response_format", {"response_format": response_format}))

@@ -231,7 +231,7 @@ def with_items(call: WireCall, gateway: Gateway) -> WireCall:
     for model in models:
         allow_model(call.caller, model, gateway.router.is_local, OF_A_RESPONSE)
     body = {**call.body, "input": items}
-    return call._replace(raw=json.dumps(body, ensure_ascii=False).encode(), body=body)
+    return call._replace(raw=json_bytes(body), body=body)
 
 
 def call_of(

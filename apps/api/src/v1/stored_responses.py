@@ -11,7 +11,7 @@ from starlette.types import Message, Receive
 
 from apps.api.src.auth.authentication import allow_model, caller_of
 from apps.api.src.v1.models import input_tokens
-from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, with_earlier
+from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, with_earlier, with_items
 from apps.api.src.wiring.services import Services
 from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.ports import Tokenizing
@@ -91,7 +91,7 @@ async def _counted(request: Request, services: Services) -> Response | Request:
     chat = services.gateway.router.candidates(str(call.body["model"]), Needs())[0].provider.chat
     if not isinstance(chat, Tokenizing):
         return Request(request.scope, _replayed(call, request.receive))
-    body, before = conversation_before(services.gateway.stored_responses, call)
+    body, before = conversation_before(services.gateway.stored_responses, with_items(call, services.gateway))
     return JSONResponse(await input_tokens(chat, chat_body(body, before), call.caller))
 
 

@@ -49,8 +49,10 @@ SUITES = {
     # all of them: what is about their internals skips itself
     "vllm": ("eval.peers.vllm", []),
 }  # fmt: skip
-SHORT = ("chat/completions", "chat/completions/input_tokens", "completions", "embeddings", "rerank")
-SHORT += ("tokenize", "detokenize", "models", "responses")
+SHORT = (
+    "chat/completions", "chat/completions/input_tokens", "completions", "embeddings", "rerank", "tokenize",
+    "detokenize", "models", "responses",
+)  # fmt: skip
 PATHS = {f"/{path}": f"/v1/{path}" for path in SHORT} | {"/v1/reranking": "/v1/rerank", "/reranking": "/v1/rerank"}
 
 

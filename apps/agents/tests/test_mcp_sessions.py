@@ -56,7 +56,7 @@ async def test_a_call_at_work_is_neither_ended_nor_made_again_where_its_session_
     forgetful, servers = server
     try:
         (odd,) = await servers.tools("f", "*")
-        at_work = asyncio.create_task(odd.invoke(CONTEXT, {"held": True}))
+        at_work = asyncio.ensure_future(odd.invoke(CONTEXT, {"held": True}))
         assert await asyncio.to_thread(until, lambda: forgetful.calls == [{"held": True}])
         forgetful.known.clear()
         assert await odd.invoke(CONTEXT, {"count": 2}) == '{"count": 2}'

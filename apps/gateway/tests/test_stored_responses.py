@@ -69,9 +69,9 @@ def test_items_are_found_by_their_ids_as_long_as_a_response_has_them() -> None:
     stored = StoredResponses(60, clock=clock, most_bytes_of_one=1_000)
     asked, answered = {**QUESTION, "id": "q"}, {"id": "a", "type": "message", "role": "assistant", "content": "b"}
     keep(stored, "red", {"id": "1", "output": [answered]}, [asked])
-    others = [QUESTION, reference("x"), {"type": "message", "id": "q", "content": "no reference"}, "x"]
+    others: list[Any] = [QUESTION, reference("x"), {"type": "message", "id": "q", "content": "no reference"}, "x"]
     references = [reference("q"), {"id": "a"}]
-    assert stored.resolved("red", [*references, *others]) == ([asked, answered, *others], {"m"})
+    assert stored.resolved("red", [*references, *others]) == ([asked, answered, *others], frozenset({"m"}))
     assert stored.resolved("blue", references) == (references, frozenset())
     # a small body must not become a large one
     with pytest.raises(InvalidValue):
@@ -79,7 +79,7 @@ def test_items_are_found_by_their_ids_as_long_as_a_response_has_them() -> None:
     clock.now = 30
     keep(stored, "red", response("2"), [asked])
     stored.delete("red", "1")
-    assert stored.resolved("red", references) == ([asked, references[1]], {"m"})
+    assert stored.resolved("red", references) == ([asked, references[1]], frozenset({"m"}))
     clock.now = 90
     assert stored.resolved("red", references) == (references, frozenset())
 

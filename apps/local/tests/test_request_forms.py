@@ -198,10 +198,11 @@ async def test_tokens_that_stop_that_are_allowed_and_words_that_are_not_written(
     assert set(few.tokens) <= set(plain.tokens[:2]) and few.finish_reason == "length"
     word = plain.text.split()[0]
     assert not re.match(rf"\s*{re.escape(word)}\b", (await ask(model, bad_words=(word,))).text)
-    for field, fields in {
+    wrong: dict[str, Any] = {
         "stop_token_ids": {"stop_tokens": (10**9,)},
         "allowed_token_ids": {"allowed_tokens": (10**9,)},
-    }.items():
+    }
+    for field, fields in wrong.items():
         with pytest.raises(InvalidValue, match="tokens of the model") as refused:
             await ask(model, **fields)
         assert refused.value.field == field

@@ -8,8 +8,9 @@ kernel's memory is lost.
 
 A file has all its room on the disk from its beginning, and is written through its mapped pages: a write by the system
 call costs several times as much, since it changes the file's times. A disk that fails later would end the process at
-the next clean page that is written; so each batch that is settled also writes a byte by the call, and an error of that ends the
-file's use. A file whose rows are all written is used again from its beginning. What a record is made of stands in ledger_rows.py.
+the next clean page that is written; so each batch that is settled also writes a byte by the call, and an error of that
+ends the file's use. A file whose rows are all written is used again from its beginning. What a record is made of stands
+in ledger_rows.py.
 """
 
 import errno
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _File:
-    """``end`` is where the next record goes; ``open_calls`` are not settled yet. Of a dead process: without ``memory``."""
+    """``end`` is where the next record goes; ``open_calls`` are not settled yet. One of the dead has no ``memory``."""
 
     path: Path
     file: BinaryIO

@@ -1,7 +1,7 @@
 """A call as the ledger writes it: its row, its charge, its record in the journal, and the sums of usage by period.
 
-A record of the journal is its length and its checksum, each four bytes, and the call: numbers in their places, and texts
-with U+0000 between them. A length of 0 is the end. What is cut off at the end is no record: its call was not answered.
+A record of the journal is its length and its checksum, each four bytes, and the call: numbers in their places, and
+texts with U+0000 between them. A length of 0 is the end. What is cut off is no record: its call was not answered.
 """
 
 import math

@@ -103,8 +103,8 @@ class Settings(BaseSettings):
     rate_limit_auth: Rate = Field("30/minute", description="Keys of an address that are refused")
     rate_limit_storage: str = Field(
         "memory://",
-        pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster|sqlite)://",
-        description="memory://, redis://host:port, or sqlite:///path of a file that processes of one machine share",
+        pattern=r"^(memory|redis|rediss|redis\+unix|redis\+cluster|file)://",
+        description="memory://, redis://host:port, or file:///path that processes of one machine share",
     )
     max_prompt_chars: int = Field(1000, ge=1, le=1_000_000, description="Longest prompt in Unicode code points")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body in bytes")

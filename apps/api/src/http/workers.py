@@ -169,7 +169,7 @@ def children(settings: Settings, folder: Path, listeners: Sequence[socket.socket
     """The workers, and the process that has the local model unless LOCAL_URL names one; they meet in ``folder``."""
     shared = {"API_WORKERS": str(settings.api_workers)}
     if settings.rate_limit_storage.startswith(MEMORY):
-        shared["RATE_LIMIT_STORAGE"] = f"sqlite://{folder / 'counts.db'}"
+        shared["RATE_LIMIT_STORAGE"] = f"file://{folder / 'counts'}"
     model = None
     if not settings.local_url:
         at = folder / "model.sock"

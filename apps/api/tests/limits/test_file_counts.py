@@ -4,7 +4,10 @@ import multiprocessing
 from pathlib import Path
 
 from apps.api.src.limits.counts import WindowCounts
-from apps.api.src.limits.file_counts import LATE_SECONDS, FileCounts
+from apps.api.src.limits.file_counts import LATE_SECONDS, WAYS, FileCounts
+from apps.core.storage import try_lock
+
+BUCKETS = 4
 
 
 class Clock:
@@ -16,12 +19,12 @@ class Clock:
 
 
 def counts(path: Path, clock: Clock) -> FileCounts:
-    return FileCounts(path, WindowCounts(), 2, steady=clock, wall=lambda: clock.now + 1000)
+    return FileCounts(path, WindowCounts(), 2, steady=clock, wall=lambda: clock.now + 1000, buckets=BUCKETS)
 
 
 async def test_two_count_in_one_window_which_ends(tmp_path: Path) -> None:
     clock = Clock()
-    one, two = (counts(tmp_path / "counts.db", clock) for _ in range(2))
+    one, two = (counts(tmp_path / "counts", clock) for _ in range(2))
     assert [(await each.hit("a", 60)).used for each in (one, two, one, two)] == [1, 2, 3, 4]
     assert (await one.hit("a", 60, 0)).ends == 1110.0
     assert (await one.hit("b", 60)).used == 1
@@ -36,7 +39,7 @@ async def test_two_count_in_one_window_which_ends(tmp_path: Path) -> None:
 
 async def test_a_hit_that_has_waited_counts_in_the_window_that_began_meanwhile(tmp_path: Path) -> None:
     ahead, behind = Clock(), Clock()
-    one, two = (counts(tmp_path / "counts.db", clock) for clock in (ahead, behind))
+    one, two = (counts(tmp_path / "counts", clock) for clock in (ahead, behind))
     behind.now -= LATE_SECONDS - 1
     assert [(await each.hit("a", 60)).used for each in (one, two, one)] == [1, 2, 3]
     # so much earlier is the clock of a machine that has started again
@@ -46,11 +49,50 @@ async def test_a_hit_that_has_waited_counts_in_the_window_that_began_meanwhile(t
     await two.aclose()
 
 
+async def test_a_key_that_finds_no_place_has_its_share_and_one_whose_window_is_over_gives_its_place(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    own = counts(tmp_path / "counts", clock)
+    number = 0
+    while (await own.hit(f"{number}", 60)).share == 1:
+        number += 1
+    assert WAYS <= number <= WAYS * BUCKETS
+    assert (await own.hit("0", 60)).used == 2 and not own.state().degraded
+    assert (await own.hit(f"{number}", 60)).used == 2, "counted here alone"
+    clock.now += 61
+    assert (await own.hit(f"{number}", 60)).share == 1
+    await own.aclose()
+
+
+async def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    first, other = counts(tmp_path / "other", Clock()), FileCounts(tmp_path / "other", WindowCounts(), 2, buckets=8)
+    assert [(await each.hit("a", 60)).share for each in (first, other)] == [1, 2]
+    await first.aclose()
+    await other.aclose()
+    path = tmp_path / "counts"
+    path.write_bytes(b"what somebody wrote\n" * 9)
+    own = counts(path, Clock())
+    assert (await own.hit("a", 60)).share == 2 and own.state().degraded
+    assert path.read_bytes() == b"what somebody wrote\n" * 9
+    await own.aclose()
+
+
+async def test_a_lock_that_is_not_given_back_costs_half_a_second_and_the_share(tmp_path: Path) -> None:
+    own = counts(tmp_path / "counts", Clock())
+    assert (await own.hit("a", 60)).share == 1
+    with (tmp_path / "counts").open("rb") as stuck:
+        assert try_lock(stuck)
+        assert (await own.hit("a", 60)).share == 2
+    assert (await own.hit("a", 60)).used == 2
+    await own.aclose()
+
+
 def _hit(path: Path, times: int) -> None:
     import asyncio
 
     async def run() -> None:
-        own = FileCounts(path, WindowCounts(), 2)
+        own = FileCounts(path, WindowCounts(), 2, buckets=BUCKETS)
         for _ in range(times):
             await own.hit("a", 3600)
         assert own.state().local_hits == 0
@@ -60,7 +102,7 @@ def _hit(path: Path, times: int) -> None:
 
 
 async def test_processes_count_together_to_the_last_hit(tmp_path: Path) -> None:
-    path = tmp_path / "counts.db"
+    path = tmp_path / "counts"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_hit, args=(path, 300)) for _ in range(3)]
     for process in processes:
@@ -68,14 +110,14 @@ async def test_processes_count_together_to_the_last_hit(tmp_path: Path) -> None:
     for process in processes:
         process.join(90)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    own = FileCounts(path, WindowCounts(), 2)
+    own = FileCounts(path, WindowCounts(), 2, buckets=BUCKETS)
     assert (await own.hit("a", 3600, 0)).used == 900
     await own.aclose()
 
 
 async def test_without_the_file_each_process_has_its_share(tmp_path: Path) -> None:
     clock = Clock()
-    own = counts(tmp_path / "no such folder" / "counts.db", clock)
+    own = counts(tmp_path / "no such folder" / "counts", clock)
     count = await own.hit("a", 60)
     assert (count.used, count.share) == (1, 2)
     state = own.state()
@@ -89,11 +131,11 @@ async def test_windows_of_the_time_before_the_machine_started_anew_are_over(tmp_
     """The steady clock begins again: a window of before would end in days."""
     clock = Clock()
     clock.now = 30 * 86400.0
-    before = counts(tmp_path / "counts.db", clock)
+    before = counts(tmp_path / "counts", clock)
     await before.hit("a", 60, 50)
     await before.aclose()
     clock.now = 100.0
-    after = counts(tmp_path / "counts.db", clock)
+    after = counts(tmp_path / "counts", clock)
     count = await after.hit("a", 60)
     assert (count.used, count.ends) == (1, 1160.0)
     await after.aclose()

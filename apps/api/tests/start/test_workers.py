@@ -41,7 +41,7 @@ def test_workers_meet_in_a_folder_and_the_model_has_a_process(tmp_path: Path) ->
         workers, model = children(settings(api_workers=2), tmp_path, [one, two])
         assert model is not None and model.environment["SERVE_ROLE"] == "model"
         assert [worker.environment["API_PEERS"] for worker in workers] == [f"0@{tmp_path}", f"1@{tmp_path}"]
-        assert workers[0].environment["RATE_LIMIT_STORAGE"].startswith("sqlite://")
+        assert workers[0].environment["RATE_LIMIT_STORAGE"].startswith("file://")
         assert workers[1].descriptors == (two.fileno(),)
         elsewhere = settings(api_workers=2, local_url="http://models:8000", rate_limit_storage="redis://redis:6379")
         workers, model = children(elsewhere, tmp_path, [one, two])

@@ -68,7 +68,7 @@ function Test-Stale([string]$Stamp, [string[]]$Sources) {
 
 function Invoke-Setup {
     $Kernels = 'apps/local/engine/kernel'
-    $Sources = @('requirements.lock', 'requirements-local.lock', 'infra/install.py')
+    $Sources = @('requirements.lock', 'requirements-local.lock', 'infra/install.py', 'infra/packages.py')
     $Sources += @(Get-ChildItem -Path "$Kernels/build.py", "$Kernels/*.h", "$Kernels/*.cpp" -ErrorAction SilentlyContinue |
         ForEach-Object { $_.FullName })
     if (-not (Test-Stale "$Venv/.setup" $Sources)) { return }
@@ -90,7 +90,7 @@ function Invoke-Setup {
 function Invoke-Dev {
     Invoke-Setup
     if (-not (Test-Stale "$Venv/.dev" @("$Venv/.setup", 'requirements-dev.lock'))) { return }
-    Invoke-Python @('-m', 'pip', 'install', '--no-deps', '--require-hashes', '-r', 'requirements-dev.lock')
+    Invoke-Python @('infra/install.py', '--dev')
     Set-Content -Path "$Venv/.dev" -Value ''
 }
 
@@ -101,13 +101,6 @@ function Invoke-Clients {
     Invoke-Python @('-m', 'venv', '.cache/clients/python')
     $Pip = @('-m', 'pip', 'install', '-q', '--no-deps', '-r', "$Sources/python/requirements.txt")
     Invoke-Checked '.cache/clients/python/Scripts/python.exe' $Pip
-    # it wants older versions than the others, and no Python newer than 3.12
-    try {
-        Invoke-Python @('-m', 'venv', '.cache/clients/aider')
-        $Aider = @('-m', 'pip', 'install', '-q', '--no-deps', '-r', "$Sources/python/aider.txt")
-        Invoke-Checked '.cache/clients/aider/Scripts/python.exe' $Aider
-    }
-    catch { Write-Host 'aider cannot be installed for this Python: it is left out' }
     if (Get-Command npm -ErrorAction SilentlyContinue) {
         $null = New-Item -ItemType Directory -Force '.cache/clients/javascript'
         Copy-Item "$Sources/javascript/package*.json" '.cache/clients/javascript'

@@ -1,6 +1,7 @@
 """Installs what the API needs into the Python that runs this file: one owner for make, build.ps1 and the Dockerfile.
 
-    python infra/install.py [--without-local | --kernels] [--torch-index URL]
+    python infra/install.py [--without-local | --kernels] [--torch-index URL] [--portable]
+    python infra/install.py --dev
 
 The standard library is all it may import: it runs before anything is installed.
 """
@@ -18,8 +19,12 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from packages import Installer, installer, say  # type: ignore[import-not-found]  # this script's folder
+from slim import IMPORTING  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
@@ -30,6 +35,10 @@ CUDA_GB = 5.7
 KERNELS = "apps.local.engine.kernel.build"
 COMPILERS = ("g++", "clang++")
 PREPARED = "apps.local.prepare"
+FAILED = {
+    KERNELS: "setup: the kernels could not be built: the local model will run on torch's own, slower\n",
+    PREPARED: "setup: the packaged model could not be converted: the first start tries again and says why\n",
+}
 # sh reads it first: a path with a blank, or a long one, is none that a first line may name
 COMMAND = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
@@ -48,6 +57,8 @@ def main() -> None:
     parser.add_argument("--without-local", action="store_true", help="requirements.txt only: no torch, no local model")
     parser.add_argument("--kernels", action="store_true", help="the local model on the engine's own kernels: no torch")
     parser.add_argument("--torch-index", default="", help="index of torch's CPU builds, tried first on Linux")
+    parser.add_argument("--portable", action="store_true", help="kernels for other CPUs than this one, too: for images")
+    parser.add_argument("--dev", action="store_true", help="the tools of development, on top of what is installed")
     parser.add_argument("--command-only", action="store_true", help="write the command genai, and install nothing")
     parser.add_argument("--probe", metavar="URL", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -57,54 +68,57 @@ def main() -> None:
         sys.exit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; this is {sys.version.split()[0]}")
     if given.command_only:
         return write_command()
-    install_lock("requirements.lock")
-    if given.kernels:
-        install_lock("requirements-kernels.lock")
-        build_kernels()
-        prepare_packaged_model()
-    elif not given.without_local:
-        install_local(given.torch_index)
-    compile_sources()
+    with installer() as packages:
+        if given.dev:
+            return install_lock(packages, "requirements-dev.lock")
+        install(packages, given)
     write_command()
     return None
 
 
-def install_lock(name: str) -> None:
-    """Exactly what a lock lists, each file checked against its hashes; pip resolves nothing and adds nothing."""
-    pip("--no-deps", "--require-hashes", "-r", str(ROOT / name))
+def install(packages: Installer, given: argparse.Namespace) -> None:
+    """The packages; kernels, packed model and bytecode are made beside what still installs, on the other core."""
+    install_lock(packages, "requirements.lock")
+    if given.without_local:
+        return compile_used()
+    install_lock(packages, f"requirements-{'kernels' if given.kernels else 'local'}.lock")
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        prepared = beside.submit(prepare_local_model, given.portable)
+        if not given.kernels:
+            lines = (ROOT / "requirements-local.txt").read_text(encoding="utf-8").splitlines()
+            install_torch(packages, next(line for line in lines if line.startswith("torch==")), given.torch_index)
+        compile_used()
+        print(prepared.result(), end="", flush=True)
+    return None
 
 
-def install_local(torch_index: str) -> None:
-    """Torch, what else the local model needs, the compiled kernels and the converted packaged model."""
-    lines = (ROOT / "requirements-local.txt").read_text(encoding="utf-8").splitlines()
-    install_torch(next(line for line in lines if line.startswith("torch==")), torch_index)
-    install_lock("requirements-local.lock")
-    build_kernels()
-    prepare_packaged_model()
+def install_lock(packages: Installer, name: str) -> None:
+    """Exactly what a lock lists, each file checked against its hashes; nothing is resolved and nothing added."""
+    end_on_failure(packages.install("--no-deps", "--require-hashes", "-r", str(ROOT / name)))
 
 
-def install_torch(requirement: str, index: str) -> None:
-    """Torch's CPU build from its own index on Linux; elsewhere, and where that fails, the torch that pip finds.
+def install_torch(packages: Installer, requirement: str, index: str) -> None:
+    """Torch's CPU build from its own index on Linux; elsewhere, and where that fails, the torch that pip would find.
 
     The same version has other hashes in either index, so that no lock holds torch.
     """
     if sys.platform != "linux":
-        return pip("--no-deps", requirement)
+        return end_on_failure(packages.install("--no-deps", requirement))
     if index and reachable(index):
-        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--index-url", index, requirement]
-        if subprocess.run(command, check=False).returncode == 0:  # noqa: S603 - our own arguments
+        if packages.install("--no-deps", requirement, index=index) == 0:
             return None
-        say(f"{index} has no {requirement} for this machine: taking what pip finds")
+        say(f"{index} has no {requirement} for this machine: taking what pip would find")
     elif index:
-        say(f"{index} cannot be reached: taking the {requirement} that pip finds")
+        say(f"{index} cannot be reached: taking the {requirement} that pip would find")
     # a build for CUDA needs its packages, which are in no lock either
-    if packages := cuda_packages(requirement):
+    if found := cuda_packages(requirement):
         say(
-            f"that {requirement} is the build for CUDA: with {', '.join(packages[:3])} and {len(packages)} such "
+            f"that {requirement} is the build for CUDA: with {', '.join(found[:3])} and {len(found)} such "
             f"packages in all it takes about {CUDA_GB} GB of disk. To avoid it stop here (Ctrl-C), and set "
             "TORCH_INDEX_URL to an index of CPU builds that can be reached from here"
         )
-    return pip(requirement)
+        return end_on_failure(packages.install(requirement))
+    return end_on_failure(packages.install("--no-deps", requirement))
 
 
 def cuda_packages(requirement: str) -> list[str]:
@@ -139,15 +153,31 @@ def probe(url: str) -> None:
         sys.exit(1)
 
 
-def build_kernels() -> None:
-    """Compile the local model's kernels. Without them torch's own serve; the API says so at its start, too."""
-    if not ROOT.joinpath(*KERNELS.split(".")).with_suffix(".py").is_file():
-        return say("no kernels to build")
+def prepare_local_model(portable: bool) -> str:
+    """Compile the local model's kernels, then convert and pack the packaged model; what the two print.
+
+    Without kernels torch's own serve; the API says so at its start, too. The first start takes the packed model as it
+    is, and a failure is left to that start. ``portable`` builds the kernels of all CPUs, else this one's are built.
+    """
+    said = ""
     with compiler_at_hand() as environment:
-        done = subprocess.run([sys.executable, "-m", KERNELS], cwd=ROOT, env=environment, check=False)  # noqa: S603
-    if done.returncode:
-        say("the kernels could not be built: the local model will run on torch's own, slower")
-    return None
+        for module in (KERNELS, PREPARED) if portable else (PREPARED,):
+            if not ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file():
+                said += f"setup: there is no {module} to run\n"
+                continue
+            done = subprocess.run(  # noqa: S603 - our own arguments
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            said += done.stdout
+            if done.returncode:
+                said += FAILED[module]
+    return said
 
 
 @contextmanager
@@ -175,24 +205,24 @@ def compiler_at_hand() -> Iterator[dict[str, str]]:
         yield environment
 
 
-def prepare_packaged_model() -> None:
-    """Convert and pack the packaged model now: the first start takes it as it is. A failure is left to that start."""
-    if not ROOT.joinpath(*PREPARED.split(".")).with_suffix(".py").is_file():
-        return say("no packaged model to convert")
-    if subprocess.run([sys.executable, "-m", PREPARED], cwd=ROOT, check=False).returncode:  # noqa: S603
-        say("the packaged model could not be converted: the first start tries again and says why")
-    return None
+def compile_used() -> None:
+    """Write the bytecode of what a service imports, a quarter of what is installed; the rest is compiled when imported.
 
-
-def compile_sources() -> None:
-    """Write the bytecode of apps, as pip does of packages: else PYTHONDONTWRITEBYTECODE has every start compile it."""
-    compileall.compile_dir(ROOT / "apps", quiet=1)
+    The first start takes it as it is, and so does one with PYTHONDONTWRITEBYTECODE.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", IMPORTING]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
+    if done.returncode:
+        say("not all that the service imports could be compiled (see above): the first start does it")
+    compileall.compile_dir(ROOT / "apps", quiet=1, rx=re.compile(r"[/\\]tests[/\\]"))
 
 
 def write_command() -> None:
     """Write the command `genai` beside this Python: the checkout's own modules, whatever folder it is called in."""
     if sys.prefix == sys.base_prefix:
-        return say("no virtual environment: `genai` is `python -m apps.cli.main` here")
+        say("no virtual environment: `genai` is `python -m apps.cli.main` here")
+        return None
     scripts = Path(sys.executable).parent
     if sys.platform == "win32":
         lines = ("@setlocal", f"@set PYTHONPATH={ROOT};%PYTHONPATH%", '@"%~dp0python.exe" -m apps.cli.main %*')
@@ -204,15 +234,10 @@ def write_command() -> None:
     return None
 
 
-def pip(*arguments: str) -> None:
-    """Install, or end with pip's own exit code."""
-    done = subprocess.run([sys.executable, "-m", "pip", "install", *arguments], check=False)  # noqa: S603
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def say(text: str) -> None:
-    print(f"setup: {text}", flush=True)
+def end_on_failure(code: int) -> None:
+    """End with the installer's own exit code where that is not 0."""
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LOCKS = {
     "requirements-local.lock": ("requirements-local.txt", "requirements.lock"),
     "requirements-kernels.lock": ("requirements-kernels.txt", "requirements.lock", "requirements-local.lock"),
     "requirements-compiler.lock": ("requirements-compiler.txt",),
+    "requirements-installer.lock": ("requirements-installer.txt",),
     "requirements-dev.lock": ("requirements-dev.txt", "requirements.lock", "requirements-local.lock"),
 }
 HEADER = "# Written by make lock from {source}; installed by make setup with --no-deps --require-hashes.\n"

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import sqlite3
 from collections.abc import Set
 from contextlib import closing
@@ -23,14 +22,14 @@ from apps.core.errors import (
 )
 from apps.operations.database import Database
 from apps.operations.document_jobs import JobStatements
-from apps.operations.ledger_rows import DAY
+from apps.rag.housekeeping import Housekeeping
 from apps.rag.index.database import missing_requirements
 from apps.rag.job_queue import JobQueue, NewFile
 from apps.rag.jobs import JobTable
 from apps.rag.library import Library
 from apps.rag.records import Limits, Upload
-from apps.rag.shared_jobs import JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
-from apps.rag.uploads import Housekeeping, Identity, LocalUploads, Spool
+from apps.rag.shared_jobs import DAY, JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
+from apps.rag.uploads import Identity, LocalUploads, Spool
 from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.word_models import WordEmbedder
 
@@ -49,12 +48,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    """A queue of machines is in PostgreSQL, and nowhere else."""
-    return postgres.create(f"queue_{secrets.token_hex(4)}")
 
 
 @pytest.fixture

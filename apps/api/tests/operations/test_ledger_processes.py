@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from apps.operations.ledger_rows import records_of
 from apps.tests.support.cli import created
 from apps.tests.support.load import Load, loading
 from apps.tests.support.postgres_server import PostgresServer, needs_postgres
@@ -118,7 +117,7 @@ def kill_at_random_points(at: Site, times: int) -> None:
     at.check()
     assert answered <= at.rows <= seen
     # the last one was killed too, when all was written
-    assert [list(records_of(file.read_bytes())) for file in (at.data / "journal").iterdir()] == [[]]
+    assert [file.stat().st_size for file in (at.data / "journal").iterdir()] == [0]
 
 
 def nothing_is_reserved_for_ever(at: Site) -> None:

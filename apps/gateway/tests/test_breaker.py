@@ -3,14 +3,7 @@
 import pytest
 
 from apps.gateway.routing.breaker import FEWEST_CALLS, OPEN_SECONDS, WINDOW_SECONDS, Breaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from apps.tests.support.clock import Clock
 
 
 @pytest.fixture

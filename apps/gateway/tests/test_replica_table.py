@@ -11,17 +11,10 @@ from apps.gateway.replicas.replica_set import Discovery, ReplicaSet
 from apps.gateway.replicas.table import MOST_PLACES, Load, Replica, ReplicaTable, Ring, affinity
 from apps.gateway.routing.config import ProviderConfig
 from apps.models.capacity import Capacity, ModelCapacity
+from apps.tests.support.clock import Clock
 
 NAMES = [f"http://10.0.0.{number}:8000" for number in range(1, 6)]
 IDLE = {name: Load(0, 4) for name in NAMES}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def capacity(draining: bool = False, **facts: Any) -> Capacity:
@@ -31,7 +24,7 @@ def capacity(draining: bool = False, **facts: Any) -> Capacity:
 
 
 def table(count: int = 3, **facts: Any) -> tuple[ReplicaTable, Clock, list[Replica]]:
-    clock = Clock()
+    clock = Clock(100.0)
     made = ReplicaTable(clock)
     new, _ = made.update(NAMES[:count])
     for replica in new:

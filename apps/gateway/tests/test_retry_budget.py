@@ -3,13 +3,7 @@
 import pytest
 
 from apps.gateway.routing.breaker import BUDGET_SECONDS, FEWEST, MOST_NAMES, RetryBudget, RetryBudgets
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from apps.tests.support.clock import Clock
 
 
 def spend(budget: RetryBudget, calls: int, wanted: int = 3) -> int:

@@ -8,16 +8,7 @@ import pytest
 from apps.gateway.gateway import needs_of
 from apps.gateway.openai_api.over_chat import StoredResponse, StoredResponses
 from apps.gateway.protocol import IMAGE_TOKENS, Conversation, WireCall, expected_use
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from apps.tests.support.clock import Clock
 
 
 def response(id: str, text: str = "b", **more: Any) -> dict[str, Any]:

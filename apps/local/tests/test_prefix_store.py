@@ -13,20 +13,12 @@ from apps.local.engine.batching.prefix_cache import BLOCK, KEPT_SECONDS, PrefixS
 from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.port import EngineOutput, NoKernel, Sampling
 from apps.local.tokenizer import HubTokenizer
+from apps.tests.support.clock import Clock
 from apps.tests.support.tiny_checkpoint import TinyTokenizer, write_tiny_checkpoint
 
 pytestmark = pytest.mark.local
 
 TOKENS = list(range(3 * BLOCK + 5))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        self.now += 1
-        return self.now
 
 
 def values(start: int, stop: int) -> bytes:
@@ -36,7 +28,7 @@ def values(start: int, stop: int) -> bytes:
 def kept(
     folder: Path, tokens: list[int], tenant: str = "a", most_bytes: int = 1 << 20, clock: Clock | None = None
 ) -> None:
-    store = PrefixStore(folder, "model", most_bytes, clock or Clock())
+    store = PrefixStore(folder, "model", most_bytes, clock or Clock(1_000_000.0, step=1.0))
     store.keep("a", tokens, values)
     store.close()
 
@@ -46,7 +38,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., PrefixStore]]:
     stores = []
 
     def make(identity: str = "model", most_bytes: int = 1 << 20) -> PrefixStore:
-        stores.append(PrefixStore(tmp_path / "prefixes", identity, most_bytes, Clock()))
+        stores.append(PrefixStore(tmp_path / "prefixes", identity, most_bytes, Clock(1_000_000.0, step=1.0)))
         return stores[-1]
 
     yield make
@@ -105,7 +97,7 @@ def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
 def test_the_folder_stays_within_its_bytes_and_the_oldest_go(
     tmp_path: Path, opened: Callable[..., PrefixStore]
 ) -> None:
-    clock, size = Clock(), len(values(0, BLOCK)) + 200
+    clock, size = Clock(1_000_000.0, step=1.0), len(values(0, BLOCK)) + 200
     most = 8 * size
     kept(tmp_path / "prefixes", TOKENS, clock=clock)
     for start in range(1000, 5000, 1000):
@@ -116,7 +108,7 @@ def test_the_folder_stays_within_its_bytes_and_the_oldest_go(
 
 
 def test_what_was_not_used_for_long_goes(tmp_path: Path, opened: Callable[..., PrefixStore]) -> None:
-    clock = Clock()
+    clock = Clock(1_000_000.0, step=1.0)
     kept(tmp_path / "prefixes", TOKENS, clock=clock)
     for file in (tmp_path / "prefixes").iterdir():
         os.utime(file, (clock.now,) * 2)

@@ -1,14 +1,7 @@
 """Tokens a second are those of the time in which answers ran."""
 
 from apps.models.capacity import Throughput
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from apps.tests.support.clock import Clock
 
 
 def test_nothing_is_measured_before_an_answer_ran() -> None:

@@ -13,15 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from apps.core.errors import AppError
 from apps.operations.bearer_tokens import FRESH_SECONDS, PAUSE_SECONDS, BearerTokens, IssuerUnavailable, Jwks
+from apps.tests.support.clock import Clock
 from apps.tests.support.oidc_issuer import AUDIENCE, Issuer, oidc_issuer
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.later = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.later
 
 
 @pytest.fixture
@@ -129,7 +122,7 @@ async def test_keys_are_fetched_once_and_again_when_they_rotate(
     assert issuer.asked == 2  # its configuration and its keys
     issuer.rotate("second")
     assert await tokens.caller(issuer.token()) is None  # it was asked a moment ago, and had no such key
-    clock.later += PAUSE_SECONDS
+    clock.now += PAUSE_SECONDS
     assert await tokens.caller(issuer.token()) is not None
     assert await tokens.caller(old) is None  # the key that went is not honoured
     assert issuer.asked == 4
@@ -149,10 +142,10 @@ async def test_without_its_issuer_known_keys_serve_and_unknown_ones_cannot_be_ju
     known = issuer.token()
     assert await tokens.caller(known) is not None
     setattr(issuer, how, True)
-    clock.later += FRESH_SECONDS + 1
+    clock.now += FRESH_SECONDS + 1
     assert await tokens.caller(known) is not None
     issuer.rotate("second")
-    clock.later += PAUSE_SECONDS
+    clock.now += PAUSE_SECONDS
     for _ in range(3):
         began = time.monotonic()
         with pytest.raises(IssuerUnavailable) as refused:
@@ -162,7 +155,7 @@ async def test_without_its_issuer_known_keys_serve_and_unknown_ones_cannot_be_ju
     assert refused.value.status == 503
     assert await tokens.caller(known) is not None
     setattr(issuer, how, False)
-    clock.later += PAUSE_SECONDS
+    clock.now += PAUSE_SECONDS
     assert await tokens.caller(issuer.token()) is not None
 
 

@@ -30,6 +30,7 @@ from apps.rag.library import Library
 from apps.rag.records import Limits, Upload
 from apps.rag.shared_jobs import DAY, JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
 from apps.rag.uploads import Identity, LocalUploads, Spool
+from apps.tests.support.clock import Clock
 from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.word_models import WordEmbedder
 
@@ -37,17 +38,9 @@ LIMITS = Limits(lease_seconds=15)
 STORE = "s3://bucket/rag"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 10_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(10_000.0)
 
 
 @pytest.fixture

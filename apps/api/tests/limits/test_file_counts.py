@@ -6,16 +6,9 @@ from pathlib import Path
 from apps.api.src.limits.counts import WindowCounts
 from apps.api.src.limits.file_counts import LATE_SECONDS, WAYS, FileCounts
 from apps.core.storage import try_lock
+from apps.tests.support.clock import Clock
 
 BUCKETS = 4
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def counts(path: Path, clock: Clock) -> FileCounts:
@@ -23,7 +16,7 @@ def counts(path: Path, clock: Clock) -> FileCounts:
 
 
 async def test_two_count_in_one_window_which_ends(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(50.0)
     one, two = (counts(tmp_path / "counts", clock) for _ in range(2))
     assert [(await each.hit("a", 60)).used for each in (one, two, one, two)] == [1, 2, 3, 4]
     assert (await one.hit("a", 60, 0)).ends == 1110.0
@@ -38,7 +31,7 @@ async def test_two_count_in_one_window_which_ends(tmp_path: Path) -> None:
 
 
 async def test_a_hit_that_has_waited_counts_in_the_window_that_began_meanwhile(tmp_path: Path) -> None:
-    ahead, behind = Clock(), Clock()
+    ahead, behind = Clock(50.0), Clock(50.0)
     one, two = (counts(tmp_path / "counts", clock) for clock in (ahead, behind))
     behind.now -= LATE_SECONDS - 1
     assert [(await each.hit("a", 60)).used for each in (one, two, one)] == [1, 2, 3]
@@ -52,7 +45,7 @@ async def test_a_hit_that_has_waited_counts_in_the_window_that_began_meanwhile(t
 async def test_a_key_that_finds_no_place_has_its_share_and_one_whose_window_is_over_gives_its_place(
     tmp_path: Path,
 ) -> None:
-    clock = Clock()
+    clock = Clock(50.0)
     own = counts(tmp_path / "counts", clock)
     number = 0
     while (await own.hit(f"{number}", 60)).share == 1:
@@ -66,20 +59,20 @@ async def test_a_key_that_finds_no_place_has_its_share_and_one_whose_window_is_o
 
 
 async def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
-    first, other = counts(tmp_path / "other", Clock()), FileCounts(tmp_path / "other", WindowCounts(), 2, buckets=8)
+    first, other = counts(tmp_path / "other", Clock(50.0)), FileCounts(tmp_path / "other", WindowCounts(), 2, buckets=8)
     assert [(await each.hit("a", 60)).share for each in (first, other)] == [1, 2]
     await first.aclose()
     await other.aclose()
     path = tmp_path / "counts"
     path.write_bytes(b"what somebody wrote\n" * 9)
-    own = counts(path, Clock())
+    own = counts(path, Clock(50.0))
     assert (await own.hit("a", 60)).share == 2 and own.state().degraded
     assert path.read_bytes() == b"what somebody wrote\n" * 9
     await own.aclose()
 
 
 async def test_a_lock_that_is_not_given_back_costs_half_a_second_and_the_share(tmp_path: Path) -> None:
-    own = counts(tmp_path / "counts", Clock())
+    own = counts(tmp_path / "counts", Clock(50.0))
     assert (await own.hit("a", 60)).share == 1
     with (tmp_path / "counts").open("rb") as stuck:
         assert try_lock(stuck)
@@ -116,7 +109,7 @@ async def test_processes_count_together_to_the_last_hit(tmp_path: Path) -> None:
 
 
 async def test_without_the_file_each_process_has_its_share(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(50.0)
     own = counts(tmp_path / "no such folder" / "counts", clock)
     count = await own.hit("a", 60)
     assert (count.used, count.share) == (1, 2)
@@ -129,7 +122,7 @@ async def test_without_the_file_each_process_has_its_share(tmp_path: Path) -> No
 
 async def test_windows_of_the_time_before_the_machine_started_anew_are_over(tmp_path: Path) -> None:
     """The steady clock begins again: a window of before would end in days."""
-    clock = Clock()
+    clock = Clock(50.0)
     clock.now = 30 * 86400.0
     before = counts(tmp_path / "counts", clock)
     await before.hit("a", 60, 50)

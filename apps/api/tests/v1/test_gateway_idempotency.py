@@ -16,6 +16,7 @@ from apps.core.callers import ANONYMOUS
 from apps.core.calls import CallRecord
 from apps.core.errors import AppError, Conflict, UpstreamError
 from apps.tests.support.caching import caching
+from apps.tests.support.clock import Clock
 from apps.tests.support.reading import connect, post
 from apps.tests.support.routing import ASK, HEALTHY, provider, routing_file
 from apps.tests.support.serving import serving_models
@@ -193,13 +194,6 @@ def test_a_bad_key_is_refused(key: str, url: str, mock: MockUpstream) -> None:
     answer = ask(url, key)
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, "Idempotency-Key")
     assert mock.stats()["requests"] == 0
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def call() -> CallRecord:

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from apps.tests.support.waiting import until
 from eval.gateway_calls import Call, Kind
 from eval.gateway_contenders import Contender, contenders
 from eval.gateway_wrk import Wrk
@@ -82,10 +82,7 @@ def test_on_keeps_a_ledger_and_metrics_and_writes_a_line_a_call(running: dict[st
     on = running["on"]
     on.ask(PLAIN)
     assert b"genai_" in get(on, "/metrics")
-    ends = time.monotonic() + 90
-    while not json.loads(get(on, "/v1/usage"))["total"]["calls"]:
-        assert time.monotonic() < ends, "no call is in the ledger"
-        time.sleep(0.05)
+    assert until(lambda: json.loads(get(on, "/v1/usage"))["total"]["calls"]), "no call is in the ledger"
     assert (folder / "on-data" / "genai.db").is_file()
     assert "/v1/chat/completions" in (folder / "on.log").read_text()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import time
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -95,11 +94,9 @@ async def test_size_time_and_kind_are_bounded() -> None:
     assert cut.endswith("[cut: the page is longer than 20000 bytes]")
     assert len(cut) < 21_000
     assert await fetcher.get("https://docs.example/html") == "Hello\n& you"
-    started = time.perf_counter()
     for path, words in (("/slow", "within"), ("/picture", "image/png"), ("/bomb", "compressed"), ("/no", "404")):
         with pytest.raises(ToolError, match=words):
             await fetcher.get(f"https://docs.example{path}")
-    assert time.perf_counter() - started < 60
 
 
 async def test_a_page_is_read_over_a_real_socket_by_its_own_name() -> None:

@@ -1,7 +1,6 @@
 """Attempts: who is asked after whom, how often, when nobody is, and what the breaker and the budget learn of it."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import pytest
@@ -26,6 +25,7 @@ from apps.gateway.routing.config import ProviderConfig, TargetConfig
 from apps.gateway.routing.targets import Provider, Target
 from apps.models.admission import Admission
 from apps.models.scripted import ScriptedModel, saying
+from apps.tests.support.waiting import Passed
 
 Script = Callable[[Target], object]
 
@@ -213,12 +213,12 @@ async def test_waiting_for_a_model_of_this_process_is_no_verdict_on_it() -> None
 
 
 async def test_the_upstreams_time_is_waited_for_and_no_other() -> None:
-    began = time.monotonic()
-    await failing([target("a")], UpstreamUnavailable("x"), most=1)
+    await failing([target("a")], UpstreamUnavailable("x", retry_after=600), most=1)  # nothing comes after this wait
+    waited = Passed(0.29)
     answers = iter([UpstreamUnavailable("x", retry_after=0.3), "ok"])
     opened, _ = await run([target("a")], lambda _: next(answers))
     await opened.close()
-    assert 0.3 <= time.monotonic() - began < 60
+    assert waited
 
 
 async def test_who_asked_for_rest_comes_last() -> None:
@@ -231,24 +231,20 @@ async def test_who_asked_for_rest_comes_last() -> None:
 
 async def test_a_deadline_ends_the_call_and_is_no_verdict_on_the_target() -> None:
     alone = target("a")
-    began = time.monotonic()
     for _ in range(FEWEST_CALLS):
         with pytest.raises(Timeout):
-            await run([alone], lambda _: 100.0, deadline=0.02)
-    assert time.monotonic() - began < 60
+            await run([alone], lambda _: 600.0, deadline=0.02)
     assert alone.breaker.state == "closed"
     assert (alone.busy, alone.provider.admission.running) == (0, 0)
 
 
 async def test_a_targets_total_bounds_all_of_its_attempts_and_then_the_next_has_its_turn() -> None:
     targets = [target("a", total=0.1), target("b")]
-    opened, record = await run(targets, lambda t: 10.0 if t is targets[0] else "hello")
+    opened, record = await run(targets, lambda t: 600.0 if t is targets[0] else "hello")
     assert (opened.value, record.tried) == ("hello", ["a/m", "b/m"])
     await opened.close()
-    began = time.monotonic()
     with pytest.raises(Timeout):
-        await run([target("a", total=0.1)], lambda _: 100.0)
-    assert time.monotonic() - began < 60
+        await run([target("a", total=0.1)], lambda _: 600.0)
 
 
 async def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once() -> None:

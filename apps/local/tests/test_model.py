@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -48,9 +47,7 @@ class GatedLoader:
 async def test_start_returns_at_once_and_callers_are_told_to_come_back(settings: Settings) -> None:
     loader = GatedLoader()
     model = LocalModel(settings, loader)
-    started = time.monotonic()
     await model.start()
-    assert time.monotonic() - started < 60
     await asyncio.sleep(0.05)
     readiness = model.readiness()
     assert (readiness.state, readiness.name) == ("loading", "TinyLlama/TinyLlama-1.1B-Chat-v1.0")
@@ -231,9 +228,7 @@ async def test_closing_while_a_load_runs_returns_soon_and_the_late_engine_is_clo
     loader = GatedLoader()
     model = LocalModel(settings, loader)
     await model.start()
-    started = time.monotonic()
     await model.aclose()
-    assert time.monotonic() - started < 60
     loader.gate.set()
     assert await asyncio.to_thread(loader.ended.wait, 5)
     for _ in range(100):

@@ -147,10 +147,8 @@ async def test_without_its_issuer_known_keys_serve_and_unknown_ones_cannot_be_ju
     issuer.rotate("second")
     clock.now += PAUSE_SECONDS
     for _ in range(3):
-        began = time.monotonic()
         with pytest.raises(IssuerUnavailable) as refused:
             await tokens.caller(issuer.token())
-        assert time.monotonic() - began < 60
     assert isinstance(refused.value, AppError)
     assert refused.value.status == 503
     assert await tokens.caller(known) is not None

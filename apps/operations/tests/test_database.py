@@ -16,6 +16,7 @@ from apps.operations.database import Database
 from apps.operations.engines import FOLDER, is_up_to_date, latest_revision, migrate, open_engine
 from apps.operations.tables import key_changes, metadata
 from apps.tests.support.postgres_server import PostgresServer
+from apps.tests.support.waiting import HANG_SECONDS
 
 
 async def number(connection: AsyncConnection) -> int:
@@ -223,10 +224,8 @@ async def test_a_database_that_is_not_there_is_waited_for(postgres: PostgresServ
     database = Database(postgres.url_of("later"), tmp_path)
     await database.start()
     try:
-        began = time.monotonic()
         with pytest.raises(StoreUnavailable) as refused:
             await database.read(number)
-        assert time.monotonic() - began < 60
         assert refused.value.status == 503
         assert refused.value.retry_after == 1
         postgres.create("later")
@@ -245,23 +244,22 @@ async def test_it_comes_back_after_a_stop_and_after_silence(postgres: PostgresSe
         for begin, end in ((postgres.stop, postgres.start), (postgres.freeze, postgres.resume)):
             await asyncio.to_thread(begin)
             for _ in range(3):
-                began = time.monotonic()
                 with pytest.raises(StoreUnavailable):
                     await database.read(number)
-                assert time.monotonic() - began < 60
             await asyncio.to_thread(end)
-            await answers_within(database, 90)
+            async with asyncio.timeout(HANG_SECONDS):
+                await answers(database)
     finally:
         await database.aclose()
 
 
-async def answers_within(database: Database, seconds: float) -> None:
-    end = time.monotonic() + seconds
+async def answers(database: Database) -> None:
+    """Wait until it does."""
     while True:
         try:
             await database.read(number)
         except StoreUnavailable:
-            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
         else:
             return
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -14,6 +13,7 @@ import pytest_asyncio
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.records import Limits
 from apps.tests.support import made_files as made
+from apps.tests.support.parsing import read
 
 # one loop for all, since all share one parsing process
 pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
@@ -26,16 +26,8 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     await made.aclose()
 
 
-async def parsed(sandbox: Sandbox, tmp_path: Path, name: str, content: bytes) -> tuple[list[Any], Any]:
-    path = tmp_path / "upload"
-    path.write_bytes(content)
-    events: list[dict[str, Any]] = []
-    done = await sandbox.parse(path, name, events.append)
-    return [event["chunk"] for event in events if "chunk" in event], done
-
-
 async def test_a_pdf_has_pages(sandbox: Sandbox, tmp_path: Path) -> None:
-    chunks, done = await parsed(sandbox, tmp_path, "a.pdf", made.pdf(["first page", "second page", "third page"]))
+    chunks, done = await read(sandbox, tmp_path, "a.pdf", made.pdf(["first page", "second page", "third page"]))
     assert done == {"kind": "pdf", "pages": 3, "metadata": {}, "warnings": []}
     assert [(chunk["page"], chunk["text"]) for chunk in chunks] == [
         (1, "first page"),
@@ -56,7 +48,7 @@ async def test_a_docx_has_headings_and_tables(sandbox: Sandbox, tmp_path: Path) 
     table = document.add_table(1, 2)
     table.rows[0].cells[0].text, table.rows[0].cells[1].text = "Paid days", "30"
     document.save(str(tmp_path / "made.docx"))
-    chunks, done = await parsed(sandbox, tmp_path, "a.docx", (tmp_path / "made.docx").read_bytes())
+    chunks, done = await read(sandbox, tmp_path, "a.docx", (tmp_path / "made.docx").read_bytes())
     assert done["kind"] == "docx"
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         (["Handbook"], "# Handbook\n\nWelcome to the team."),
@@ -69,7 +61,7 @@ async def test_html_is_its_visible_text_under_its_headings(sandbox: Sandbox, tmp
         "<!doctype html><title>no</title><body><script>no()</script><h1>Zoo</h1><p>Owls &amp;   bats"
         "<br>fly<h2>Food</h2><ul><li>Mice<li>Fruit</ul><style>no</style><pre>a  b</pre></body>"
     )
-    chunks, done = await parsed(sandbox, tmp_path, "page", page.encode())
+    chunks, done = await read(sandbox, tmp_path, "page", page.encode())
     assert done["kind"] == "html"
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         (["Zoo"], "# Zoo\n\nOwls & bats\nfly"),
@@ -79,7 +71,7 @@ async def test_html_is_its_visible_text_under_its_headings(sandbox: Sandbox, tmp
 
 async def test_markdown_is_cut_at_headings_but_not_in_code(sandbox: Sandbox, tmp_path: Path) -> None:
     source = "intro\n\n# One\n\n```\n# no heading\n```\n\nTwo\n---\n\ntext\n"
-    chunks, _ = await parsed(sandbox, tmp_path, "a.md", source.encode())
+    chunks, _ = await read(sandbox, tmp_path, "a.md", source.encode())
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         ([], "intro"),
         (["One"], "# One\n\n```\n# no heading\n```"),
@@ -90,21 +82,21 @@ async def test_markdown_is_cut_at_headings_but_not_in_code(sandbox: Sandbox, tmp
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 async def test_a_csv_row_names_its_columns(sandbox: Sandbox, tmp_path: Path, delimiter: str) -> None:
     rows = [["name", "age"], ["Ann", "41"], ['"Bob, or ""B"""', ""], ["Eve", "7", "extra"]]
-    chunks, done = await parsed(sandbox, tmp_path, "a.csv", "\r\n".join(delimiter.join(row) for row in rows).encode())
+    chunks, done = await read(sandbox, tmp_path, "a.csv", "\r\n".join(delimiter.join(row) for row in rows).encode())
     assert done["kind"] == "csv"
     assert [chunk["text"] for chunk in chunks] == ['name: Ann; age: 41\nname: Bob, or "B"\nname: Eve; age: 7; extra']
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 async def test_text_is_read_in_its_encoding(sandbox: Sandbox, tmp_path: Path, encoding: str) -> None:
-    chunks, _ = await parsed(sandbox, tmp_path, "a.txt", "Grüße, 北京 🦉".encode(encoding))
+    chunks, _ = await read(sandbox, tmp_path, "a.txt", "Grüße, 北京 🦉".encode(encoding))
     assert [chunk["text"] for chunk in chunks] == ["Grüße, 北京 🦉"]
     assert codecs.lookup(encoding)
 
 
 async def test_passages_overlap_and_their_spans_are_exact(sandbox: Sandbox, tmp_path: Path) -> None:
     text = " ".join(f"Sentence number {n} says something 🦉." for n in range(100))
-    chunks, _ = await parsed(sandbox, tmp_path, "a.txt", text.encode())
+    chunks, _ = await read(sandbox, tmp_path, "a.txt", text.encode())
     assert len(chunks) > 10
     assert all(text[chunk["start"] : chunk["end"]] == chunk["text"] for chunk in chunks)
     assert all(later["start"] < before["end"] for before, later in pairwise(chunks))
@@ -112,15 +104,15 @@ async def test_passages_overlap_and_their_spans_are_exact(sandbox: Sandbox, tmp_
 
 
 async def test_one_endless_word_becomes_passages_of_a_bounded_size(sandbox: Sandbox, tmp_path: Path) -> None:
-    chunks, _ = await parsed(sandbox, tmp_path, "a.txt", b"x" * 50_000)
+    chunks, _ = await read(sandbox, tmp_path, "a.txt", b"x" * 50_000)
     assert max(len(chunk["text"]) for chunk in chunks) <= 800
 
 
 async def test_the_process_is_used_again_and_holds_no_secret(sandbox: Sandbox, tmp_path: Path) -> None:
-    await parsed(sandbox, tmp_path, "a.txt", b"one")
+    await read(sandbox, tmp_path, "a.txt", b"one")
     process = sandbox._process
     assert process is not None
-    await parsed(sandbox, tmp_path, "b.txt", b"two")
+    await read(sandbox, tmp_path, "b.txt", b"two")
     assert sandbox._process is process
     if sys.platform == "linux":
         held = await asyncio.to_thread(Path(f"/proc/{process.pid}/environ").read_bytes)

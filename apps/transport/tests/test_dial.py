@@ -2,12 +2,12 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 
+from apps.tests.support.waiting import Passed
 from apps.transport.dialing import Info, first_connected
 
 
@@ -42,20 +42,20 @@ def hanging() -> Iterator[Info]:
 
 
 async def test_one_that_hangs_costs_its_head_start(hanging: Info, answering: Info) -> None:
-    began = time.monotonic()
+    head_start = Passed(0.2)
     with closing(await first_connected([hanging, answering])) as connected:
         assert connected.getpeername() == answering[4]
         assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert 0.2 < time.monotonic() - began < 60
+    assert head_start
 
 
 async def test_one_that_refuses_costs_nothing(refusing: Info, answering: Info) -> None:
-    fastest = 60.0
-    while fastest >= 0.2:  # which is less than a head start, and what a machine that is busy manages now and then
-        began = time.monotonic()
+    while True:
+        head_start = Passed(0.2)
         with closing(await first_connected([refusing, answering])) as connected:
             assert connected.getpeername() == answering[4]
-        fastest = time.monotonic() - began
+        if not head_start:  # which a machine that is busy manages now and then
+            break
 
 
 async def test_the_first_wins_where_all_answer(answering: Info, hanging: Info) -> None:

@@ -1,7 +1,6 @@
 """A paused run survives the death of its process: approved after a restart, it goes on where it was."""
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,14 @@ from apps.tests.support.agent_serving import read_run
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import environment, start
 from apps.tests.support.reading import envelope
+from apps.tests.support.waiting import until
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/health", trust_env=False, timeout=90).status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 @contextmanager
@@ -22,15 +29,8 @@ def program(folder: Path) -> Iterator[str]:
     process = start("apps.tests.support.agent_program", [str(port)], folder, environment(port, {}), folder / "log")
     url = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 60
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            try:
-                if httpx2.get(f"{url}/health", trust_env=False, timeout=90).status_code == 200:
-                    break
-            except httpx2.TransportError:
-                time.sleep(0.05)
+        assert until(lambda: process.poll() is not None or answers(url))
+        assert process.poll() is None
         yield url
     finally:
         process.kill()

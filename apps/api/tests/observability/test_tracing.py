@@ -1,7 +1,6 @@
 """Traces and metrics for a collector: real processes of the service, and a collector on a real socket."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -170,10 +169,8 @@ def test_a_collector_that_does_not_work_costs_no_request_and_no_time_at_the_end(
         taken = stack.enter_context(collector(wait=30.0 if state == "slow" else 0.0, status=503))
         endpoint = "http://127.0.0.1:1" if state == "dead" else taken.url
         service = stack.enter_context(traced(tmp_path, asked.base_url, endpoint))
-        began = time.monotonic()
         for _ in range(200):
             assert ask(http, service.url, "gpt-4o-mini").status_code == 200
-        assert time.monotonic() - began < 60
         assert service.gone_after(service.terminate(), 8) < 6
         log = service.log.read_text()
     assert "Application shutdown complete" in log

@@ -1,7 +1,6 @@
 """Nobody gets in who should not: every route with every kind of key, by a walk of the page and of the app itself."""
 
-import statistics
-import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,16 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from apps.api.src.application import create_app
-from apps.api.src.auth.authentication import is_open
+from apps.api.src.auth.authentication import Authenticator, RefusedKeys, is_open
 from apps.api.src.http.docs_page import OWN, SHARED
 from apps.api.src.v1.passage import KEPT
 from apps.api.src.wiring.services import build_services
-from apps.tests.support.keys import ADMIN, bearer, make_dead_keys, make_keys
+from apps.core.errors import Unauthorized
+from apps.operations.database import Database
+from apps.operations.key_store import KeyRing, KeysState, KeyStore, StoredKey
+from apps.operations.key_terms import KeyTerms
+from apps.tests.marks import learn
+from apps.tests.support.keys import ADMIN, bearer, make_dead_keys, make_keys, opened
 from apps.tests.support.openapi_page import with_whole_responses
 from apps.tests.support.serving import serving_models, settings
 
@@ -271,23 +275,57 @@ def test_a_websocket_is_refused(guarded: Guarded, http: httpx2.Client) -> None:
     assert answer.status_code == 401
 
 
-@pytest.mark.long
-def test_every_401_takes_the_same_time(guarded: Guarded, http: httpx2.Client) -> None:
-    """Medians, taken in turns, so that what the machine does meanwhile meets all of them alike."""
-    kinds = [kind for kind in NOBODY if kind not in ("none", "basic")]
-    body = {"prompt": "hi"}
+class CountingStore(KeyStore):
+    """Counts what is computed and looked up."""
 
-    def medians() -> dict[str, float]:
-        times: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for _ in range(60):
-            for kind in kinds:
-                began = time.perf_counter()
-                ask(http, guarded, kind, "post", "/generate", body)
-                times[kind].append(time.perf_counter() - began)
-        return {kind: statistics.median(each) for kind, each in times.items()}
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, lambda: b"x" * 32)
+        self.counts: Counter[str] = Counter()
 
-    for _ in range(4):
-        found = medians()
-        if max(found.values()) < 1.35 * min(found.values()):
-            return
-    raise AssertionError(found)
+    def digest(self, key: str) -> bytes:
+        self.counts["digest"] += 1
+        return super().digest(key)
+
+    async def find(self, key: str) -> tuple[StoredKey | None, KeysState]:
+        self.counts["find"] += 1
+        return await super().find(key)
+
+
+def scope_of(headers: dict[str, str]) -> dict[str, Any]:
+    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http", "headers": encoded, "client": ("127.0.0.1", 1)}
+
+
+async def test_every_401_costs_the_same_digests_and_lookups(tmp_path: Path) -> None:
+    """So that the time of an answer does not say what is wrong with a key."""
+    configured = settings(data_dir=tmp_path)
+    async with opened(configured) as (_, database):
+        store = CountingStore(database)
+        ring = KeyRing(store)
+        await ring.start()
+        assert await ring.ready(90)
+        made = {name: await store.create(KeyTerms(name=name)) for name in ("good", "other", "revoked", "rotated")}
+        keys = {name: learn("API key", key) for name, (_, key) in made.items()}
+        stored, _ = made["revoked"]
+        await store.revoke(stored.id)
+        stored, _ = made["rotated"]
+        learn("API key", (await store.rotate(stored.id))[1])
+        elsewhere = learn("API key", (await store.create(KeyTerms(name="elsewhere", ip=["10.1.2.0/24"])))[1])
+        callers = {
+            "bad": bearer("ga_" + "A" * 43),
+            "malformed": bearer("not a key \u00c3\u00a9"),
+            "short": bearer("x"),
+            "two at once": {**bearer(keys["good"]), "X-API-Key": keys["other"]},
+            "revoked": bearer(keys["revoked"]),
+            "rotated": bearer(keys["rotated"]),
+            "elsewhere": bearer(elsewhere),
+        }
+        authenticator = Authenticator(ring, None, RefusedKeys(None), open_while_empty=False)
+        for name, headers in callers.items():
+            for _ in range(2):
+                store.counts.clear()
+                assert authenticator.known(scope_of(headers)) is None
+                with pytest.raises(Unauthorized):
+                    await authenticator.caller(scope_of(headers))
+                assert store.counts == {"digest": 1, "find": 1}, name
+        await ring.aclose()

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,15 @@ from apps.tests.support.fleet import fleet_file
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import environment
 from apps.tests.support.serving import serving_models
-from apps.tests.support.waiting import until
+from apps.tests.support.waiting import HANG_SECONDS, until
 
 pytestmark = pytest.mark.long
 
 SECRET = marked("FLEET_SECRET of processes")
 CALLERS = 16
-SECONDS = 60.0
-DEADLINE = 30.0
+KILLS = 10
+# ends a call that hangs
+DEADLINE = 90.0
 # what a caller may be told when its replica dies: that there is none, that it is full, or that the answer broke off
 TYPED = {"MODEL_UNAVAILABLE", "OVERLOADED", "UPSTREAM_ERROR", "INTERNAL_ERROR", "TIMEOUT"}
 
@@ -105,48 +105,54 @@ async def test_replicas_are_killed_under_load_and_every_answer_is_whole_or_one_t
     with fleet(tmp_path, 3) as replicas:
         file = fleet_file(tmp_path, *(replica.url for replica in replicas))
         with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
-            outcomes, longest = await _load(url, replicas)
+            outcomes = await _load(url, replicas)
     assert set(outcomes) <= TYPED | {"whole"}, outcomes
-    assert outcomes["whole"] > 100 and longest < DEADLINE, (outcomes, longest)
+    assert outcomes["whole"] > 100, outcomes
     # most calls have no token yet, or are on another replica: those are answered
     assert outcomes["whole"] > 0.9 * sum(outcomes.values()), outcomes
 
 
-async def _load(url: str, replicas: list[ReplicaProcess]) -> tuple[Counter[str], float]:
+async def _load(url: str, replicas: list[ReplicaProcess]) -> Counter[str]:
+    """How the calls ended, until a replica has been killed KILLS times and calls were answered after the last one."""
     outcomes: Counter[str] = Counter()
-    longest, ends = 0.0, time.monotonic() + SECONDS
+    over = asyncio.Event()
 
     async def caller(number: int) -> None:
-        nonlocal longest
         count = 0
-        async with httpx2.AsyncClient(timeout=DEADLINE * 2) as client:
-            while time.monotonic() < ends:
+        async with httpx2.AsyncClient(timeout=DEADLINE) as client:
+            while not over.is_set():
                 count += 1
-                began = time.monotonic()
                 text = f"caller {number} asks for the time {count}" * (1 + count % 3)
                 outcomes[await ask(client, url, text, stream=bool(count % 2))] += 1
-                longest = max(longest, time.monotonic() - began)
+
+    async def more(calls: int) -> None:
+        async with asyncio.timeout(HANG_SECONDS):
+            wanted = outcomes["whole"] + calls
+            while outcomes["whole"] < wanted:  # noqa: ASYNC110 - it is the callers that count
+                await asyncio.sleep(0.05)
 
     async def killer() -> None:
-        turn = 0
-        while time.monotonic() < ends:
-            await asyncio.sleep(5)
-            up = [replica for replica in replicas if await asyncio.to_thread(replica.answers)]
-            if len(up) > 1:
-                victim = up[turn % len(up)]
-                turn += 1
+        try:
+            for turn in range(KILLS):
+                await more(100)
+                for replica in replicas:
+                    assert await asyncio.to_thread(until, replica.answers)
+                victim = replicas[turn % len(replicas)]
                 await asyncio.to_thread(victim.kill)
                 victim.again()
+            await more(100)
+        finally:
+            over.set()
 
     await asyncio.gather(killer(), *(caller(number) for number in range(CALLERS)))
-    return outcomes, longest
+    return outcomes
 
 
 async def test_a_frozen_replica_is_left_out_and_given_up(tmp_path: Path) -> None:
     with fleet(tmp_path, 2) as (frozen, well):
         file = fleet_file(tmp_path, frozen.url, well.url)
         with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
-            async with httpx2.AsyncClient(timeout=DEADLINE * 3) as client:
+            async with httpx2.AsyncClient(timeout=DEADLINE) as client:
                 assert await ask(client, url, "hello", stream=False) == "whole"
                 running = [
                     asyncio.create_task(ask(client, url, f"call {number} " * 15, stream=bool(number % 2)))
@@ -163,7 +169,7 @@ async def test_one_that_is_told_to_end_answers_what_it_has_and_gets_nothing_new(
     with fleet(tmp_path, 2) as (ending, well):
         file = fleet_file(tmp_path, ending.url, well.url)
         with serving_models(gateway_config=file, fleet_secret=SECRET) as url:
-            async with httpx2.AsyncClient(timeout=DEADLINE * 3) as client:
+            async with httpx2.AsyncClient(timeout=DEADLINE) as client:
                 running = [
                     asyncio.create_task(ask(client, url, f"call {number} " * 20, stream=bool(number % 2)))
                     for number in range(8)

@@ -23,6 +23,7 @@ from apps.tests.support.acting_as import ActingAs
 from apps.tests.support.reading import envelope
 from apps.tests.support.routing import ASK, routing_file
 from apps.tests.support.serving import serving, settings
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 CALLERS = {
@@ -67,10 +68,7 @@ def fill(http: httpx2.Client, url: str) -> None:
     post("ann", "fault-404")
     post("abe", "own")
     post("bob", FORMULA)
-    ends = time.monotonic() + 90
-    while get(http, url, "boss", "/admin/usage").json()["total"]["calls"] < 6:
-        assert time.monotonic() < ends
-        time.sleep(0.05)
+    assert until(lambda: get(http, url, "boss", "/admin/usage").json()["total"]["calls"] >= 6)
 
 
 def get(http: httpx2.Client, url: str, who: str, path: str, **params: Any) -> httpx2.Response:

@@ -1,6 +1,5 @@
 """Documents on a disk that is full or cannot be written: 507, nothing half-kept, and all well again by itself."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from apps.tests.support.reading import envelope
 from apps.tests.support.routing import ASK
 from apps.tests.support.small_disk import fill
 from apps.tests.support.small_disk import small_disk as disk
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 NOTES = "/rag/collections/notes/documents"
@@ -83,8 +83,5 @@ def test_a_service_on_a_full_disk_answers_refuses_what_it_cannot_keep_and_recove
         again = http.post(url + NOTES, json={**LEAVE, "text": "# Leave\n\n40 days."})
         assert again.status_code == 202
         assert waited(http, url + NOTES, again.json()["job"])["status"] == "done"
-        ends = time.monotonic() + 90
-        while calls() < 40:
-            assert time.monotonic() < ends, calls()
-            time.sleep(0.2)
+        assert until(lambda: calls() >= 40), calls()
         service.gone_after(service.terminate(), at_most=60)

@@ -8,6 +8,7 @@ import httpx2
 import openai
 import pytest
 
+from apps.tests.support.odd_streams import tool
 from apps.tests.support.odd_upstream import (
     ALIVE,
     DONE,
@@ -39,14 +40,6 @@ SLOW: list[bytes | float] = [step for _ in range(6) for step in (ALIVE, 0.5)]
 
 def head(kind: str | None) -> bytes:
     return b"HTTP/1.1 200 OK\r\n" + (f"Content-Type: {kind}\r\n".encode() if kind else b"")
-
-
-def call(index: Any, id: str | None, name: str | None, arguments: Any) -> dict[str, Any]:
-    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
-    piece: dict[str, Any] = {"type": "function", "function": function}
-    if index != "none":
-        piece["index"] = index
-    return {**piece, "id": id} if id is not None else piece
 
 
 def calling(*deltas: list[dict[str, Any]], finish: bytes = CALLED) -> Reply:
@@ -84,34 +77,34 @@ HELLOS: dict[str, Reply] = {
 }
 TWO = [("weather", PARIS), ("weather", ROME)]
 CALLS: dict[str, tuple[Reply, list[tuple[str, str]]]] = {
-    "index-0-for-all": (calling([call(0, "a", "weather", PARIS)], [call(0, "b", "weather", ROME)]), TWO),
-    "index-0-in-one-delta": (calling([call(0, "a", "weather", PARIS), call(0, "b", "weather", ROME)]), TWO),
-    "no-index": (calling([call("none", "a", "weather", PARIS)], [call("none", "b", "weather", ROME)]), TWO),
-    "null-index": (calling([call(None, "a", "weather", PARIS), call(None, "b", "weather", ROME)]), TWO),
+    "index-0-for-all": (calling([tool(0, "a", "weather", PARIS)], [tool(0, "b", "weather", ROME)]), TWO),
+    "index-0-in-one-delta": (calling([tool(0, "a", "weather", PARIS), tool(0, "b", "weather", ROME)]), TWO),
+    "no-index": (calling([tool("none", "a", "weather", PARIS)], [tool("none", "b", "weather", ROME)]), TWO),
+    "null-index": (calling([tool(None, "a", "weather", PARIS), tool(None, "b", "weather", ROME)]), TWO),
     "late-name": (
-        calling([call(0, "a", None, None)], [call(0, None, "weather", None)], [call(0, None, None, PARIS)]),
+        calling([tool(0, "a", None, None)], [tool(0, None, "weather", None)], [tool(0, None, None, PARIS)]),
         TWO[:1],
     ),
-    "late-id": (calling([call(0, None, "weather", "")], [call(0, "a", None, PARIS)]), TWO[:1]),
+    "late-id": (calling([tool(0, None, "weather", "")], [tool(0, "a", None, PARIS)]), TWO[:1]),
     "name-again": (
         calling(
-            [call(0, "a", "weather", "")], [call(0, "a", "weather", PARIS[:4])], [call(0, "a", "weather", PARIS[4:])]
+            [tool(0, "a", "weather", "")], [tool(0, "a", "weather", PARIS[:4])], [tool(0, "a", "weather", PARIS[4:])]
         ),
         TWO[:1],
     ),
     "null-arguments": (
-        calling([{**call(0, "a", "now", None), "function": {"name": "now", "arguments": None}}]),
+        calling([{**tool(0, "a", "now", None), "function": {"name": "now", "arguments": None}}]),
         [("now", "{}")],
     ),
-    "empty-arguments": (calling([call(0, "a", "now", "")]), [("now", "{}")]),
-    "object-arguments": (calling([call(0, "a", "weather", json.loads(PARIS))]), TWO[:1]),
-    "finish-stop": (calling([call(0, "a", "weather", PARIS)], finish=STOP), TWO[:1]),
+    "empty-arguments": (calling([tool(0, "a", "now", "")]), [("now", "{}")]),
+    "object-arguments": (calling([tool(0, "a", "weather", json.loads(PARIS))]), TWO[:1]),
+    "finish-stop": (calling([tool(0, "a", "weather", PARIS)], finish=STOP), TWO[:1]),
     "openais-own": (
         calling(
-            [call(0, "a", "weather", "")],
-            [call(0, None, None, PARIS)],
-            [call(1, "b", "weather", "")],
-            [call(1, None, None, ROME)],
+            [tool(0, "a", "weather", "")],
+            [tool(0, None, None, PARIS)],
+            [tool(1, "b", "weather", "")],
+            [tool(1, None, None, ROME)],
         ),
         TWO,
     ),

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -117,6 +116,9 @@ def test_bf16_is_as_good_as_fp32() -> None:
     texts = [text[start : start + 20 + start // 10] for start in range(0, 6000, 300)]
     found = zip(whole.embed(whole.tokens(texts)), fast.embed(fast.tokens(texts)), strict=True)
     assert min(cosine(a, b) for a, b in found) >= 0.9999
+    # it is asked before each batch, and no batch is computed once it is cancelled
+    answers = iter([False, True])
+    assert fast.embed([[101, 102]] * 10_000, lambda: next(answers)) == []
 
 
 @pytest.mark.local
@@ -187,12 +189,10 @@ async def test_the_event_loop_runs_on_while_it_computes_and_a_cancelled_call_end
     assert not work.done()
     assert ticks == 20
     work.cancel()
-    started = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await work
-    await minilm.embed(["the next caller"])
-    # 2000 texts would take minutes
-    assert time.monotonic() - started < 60
+    # in the same thread as the call that has ended
+    await minilm.embed(["the next caller"] * 5)
     assert any(t.name.startswith("embedding") and t.ident != loop_thread for t in threading.enumerate())
 
 
@@ -202,12 +202,9 @@ async def test_closing_ends_what_is_being_computed() -> None:
     await model.embed(["warm"])
     work = asyncio.create_task(model.embed(["word " * 200] * 2000))
     await asyncio.sleep(0.2)
-    started = time.monotonic()
     await model.aclose()
     with pytest.raises(ModelUnavailable):
         await work
-    # 2000 texts would take minutes
-    assert time.monotonic() - started < 60
     with pytest.raises(ModelUnavailable):
         await model.embed(["late"])
 

@@ -1,6 +1,6 @@
 """Mutation testing: do the fast tests of a module notice when its code is changed?
 
-    python -m eval.mutants [--only PART] [--workers 1]
+    python -m eval.mutants [--only PART] [--part N/OF] [--workers 1]
 
 Each target is a module and the tests that are its own. One place of the module is changed at a time: a comparison,
 an operator, a number, a truth value, a condition, a returned value, a statement that is left out. The tests run against
@@ -20,14 +20,17 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import TextIO
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "mutants.json"
@@ -36,19 +39,8 @@ ENOUGH = 0.9
 MOST_CPU_SECONDS = 60
 HANG = 900.0
 KILLED, SURVIVED = 1, 0
-# third-party packages only: what is of this tree must be imported behind the change
-BEFORE: tuple[str, ...] = (
-    "pytest",
-    "fastapi",
-    "httpx2",
-    "pydantic",
-    "pydantic_settings",
-    "yaml",
-    "uvicorn",
-    "httptools",
-    "structlog",
-)
-BEFORE += ("sqlalchemy.ext.asyncio", "aiosqlite", "asyncpg", "limits", "prometheus_client", "redis.asyncio", "alembic")
+# what is of this tree must be imported behind the change; the rest is imported once for all mutants
+OWN = ("apps", "eval", "infra", "conftest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +67,14 @@ TARGETS = (
     ),
     Target(
         "apps.api.src.limits.limiter",
-        ("apps/api/tests/limits/test_token_limits.py", "apps/api/tests/limits/test_limits.py"),
+        (
+            *("apps/api/tests/limits/test_limit_headers.py", "apps/api/tests/limits/test_token_limits.py"),
+            *("apps/api/tests/limits/test_limits.py", "apps/api/tests/operations/test_key_limits.py"),
+        ),
     ),
     Target(
         "apps.api.src.limits.counts",
-        ("apps/api/tests/limits/test_rate_windows.py", "apps/api/tests/limits/test_limits.py"),
+        ("apps/api/tests/limits/test_rate_windows.py", "apps/api/tests/limits/test_shared_counts.py"),
     ),
 )
 # the survivors that no test could notice, or need not: module, line as it stands (stripped), and why
@@ -122,9 +117,9 @@ def mutants(target: Target) -> Iterator[Mutant]:
     """All of a module's, in the order of its lines."""
     text = target.file.read_text("utf-8")
     tree = ast.parse(text)
-    lines = text.splitlines()
+    lines, skipped = text.splitlines(), _skipped(tree)
     for number, node in enumerate(ast.walk(tree)):
-        for change in range(_changes(node, tree)):
+        for change in range(0 if id(node) in skipped else _changes(node)):
             copy = deepcopy(tree)
             place = next(one for at, one in enumerate(ast.walk(copy)) if at == number)
             _change(place, change)
@@ -158,13 +153,8 @@ def _skipped(tree: ast.Module) -> set[int]:
     return skipped
 
 
-_SKIPPED: dict[int, set[int]] = {}
-
-
-def _changes(node: ast.AST, tree: ast.Module) -> int:
+def _changes(node: ast.AST) -> int:
     """How many ways there are to change this node."""
-    if id(node) in _SKIPPED.setdefault(id(tree), _skipped(tree)):
-        return 0
     if isinstance(node, ast.Compare):
         return sum(type(op) in COMPARED for op in node.ops)
     if isinstance(node, ast.Constant):
@@ -229,11 +219,26 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self._code, module.__dict__)  # noqa: S102 - the tree's own code with one change
 
 
-def survives(target: Target, code: CodeType | None) -> bool:
-    """Whether the target's tests pass with this code in place of the module's; with None, as it is."""
+def passes_unchanged(target: Target) -> bool:
+    """Whether the target's tests pass; all that they import of other packages is imported here then."""
+    with tempfile.TemporaryFile("w+") as imported:
+        if not survives(target, None, imported):
+            return False
+        imported.seek(0)
+        for name in imported.read().split():
+            with suppress(ImportError):  # one that is gone from sys.modules' names again
+                importlib.import_module(name)
+    return True
+
+
+def survives(target: Target, code: CodeType | None, imported: TextIO | None = None) -> bool:
+    """Whether the target's tests pass with this code in place of the module's; with None, as it is.
+
+    ``imported`` is given the names of the modules of other packages that the tests have imported.
+    """
     child = os.fork()
     if not child:
-        _run_tests(target, code)
+        _run_tests(target, code, imported)
     ends = time.monotonic() + HANG
     while time.monotonic() < ends:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -245,7 +250,7 @@ def survives(target: Target, code: CodeType | None) -> bool:
     return False
 
 
-def _run_tests(target: Target, code: CodeType | None) -> None:
+def _run_tests(target: Target, code: CodeType | None, imported: TextIO | None) -> None:
     """In the child: it ends here."""
     status = KILLED
     try:
@@ -262,6 +267,10 @@ def _run_tests(target: Target, code: CodeType | None) -> None:
         marked = ["-m", "not long and not clients", "-p", "no:cacheprovider", "-x", "-q", "--assert", "plain"]
         if pytest.main([*marked, *selected, *target.tests]) == 0:
             status = SURVIVED
+        if imported is not None:
+            found = [name for name, module in sys.modules.items() if isinstance(module, ModuleType)]
+            imported.write(" ".join(name for name in found if name.partition(".")[0] not in OWN))
+            imported.flush()
     finally:
         os._exit(status)
 
@@ -269,20 +278,20 @@ def _run_tests(target: Target, code: CodeType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="PART", help="modules whose names have this")
+    parser.add_argument("--part", default="1/1", metavar="N/OF", help="every OF-th mutant, from the N-th")
     parser.add_argument("--workers", type=int, default=1, help="mutants at the same time")
     options = parser.parse_args(arguments)
     os.chdir(ROOT)
-    for name in BEFORE:
-        importlib.import_module(name)
     report, enough = [], True
     for target in TARGETS:
         if options.only not in target.module:
             continue
-        if not survives(target, None):
+        if not passes_unchanged(target):
             print(f"{target.module}: its tests fail as it is")
             enough = False
             continue
-        made = list(mutants(target))
+        first, of = map(int, options.part.split("/"))
+        made = list(mutants(target))[first - 1 :: of]
         with ThreadPoolExecutor(options.workers) as pool:
             lives = list(pool.map(partial(survives, target), (one.code for one in made)))
         left = [one for one, alive in zip(made, lives, strict=True) if alive]

@@ -9,7 +9,9 @@ CLOCKS = {f"{name}{suffix}" for name in ("time", "monotonic", "perf_counter", "t
 CLOCKS |= {"process_time", "process_time_ns", "clock_gettime", "elapsed"}
 DATES = "writes dates for the service, or compares dates that it wrote with those before and after"
 READERS = {
+    "apps/api/tests/limits/test_limit_headers.py": DATES,
     "apps/api/tests/limits/test_limits.py": DATES,
+    "apps/api/tests/limits/test_shared_counts.py": DATES,
     "apps/api/tests/operations/test_accounts.py": DATES,
     "apps/api/tests/operations/test_ledger_processes.py": DATES,
     "apps/api/tests/operations/test_usage_routes.py": DATES,

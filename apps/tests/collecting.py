@@ -46,8 +46,23 @@ def _collect(arguments: Sequence[str]) -> str | None:
     for tests, name in LATER.items():
         if tests in sys.modules and find_spec(name.partition(".")[0]):
             import_module(name)
+    if "hypothesis" in sys.modules:
+        _draw_first_example()
     names = {thread.name for thread in threading.enumerate()} - {threading.current_thread().name, OF_LANCEDB}
     return f"the collection has started threads: {', '.join(sorted(names))}" if names else None
+
+
+def _draw_first_example() -> None:
+    """What hypothesis finds out for its first one takes seconds: all characters, and the constants of all modules."""
+    from hypothesis import given, settings
+    from hypothesis.strategies import text
+
+    @settings(max_examples=1, database=None)
+    @given(text())
+    def draw(_: str) -> None:
+        """Nothing is tested."""
+
+    draw()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 APPS = Path(__file__).parents[1]
@@ -21,9 +22,14 @@ def modules() -> dict[str, Path]:
     return names
 
 
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imported(file: Path) -> Iterator[str]:
     """What a module imports anywhere in it, under TYPE_CHECKING too."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -58,7 +64,7 @@ def test_a_circle_is_found() -> None:
 def function_imports(file: Path) -> Iterator[str]:
     """Imports inside functions, by their lines."""
     found: set[int] = set()
-    for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for function in ast.walk(tree(file)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
                 if isinstance(node, ast.Import | ast.ImportFrom) and node.lineno not in found:
@@ -88,9 +94,9 @@ CHOOSES_BY_OPENAIS_NAME = ("api", "gateway", "models", "cli")
 """Rooms that read or write OpenAI's ``choices``; elsewhere ``choice`` is a riddle too, but for ``tool_choice``."""
 
 
-def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+def identifiers(parsed: ast.AST) -> Iterator[tuple[str, int]]:
     """Names that a module gives: of modules' parts, parameters, variables and attributes, by their lines."""
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name, node.lineno
         elif isinstance(node, ast.arg):
@@ -110,7 +116,7 @@ def test_names_are_no_riddles() -> None:
     found = []
     for dotted, file in modules().items():
         choices = dotted.split(".")[1:2] and dotted.split(".")[1] in CHOOSES_BY_OPENAIS_NAME
-        names = [(file.stem, 1), *identifiers(ast.parse(file.read_text(encoding="utf-8")))]
+        names = [(file.stem, 1), *identifiers(tree(file))]
         found += [
             f"{file.relative_to(APPS)}:{line}: {name}"
             for name, line in names

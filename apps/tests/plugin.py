@@ -17,10 +17,12 @@ import pytest
 from apps.api.src.observability.logs import LineFormatter
 from apps.api.src.observability.request_line import Redactor
 from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
+from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
 from apps.tests.watch import WATCH, Finding
 
 REPORTS = Path(__file__).parents[2] / "reports"
 CLIENTS = Path(__file__).parents[1] / "api/tests/clients"
+NO_AUTHORITY = Path(__file__).with_name("support") / "no_authority.pem"
 AT_THE_END: list[Finding] = []
 WORKER_OUTPUT = "secrets"
 WORKERS: list[dict[str, Any]] = []
@@ -82,12 +84,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[PROVIDERS_VARIABLE] = marked("provider's key")
+    # each client of httpx2 reads the certificates of the machine anew, for 50 ms
+    os.environ["SSL_CERT_FILE"] = str(NO_AUTHORITY)
+    os.environ.pop("SSL_CERT_DIR", None)
+    # nothing stands between a test and its service
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
     # torch's threads sleep while they wait: there are more of them than cores, and others have work to do
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # what the service says by default; libraries as pytest has them
     logging.getLogger("apps").setLevel(logging.INFO)
     config.stash[KEEPER] = LogKeeper()
     WATCH.folder(REPORTS)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests of this process; each makes databases of its own in it."""
+    if PROGRAMS is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", autouse=True)

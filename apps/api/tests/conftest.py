@@ -1,4 +1,4 @@
-"""What the tests of the API share: a mock upstream, a PostgreSQL, and a client that follows nothing and waits long."""
+"""What the tests of the API share: a mock upstream, and a client that follows nothing and waits long."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,6 @@ import httpx2
 import pytest
 
 from apps.tests.overheard import hearing_client
-from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
 from eval.mock_upstream import MockUpstream, mock_upstream
 
 
@@ -20,11 +19,3 @@ def mock() -> Iterator[MockUpstream]:
 def http() -> Iterator[httpx2.Client]:
     with hearing_client(timeout=90) as client:
         yield client
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    if PROGRAMS is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with postgres_server() as server:
-        yield server

@@ -1,37 +1,43 @@
-"""A PostgreSQL a session, and an empty database of each kind a test."""
+"""An empty database of each kind a test."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from apps.operations.database import Database
-from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
+from apps.tests.support.migrated import create_migrated, lay_sqlite
+from apps.tests.support.postgres_server import PostgresServer
 
 KINDS = ("sqlite", "postgresql")
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    if PROGRAMS is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with postgres_server() as server:
-        yield server
-
-
 @pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest) -> str:
+def empty_url(request: pytest.FixtureRequest) -> str:
     """What DATABASE_URL would be: empty for SQLite in `tmp_path`."""
     if request.param == "sqlite":
         return ""
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.create(f"test_{secrets.token_hex(4)}")
+    return server.create(_name())
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same of a database that is migrated."""
+    if request.param == "sqlite":
+        lay_sqlite(tmp_path)
+        return ""
+    return create_migrated(request.getfixturevalue("postgres"), _name())
+
+
+def _name() -> str:
+    return f"test_{secrets.token_hex(4)}"
 
 
 @pytest.fixture
 async def database(url: str, tmp_path: Path) -> AsyncIterator[Database]:
-    """Open and migrated."""
+    """Open."""
     opened = Database(url, tmp_path, 60.0)
     await opened.start()
     assert await opened.ready(60)

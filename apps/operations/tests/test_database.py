@@ -163,8 +163,8 @@ async def test_a_cancelled_writer_does_not_keep_the_lock_of_sqlite(tmp_path: Pat
         await second.aclose()
 
 
-async def test_a_migration_can_go_down_and_up_again(url: str, tmp_path: Path) -> None:
-    engine = open_engine(url, tmp_path, 60.0, patient=True)
+async def test_a_migration_can_go_down_and_up_again(empty_url: str, tmp_path: Path) -> None:
+    engine = open_engine(empty_url, tmp_path, 60.0, patient=True)
 
     async def tables() -> set[str]:
         async with engine.connect() as connection:
@@ -182,14 +182,14 @@ async def test_a_migration_can_go_down_and_up_again(url: str, tmp_path: Path) ->
         await engine.dispose()
 
 
-async def test_the_migrations_make_the_tables_that_the_code_knows(url: str, tmp_path: Path) -> None:
+async def test_the_migrations_make_the_tables_that_the_code_knows(empty_url: str, tmp_path: Path) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     def differences(connection: Any) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
-    engine = open_engine(url, tmp_path, 60.0, patient=True)
+    engine = open_engine(empty_url, tmp_path, 60.0, patient=True)
     try:
         await migrate(engine)
         async with engine.connect() as connection:
@@ -208,8 +208,8 @@ def test_the_latest_revision_is_alembics_head() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [latest_revision()]
 
 
-async def test_many_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> None:
-    databases = [Database(url, tmp_path, 60.0) for _ in range(6)]
+async def test_many_that_start_at_once_migrate_once(empty_url: str, tmp_path: Path) -> None:
+    databases = [Database(empty_url, tmp_path, 60.0) for _ in range(6)]
     for database in databases:
         await database.start()
     try:

@@ -31,6 +31,7 @@ from apps.rag.records import Limits, Upload
 from apps.rag.shared_jobs import DAY, JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
 from apps.rag.uploads import Identity, LocalUploads, Spool
 from apps.tests.support.clock import Clock
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.word_models import WordEmbedder
 
@@ -354,7 +355,7 @@ async def test_what_waited_in_the_file_of_before_moves_once(
 
 
 async def test_one_at_a_time_is_alone_among_machines(postgres: PostgresServer, tmp_path: Path) -> None:
-    url = postgres.create("alone")
+    url = create_migrated(postgres, "alone")
     machines = [Database(url, tmp_path, 60.0) for _ in range(2)]
     for machine in machines:
         await machine.start()

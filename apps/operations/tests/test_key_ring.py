@@ -14,6 +14,7 @@ from apps.operations.key_store import EVERY, TRUSTED_SECONDS, KeyRing, KeysState
 from apps.operations.key_terms import KeyTerms
 from apps.operations.tables import key_changes
 from apps.tests.marks import learn
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.waiting import HANG_SECONDS
 
@@ -161,7 +162,7 @@ async def test_whether_any_key_was_ever_made(ring: KeyRing) -> None:
 async def test_without_its_database_nothing_is_known_for_longer_than_two_seconds(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    database = Database(postgres.create("ring"), tmp_path, 60.0)
+    database = Database(create_migrated(postgres, "ring"), tmp_path, 60.0)
     await database.start()
     assert await database.ready(90)
     ring = KeyRing(KeyStore(database, lambda: SECRET))

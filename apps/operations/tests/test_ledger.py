@@ -16,6 +16,7 @@ from apps.operations.ledger_rows import Entry, entry_of
 from apps.operations.ledger_store import LedgerStatements, _insert_many
 from apps.operations.tables import calls
 from apps.tests.support.accounts import books, call, key, written
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer, needs_postgres
 
 FREE = key(None)
@@ -108,7 +109,7 @@ async def test_a_full_ledger_loses_and_counts_what_has_no_budget_and_refuses_wha
 @needs_postgres
 @pytest.mark.long
 async def test_rows_wait_for_a_database_that_is_away(postgres: PostgresServer, tmp_path: Path) -> None:
-    database = Database(postgres.create("waiting"), tmp_path)
+    database = Database(create_migrated(postgres, "waiting"), tmp_path)
     await database.start()
     assert await database.ready(20)
     ledger = await started(database)

@@ -14,7 +14,7 @@ async def connected(url: str, key: str = "", mode: str = "auto") -> AsyncIterato
     """``mode`` is the package's: auto takes the newest protocol, legacy begins with the older one's handshake."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with (
-        httpx2.AsyncClient(headers=headers, trust_env=False, timeout=90) as http,
+        httpx2.AsyncClient(headers=headers, timeout=90) as http,
         Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
     ):
         yield client

@@ -23,6 +23,11 @@ from apps.tests.watch import WATCH
 PASSWORD = marked("password of PostgreSQL")
 USER = "genai"
 FIRST_OF_USERS = 16384
+# what a server does by the way for months of work: databases of tests live for seconds
+OPTIONS = (
+    *("max_connections=100", "autovacuum=off", "checkpoint_timeout=1h", "max_wal_size=16GB"),
+    *("wal_level=minimal", "max_wal_senders=0", "full_page_writes=off"),
+)
 
 
 def _programs() -> Path | None:
@@ -57,7 +62,8 @@ class PostgresServer:
     def start(self) -> None:
         assert PROGRAMS is not None
         command = [str(PROGRAMS / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
-        command += ["-h", "127.0.0.1", "-k", str(self.folder), "-F", "-c", "max_connections=100"]
+        command += ["-h", "127.0.0.1", "-k", str(self.folder), "-F"]
+        command += [part for option in OPTIONS for part in ("-c", option)]
         process: subprocess.Popen[bytes] = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_without_rights()
         )
@@ -95,10 +101,10 @@ class PostgresServer:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def create(self, name: str) -> str:
-        """A new, empty database; returns its URL. A test that failed may have left the server frozen."""
+    def create(self, name: str, template: str = "template1") -> str:
+        """A new database, as empty as its template; returns its URL. A failed test may have left the server frozen."""
         self.resume()
-        self.psql(f'CREATE DATABASE "{name}"')
+        self.psql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         self.made_by[name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         return self.url_of(name)
 

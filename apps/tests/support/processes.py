@@ -17,6 +17,7 @@ import httpx2
 from apps.tests.marks import PROVIDERS_VARIABLE, learn_environment, marked
 from apps.tests.overheard import hearing_client
 from apps.tests.support.fork_server import FORKS, Forked, fork
+from apps.tests.support.migrated import lay_sqlite
 from apps.tests.support.ports import free_port
 from apps.tests.support.waiting import HANG_SECONDS
 from apps.tests.watch import WATCH
@@ -24,7 +25,7 @@ from apps.tests.watch import WATCH
 ROOT = Path(__file__).parents[3]
 COMMANDS = ("uvicorn", "module")
 # of this machine's environment; the last is how make coverage reaches a process
-KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
+KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG")
 LIMITED = """
 import os, resource, sys
 most = int(sys.argv[1])
@@ -94,6 +95,8 @@ def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Runn
     """
     port = free_port()
     log = folder / f"log-{port}"
+    if not changes.keys() & {"DATABASE_URL", "DATA_DIR"} and not (folder / "data").exists():
+        lay_sqlite(folder / "data")
     most = changes.pop("DESCRIPTORS", None)
     variables = environment(port, changes)
     if kind == "module":

@@ -25,6 +25,7 @@ from apps.core.settings import Settings
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.marks import marked
 from apps.tests.overheard import Overheard
+from apps.tests.support.migrated import lay_sqlite
 from apps.tests.support.processes import hear_metrics
 from apps.tests.watch import WATCH
 
@@ -45,6 +46,7 @@ def settings(**changes: object) -> Settings:
     """
     if "data_dir" not in changes:
         changes["data_dir"] = WATCH.folder(Path(tempfile.mkdtemp(dir=_data_folder(os.getpid()))))
+        lay_sqlite(Path(str(changes["data_dir"])))
     values: dict[str, object] = {
         "rate_limit_enabled": False,
         "database_timeout": 60.0,

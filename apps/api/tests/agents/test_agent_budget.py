@@ -50,7 +50,7 @@ async def test_a_run_is_paid_for_and_an_empty_budget_opens_no_way(tmp_path: Path
     calc = agent("calculator").model_copy(update={"model": "priced"})
     other = agent("calculator").model_copy(update={"model": "unpriced"})
     with serving_agents({"calc": calc, "other": other}, ScriptedModel(COMPUTING), **changes) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(timeout=90) as http:
 
             async def asked(key: str, path: str, body: Any = ASK) -> httpx2.Response:
                 return await http.post(url + path, json=body, headers={"Authorization": f"Bearer {key}"})
@@ -103,7 +103,7 @@ async def test_a_budget_that_is_spent_in_the_middle_ends_the_run_before_its_next
     model = ScriptedModel(SPENDING)
     headers = {"Authorization": f"Bearer {key}"}
     with serving_agents({"calc": calc}, model, **changes) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=90, headers=headers) as http:
+        async with httpx2.AsyncClient(timeout=90, headers=headers) as http:
             if name == "/mcp":
                 async with connected(url, key) as client:
                     told = await client.call_tool("agent_calc", {"prompt": "1 + 1?"})
@@ -145,7 +145,7 @@ async def test_spent_budgets_leave_the_agent_well_for_others(tmp_path: Path) -> 
     *poor, rich = await asyncio.to_thread(make_keys, settings(**changes), *terms)
     calc = agent("calculator").model_copy(update={"model": "priced"})
     with serving_agents({"calc": calc}, ScriptedModel(SPENDING), **changes) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(timeout=90) as http:
 
             async def asked(key: str, name: str) -> httpx2.Response:
                 path, body = way(name)
@@ -179,7 +179,7 @@ async def test_a_run_ends_where_another_call_of_its_key_spends_the_budget_meanwh
     waiter = agent("wait", limits=limits(answer_tokens=10)).model_copy(update={"model": "priced"})
     model = ScriptedModel(script)
     with serving_agents({"waiter": waiter}, model, function_tool(wait), **changes) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=90, headers={"Authorization": f"Bearer {key}"}) as http:
+        async with httpx2.AsyncClient(timeout=90, headers={"Authorization": f"Bearer {key}"}) as http:
             run = asyncio.create_task(http.post(f"{url}/agents/waiter/run", json=ASK))
             assert await asyncio.to_thread(begun.wait, 20)
             other = await http.post(f"{url}/generate", json={**ASK, "max_tokens": 10})
@@ -202,7 +202,7 @@ async def test_an_approval_that_a_spent_budget_refuses_decides_nothing(tmp_path:
     poor, rich = await asyncio.to_thread(make_keys, settings(**changes), *terms)
     calc = agent("calculator", approval=["calculator"]).model_copy(update={"model": "priced"})
     with serving_agents({"calc": calc}, ScriptedModel(SPENDING), **changes) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(timeout=90) as http:
 
             async def asked(key: str, path: str, body: Any = None) -> httpx2.Response:
                 return await http.post(url + path, json=body, headers={"Authorization": f"Bearer {key}"})

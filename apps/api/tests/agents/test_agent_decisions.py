@@ -97,7 +97,7 @@ def test_decided_calls_ended_runs_and_those_of_others_are_refused(tmp_path: Path
     paid: list[int] = []
     with (
         serving_agents(AGENTS, ScriptedModel(SCRIPT), paying(paid), **changes) as url,
-        httpx2.Client(trust_env=False, timeout=90) as http,
+        httpx2.Client(timeout=90) as http,
     ):
 
         def ask(key: str, path: str, body: Any) -> httpx2.Response:
@@ -121,7 +121,7 @@ def test_decided_calls_ended_runs_and_those_of_others_are_refused(tmp_path: Path
 async def test_of_two_who_decide_at_once_over_http_exactly_one_wins_a_call() -> None:
     paid: list[int] = []
     with serving_agents(AGENTS, ScriptedModel(SCRIPT), paying(paid)) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(timeout=90) as http:
             run = (await http.post(f"{url}/agents/a/run", json=ASK)).json()["run"]
 
             async def decide(id: str, approved: bool) -> int:

@@ -42,7 +42,7 @@ async def test_each_searches_in_what_its_key_reaches(tmp_path: Path) -> None:
     app = build(AgentsConfig(agents={"a": agent("search")}), model, documents=documents, **changes)
     with serving(app) as url:
         await asyncio.to_thread(_fill, url, red)
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(timeout=90) as http:
             mine = (await http.post(f"{url}/agents/a/run", json=ASK, headers=red)).json()
             theirs = (await http.post(f"{url}/agents/a/run", json=ASK, headers=blue)).json()
             less = (await http.post(f"{url}/agents/a/run", json=ASK, headers=narrow)).json()
@@ -61,6 +61,6 @@ async def test_each_searches_in_what_its_key_reaches(tmp_path: Path) -> None:
 
 
 def _fill(url: str, headers: dict[str, str]) -> None:
-    with httpx2.Client(trust_env=False, timeout=90, headers=headers) as http:
+    with httpx2.Client(timeout=90, headers=headers) as http:
         assert ingested(http, f"{url}/rag/collections/handbook", LEAVE)["status"] == "done"
         assert ingested(http, f"{url}/rag/collections/travel", TRAVEL)["status"] == "done"

@@ -17,7 +17,7 @@ from apps.tests.support.waiting import until
 
 def answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health", trust_env=False, timeout=90).status_code == 200
+        return httpx2.get(f"{url}/health", timeout=90).status_code == 200
     except httpx2.TransportError:
         return False
 

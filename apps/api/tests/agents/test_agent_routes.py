@@ -197,7 +197,7 @@ def test_a_run_is_cancelled_in_the_middle_of_a_tool(http: httpx2.Client) -> None
     seen: list[str] = []
     answers: list[httpx2.Response] = []
     with serving_agents({"a": agent("wait")}, ScriptedModel(calling(("wait", {}))), waiting(seen)) as url:
-        with httpx2.stream("POST", f"{url}/agents/a/run?stream=true", json=ASK, trust_env=False, timeout=90) as stream:
+        with httpx2.stream("POST", f"{url}/agents/a/run?stream=true", json=ASK, timeout=90) as stream:
             assert until(lambda: "began" in seen)
             run_id = stream.headers["x-run-id"]
             cancelling = threading.Thread(target=lambda: answers.append(http.delete(f"{url}/agents/runs/{run_id}")))
@@ -220,7 +220,7 @@ def test_a_client_that_leaves_ends_the_run_and_its_tools(streamed: bool, http: h
     path = "/agents/a/run" + ("?stream=true" if streamed else "")
     model = ScriptedModel(calling(("wait", {})))
     with serving_agents({"a": agent("wait")}, model, waiting(seen), books=[book]) as url:
-        with pytest.raises(httpx2.ReadTimeout), httpx2.Client(timeout=0.7, trust_env=False) as leaving:
+        with pytest.raises(httpx2.ReadTimeout), httpx2.Client(timeout=0.7) as leaving:
             leaving.post(url + path, json=ASK)
         assert until(lambda: book.closed)
     assert seen == ["began", "ended"]

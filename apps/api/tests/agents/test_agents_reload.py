@@ -22,13 +22,11 @@ TWO: dict[str, Any] = {"agents": {"two": {"model": "local", "description": "new"
 
 class Service(ReloadingService):
     def models(self) -> set[str]:
-        listed = httpx2.get(f"{self.url}/v1/models", trust_env=False, timeout=90).json()["data"]
+        listed = httpx2.get(f"{self.url}/v1/models", timeout=90).json()["data"]
         return {model["id"] for model in listed if model["id"].startswith("agent/")}
 
     def agents(self) -> list[str]:
-        return [
-            agent["name"] for agent in httpx2.get(f"{self.url}/agents", trust_env=False, timeout=90).json()["agents"]
-        ]
+        return [agent["name"] for agent in httpx2.get(f"{self.url}/agents", timeout=90).json()["agents"]]
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/health", trust_env=False, timeout=90).status_code == 200
+        return httpx2.get(f"{url}/health", timeout=90).status_code == 200
     except httpx2.TransportError:
         return False
 
@@ -69,11 +67,11 @@ def test_a_new_file_is_in_force_at_once_wherever_agents_are_named(service: Servi
     log = service.hang_up("file of agents is in force")
     assert "2 agents, 0 MCP servers" in log
     assert (service.models(), service.agents()) == ({"agent/two", "agent/three"}, ["three", "two"])
-    gone = httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, trust_env=False, timeout=90)
+    gone = httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, timeout=90)
     assert (gone.status_code, gone.json()["error"]["details"]["available"]) == (404, ["three", "two"])
     chat = {"model": "agent/one", "messages": [{"role": "user", "content": "x"}]}
-    assert httpx2.post(f"{service.url}/v1/chat/completions", json=chat, trust_env=False, timeout=90).status_code == 404
-    ready = httpx2.post(f"{service.url}/agents/two/run", json={"prompt": "x"}, trust_env=False, timeout=90)
+    assert httpx2.post(f"{service.url}/v1/chat/completions", json=chat, timeout=90).status_code == 404
+    ready = httpx2.post(f"{service.url}/agents/two/run", json={"prompt": "x"}, timeout=90)
     assert ready.json()["error"]["code"] == "MODEL_UNAVAILABLE"  # it is asked: only the local model is not there
 
 
@@ -110,7 +108,7 @@ def test_reloading_again_and_again_leaks_nothing(service: Service) -> None:
         # every other file has another server, so that one is connected to and closed each time
         service.write({"agents": agents, "mcp_servers": {"s": {**server, "call_seconds": 10 + number % 2}}})
         service.hang_up("file of agents is in force")
-        httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, trust_env=False, timeout=90)
+        httpx2.post(f"{service.url}/agents/one/run", json={"prompt": "x"}, timeout=90)
 
     for number in range(3):
         reload_and_ask(number)

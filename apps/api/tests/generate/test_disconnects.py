@@ -104,7 +104,7 @@ def resting(loop: asyncio.AbstractEventLoop) -> int:
 def test_a_hundred_clients_cut_at_random_leave_nothing_behind(
     url: str, mock: MockUpstream, model: WatchedModel
 ) -> None:
-    with httpx2.Client(trust_env=False, timeout=90) as warm:
+    with httpx2.Client(timeout=90) as warm:
         warm.post(f"{url}/generate", json={"prompt": "hi"})
         warm.post(f"{url}/local/generate?stream=true", json={"prompt": "warm"}, timeout=90)
     tasks = resting(model.loop)
@@ -192,7 +192,7 @@ def stopped(scripts: list[Endless]) -> bool:
 
 def test_calls_at_the_same_time_get_their_own_answers(url: str) -> None:
     async def at_once() -> list[str]:
-        async with httpx2.AsyncClient(timeout=90, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=90) as client:
 
             async def one(number: int) -> str:
                 body = {"prompt": f"number {number}", "model": "echo"}

@@ -63,7 +63,7 @@ def test_the_pages_name_no_other_host(http: httpx2.Client) -> None:
 
 @pytest.fixture(scope="module")
 def described() -> dict[str, Any]:
-    with serving_models() as url, httpx2.Client(trust_env=False, timeout=90) as client:
+    with serving_models() as url, httpx2.Client(timeout=90) as client:
         return dict(client.get(f"{url}/openapi.json").json())
 
 

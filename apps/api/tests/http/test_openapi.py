@@ -29,7 +29,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(url: str) -> dict[str, Any]:
-    with httpx2.Client(trust_env=False, timeout=90) as client:
+    with httpx2.Client(timeout=90) as client:
         return with_whole_responses(client.get(f"{url}/openapi.json").json())
 
 

@@ -43,10 +43,10 @@ def test_health_is_answered_when_the_descriptors_are_used_up(tmp_path: Path, ups
             for _ in range(400):
                 stack.enter_context(open_to(service)).sendall(GET)
             for _ in range(20):
-                assert httpx2.get(f"{service.url}/healthz", timeout=HANG, trust_env=False).status_code == 200
-            refused = httpx2.post(f"{service.url}/generate", json={"prompt": "hi"}, timeout=HANG, trust_env=False)
+                assert httpx2.get(f"{service.url}/healthz", timeout=HANG).status_code == 200
+            refused = httpx2.post(f"{service.url}/generate", json={"prompt": "hi"}, timeout=HANG)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "OVERLOADED")
-        empty = partial(httpx2.post, f"{service.url}/generate", content=b"", timeout=HANG, trust_env=False)
+        empty = partial(httpx2.post, f"{service.url}/generate", content=b"", timeout=HANG)
         assert until(lambda: empty().status_code != 503)
         assert closed_for(service, "descriptors") > 0
         # a line a tick of the sweep

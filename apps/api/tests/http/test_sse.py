@@ -104,7 +104,7 @@ def url(mock: MockUpstream) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=90, trust_env=False) as kept:
+    with httpx2.Client(timeout=90) as kept:
         yield kept
 
 

@@ -138,7 +138,7 @@ def test_the_limits_themselves_are_allowed(path: str, fields: dict[str, Any], ur
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=90, trust_env=False) as kept:
+    with httpx2.Client(timeout=90) as kept:
         yield kept
 
 

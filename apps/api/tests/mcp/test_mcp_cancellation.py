@@ -52,7 +52,7 @@ async def until(model: ScriptedModel, running: int) -> None:
 async def test_the_call_that_is_named_stops_and_no_other(meta: dict[str, Any]) -> None:
     model = ScriptedModel(lambda request: [HANG_SECONDS, Delta("late")])
     with serving_agents({}, model) as url:
-        async with httpx2.AsyncClient(base_url=url, headers=HEADERS, trust_env=False, timeout=HANG_SECONDS) as http:
+        async with httpx2.AsyncClient(base_url=url, headers=HEADERS, timeout=HANG_SECONDS) as http:
             mine, other = await opened(http), await opened(http)
             assert mine != other
             calls = [
@@ -81,7 +81,7 @@ async def test_the_call_that_is_named_stops_and_no_other(meta: dict[str, Any]) -
 async def test_the_same_id_serves_again_once_its_call_has_ended() -> None:
     model = ScriptedModel(lambda request: [Delta("here"), Delta(finish_reason="stop")])
     with serving_agents({}, model) as url:
-        async with httpx2.AsyncClient(base_url=url, headers=HEADERS, trust_env=False, timeout=HANG_SECONDS) as http:
+        async with httpx2.AsyncClient(base_url=url, headers=HEADERS, timeout=HANG_SECONDS) as http:
             session = {"mcp-session-id": await opened(http)}
             await http.post("/mcp", json=cancelling(1), headers=session)
             for _ in range(2):

@@ -32,7 +32,7 @@ MODEL = ScriptedModel(answering, name="local")
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("mcp")
-    with serving_documents(folder, MODEL) as url, httpx2.Client(timeout=90, trust_env=False) as http:
+    with serving_documents(folder, MODEL) as url, httpx2.Client(timeout=90) as http:
         ingested(http, f"{url}/rag/collections/handbook", LEAVE)
         ingested(http, f"{url}/rag/shared/rules", {"name": "rule.md", "text": "No running."})
         many = [{"name": f"{n}.md", "text": f"Number {n}."} for n in range(PAGE + 5)]

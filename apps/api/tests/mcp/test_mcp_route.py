@@ -77,7 +77,7 @@ async def test_a_key_sees_and_calls_what_it_reaches_and_no_more(tmp_path: Path) 
                 refused = await client.call_tool(name, {"prompt": "hi"})
                 assert refused.is_error
                 assert "NOT_FOUND" in text_of(refused)
-        async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with httpx2.AsyncClient(timeout=90) as http:
             nobody = await http.post(f"{url}/mcp", json=CALL, headers=HEADERS)
             bearer = {"Authorization": f"Bearer {elsewhere}"}
             other = await http.post(f"{url}/mcp", json=CALL, headers=HEADERS | bearer)
@@ -88,7 +88,7 @@ async def test_a_key_sees_and_calls_what_it_reaches_and_no_more(tmp_path: Path) 
 async def test_the_budget_of_a_route_counts_here_too() -> None:
     model = ScriptedModel(saying("x"))
     with serving_agents({}, model, rate_limit_enabled=True, rate_limit_local="2/minute") as url:
-        async with connected(url) as client, httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+        async with connected(url) as client, httpx2.AsyncClient(timeout=90) as http:
             assert (await http.post(f"{url}/local/generate", json={"prompt": "hi"})).status_code == 200
             assert not (await client.call_tool("local_generate", {"prompt": "hi"})).is_error
             third = await client.call_tool("local_generate", {"prompt": "hi"})
@@ -138,7 +138,7 @@ async def test_a_client_that_leaves_ends_its_call(version: str, http: httpx2.Cli
         "Mcp-Name": "local_generate",
     }
     with serving_agents({}, model) as url:
-        async with httpx2.AsyncClient(trust_env=False, timeout=1.5) as leaving:
+        async with httpx2.AsyncClient(timeout=1.5) as leaving:
             with pytest.raises(httpx2.ReadTimeout):
                 answer = await leaving.post(f"{url}/mcp", json=call, headers=headers)
                 raise AssertionError(answer.text)

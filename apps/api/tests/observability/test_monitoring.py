@@ -63,7 +63,7 @@ def seen(mock: MockUpstream) -> Iterator[Scrape]:
     )
     with (
         serving(create_app(configured, build_services(configured))) as url,
-        httpx2.Client(trust_env=False, timeout=90) as http,
+        httpx2.Client(timeout=90) as http,
     ):
         for stream in (True, False):
             body = {"model": "gpt-4o-mini", "stream": stream, "stream_options": {"include_usage": True}, **ASK}

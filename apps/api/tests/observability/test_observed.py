@@ -57,7 +57,7 @@ def test_the_gateway_tells_its_breakers_budgets_and_places(mock: MockUpstream, t
     )
     with (
         serving_models(gateway_config=file, retry_backoff=0) as base,
-        httpx2.Client(trust_env=False, timeout=90) as http,
+        httpx2.Client(timeout=90) as http,
     ):
         for _ in range(12):
             assert http.post(f"{base}/v1/chat/completions", json={"model": "sick", **ASK}).status_code >= 500

@@ -74,7 +74,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     }
     with (
         serving_models(auth="on", data_dir=configured.data_dir) as url,
-        httpx2.Client(trust_env=False, timeout=90) as client,
+        httpx2.Client(timeout=90) as client,
     ):
         yield Guarded(url, callers, with_whole_responses(client.get(f"{url}/openapi.json").json()))
 

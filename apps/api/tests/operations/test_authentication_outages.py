@@ -13,6 +13,7 @@ import pytest
 
 from apps.tests.overheard import hearing_client
 from apps.tests.support.keys import bearer, make_dead_keys, make_keys
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PASSWORD, PostgresServer
 from apps.tests.support.processes import Running, running
 from apps.tests.support.serving import settings
@@ -62,7 +63,7 @@ class Load:
 @pytest.fixture
 def loaded(postgres: PostgresServer, tmp_path: Path) -> Iterator[tuple[Running, Load]]:
     name = f"outage_{os.urandom(4).hex()}"
-    configured = settings(database_url=postgres.create(name), secret_key=SECRET, data_dir=tmp_path)
+    configured = settings(database_url=create_migrated(postgres, name), secret_key=SECRET, data_dir=tmp_path)
     good = make_keys(configured, *[{}] * 4)
     callers = {f"good {number}": key for number, key in enumerate(good)}
     callers |= {f"bad {kind}": key for kind, key in make_dead_keys(configured).items()}
@@ -108,7 +109,7 @@ def test_keys_without_their_database_are_refused_and_good_again_with_it(
     with load.going():
         recovers(load)
         outage(load, begin, end)
-        health = httpx2.get(f"{service.url}/health", trust_env=False, timeout=90)
+        health = httpx2.get(f"{service.url}/health", timeout=90)
     assert health.status_code == 200
     check(load)
     log = service.log.read_text()
@@ -140,7 +141,7 @@ def test_a_service_that_starts_without_its_database_waits_for_it(
     postgres: PostgresServer, tmp_path: Path, http: httpx2.Client
 ) -> None:
     name = f"late_{os.urandom(4).hex()}"
-    configured = settings(database_url=postgres.create(name), secret_key=SECRET, data_dir=tmp_path)
+    configured = settings(database_url=create_migrated(postgres, name), secret_key=SECRET, data_dir=tmp_path)
     (key,) = make_keys(configured, {})
     postgres.stop()
     try:

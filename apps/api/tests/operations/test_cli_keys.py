@@ -11,6 +11,7 @@ import pytest
 from apps.tests.marks import marked
 from apps.tests.support.cli import cli, created
 from apps.tests.support.keys import bearer
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.processes import run_to_end, running
 from apps.tests.support.waiting import until
@@ -25,7 +26,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "sqlite":
         return {}
     server: PostgresServer = request.getfixturevalue("postgres")
-    return {"DATABASE_URL": server.create(f"cli_{secrets.token_hex(4)}")}
+    return {"DATABASE_URL": create_migrated(server, f"cli_{secrets.token_hex(4)}")}
 
 
 @pytest.mark.long

@@ -64,7 +64,7 @@ def test_on_the_local_route_only_the_local_model_answers(
 
 async def test_agents_collections_and_tools_say_it_too(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"auth": "on", "data_dir": tmp_path}
-    async with httpx2.AsyncClient(trust_env=False, timeout=90) as http:
+    async with httpx2.AsyncClient(timeout=90) as http:
         (key,) = await asyncio.to_thread(make_keys, settings(**changes), {"models": ["gpt-4o"]})
         with serving_agents({"calc": agent()}, ScriptedModel(saying("x")), **changes) as url:
             run = await http.post(f"{url}/agents/calc/run", json={"prompt": "hi"}, headers=bearer(key))

@@ -14,6 +14,7 @@ import pytest
 
 from apps.tests.support.cli import created
 from apps.tests.support.load import Load, loading
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer, needs_postgres
 from apps.tests.support.processes import running
 from apps.tests.support.routing import ASK
@@ -83,7 +84,7 @@ def on_sqlite(tmp_path: Path, mock: MockUpstream) -> Site:
 @pytest.fixture
 def on_postgres(tmp_path: Path, mock: MockUpstream, postgres: PostgresServer) -> Site:
     name = f"ledger_{secrets.token_hex(4)}"
-    url = postgres.create(name)
+    url = create_migrated(postgres, name)
     return site(tmp_path, mock, lambda statement: int(postgres.psql(statement, name) or 0), DATABASE_URL=url)
 
 

@@ -219,7 +219,7 @@ def walked(app: FastAPI) -> Iterator[Walked]:
     made = make_keys(app.state.settings, *KEYS.values())
     run = AgentRun("red", None, "a", ends_by=0.0, status="done", answer=SECRET)
     with_store(app.state.settings, lambda _, database: AgentRuns(database).add(run))
-    with serving(app) as url, httpx2.Client(trust_env=False, timeout=90) as http:
+    with serving(app) as url, httpx2.Client(timeout=90) as http:
         yield Walked(url, http, dict(zip(KEYS, made, strict=True)), run.id)
 
 

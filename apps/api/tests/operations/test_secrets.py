@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from apps.tests.support.keys import ADMIN, bearer, make_dead_keys, make_keys
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PASSWORD, PostgresServer
 from apps.tests.support.processes import running
 from apps.tests.support.serving import settings
@@ -33,7 +34,7 @@ def test_no_secret_leaves_the_place_where_it_belongs(
     name = f"secrets_{os.urandom(4).hex()}"
     if kind == "postgresql":
         server = request.getfixturevalue("postgres")
-        changes["DATABASE_URL"] = server.create(name)
+        changes["DATABASE_URL"] = create_migrated(server, name)
     configured = settings(secret_key=SECRET, data_dir=tmp_path / "data", database_url=changes.get("DATABASE_URL", ""))
     dead = make_dead_keys(configured)
     good, admin = make_keys(configured, {}, ADMIN)

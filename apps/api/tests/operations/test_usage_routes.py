@@ -51,7 +51,7 @@ def url(mock: MockUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     gateway = build_gateway(configured, local)
     app = create_app(configured, on_record(configured, local, local, gateway, database=build_database(configured)))
     app.add_middleware(ActingAs, callers=CALLERS)
-    with serving(app) as base, httpx2.Client(timeout=90, trust_env=False) as http:
+    with serving(app) as base, httpx2.Client(timeout=90) as http:
         fill(http, base)
         yield base
 

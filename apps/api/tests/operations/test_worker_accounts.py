@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from apps.tests.support.cli import created
+from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer, needs_postgres
 from apps.tests.support.processes import Running, running
 from apps.tests.support.routing import ASK
@@ -33,7 +34,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[st
         given |= {"DATA_DIR": str(tmp_path / "data"), "DATABASE_TIMEOUT": "60"}
         if request.param == "postgresql":
             server: PostgresServer = request.getfixturevalue("postgres")
-            given["DATABASE_URL"] = server.create("worker_accounts")
+            given["DATABASE_URL"] = create_migrated(server, "worker_accounts")
         yield given
 
 

@@ -43,7 +43,7 @@ def writer() -> ScriptedModel:
 def url(writer: ScriptedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (
         serving_documents(tmp_path_factory.mktemp("data"), writer) as base,
-        httpx2.Client(timeout=90, trust_env=False) as http,
+        httpx2.Client(timeout=90) as http,
     ):
         ingested(http, f"{base}/rag/collections/handbook", LEAVE, TRAVEL)
         yield f"{base}/rag/collections/handbook/generate"

@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(url: str) -> dict[str, Any]:
-    with httpx2.Client(trust_env=False, timeout=90) as client:
+    with httpx2.Client(timeout=90) as client:
         return dict(client.get(f"{url}/openapi.json").json())
 
 

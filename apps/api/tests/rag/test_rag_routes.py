@@ -23,7 +23,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def filled(url: str) -> str:
     """A collection that no test changes."""
-    with httpx2.Client(timeout=90, trust_env=False) as http:
+    with httpx2.Client(timeout=90) as http:
         job = ingested(http, f"{url}/rag/collections/filled", LEAVE, TRAVEL)
     assert job["status"] == "done", job
     return f"{url}/rag/collections/filled"

@@ -44,10 +44,10 @@ def script(request: ChatRequest) -> list[Step]:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     app, _ = rag_app(tmp_path_factory.mktemp("data"), ScriptedModel(script, name="writer"))
     with serving(CallerByHeader(app, CALLERS)) as base:  # type: ignore[arg-type]
-        with httpx2.Client(timeout=90, trust_env=False, headers=as_caller("own")) as http:
+        with httpx2.Client(timeout=90, headers=as_caller("own")) as http:
             ingested(http, f"{base}/rag/collections/handbook", LEAVE, TRAVEL)
             ingested(http, f"{base}/rag/collections/wages", TRAVEL)
-        with httpx2.Client(timeout=90, trust_env=False, headers=as_caller("admin")) as http:
+        with httpx2.Client(timeout=90, headers=as_caller("admin")) as http:
             ingested(http, f"{base}/rag/shared/handbook", TRAVEL)
         yield base
 
@@ -104,7 +104,7 @@ def test_several_choices_were_several_calls(ours: OpenAI) -> None:
 def test_the_callers_own_instructions_stand_behind_ours_in_one_system_message(tmp_path: Path) -> None:
     writer = ScriptedModel(script, name="writer")
     app, _ = rag_app(tmp_path, writer)
-    with serving(app) as base, httpx2.Client(timeout=90, trust_env=False) as http:
+    with serving(app) as base, httpx2.Client(timeout=90) as http:
         ingested(http, f"{base}/rag/collections/handbook", LEAVE)
         body = {"model": "rag/handbook", "messages": QUESTION}
         assert http.post(f"{base}/v1/chat/completions", json=body).status_code == 200

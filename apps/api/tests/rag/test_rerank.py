@@ -36,7 +36,7 @@ class Longest:
 def called(folder: Path, body: Any, reranker: Any = None) -> httpx2.Response:
     _, services = rag_app(folder)
     app = create_app(settings(data_dir=folder, auth="off"), replace(services, reranker=reranker))
-    with serving(app) as url, httpx2.Client(trust_env=False, timeout=90) as client:
+    with serving(app) as url, httpx2.Client(timeout=90) as client:
         return client.post(f"{url}/v1/rerank", json=body)
 
 
@@ -108,7 +108,7 @@ def test_a_call_is_on_record_with_its_tokens_and_so_is_one_that_fails(tmp_path: 
         book = Book()
         services = replace(rag_app(tmp_path)[1], reranker=reranker, meter=Meter([book]))
         with serving(create_app(settings(data_dir=tmp_path, auth="off"), services)) as url:
-            httpx2.post(f"{url}/v1/rerank", json=BODY, trust_env=False)
+            httpx2.post(f"{url}/v1/rerank", json=BODY)
         [call] = book.closed
         assert (call.route, call.model, call.provider) == ("/v1/rerank", "longest", "local")
         assert (call.outcome, call.prompt_tokens, call.attempts) == (outcome, tokens, 1)

@@ -29,7 +29,7 @@ def test_only_answers_and_refusals_with_a_time(mock: MockUpstream, tmp_path: Pat
     limits = httpx2.Limits(max_connections=None)
     with (
         serving_models(gateway_config=routing_file(tmp_path, content)) as url,
-        httpx2.Client(timeout=90, limits=limits, trust_env=False) as http,
+        httpx2.Client(timeout=90, limits=limits) as http,
     ):
 
         def client(stream: bool) -> None:

@@ -41,7 +41,7 @@ def written(file: Path, first: str, second: str, responses: str = "native") -> P
 
 @pytest.fixture
 def client() -> Iterator[httpx2.Client]:
-    with httpx2.Client(timeout=90, trust_env=False) as client:
+    with httpx2.Client(timeout=90) as client:
         yield client
 
 

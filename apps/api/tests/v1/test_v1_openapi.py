@@ -22,7 +22,7 @@ OTHERS += ["/v1/chat/completions/input_tokens"]
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[dict[str, Any]]:
-    with serving_models() as url, httpx2.Client(trust_env=False, timeout=90) as client:
+    with serving_models() as url, httpx2.Client(timeout=90) as client:
         yield with_whole_responses(client.get(f"{url}/openapi.json").json())
 
 

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from apps.core.process import end_loop
+
 PREFIX = "genai:answer:"
 # what a store needs for an entry beside its bytes: its key, and its place in an index
 OVERHEAD = 300
@@ -154,8 +156,7 @@ class GuardedStore:
 
     async def aclose(self) -> None:
         if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait({self._probing})
+            await end_loop(self._probing)
         try:
             async with asyncio.timeout(self._longest):
                 await self._inner.aclose()

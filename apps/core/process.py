@@ -110,3 +110,16 @@ def import_once(load: Callable[[], T]) -> T:
 async def import_aside(load: Callable[[], T]) -> T:
     """The same from the event loop, in a thread of its own where there is anything to import."""
     return import_once(load) if load in _LOADED else await asyncio.to_thread(import_once, load)
+
+
+CANCEL_AGAIN_SECONDS = 0.5
+
+
+async def end_loop(task: "asyncio.Task[None]") -> None:
+    """Cancel a task that works in turns for ever, and wait for its end.
+
+    A library that it is in may swallow a cancellation (redis-py does so while it connects): it is cancelled again then.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)

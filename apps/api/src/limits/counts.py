@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from limits.storage import Storage, storage_from_string
 
+from apps.core.process import end_loop
+
 URI = "loop://"
 SWEEP_EVERY = 10_000
 
@@ -225,8 +227,7 @@ class SharedCounts:
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._beat is not None:
-            self._beat.cancel()
-            await asyncio.wait({self._beat})
+            await end_loop(self._beat)
             self._beat = None
             await self._redis.aclose()
 

@@ -1,13 +1,13 @@
 """An empty database of each kind a test."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from apps.operations.database import Database
-from apps.tests.support.migrated import create_migrated, lay_sqlite
+from apps.tests.support.migrated import borrowed, lay_sqlite
 from apps.tests.support.postgres_server import PostgresServer
 
 KINDS = ("sqlite", "postgresql")
@@ -19,20 +19,18 @@ def empty_url(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
         return ""
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.create(_name())
+    return server.create(f"test_{secrets.token_hex(4)}")
 
 
 @pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The same of a database that is migrated."""
     if request.param == "sqlite":
         lay_sqlite(tmp_path)
-        return ""
-    return create_migrated(request.getfixturevalue("postgres"), _name())
-
-
-def _name() -> str:
-    return f"test_{secrets.token_hex(4)}"
+        yield ""
+    else:
+        with borrowed(request.getfixturevalue("postgres")) as lent:
+            yield lent
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from apps.cli.documents import find_files
 from apps.core.callers import SHARED
-from apps.core.errors import AppError
+from apps.core.errors import AppError, InvalidValue
 from apps.core.settings import SettingsError, load_settings
 from apps.rag.parsing.formats import BY_SUFFIX
 from apps.rag.records import collection_name
@@ -49,8 +49,12 @@ def sources(given: Sequence[str]) -> tuple[list[Source], list[tuple[str, str]]]:
 
 
 def _listed(url: str) -> tuple[list[Source], list[tuple[str, str]]]:
-    """What is under a URL, by the rules of folders."""
-    store, top = fs.FileSystem.from_uri(url)
+    """What is under a URL, by the rules of folders. Raises InvalidValue for one that leads nowhere."""
+    url = url.replace(" ", "%20")
+    try:
+        store, top = fs.FileSystem.from_uri(url)
+    except ValueError as error:
+        raise InvalidValue(f"{url} cannot be read: {error}") from None
     scheme = url.partition("://")[0]
     taken, skipped = list[Source](), list[tuple[str, str]]()
     info = store.get_file_info(top)
@@ -65,7 +69,7 @@ def _listed(url: str) -> tuple[list[Source], list[tuple[str, str]]]:
         elif not info.is_file and Path(file.path).suffix.lower() not in BY_SUFFIX:
             skipped.append((at, "no suffix that is known here"))
         else:
-            taken.append(Source(" - ".join(parts), at))
+            taken.append(Source(" - ".join(parts), file.path, url))
     return taken, skipped
 
 

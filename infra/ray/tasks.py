@@ -18,7 +18,6 @@ from apps.core.errors import AppError
 from apps.core.settings import Settings, load_settings
 from apps.rag.records import Limits
 from apps.rag.storage import Parts, put_together
-from apps.rag.uploads import is_remote
 from infra.ray.stages import EmbeddedFile, ParsedFile, Place, Reading, embed, tend, write
 
 COMMITS_BEFORE_UPKEEP = 32
@@ -27,16 +26,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file to take in: its label, and its path or URL."""
+    """A file to take in: its label and its path, of this machine or in the store that a URL leads to.
+
+    A path is as the store has it: names have characters that a URL has not.
+    """
 
     label: str
-    at: str
+    path: str
+    store: str = ""
 
     def open(self) -> BinaryIO:
-        if not is_remote(self.at):
-            return Path(self.at).open("rb")
-        store, path = fs.FileSystem.from_uri(self.at)
-        opened: BinaryIO = store.open_input_stream(path)
+        if not self.store:
+            return Path(self.path).open("rb")
+        store, _ = fs.FileSystem.from_uri(self.store)
+        opened: BinaryIO = store.open_input_stream(self.path)
         return opened
 
 

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lancedb
@@ -15,6 +16,7 @@ from apps.rag.records import Job, Upload, tenant_folder
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS
 from apps.tests.support.postgres_server import needs_postgres, postgres_server
+from apps.tests.support.s3_server import needs_s3, s3_server
 
 pytestmark = [pytest.mark.local, pytest.mark.long, needs_postgres]
 
@@ -22,6 +24,8 @@ ROOT = Path(__file__).parents[3]
 FILES, NAMES = 60, 40
 KILL_AT = (4, 12, 25)
 """Files that are done when a machine is killed."""
+# an S3 server in Python is slow
+FEW_FILES, FEW_NAMES, KILL_FEW_AT = 24, 16, (3, 9)
 
 
 class Machine:
@@ -41,9 +45,33 @@ class Machine:
         return self.process.returncode
 
 
-async def test_machines_take_from_one_queue_and_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def folder_store(tmp_path: Path) -> str:
+    """Where the index is."""
+    return f"file://{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def s3_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same on an S3 server, which machines find by the environment."""
+    with s3_server(tmp_path, "bucket") as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield "s3://bucket/rag"
+
+
+@pytest.mark.parametrize(
+    ("store", "files", "names", "kill_at"),
+    [
+        ("folder_store", FILES, NAMES, KILL_AT),
+        pytest.param("s3_store", FEW_FILES, FEW_NAMES, KILL_FEW_AT, marks=needs_s3),
+    ],
+)
+async def test_machines_take_from_one_queue_and_kill_9_loses_nothing_and_doubles_nothing(
+    store: str, files: int, names: int, kill_at: Sequence[int], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     with postgres_server() as server:
-        url, index = server.create("machines"), f"file://{tmp_path / 'store'}"
+        url, index = server.create("machines"), str(request.getfixturevalue(store))
         made = iter(range(99))
 
         def machine() -> Machine:
@@ -53,15 +81,15 @@ async def test_machines_take_from_one_queue_and_kill_9_loses_nothing_and_doubles
         await database.start()
         # it takes files in and ingests none
         library = Library(tmp_path / "front", HashingEmbedder(), uri=index, limits=LIMITS, database=database)
-        uploads = [Upload(f"{n % NAMES}.txt", _text(n)) for n in range(FILES)]
-        jobs = [await library.submit("ann", "docs", uploads[start : start + 5]) for start in range(0, FILES, 5)]
+        uploads = [Upload(f"{n % names}.txt", _text(n)) for n in range(files)]
+        jobs = [await library.submit("ann", "docs", uploads[start : start + 5]) for start in range(0, files, 5)]
         machines = await asyncio.gather(*(asyncio.to_thread(machine) for _ in range(2)))
-        for least in KILL_AT:
+        for least in kill_at:
             await _done(library, jobs, least)
             victim, *others = machines
             victim.kill()
             machines = [*others, await asyncio.to_thread(machine)]
-        told = await _done(library, jobs, FILES)
+        told = await _done(library, jobs, files)
         assert [job.status for job in told] == ["done"] * len(jobs)
         assert [await asyncio.to_thread(one.end) for one in machines] == [0, 0]
         workers = int(server.psql("SELECT count(DISTINCT worker) FROM rag_files", "machines"))

@@ -143,7 +143,9 @@ class Settings(BaseSettings):
         description="Where the local model and encoders are: http://, http+unix://, dns://, list+http://; empty: here",
     )
     local_model: str = Field(
-        "TinyLlama/TinyLlama-1.1B-Chat-v1.0", min_length=1, description="Hub name or folder of the local model"
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        min_length=1,
+        description="Hub name (someone/llama@REVISION) or folder of the local model",
     )
     local_fallback: Literal["packaged", "none"] = Field(
         "packaged", description="packaged serves SmolLM2-135M-Instruct where LOCAL_MODEL cannot be had; none does not"

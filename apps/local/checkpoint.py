@@ -22,6 +22,8 @@ from apps.local.packaged import PACKAGED_NAME, packaged_checkpoint
 
 log = logging.getLogger(__name__)
 
+# no name on the hub has it
+AT_REVISION = "@"
 GIGABYTE, MEGABYTE = 1e9, 1e6
 PROGRESS_SECONDS, LOG_SECONDS = 1.0, 5.0
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,7 +87,7 @@ def find_checkpoint(
     if looks_like_folder(local_model):
         return _from_folder(Path(local_model).expanduser())
     try:
-        return Checkpoint(local_model, _complete(hub(local_model).fetched(report), local_model))
+        return Checkpoint(model_name(local_model), _complete(hub(local_model).fetched(report), local_model))
     except HubUnreachable as error:
         reason = f"{local_model} is not in the Hugging Face cache and the hub cannot be reached ({error})"
     if fallback == "none":
@@ -135,6 +137,13 @@ def damaged_files(folder: Path) -> list[str]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def model_name(local_model: str) -> str:
+    """A folder's own name, since its path is for the operator alone; a hub's name without its revision."""
+    if looks_like_folder(local_model):
+        return Path(local_model).expanduser().name or local_model
+    return local_model.partition(AT_REVISION)[0]
 
 
 def looks_like_folder(local_model: str) -> bool:

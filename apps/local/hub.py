@@ -19,11 +19,12 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from apps.local.checkpoint import GIGABYTE, CheckpointError, DownloadProgress, HubUnreachable, Report
+from apps.local.checkpoint import AT_REVISION, GIGABYTE, CheckpointError, DownloadProgress, HubUnreachable, Report
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +35,19 @@ HUB_TIMEOUT = 4.0
 
 
 class HubModel:
-    """Implements Snapshot."""
+    """Implements Snapshot, of a name, or of a name and its branch, tag or commit: ``someone/llama@v1``."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name, _, revision = name.partition(AT_REVISION)
+        self._revision = revision or None
 
     def cached(self) -> Path | None:
         """The snapshot's folder in the Hugging Face cache, where it is whole. Raises CheckpointError."""
         name = self._name
         try:
-            folder = snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"], local_files_only=True)
+            folder = snapshot_download(
+                name, revision=self._revision, allow_patterns=WANTED, ignore_patterns=["*/*"], local_files_only=True
+            )
         except HFValidationError as error:
             raise CheckpointError(f"LOCAL_MODEL={name} is neither a folder nor a valid hub name: {error}") from error
         except LocalEntryNotFoundError:
@@ -68,13 +72,18 @@ class HubModel:
         """Bytes to fetch. The one request that decides, in seconds, whether the hub answers and has the model."""
         name = self._name
         try:
-            info = _within(HUB_TIMEOUT, lambda: HfApi().model_info(name, timeout=HUB_TIMEOUT, files_metadata=True))
+            info = _within(
+                HUB_TIMEOUT,
+                lambda: HfApi().model_info(name, revision=self._revision, timeout=HUB_TIMEOUT, files_metadata=True),
+            )
         except GatedRepoError as error:
             raise CheckpointError(
                 f"LOCAL_MODEL={name} is gated: accept its terms on the hub and set HF_TOKEN"
             ) from error
         except RepositoryNotFoundError as error:
             raise CheckpointError(f"LOCAL_MODEL={name} does not exist on the hub, or needs HF_TOKEN") from error
+        except RevisionNotFoundError as error:
+            raise CheckpointError(f"LOCAL_MODEL={name} has no revision {self._revision} on the hub") from error
         except Exception as error:
             raise _judged(error, name, "the hub was asked") from error
         files = [file for file in info.siblings or () if "/" not in file.rfilename]
@@ -87,7 +96,9 @@ class HubModel:
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
         with DownloadProgress(name, folder, size, report):
             try:
-                return Path(snapshot_download(name, allow_patterns=WANTED, ignore_patterns=["*/*"]))
+                return Path(
+                    snapshot_download(name, revision=self._revision, allow_patterns=WANTED, ignore_patterns=["*/*"])
+                )
             except Exception as error:
                 raise _judged(error, name, "the download broke off") from error
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apps.core.deltas import Delta
@@ -19,7 +18,7 @@ from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State, digest_of
 from apps.core.settings import Settings
 from apps.local.answer_grammar import answer_grammar, offered_tools, open_compiler
-from apps.local.checkpoint import looks_like_folder
+from apps.local.checkpoint import model_name
 from apps.local.engine.port import Constraint
 from apps.local.engine_exchange import AnswerReader, LocalWindow, answer_limit, checked_tokens, sampling_of, tokenized
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
@@ -102,7 +101,7 @@ class LocalModel:
         self._clock = clock
         self._since = clock()
         self._settings = settings
-        self._requested = self._name = _requested_name(settings.local_model)
+        self._requested = self._name = model_name(settings.local_model)
         self._load = loader.load if load is None else load
         self._first = loader.first if load is None else first
         self._serving: _Serving | None = None
@@ -345,9 +344,3 @@ class LocalModel:
             before.retire()
         if made is not None:
             made.close()
-
-
-def _requested_name(local_model: str) -> str:
-    """A folder's path is for the operator alone."""
-    path = Path(local_model).expanduser()
-    return path.name if looks_like_folder(local_model) and path.name else local_model

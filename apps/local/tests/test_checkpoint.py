@@ -75,6 +75,11 @@ class Hub(BaseHTTPRequestHandler):
             files = {**FILES, "pytorch_model.bin": b"pickle", "modeling.py": b"code", "onnx/model.safetensors": b"x"}
             entries = [{"type": "file", "path": p, "size": len(b), "oid": "b" * 40} for p, b in files.items()]
             self.answer(200, json.dumps(entries).encode())
+        elif self.path.startswith(f"/api/models/{NAME}/revision/"):
+            if self.path.split("?")[0].rsplit("/", 1)[-1] in (REVISION, "main"):
+                self.answer(200, json.dumps({"id": NAME, "modelId": NAME, "sha": REVISION, "siblings": []}).encode())
+            else:
+                self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif self.path.startswith(f"/api/models/{NAME}"):
             self.answer(200, json.dumps({"id": NAME, "modelId": NAME, "sha": REVISION, "siblings": []}).encode())
         elif self.path.startswith("/api/models/someone/denied"):
@@ -201,6 +206,20 @@ def test_the_hub_gives_weights_config_and_tokenizer_and_neither_pickle_nor_code(
     asked.clear()
     again, _ = find(closed_port(), tmp_path / "hf", tmp_path)
     assert again["folder"] == answer["folder"]
+
+
+@pytest.mark.local
+def test_a_revision_is_asked_for_and_kept_and_is_no_part_of_the_models_name(
+    tmp_path: Path, hub: tuple[str, list[str]]
+) -> None:
+    endpoint, asked = hub
+    answer, _ = find(endpoint, tmp_path / "hf", tmp_path, name=f"{NAME}@{REVISION}")
+    assert answer.get("name") == NAME, answer
+    assert Path(str(answer["folder"])).name == REVISION
+    weights = [path for path in asked if path.endswith("model.safetensors")]
+    assert weights and all(f"/resolve/{REVISION}/" in path for path in weights)
+    other, _ = find(endpoint, tmp_path / "hf", tmp_path, "packaged", f"{NAME}@v9")
+    assert f"{NAME} has no revision v9 on the hub" in str(other["error"])
 
 
 @pytest.mark.local

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -96,6 +97,13 @@ def test_a_conversation_and_overrides_reach_the_model(http: httpx2.Client) -> No
     assert (request.temperature, request.top_p, request.max_tokens) == (0.3, 0.8, 7)
 
 
+@pytest.fixture(scope="module")
+def plain() -> Iterator[str]:
+    """A service with one agent that says x."""
+    with serving_agents({"a": agent()}, ScriptedModel(saying("x"))) as url:
+        yield url
+
+
 @pytest.mark.parametrize(
     ("body", "code", "field"),
     [
@@ -111,9 +119,8 @@ def test_a_conversation_and_overrides_reach_the_model(http: httpx2.Client) -> No
         ({"prompt": "x", "model": "gpt-4o"}, "INVALID_VALUE", "model"),
     ],
 )
-def test_wrong_bodies_are_told_as_everywhere(body: Any, code: str, field: str, http: httpx2.Client) -> None:
-    with serving_agents({"a": agent()}, ScriptedModel(saying("x"))) as url:
-        error = envelope(http.post(f"{url}/agents/a/run", json=body))
+def test_wrong_bodies_are_told_as_everywhere(body: Any, code: str, field: str, plain: str, http: httpx2.Client) -> None:
+    error = envelope(http.post(f"{plain}/agents/a/run", json=body))
     assert (error["code"], error["field"]) == (code, field)
 
 

@@ -8,8 +8,14 @@ from apps.tests.support.caching import Cached, caching
 from eval.mock_upstream import MockUpstream
 
 
-@pytest.fixture
-def cached(mock: MockUpstream) -> Iterator[Cached]:
-    mock.reset()
+@pytest.fixture(scope="module")
+def shared(mock: MockUpstream) -> Iterator[Cached]:
     with caching(openai_base_url=mock.base_url) as running:
         yield running
+
+
+@pytest.fixture
+def cached(shared: Cached, mock: MockUpstream) -> Cached:
+    mock.reset()
+    shared.renew()
+    return shared

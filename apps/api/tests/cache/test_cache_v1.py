@@ -28,7 +28,7 @@ def test_the_second_answer_is_the_first_one_byte_by_byte_but_for_its_receipt(
     assert requests(mock) == 1
     assert [first.headers["X-Cache"], second.headers["X-Cache"]] == ["miss", "hit"]
     assert "Age" not in first.headers
-    assert second.headers["Age"] == "1"
+    assert int(second.headers["Age"]) >= 1
     assert second.headers["X-Attempts"] == "0"
     assert second.headers["X-Cost-USD"] == "0.00000000"
     same = ("Content-Type", "X-Model", "X-Provider")

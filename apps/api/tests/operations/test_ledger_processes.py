@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.tests.support.budgets import budgeted
 from apps.tests.support.cli import created
 from apps.tests.support.load import Load, loading
 from apps.tests.support.migrated import create_migrated
@@ -132,8 +133,8 @@ def nothing_is_reserved_for_ever(at: Site) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_twenty_random_points_the_books_balance(on_sqlite: Site) -> None:
-    kill_at_random_points(on_sqlite, 20)
+def test_killed_again_and_again_at_random_points_the_books_balance(on_sqlite: Site) -> None:
+    kill_at_random_points(on_sqlite, budgeted(20, 8))
     nothing_is_reserved_for_ever(on_sqlite)
 
 

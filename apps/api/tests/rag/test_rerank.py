@@ -33,11 +33,12 @@ class Longest:
         """Nothing to end."""
 
 
-def called(folder: Path, body: Any, reranker: Any = None) -> httpx2.Response:
+def called(folder: Path, bodies: Sequence[Any], reranker: Any = None) -> list[httpx2.Response]:
+    """The answers of one service, a body each."""
     _, services = rag_app(folder)
     app = create_app(settings(data_dir=folder, auth="off"), replace(services, reranker=reranker))
     with serving(app) as url, httpx2.Client(timeout=90) as client:
-        return client.post(f"{url}/v1/rerank", json=body)
+        return [client.post(f"{url}/v1/rerank", json=body) for body in bodies]
 
 
 BODY: dict[str, Any] = {"query": "q", "documents": ["aa", {"text": "aaaa"}, "a"]}
@@ -45,7 +46,7 @@ BODY: dict[str, Any] = {"query": "q", "documents": ["aa", {"text": "aaaa"}, "a"]
 
 @pytest.mark.long
 def test_documents_come_back_by_relevance(tmp_path: Path) -> None:
-    answer = called(tmp_path, BODY | {"top_n": 2, "return_documents": True}, Longest())
+    answer, whole = called(tmp_path, [BODY | {"top_n": 2, "return_documents": True}, BODY], Longest())
     assert answer.status_code == 200 and answer.headers["X-Model"] == "longest"
     told = answer.json()
     assert told["results"] == [
@@ -53,37 +54,37 @@ def test_documents_come_back_by_relevance(tmp_path: Path) -> None:
         {"index": 0, "relevance_score": 0.02, "document": {"text": "aa"}},
     ]
     assert (told["model"], told["usage"]) == ("longest", {"prompt_tokens": 7, "total_tokens": 7})
-    bare = called(tmp_path, BODY, Longest()).json()
+    bare = whole.json()
     assert [sorted(one) for one in bare["results"]] == [["index", "relevance_score"]] * 3
 
 
 def test_texts_come_back_in_the_shape_of_text_embeddings_inference(tmp_path: Path) -> None:
     body = {"query": "q", "texts": ["aa", "aaaa", "a"], "top_n": 2, "return_text": True}
-    answer = called(tmp_path, body, Longest())
+    answer, scores = called(tmp_path, [body, {"query": "q", "texts": ["aa"]}], Longest())
     assert answer.json() == [{"index": 1, "score": 0.04, "text": "aaaa"}, {"index": 0, "score": 0.02, "text": "aa"}]
-    bare = called(tmp_path, {"query": "q", "texts": ["aa"]}, Longest()).json()
-    assert bare == [{"index": 0, "score": 0.02}]
+    assert scores.json() == [{"index": 0, "score": 0.02}]
 
 
-@pytest.mark.parametrize(
-    ("body", "reranker", "status", "param"),
-    [
-        ({"query": "q"}, Longest(), 400, "documents"),
-        (BODY | {"texts": ["a"]}, Longest(), 400, "texts"),
-        ({"query": "q", "documents": 3}, Longest(), 400, "documents"),
-        ({"query": "q", "documents": []}, Longest(), 400, "documents"),
-        ({"documents": ["a"]}, Longest(), 400, "query"),
-        (BODY | {"top_n": 0}, Longest(), 400, "top_n"),
-        (BODY | {"model": "other"}, Longest(), 404, "model"),
-        (BODY, None, 503, None),
-    ],
-)
-def test_what_is_wrong_is_said_in_openais_shape(
-    tmp_path: Path, body: Any, reranker: Any, status: int, param: str | None
-) -> None:
-    answer = called(tmp_path, body, reranker)
-    told = answer.json()["error"]
-    assert (answer.status_code, told["param"]) == (status, param)
+WRONG: list[tuple[Any, int, str]] = [
+    ({"query": "q"}, 400, "documents"),
+    (BODY | {"texts": ["a"]}, 400, "texts"),
+    ({"query": "q", "documents": 3}, 400, "documents"),
+    ({"query": "q", "documents": []}, 400, "documents"),
+    ({"documents": ["a"]}, 400, "query"),
+    (BODY | {"top_n": 0}, 400, "top_n"),
+    (BODY | {"model": "other"}, 404, "model"),
+]
+
+
+def test_what_is_wrong_is_said_in_openais_shape(tmp_path: Path) -> None:
+    answers = called(tmp_path, [body for body, _, _ in WRONG], Longest())
+    found = [(answer.status_code, answer.json()["error"]["param"]) for answer in answers]
+    assert found == [(status, param) for _, status, param in WRONG]
+
+
+def test_without_a_reranker_it_is_said_in_openais_shape(tmp_path: Path) -> None:
+    (answer,) = called(tmp_path, [BODY])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (503, None)
 
 
 class Book:

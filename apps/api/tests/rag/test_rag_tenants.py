@@ -80,7 +80,7 @@ def calls(tenant: str, others: tuple[str, list[str]], other: str) -> list[tuple[
 
 
 @pytest.mark.parametrize(
-    ("seed", "number"), [(1, 80), pytest.param(2, budgeted(10_000, 1_500), marks=pytest.mark.long, id="long")]
+    ("seed", "number"), [(1, 200), pytest.param(2, budgeted(10_000, 1_500), marks=pytest.mark.long, id="long")]
 )
 async def test_interleaved_calls_leak_nothing(seed: int, number: int, tmp_path: Path) -> None:
     app, services = rag_app(tmp_path, ScriptedModel(repeating, name="local"), rag_min_score=-1.0)

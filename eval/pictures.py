@@ -1,35 +1,62 @@
 """Pictures of the console, /docs, README.md and `genai` in a terminal, and the plots: `make pictures [PAGE...]`.
 
 They are in reports/pictures; the plots in docs/pictures, where README.md shows them. A service of its own with the
-packaged model answers a question and takes a document in; then each page is photographed in Chromium, on a desk and on
-a phone, by day and by night. Some minutes on two cores.
+packaged model answers questions, takes documents in and runs an agent; then each page is photographed in Chromium, on a
+desk and on a phone, by day and by night; with `--whole` in its whole length. Some minutes on two cores.
 """
 
+import argparse
 import asyncio
 import base64
-import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 from markdown_it import MarkdownIt
 
-from apps.tests.support.browser import BINARY, Page, browsing
-from apps.tests.support.processes import ROOT, running
+from apps.tests.support import made_files
+from apps.tests.support.browser import BINARY, Page, browsing, chromium
+from apps.tests.support.console import AGENTS, MODEL, PAGES, Service, ask, console_service, fill, signed_in
+from apps.tests.support.processes import ROOT
+from apps.tests.support.waiting import until
 from eval.plots import draw
 from eval.terminal_pictures import command_beside, photograph, screens
 
 FOLDER = Path("reports/pictures")
-PAGES = ("start", "chat", "compare", "documents", "agents", "usage", "keys", "routing", "live")
 OTHERS = ("docs", "plots", "readme", "terminal")
-SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+SIZES = {"desktop": (1280, 800), "phone": (360, 780)}
 SCHEMES = ("light", "dark")
-QUESTION = "What is Python?"
+MOST_HEIGHT = 4000
+PRICE = {"input": 0.15, "output": 0.6}
+GATEWAY = {
+    "providers": {
+        "local": {"kind": "local"},
+        "rag": {"kind": "rag"},
+        "agent": {"kind": "agent"},
+        "embedder": {"kind": "embedder"},
+        # nothing listens there: the breaker opens, and the next target answers
+        "vllm": {"base_url": "http://127.0.0.1:9/v1"},
+    },
+    "models": {
+        MODEL: {"targets": [{"provider": "local", "model": MODEL, "price": PRICE}]},
+        "assistant": {
+            "targets": [
+                {"provider": "vllm", "model": "llama-3.1-8b", "price": {"input": 0.05, "output": 0.08}},
+                {"provider": "local", "model": MODEL, "price": PRICE},
+            ]
+        },
+    },
+}
+KEYS = (
+    {"name": "website", "models": ["small"], "routes": ["/v1/*"], "rpm": 60, "tpm": 20000, "budget_usd": "5/month"},
+    {"name": "Anna's laptop", "budget_usd": "0.0005/day", "expires": "90d"},
+    {"name": "evaluation", "models": ["assistant", "small"], "ip": ["10.0.0.0/8"]},
+)
+QUESTIONS = ("What is Python?", "Explain a hash table in three sentences.", "Why is the sky blue?")
+CONVERSATION = ("Name three rivers of Europe as a list.", "What is Python?")
 COLLECTION = "handbook"
-READY_SECONDS = 300
+PAGES_OF_PDF = ("Trains are booked by the office.", "Every employee has thirty days of leave a year.")
 README_PAGE = (
     "<!doctype html><meta charset=utf-8><base href='%s/'><style>body{font:16px/1.5 sans-serif;max-width:880px;"
     "margin:32px auto;color:#1f2328}pre,code{background:#f6f8fa;font:13px monospace}pre{padding:12px;overflow:auto}"
@@ -40,63 +67,97 @@ SETTLED_SECONDS = 1.5
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--whole", action="store_true", help="the whole length of the console's pages")
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help=f"of {', '.join((*PAGES, *OTHERS))}; all")
+    chosen = parser.parse_args()
     if BINARY is None:
         print("No Chromium is installed (Debian: apt-get install chromium)", file=sys.stderr)
         return 1
-    wanted = sys.argv[1:] or [*PAGES, *OTHERS]
+    wanted = chosen.pages or [*PAGES, *OTHERS]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), **_settings()) as service:
-        _prepare(service.url)
-        pages = [name for name in wanted if name in (*PAGES, "docs")]
-        asyncio.run(_photograph(service.url, Path(folder) / "browser", pages))
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with console_service(folder, GATEWAY, AGENTS, RATE_LIMIT_ENABLED="false") as service:
+            _prepare(service)
+            asyncio.run(_photograph(service, folder / "browser", wanted, whole=chosen.whole))
+            if "terminal" in wanted:
+                shown = screens(folder, command_beside(), service.url, service.key)
+                asyncio.run(photograph(shown, folder, FOLDER))
         if "plots" in wanted:
             draw()
         if "readme" in wanted:
-            asyncio.run(_photograph_readme(Path(folder)))
-        if "terminal" in wanted:
-            shown = screens(Path(folder), command_beside(), service.url)
-            asyncio.run(photograph(shown, Path(folder), FOLDER))
+            asyncio.run(_photograph_readme(folder))
     print("\n".join(f"{path} {path.stat().st_size >> 10} kB" for path in sorted(FOLDER.glob("*.png"))))
     return 0
 
 
-def _settings() -> dict[str, str]:
-    return {
-        "AUTH": "off",
-        "LOCAL_MODEL": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-        "LOCAL_FALLBACK": "packaged",
-        "MODEL_CACHE_DIR": str(ROOT / ".cache" / "models"),
-        "AGENTS_CONFIG": str(ROOT / "infra/agents.example.yaml"),
-        "RATE_LIMIT_ENABLED": "false",
-    }
+def _prepare(service: Service) -> None:
+    """Make keys, calls, a run and a document: what pages have to show after a day's use."""
+    with service.client() as http:
+        for terms in KEYS:
+            key = http.post("/admin/keys", json=terms).raise_for_status().json()["key"]
+            with service.client(key) as guest:
+                _call(guest, MODEL, QUESTIONS[0])
+        for question in QUESTIONS * 4:
+            _call(http, "assistant", question)
+        http.post("/generate", json={"prompt": "x" * 5000})
+        for prompt, decision in (("What is 12 * 3?", "approve"), ("What is 2 + 2?", "deny?reason=no+need")):
+            run = http.post("/agents/careful/run", json={"prompt": prompt}).json()["run"]
+            http.post(f"/agents/runs/{run}/{decision}")
+        files = [("files", ("leave.pdf", made_files.pdf(PAGES_OF_PDF), "application/pdf"))]
+        job = http.post(f"/rag/collections/{COLLECTION}/documents", files=files).json()["job"]
+        if not until(lambda: http.get(f"/rag/jobs/{job}").json()["status"] == "done"):
+            raise TimeoutError(f"the job {job} does not end")
 
 
-def _prepare(url: str) -> None:
-    """Wait for the model and take the sample document in."""
-    with httpx2.Client(base_url=url, trust_env=False, timeout=READY_SECONDS) as http:
-        _until(lambda: http.get("/ready").json()["models"][1]["status"] == "ready")
-        sample = {"name": "handbook.md", "text": (ROOT / "eval/samples/handbook.md").read_text(encoding="utf-8")}
-        job = http.post(f"/rag/collections/{COLLECTION}/documents", json=sample).json()["job"]
-        _until(lambda: http.get(f"/rag/jobs/{job}").json()["status"] == "done")
-        http.post("/agents/calculator/run", json={"prompt": "What is 1234 * 5678?"})
+def _call(http: httpx2.Client, model: str, question: str) -> None:
+    messages = [{"role": "user", "content": question}]
+    http.post("/v1/chat/completions", json={"model": model, "messages": messages, "max_tokens": 20})
 
 
-def _until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + READY_SECONDS
-    while not true():
-        if time.monotonic() > ends:
-            raise TimeoutError
-        time.sleep(0.5)
+async def _photograph(service: Service, folder: Path, wanted: list[str], *, whole: bool) -> None:
+    with chromium(folder) as browser:
+        for name in (one for one in wanted if one in PAGES):
+            async with signed_in(browser, service, name) as page:
+                await _fill(page, name)
+                for size, (width, height) in SIZES.items():
+                    for scheme in SCHEMES:
+                        await page.show_as(width=width, height=height, dark=scheme == "dark")
+                        await _shot(page, FOLDER / f"{name}-{size}-{scheme}.png", width, whole=whole)
+        if "docs" in wanted:
+            async with browser.tab(f"{service.url}/docs") as page:
+                await page.wait_for("!!document.querySelector('.opblock')")
+                for size, (width, height) in SIZES.items():
+                    await page.show_as(width=width, height=height, dark=False)
+                    await _shot(page, FOLDER / f"docs-{size}-light.png", width, whole=False)
 
 
-async def _photograph(url: str, folder: Path, wanted: list[str]) -> None:
-    async with browsing(f"{url}/#/chat", folder) as page:
-        await page.call("Page.enable")
-        for name in wanted:
-            await _opened(page, url, name)
-            for size, (width, height) in SIZES.items():
-                for scheme in SCHEMES if name != "docs" else SCHEMES[:1]:
-                    await _shot(page, FOLDER / f"{name}-{size}-{scheme}.png", (width, height), scheme)
+async def _fill(page: Page, name: str) -> None:
+    """As the tests do, but for what makes a better picture."""
+    if name == "chat":
+        for number, question in enumerate(CONVERSATION, 1):
+            await ask(page, question, "assistant", 80)
+            await page.wait_for(f"document.querySelectorAll('.receipt').length === {number}")
+    elif name == "compare":
+        await page.click("[value='rag/handbook']")
+        await page.type_into("#prompt", "Who books the trains?")
+        await page.click("#ask")
+        words = "[...document.querySelectorAll('.markdown')].map((one) => one.innerText.split(' ').length)"
+        await page.wait_for(f"{words}.length === 2 && {words}.every((count) => count > 5)")
+        await page.run("document.querySelector('form .danger')?.click()")
+        await page.wait_for("!!document.querySelector('[aria-label=Differences]')")
+        await page.click("[aria-expanded=false]")
+    elif name == "documents":
+        await page.type_into("#collection", COLLECTION)
+        await page.type_into("#question", "How many days of leave does every employee have?")
+        await page.click("#question-form button")
+        await page.click(".citation")
+        await page.wait_for("!!document.querySelector('#cited')")
+    else:
+        await fill(page, name)
+    if name == "live":
+        await asyncio.sleep(10)
 
 
 async def _photograph_readme(folder: Path) -> None:
@@ -114,46 +175,13 @@ async def _photograph_readme(folder: Path) -> None:
         await asyncio.to_thread((FOLDER / "readme.png").write_bytes, base64.b64decode(taken["data"]))
 
 
-async def _opened(page: Page, url: str, name: str) -> None:
-    if name == "docs":
-        await page.call("Page.navigate", url=f"{url}/docs")
-        await page.wait_for("!!document.querySelector('.opblock')")
-        return
-    await page.run(f"location.hash = '#/{name}'")
-    await page.wait_for("!!document.querySelector('h1')")
-    if name == "chat":
-        await _asked(page)
-    if name == "documents":
-        await _typed(page, "input[list=collections]", COLLECTION, "change")
-        await _typed(page, "#question", "How many days of leave are there?", "input")
-        await page.click("form button")
-        await page.wait_for("document.body.innerText.includes('30 days')")
-
-
-async def _asked(page: Page) -> None:
-    await page.wait_for("!!document.querySelector('#send:enabled')")
-    await _typed(page, "#message", QUESTION, "input")
-    await page.click("#send")
-    await page.wait_for("(document.querySelector('.receipt') || {}).innerText")
-
-
-async def _typed(page: Page, selector: str, text: str, event: str) -> None:
-    chosen = f"document.querySelector({json.dumps(selector)})"
-    await page.wait_for(f"!!{chosen}")
-    await page.run(
-        f"(() => {{ {chosen}.value = {json.dumps(text)};"
-        f" {chosen}.dispatchEvent(new Event({json.dumps(event)}, {{bubbles: true}})); }})()"
-    )
-
-
-async def _shot(page: Page, path: Path, size: tuple[int, int], scheme: str) -> None:
-    width, height = size
-    scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
-    await page.call("Emulation.setEmulatedMedia", features=[scheme_feature])
-    await page.call(
-        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
-    )
+async def _shot(page: Page, path: Path, width: int, *, whole: bool) -> None:
     await asyncio.sleep(SETTLED_SECONDS)
+    if whole:
+        # in a window of that height, since what is not seen is not drawn, and what sticks stays where it belongs
+        height = min(MOST_HEIGHT, await page.run("document.documentElement.scrollHeight"))
+        await page.show_as(width=width, height=height, dark=path.stem.endswith("dark"))
+        await asyncio.sleep(SETTLED_SECONDS)
     taken = await page.call("Page.captureScreenshot", format="png")
     await asyncio.to_thread(path.write_bytes, base64.b64decode(taken["data"]))
 

@@ -68,10 +68,15 @@ class Terminal:
         return done.stdout
 
 
-def screens(folder: Path, genai: str, url: str) -> dict[str, str]:
-    """What `genai --help`, `genai chat` and `genai doctor` show, against the service at ``url``."""
+def screens(folder: Path, genai: str, url: str, key: str) -> dict[str, str]:
+    """What `genai --help`, `genai chat` and `genai doctor` show, with a key of the service at ``url``."""
     found = {}
-    variables = {"GENAI_URL": url, "MODEL_CACHE_DIR": str(folder / "cache"), "DATA_DIR": str(folder / "data")}
+    variables = {
+        "GENAI_URL": url,
+        "GENAI_API_KEY": key,
+        "MODEL_CACHE_DIR": str(folder / "cache"),
+        "DATA_DIR": str(folder / "data"),
+    }
     variables |= {"HF_HUB_OFFLINE": "1", "API_PORT": "8001"}
     for name, typed in (
         ("genai-help", ["genai --help"]),

@@ -330,7 +330,7 @@ class AgentModel:
         names = self._agents.names()
         if not names:
             return Readiness("agents", "not_configured", "AGENTS_CONFIG declares none")
-        return Readiness("agents", "ready", f"{len(names)} agents")
+        return Readiness("agents", "ready", "1 agent" if len(names) == 1 else f"{len(names)} agents")
 
     async def start(self) -> None:
         """The agents are started by their makers."""

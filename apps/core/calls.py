@@ -4,13 +4,16 @@ import random
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from apps.core.callers import Caller
 
 CacheUse = Literal["off", "miss", "hit", "semantic", "replay"]
+Boundary = Literal["machine", "network", "outside"]
+"""How far a call's text goes: not beyond this machine, not beyond private addresses, or further."""
+BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 DISCONNECTED = "CLIENT_GONE"
 # calls that are answered in these ways reuse an answer that another call has paid for
 REUSED = frozenset({"hit", "semantic", "replay"})
@@ -72,6 +75,8 @@ class CallRecord:
     attempts: int = 0
     tried: list[str] = field(default_factory=list)
     """The targets of all attempts, in their order."""
+    boundary: Boundary | None = None
+    """The furthest of all attempts; None before the first one, and where one of them asks models that are not known."""
     queued: float = 0.0
     latency: float | None = None
     """From the request to the target that answers until its first token; of a stream only."""
@@ -81,6 +86,16 @@ class CallRecord:
     usage: Usage | None = None
     spent: float | None = None
     """What the parts of the call cost together, where it ends before its usage does; counts instead of that."""
+
+    def attempt(self, target: str, boundary: Boundary | None) -> None:
+        """Note another attempt, on ``target``, whose provider is as far away as ``boundary``."""
+        self.attempts += 1
+        if self.attempts == 1:
+            self.boundary = boundary
+        elif self.boundary is not None:
+            self.boundary = None if boundary is None else max(self.boundary, boundary, key=BOUNDARIES.index)
+        self.model, self.usage = "", None
+        self.tried.append(target)
 
     @property
     def cost(self) -> float | None:

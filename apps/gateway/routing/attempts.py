@@ -142,9 +142,7 @@ class _Call(Generic[T]):
     async def attempt(self) -> Opened[T]:
         """One attempt on the next target in order."""
         record, target, deadline = self._record, self._target, self._deadline
-        record.attempts += 1
-        record.model, record.usage = "", None
-        record.tried.append(target.name)
+        record.attempt(target.name, target.provider.boundary)
         ends = self._turns.ends(target, deadline)
         try:
             async with asyncio.timeout_at(ends) as limit:

@@ -1,12 +1,15 @@
 """What a routing file can say: providers, and the model names that callers use."""
 
+from collections.abc import Iterable
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from apps.core.calls import Price
+from apps.core.calls import BOUNDARIES, Boundary, Price
 from apps.core.config_file import parsed, read_config, validated, whole
 
 Strategy = Literal["ordered", "weighted", "least_busy", "lowest_latency", "cheapest"]
@@ -65,6 +68,30 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 Address = Annotated[
     str, Field(pattern=r"^((https?|dns)://[^/\s?#]+/?|http\+unix://%2F[^/\s?#]+/?|list\+https?://[^\s?#]+)$")
 ]
+
+
+# names that no public server has: of hosts files, of mDNS, of clusters and of networks of one's own
+PRIVATE_NAMES = (".internal", ".local", ".lan", ".home.arpa", ".svc", ".localdomain")
+
+
+def boundary_of(addresses: Iterable[str]) -> Boundary:
+    """How far the furthest of these addresses is, by what stands there; nothing is resolved.
+
+    A name with a dot is outside unless it ends as only private ones do.
+    """
+    return max((_boundary(address) for address in addresses), key=BOUNDARIES.index)
+
+
+def _boundary(address: str) -> Boundary:
+    parts = urlsplit(address)
+    host = (parts.hostname or "").rstrip(".")
+    if "unix" in parts.scheme or host == "localhost" or host.endswith(".localhost"):
+        return "machine"
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return "network" if "." not in host or host.endswith(PRIVATE_NAMES) else "outside"
+    return "machine" if ip.is_loopback else "outside" if ip.is_global else "network"
 
 
 class ProviderConfig(_Strict):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from apps.core.calls import Price
+from apps.core.calls import Boundary, Price
 from apps.core.ports import AsksOthers, ChatModel
 from apps.gateway.protocol import WireTarget
 from apps.gateway.routing.breaker import Breaker
@@ -33,6 +33,8 @@ class Provider:
     """``admission`` is its model's, which takes the slot and notes the wait on the record."""
     passage: Passage | None = None
     """What takes the parts of its API that are passed on as they are, where it has such."""
+    boundary: Boundary | None = None
+    """How far away it is; None where it asks other models."""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,7 @@ def described(target: Target) -> dict[str, Any]:
     """A target with what strategies look at."""
     return {
         "target": target.name,
+        "boundary": target.provider.boundary,
         "breaker": target.breaker.state,
         "breaker_changes": [{"at": round(one.at, 3), "state": one.state} for one in target.breaker.changes],
         "busy": target.busy,

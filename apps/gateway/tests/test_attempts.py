@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from apps.core.callers import ANONYMOUS
-from apps.core.calls import CallRecord
+from apps.core.calls import Boundary, CallRecord
 from apps.core.errors import (
     AppError,
     InvalidValue,
@@ -30,10 +30,11 @@ from apps.tests.support.waiting import Passed
 Script = Callable[[Target], object]
 
 
-def target(name: str, *, total: float = 5, slots: int = 4, queue: int = 0) -> Target:
+def target(name: str, *, total: float = 5, slots: int = 4, queue: int = 0, boundary: Boundary | None = None) -> Target:
     config = ProviderConfig.model_validate({"kind": "local", "timeouts": {"total": total}})
     chat = ScriptedModel(saying("x"))
     provider = Provider(name, config, LocalWire(chat), chat, Admission(slots, queue, 5, f"The provider {name}"))
+    provider.boundary = boundary
     return Target(provider, TargetConfig(provider=name, model="m"), Breaker(slow_after=1))
 
 
@@ -155,6 +156,25 @@ async def test_a_healthy_target_answers_however_often_the_first_one_fails() -> N
         opened, record = await run([dead, healthy], answer, budget=budget)
         assert record.tried == [dead.name, healthy.name]
         await opened.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "furthest"),
+    [
+        ("machine", "machine", "machine"),
+        ("outside", "machine", "outside"),
+        ("machine", "network", "network"),
+        ("machine", None, None),
+        (None, "machine", None),
+    ],
+)
+async def test_the_record_has_the_furthest_place_that_the_text_went_to(
+    first: Boundary | None, second: Boundary | None, furthest: Boundary | None
+) -> None:
+    targets = [target("a", boundary=first), target("b", boundary=second)]
+    opened, record = await run(targets, lambda one: UpstreamUnavailable("x") if one is targets[0] else "hello")
+    assert (record.tried, record.boundary) == (["a/m", "b/m"], furthest)
+    await opened.close()
 
 
 async def test_an_open_breaker_is_passed_over_and_costs_nothing() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.gateway.routing.config import GatewayConfig, GatewayConfigError, load_gateway_config
+from apps.gateway.routing.config import GatewayConfig, GatewayConfigError, boundary_of, load_gateway_config
 
 GOOD = """
 providers:
@@ -133,3 +133,32 @@ def test_merged_keys_and_anchors_work(tmp_path: Path) -> None:
     text = "providers:\n  a: &a {kind: local, queue_size: 3}\n  b: {<<: *a, queue_size: 4}\n"
     config = load(tmp_path, text)
     assert (config.providers["a"].queue_size, config.providers["b"].queue_size) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("address", "boundary"),
+    [
+        ("http://127.0.0.1:8001/v1", "machine"),
+        ("http://[::1]:8001", "machine"),
+        ("http://localhost:11434/v1", "machine"),
+        ("http://LocalHost.", "machine"),
+        ("http+unix://%2Frun%2Fgenai.sock", "machine"),
+        ("http://10.0.0.11:8001", "network"),
+        ("http://[fd00::1]/v1", "network"),
+        ("http://vllm:8000/v1", "network"),
+        ("dns://models.internal:8001", "network"),
+        ("list+http://fleet.svc:8001/replicas", "network"),
+        ("https://api.openai.com/v1", "outside"),
+        ("https://8.8.8.8/v1", "outside"),
+        ("https://internal.example.com/v1", "outside"),
+        # a name that some resolvers take for 127.0.0.1 is none that says so
+        ("http://127.1/v1", "outside"),
+    ],
+)
+def test_how_far_an_address_is(address: str, boundary: str) -> None:
+    assert boundary_of([address]) == boundary
+
+
+def test_of_several_addresses_the_furthest_counts() -> None:
+    assert boundary_of(["http://127.0.0.1:1", "http://10.0.0.1:1"]) == "network"
+    assert boundary_of(["https://example.com", "http://10.0.0.1:1", "http://127.0.0.1:1"]) == "outside"

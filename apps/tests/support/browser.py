@@ -33,6 +33,9 @@ OPTIONS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 SECONDS = 90
+SAVED = """(() => { const made = URL.createObjectURL.bind(URL);
+  URL.createObjectURL = (blob) => { window.saved = blob.text(); return made(blob); }; })()"""
+"""Keeps a promise of the next download's text as `saved` of the window."""
 
 
 class Page:
@@ -45,6 +48,7 @@ class Page:
         self.failed: list[str] = []
         self.dialogs: list[str] = []
         self.errors: list[str] = []
+        self._traced = ""
 
     async def call(self, method: str, **params: Any) -> Any:
         self._number += 1
@@ -64,11 +68,35 @@ class Page:
             self.dialogs.append(message["params"]["message"])
         if message["method"] == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(message["params"]["exceptionDetails"]))
+        if message["method"] == "Tracing.tracingComplete":
+            self._traced = message["params"]["stream"]
 
     async def run(self, script: str) -> Any:
         """The value of an expression."""
         result = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         return result["result"].get("value")
+
+    async def start_trace(self, *categories: str) -> None:
+        """Have the browser write down its events of these categories, until `end_trace`."""
+        config = {"recordMode": "recordAsMuchAsPossible", "excludedCategories": ["*"]}
+        await self.call(
+            "Tracing.start", transferMode="ReturnAsStream", traceConfig={**config, "includedCategories": categories}
+        )
+
+    async def end_trace(self) -> list[dict[str, Any]]:
+        """The events since `start_trace`: each with its name, its process and thread, and `ts` in microseconds."""
+        self._traced = ""
+        await self.call("Tracing.end")
+        while not self._traced:
+            self._note(await self._socket.receive_json(timeout=SECONDS))
+        parts, ended = [], False
+        while not ended:
+            part = await self.call("IO.read", handle=self._traced, size=1 << 20)
+            parts.append(part["data"])
+            ended = part["eof"]
+        await self.call("IO.close", handle=self._traced)
+        events: list[dict[str, Any]] = json.loads("".join(parts))["traceEvents"]
+        return events
 
     async def wait_for(self, script: str) -> Any:
         """The first truthy value of an expression; fails with the page's text after SECONDS."""
@@ -102,12 +130,12 @@ class Page:
             " input.dispatchEvent(new Event('change', {bubbles: true})); })()"
         )
 
-    async def show_as(self, *, width: int, dark: bool) -> None:
+    async def show_as(self, *, width: int, dark: bool, height: int = 800) -> None:
         """The size of the window and the colours that its owner likes."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
 
     async def click(self, selector: str) -> None:

@@ -18,7 +18,7 @@ IGNORED: Mapping[str, str] = {
     "thinking": "a budget that a model may use; models that think do so by themselves",
     "service_tier": "there is one tier",
     "cache_control": "prompts are cached without being asked for",
-    "inference_geo": "where a call may go is said by X-Data-Boundary",
+    "inference_geo": "where a call goes is the routing file's to say",
     "betas": "named features of Anthropic's; each has fields of its own, which are judged by themselves",
 }
 READ = frozenset(

@@ -182,6 +182,7 @@ def receipt_comment(record: CallRecord) -> bytes:
         "estimated": usage is not None and usage.estimated,
         "cost": record.cost,
         "tried": record.tried,
+        "boundary": record.boundary,
         "age": record.age,
         "score": record.score,
     }

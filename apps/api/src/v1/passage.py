@@ -170,9 +170,8 @@ class _Passing:
         """The answer's body as it arrives; an empty one is one empty frame."""
         record, provider = self.record, self.provider
         async with self.meter.call(record) as metered, provider.admission.slot():
-            record.attempts, record.provider = 1, provider.name
-            record.model = self.upload.model
-            record.tried.append(provider.name)
+            record.attempt(provider.name, provider.boundary)
+            record.provider, record.model = provider.name, self.upload.model
             passage = provider.passage
             assert passage is not None  # noqa: S101 - the router gives no other
             try:

@@ -12,7 +12,7 @@ from apps.api.src.observability.tracing import Tracing
 from apps.api.src.wiring.agents import AgentParts
 from apps.api.src.wiring.fleet import PATIENT, SECRET_VARIABLE
 from apps.api.src.wiring.stores import Documents
-from apps.core.calls import Price
+from apps.core.calls import Boundary, Price
 from apps.core.ports import ChatModel, Embedder, Writer
 from apps.core.settings import Settings
 from apps.gateway.gateway import Gateway, GatewayModel
@@ -34,6 +34,7 @@ from apps.gateway.routing.config import (
     ProviderConfig,
     TargetConfig,
     TimeoutsConfig,
+    boundary_of,
     load_gateway_config,
 )
 from apps.gateway.routing.router import Needs, Router
@@ -123,6 +124,8 @@ def load_gateway(
             for name, provider in config.providers.items()
         }
         providers |= {one.name: one for one in _more_embedders(config, settings, embedders)}
+        for provider in providers.values():
+            provider.boundary = _boundary(provider.config, settings)
         router = Router(config, providers)
         if isinstance(local, OwnQueue):
             local.admission.bound(*_local_bounds(config.providers.values(), settings))
@@ -249,6 +252,15 @@ def _provider(
     wire = _with_messages(_with_responses(name, config, upstream, stored), config)
     passage = Passage(config, key, trace, connections)
     return Provider(name, config, wire, WireModel(name, upstream), admission, passage=passage)
+
+
+def _boundary(config: ProviderConfig, settings: Settings) -> Boundary | None:
+    """How far away a provider is; None of documents and agents, which ask other models and tools."""
+    if config.prefix:
+        return None
+    if config.in_process and not settings.local_url:
+        return "machine"
+    return boundary_of(config.addresses or [config.base_url or settings.local_url])
 
 
 def _replicas(

@@ -9,6 +9,7 @@ import pytest
 
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
+from apps.core.ports import Readiness
 from apps.models.scripted import ScriptedModel, Step, calling, in_turns, saying
 from apps.tests.support.agent_serving import agent, serving_agents
 from apps.tests.support.browser import Browser, Page, needs_chromium
@@ -31,6 +32,16 @@ Heading by underlining
 
 - two, loosely
   - inner
+
+1. loosely, too
+
+1. and numbered alike
+
+12. with two digits
+
+A paragraph, and a year behind it:
+
+2026
 
 1. first
 2. second
@@ -145,6 +156,53 @@ async def test_two_models_are_compared(browser: Browser) -> None:
             assert await page.run(told) == [["same", "a"], ["del", "b"], ["ins", "x"], ["same", "c"], ["ins", "d"]]
 
 
+class Loading(ScriptedModel):
+    """A model that says how far it is."""
+
+    now = Readiness("big", "loading", "Not started yet")
+
+    def readiness(self) -> Readiness:
+        return self.now
+
+
+async def test_the_start_shows_what_loads_and_then_what_to_try(browser: Browser) -> None:
+    model = Loading(saying("hello"))
+    step = "Still downloading a/big: 0.31 of 2.20 GB (14%), 5.2 MB/s, 363 s left"
+    model.now = Readiness("big", "loading", step, {"seconds_left": 363.0})
+    with serving_models(cloud=model, local=model) as url:
+        async with browser.tab(f"{url}/#/start") as page:
+            loading = "document.querySelector('.model:has(progress)')"
+            await page.wait_for(f"{loading}?.innerText.includes({json.dumps(step)})")
+            assert "6.1 min" in await page.run(f"{loading}.innerText")
+            model.now = Readiness("big", "ready", "Loaded in 9.1 s")
+            await page.wait_for("document.querySelector('.lead').innerText.includes('big is ready to answer')")
+            assert await page.run("document.querySelectorAll('progress').length") == 0
+            links = await page.run("[...document.querySelectorAll('.next')].map((one) => one.getAttribute('href'))")
+            assert links == ["#/chat", "#/documents", "#/compare"]
+
+
+async def test_files_are_dropped_in_and_what_cannot_be_read_is_named(browser: Browser, tmp_path: Path) -> None:
+    app, _ = rag_app(tmp_path / "data", ScriptedModel(saying("x")))
+    drop = r"""(() => { const files = new DataTransfer();
+      files.items.add(new File(["# Leave\n\nEverybody has 30 days."], "leave.md"));
+      files.items.add(new File(["%PDF-1.7 and nothing"], "broken.pdf"));
+      document.querySelector(".drop").dispatchEvent(
+        new DragEvent("drop", {dataTransfer: files, bubbles: true, cancelable: true})); })()"""
+    with serving(app) as url:
+        async with browser.tab(f"{url}/#/documents") as page:
+            await page.wait_for("!!document.querySelector('.drop')")
+            await page.run(drop)
+            await page.wait_for("!!document.querySelector('.job .state.bad, .job .state.good')")
+            job = await page.run("document.querySelector('.job').innerText")
+            assert "leave.md: done" in job
+            assert "broken.pdf: failed (" in job
+            await page.click("[aria-label='Delete leave.md']")
+            await page.wait_for("!document.querySelector('[aria-label=Documents]')")
+            await page.type_into(".field select", "shared")
+            await page.wait_for("document.body.innerText.includes('No document yet.')")
+            assert page.errors == []
+
+
 async def test_a_document_goes_in_and_its_citation_opens(browser: Browser, tmp_path: Path) -> None:
     app, _ = rag_app(tmp_path / "data", ScriptedModel(saying("There are 30 days [1].")))
     with serving(app) as url:
@@ -166,6 +224,27 @@ async def test_an_approval_is_given(browser: Browser) -> None:
             await page.click("#run")
             await page.click(".approve")
             await page.wait_for("document.body.innerText.includes('It is 5.')")
+
+
+async def test_a_run_is_denied_with_a_reason_and_another_one_cancelled(browser: Browser) -> None:
+    script = in_turns(calling(("calculator", {"expression": "2 + 3"})), saying("As you like."))
+    declared = {"careful": agent("calculator", approval=["calculator"])}
+    model = ScriptedModel(script)
+    with serving_agents(declared, model) as url:
+        async with browser.tab(f"{url}/#/agents") as page:
+            for _ in range(2):
+                await page.type_into("#task", "What is 2 + 3?")
+                await page.click("#run")
+                await page.wait_for("document.querySelector('.run h2')?.innerText.includes('paused')")
+            await page.wait_for("document.querySelectorAll('.waiting-run').length === 2")
+            await page.type_into(".waiting-run .reason", "not today")
+            await page.click(".deny")
+            await page.wait_for("document.querySelectorAll('.waiting-run').length === 1")
+            assert "not today" in str(model.requests[-1].messages[-1].content)
+            await page.click(".waiting-run .link")
+            await page.wait_for("document.querySelectorAll('.waiting-run').length === 0")
+            runs = await page.run("document.querySelector('[aria-label=Runs] tbody').innerText")
+            assert "cancelled" in runs and "As you like." in runs
 
 
 async def test_a_key_sees_the_pages_that_it_reaches(browser: Browser, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from apps.api.tests.console.hostile_texts import HOSTILE
-from apps.models.scripted import ScriptedModel, saying
+from apps.models.scripted import ScriptedModel, calling, in_turns, saying
+from apps.tests.support.agent_serving import agent, serving_agents
 from apps.tests.support.browser import Browser, Page, needs_chromium
 from apps.tests.support.rag_serving import rag_app
 from apps.tests.support.serving import serving, serving_models
@@ -73,6 +74,28 @@ async def test_answers_that_stream_in_small_pieces(browser: Browser) -> None:
                 if number == 2:
                     await page.click("[aria-label=Conversations] .second")
             await page.wait_for("document.querySelector('.turn:last-child').innerText.includes('Still here.')")
+            await harmless(page, url)
+
+
+async def test_runs_of_agents_and_compared_answers(browser: Browser) -> None:
+    """A tool's arguments and its result, the steps of a run, its answer, and the words that two answers differ by."""
+    text = "\n\n".join(SHORT)
+    model = ScriptedModel(in_turns(calling(("calculator", {"expression": text[:4000]})), saying(text)))
+    with serving_agents({"careful": agent("calculator")}, model) as url:
+        async with browser.tab(f"{url}/#/agents") as page:
+            await page.type_into("#task", HOSTILE[0])
+            await page.click("#run")
+            await page.wait_for("/done|failed/.test(document.querySelector('.run h2')?.innerText)")
+            await page.wait_for("!!document.querySelector('[aria-label=Runs]')")
+            await page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+            await harmless(page, url)
+            await page.run("location.hash = '#/compare'")
+            await page.wait_for("document.querySelectorAll('.check input').length >= 2")
+            await page.run("document.querySelectorAll('.check input:not(:checked)').forEach((box) => box.click())")
+            await page.type_into("#prompt", HOSTILE[0])
+            await page.click("#ask")
+            await page.click("[aria-expanded=false]")
+            await page.wait_for("!!document.querySelector('.diff')")
             await harmless(page, url)
 
 

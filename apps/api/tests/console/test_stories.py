@@ -5,26 +5,18 @@ And what a machine finds of accessibility on each page, with those stories' cont
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from apps.core.calls import DISCONNECTED
-from apps.core.settings import Settings
 from apps.local.packaged import PackagedModelError, packaged_gguf
 from apps.tests.marks import learn
-from apps.tests.overheard import hearing_client
 from apps.tests.support import made_files
-from apps.tests.support.browser import Browser, Page, needs_chromium
-from apps.tests.support.keys import ADMIN, bearer, make_keys
-from apps.tests.support.processes import running
-from apps.tests.support.serving import settings
+from apps.tests.support.browser import SAVED, Browser, Page, needs_chromium
+from apps.tests.support.console import BESIDE, MODEL, PAGES, Service, ask, console_service, fill, signed_in
 
 AXE = Path(__file__).parents[3] / "tests/support/axe/axe.js"
 AXE_RUN = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations
@@ -32,30 +24,9 @@ AXE_RUN = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}
     .map(({id, nodes}) => [id, nodes.slice(0, 4).map((node) => `${node.html} ${node.failureSummary}`)]))"""
 PLACE = "(({top, bottom}) => [top, bottom, innerHeight])(document.querySelector('#cited').getBoundingClientRect())"
 LOOKS = ((1280, False), (1280, True), (360, False), (360, True))
-PAGES = ("start", "chat", "compare", "documents", "agents", "usage", "keys", "routing", "live")
-MODEL = "small"
 # without chance the model falls into a circle here, which only its limit would end
 ENDLESS = "Repeat the word again one thousand times: again again again again again again"
-# a prompt of some tokens and an answer of a few dozen spend a good part of a budget of one dollar
-GATEWAY = {
-    "providers": {"local": {"kind": "local"}, "rag": {"kind": "rag"}, "agent": {"kind": "agent"}},
-    "models": {
-        MODEL: {"targets": [{"provider": "local", "model": MODEL, "price": {"input": 5000, "output": 5000}}]},
-        "other": {"targets": [{"provider": "local", "model": MODEL, "price": {"input": 0, "output": 0}}]},
-    },
-}
-ASKING = {
-    "model": "local",
-    "description": "Computes, once a person agrees",
-    "instructions": "You answer questions about numbers with the calculator: 12 * 3, (3 + 4) * 12.",
-    "tools": [{"tool": "calculator", "approval": True}],
-    "first_step": "tool",
-    "parallel_tool_calls": False,
-    "temperature": 0,
-    "limits": {"tool_rounds": 1, "answer_tokens": 60},
-}
 SENTENCE = "Every employee has thirty days of leave in a calendar year."
-BESIDE = "Trains are booked by the office in the second week."
 
 
 def missing() -> str:
@@ -74,73 +45,11 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    url: str
-    key: str
-
-    def client(self) -> httpx2.Client:
-        return hearing_client(base_url=self.url, headers=bearer(self.key), timeout=120)
-
-    def sum(self, metric: str, **labels: str) -> float:
-        """Of the values of a metric with these labels."""
-        with self.client() as http:
-            values = http.get("/v1/summary").json()["values"].get(metric, [])
-        return float(sum(one["value"] for one in values if labels.items() <= one["labels"].items()))
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One for all stories; the model is ready."""
-    folder = tmp_path_factory.mktemp("service")
-    configured = settings(data_dir=folder / "data", auth="on")
-    (admin,) = make_keys(configured, ADMIN)
-    for name, content in (("gateway", GATEWAY), ("agents", {"agents": {"careful": ASKING}})):
-        # JSON is YAML
-        (folder / f"{name}.yaml").write_text(json.dumps(content))
-    changes = {
-        "LOCAL_MODEL": "no-such-org/console",
-        "LOCAL_FALLBACK": "packaged",
-        "MODEL_CACHE_DIR": str(Settings().model_cache_dir),
-        "AUTH": "on",
-        "SECRET_KEY": configured.secret_key.get_secret_value(),
-        "GATEWAY_CONFIG": str(folder / "gateway.yaml"),
-        "AGENTS_CONFIG": str(folder / "agents.yaml"),
-        "DEFAULT_MODEL": MODEL,
-    }
-    with running(folder, **changes) as started:
-        found = Service(started.url, admin)
-        with found.client() as http:
-            _wait(lambda: any(one["status"] == "ready" for one in http.get("/ready").json()["models"]))
-            travel = {"name": "travel.md", "text": f"# Travel\n\n{BESIDE}"}
-            job = http.post("/rag/collections/handbook/documents", json=travel).json()["job"]
-            _wait(lambda: http.get(f"/rag/jobs/{job}").json()["status"] == "done")
-        yield found
-
-
-def _wait(true: Callable[[], bool]) -> None:
-    """Models are loaded meanwhile: what hangs is ended by the test's own bound."""
-    while not true():
-        time.sleep(0.2)
-
-
-@asynccontextmanager
-async def signed_in(browser: Browser, service: Service, page: str, key: str | None = None) -> AsyncIterator[Page]:
-    async with browser.tab(f"{service.url}/#/{page}") as tab:
-        await tab.type_into("#key", key or service.key)
-        await tab.click(".signin button")
-        await tab.wait_for("document.querySelectorAll('nav a').length > 0")
-        yield tab
-
-
-async def ask(page: Page, prompt: str, model: str = MODEL, tokens: int | None = None) -> None:
-    await page.wait_for("!!document.querySelector('#send:enabled')")
-    await page.type_into(".settings select", model)
-    if tokens is not None:
-        await page.type_into(".parameters .field:last-child input", str(tokens))
-        await page.type_into(".parameters .grid .field:first-child input", "0")
-    await page.type_into("#message", prompt)
-    await page.click("#send")
+    with console_service(tmp_path_factory.mktemp("service")) as started:
+        yield started
 
 
 async def test_an_answer_streams_and_stop_stops_it_on_the_server(browser: Browser, service: Service) -> None:
@@ -215,9 +124,15 @@ async def test_a_key_is_made_used_seen_to_fill_its_budget_and_revoked(browser: B
         for name, value in (("name", "guest"), ("routes", "/v1/*"), ("budget_usd", "1/month")):
             await page.type_into(f"[name={name}]", value)
         await page.click("#make")
-        made = learn("API key", await page.wait_for("document.querySelector('#made')?.innerText"))
+        first = learn("API key", await page.wait_for("document.querySelector('#made')?.innerText"))
         left = "[...document.querySelectorAll('tr')].find((row) => row.innerText.includes('guest'))"
         await page.wait_for(f"{left}?.innerText.includes('$1.00 left')")
+        await page.run(f"{left}.querySelector('.rotate').click()")
+        await page.click(".confirm")
+        await page.wait_for(f"document.querySelector('#made').innerText !== {json.dumps(first)}")
+        made = learn("API key", await page.run("document.querySelector('#made').innerText"))
+        with service.client(first) as http:
+            assert http.get("/v1/me").status_code == 401
         async with signed_in(browser, service, "chat", made) as guest:
             for _ in range(20):
                 await ask(guest, "Tell me about leaves.", tokens=60)
@@ -240,55 +155,78 @@ async def test_a_key_is_made_used_seen_to_fill_its_budget_and_revoked(browser: B
             assert await guest.run("document.cookie") == ""
 
 
-async def filled(page: Page, name: str) -> None:
-    """What a reader would have on the page."""
-    if name == "chat":
-        await ask(page, "Write a list of two fruits.", "other", 30)
-        await page.wait_for("!!document.querySelector('.receipt')")
-        await page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    if name == "compare":
-        await page.click("[value='rag/handbook']")
-        await page.type_into("#prompt", "Who books the trains?")
-        await page.click("#ask")
-        # a small model finds no end
-        await page.wait_for("[...document.querySelectorAll('.markdown')].filter((one) => one.innerText).length === 2")
-        await page.run("document.querySelector('form .danger')?.click()")
-        await page.wait_for("!!document.querySelector('[aria-label=Differences]')")
-        await page.click("[aria-expanded=false]")
-    if name == "documents":
-        await page.type_into("#collection", "handbook")
-        await page.type_into("#question", "Who books the trains?")
-        await page.run("[...document.querySelectorAll('button')].find((one) => one.innerText === 'Search').click()")
-        await page.wait_for("!!document.querySelector('[aria-label=Passages]')")
-        await page.click("[aria-label^=Read]")
-        await page.wait_for("!!document.querySelector('.text')")
-    if name == "keys":
-        await page.wait_for("!!document.querySelector('[aria-label=Keys]')")
-        await page.click("#new-key")
-    if name == "routing":
-        await page.type_into("#route", MODEL)
-        await page.click("form button")
-        await page.wait_for("!!document.querySelector('#plan')")
-        await page.type_into("#routing-file", "models: {x: {targets: [{provider: nope}]}}")
-        await page.click("#check")
-        await page.wait_for("!!document.querySelector('#checked')")
-    if name in ("usage", "live"):
+async def test_calls_are_counted_by_day_and_saved_as_csv(browser: Browser, service: Service) -> None:
+    with service.client() as http:
+        body = {"model": "other", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+    async with signed_in(browser, service, "usage") as page:
+        row = "[...document.querySelectorAll('[aria-label=Usage] tbody tr')].at(-1)"
+        await page.wait_for(f"!!({row}?.innerText)")
         await page.wait_for("!!document.querySelector('figure canvas')")
+        await page.run(SAVED)
+        await page.run(
+            "[...document.querySelectorAll('button')].find((one) => one.innerText === 'Save as CSV').click()"
+        )
+        await page.wait_for("!!window.saved")
+        lines = (await page.run("window.saved")).splitlines()
+        names = lines[0].split(",")
+        assert names[:3] == ["day", "model", "calls"]
+        shown = await page.run("document.querySelectorAll('[aria-label=Usage] tbody tr').length")
+        assert shown == len(lines) - 1
+        await page.type_into(".bottom select", "key")
+        await page.wait_for("[...document.querySelectorAll('[aria-label=Usage] th')][0]?.innerText === 'Key'")
+        assert "operator" in await page.run("document.querySelector('[aria-label=Usage] tbody').innerText")
+
+
+async def test_a_calls_way_is_explained_and_a_routing_file_checked(browser: Browser, service: Service) -> None:
+    async with signed_in(browser, service, "routing") as page:
+        names = "[...document.querySelectorAll('[aria-label=Names] .link')]"
+        await page.wait_for(f"{names}.some((one) => one.innerText === '{MODEL}')")
+        await page.run(f"{names}.find((one) => one.innerText === '{MODEL}').click()")
+        plan = await page.wait_for("document.querySelector('#plan tbody')?.innerText")
+        assert f"local/{MODEL}" in plan and "closed" in plan and "this machine" in plan and "$5,000.00 in" in plan
+        await page.click("#check")
+        await page.wait_for("document.querySelector('#checked')?.innerText.includes('No fault: 2 names, 3 providers.')")
+        await page.type_into("#routing-file", "models: {x: {targets: [{provider: nope, model: y}]}}")
+        await page.click("#check")
+        await page.wait_for("document.querySelector('#checked').innerText.includes('no provider is named nope')")
+
+
+async def test_what_goes_on_now_is_seen(browser: Browser, service: Service) -> None:
+    async with signed_in(browser, service, "live") as page:
+        await page.wait_for("document.querySelectorAll('figure canvas').length === 6")
+        shown = "[...document.querySelectorAll('.numbers div')].find((one) => one.innerText.startsWith('Requests'))"
+        before = await page.run(f"{shown}.querySelector('dd').innerText")
+        await page.wait_for(f"{shown}.querySelector('dd').innerText !== {json.dumps(before)}")
+        slots = await page.run("document.querySelector('[aria-label=Slots] tbody').innerText")
+        assert "ready" in slots and "0 of" in slots
+
+
+async def test_the_page_that_asks_for_a_key_is_in_nobodys_way(browser: Browser, service: Service) -> None:
+    async with browser.tab(f"{service.url}/#/chat") as page:
+        await page.type_into("#key", "no key of this service")
+        await page.click(".signin button")
+        await page.wait_for("!!document.querySelector('[role=alert]')")
+        await looked_at(page)
 
 
 @pytest.mark.parametrize("name", PAGES)
 async def test_nothing_serious_is_in_the_way_of_anybody(browser: Browser, service: Service, name: str) -> None:
-    found: dict[str, Any] = {}
-    async with signed_in(browser, service, name) as page:
+    async with signed_in(browser, service, name, service.reader) as page:
         await page.wait_for("!!document.querySelector('h1')")
-        await filled(page, name)
-        await page.run(await asyncio.to_thread(AXE.read_text))
-        for width, dark in LOOKS:
-            await page.show_as(width=width, dark=dark)
-            await page.run("new Promise((seen) => requestAnimationFrame(() => setTimeout(seen, 0)))")
-            if violations := await page.run(AXE_RUN):
-                found[f"{width} {'dark' if dark else 'light'}"] = violations
-            wide = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wide == 0, f"{name} is wider than {width} pixels by {wide}"
-        assert page.errors == []
-    assert found == {}
+        await fill(page, name)
+        await looked_at(page)
+
+
+async def looked_at(page: Page) -> None:
+    """axe-core finds nothing serious, and nothing is wider than the window: wide and narrow, light and dark."""
+    found: dict[str, Any] = {}
+    await page.run(await asyncio.to_thread(AXE.read_text))
+    for width, dark in LOOKS:
+        await page.show_as(width=width, dark=dark)
+        await page.run("new Promise((seen) => requestAnimationFrame(() => setTimeout(seen, 0)))")
+        if violations := await page.run(AXE_RUN):
+            found[f"{width} {'dark' if dark else 'light'}"] = violations
+        wide = await page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide == 0, f"wider than {width} pixels by {wide}"
+    assert (found, page.errors) == ({}, [])

@@ -92,7 +92,7 @@ def test_a_stream_has_what_is_known_first_in_headers_and_all_of_it_at_its_end(ur
     assert (answer.headers["X-Model"], answer.headers["X-Provider"]) == (HEALTHY, "main")
     assert float(answer.headers["X-First-Token-Ms"]) > 0
     receipt = receipt_in(answer.content)
-    assert receipt["tried"] == ["main/gpt-4o-mini"]
+    assert (receipt["tried"], receipt["boundary"]) == (["main/gpt-4o-mini"], "machine")
     assert (receipt["prompt_tokens"], receipt["completion_tokens"]) == (9, 6)
     assert receipt["cost"] == pytest.approx(21e-6)
     assert isinstance(receipt["first_token"], float)

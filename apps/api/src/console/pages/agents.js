@@ -89,8 +89,8 @@ export function Agents() {
       <${Field} label="Task"><textarea id="task" rows="1" placeholder="What is 1234 * 5678?" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} /><//></div>
       <div class="row"><button id="run">Run</button><span class="quiet">${(list.find((one) => one.name === chosen) || {}).description}</span></div></form>`}
     <h2>Declared agents</h2><${Table} caption="Agents" rows=${list.map((one) => ({ key: one.name, ...one }))} empty="No agents are declared: AGENTS_CONFIG names their file." columns=${[
-      ["Agent", (one) => html`<b>${one.name}</b>`], ["What it does", (one) => one.description], ["Asks", (one) => one.answers_by], ["Tools", (one) => one.tools.map((tool) => tool.name + (tool.approval ? " (asks you first)" : "")).join(", ") || "-"],
-      ["At most", (one) => [`${one.limits.steps} steps`, `${number(one.limits.tokens)} tokens`, one.limits.cost !== null && dollars(one.limits.cost)].filter(Boolean).join(", ")]]} />
+      ["Agent", (one) => html`<b>${one.name}</b>`], ["What it does", (one) => one.description], ["Model", (one) => one.answers_by], ["Tools", (one) => one.tools.map((tool) => tool.name + (tool.approval ? " (asks you first)" : "")).join(", ") || "-"],
+      ["Limits", (one) => [`${one.limits.steps} steps`, `${number(one.limits.tokens)} tokens`, one.limits.cost !== null && dollars(one.limits.cost)].filter(Boolean).join(", ")]]} />
     <h2>Past runs</h2><${Notice} error=${runsError} />
     <${Table} caption="Runs" rows=${listed.map((run) => ({ key: run.run, ...run }))} empty="No run yet." columns=${[
       ["Agent", (run) => run.agent], ["Begun", (run) => html`<span class="nowrap">${when(run.begun_at)}</span>`], ["State", (run) => html`<${State} state=${run.status} />`], ["Took", (run) => (run.ended_at ? duration(run.ended_at - run.begun_at) : "-"), "number"], ["Tokens", (run) => number(run.usage.total_tokens), "number"], ["Cost", (run) => dollars(run.usage.cost), "number"],

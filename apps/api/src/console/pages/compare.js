@@ -66,7 +66,7 @@ export function Compare() {
     <form onSubmit=${run}>
       <fieldset><legend>Models</legend><div class="checks">${(models || []).map((model) => html`<label class="check" key=${model.id}><input type="checkbox" value=${model.id} checked=${names.includes(model.id)} onChange=${() => toggle(model.id)} /> ${model.id} ${model.status !== "ready" && html`<${State} state=${model.status} />`}</label>`)}</div></fieldset>
       <${Field} label="Prompt"><textarea id="prompt" rows="2" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} /><//>
-      <div class="row">${running ? html`<button type="button" class="danger" onClick=${() => running.abort()}>Stop</button>` : html`<button id="ask" disabled=${!names.length}>${names.length > 1 ? `Ask all ${names.length}` : "Ask"}</button>`}</div>
+      <div class="row">${running ? html`<button type="button" class="danger" onClick=${() => running.abort()}>Stop</button>` : html`<button id="ask" disabled=${!names.length}>${names.length > 1 ? `Ask ${names.length} models` : "Ask"}</button>`}</div>
     </form>
     <div class="columns">${results.map((one) => html`<article class="card" key=${one.name}><h2>${one.name}</h2>
       ${one.error ? html`<${Notice} error=${one.error} />` : html`<${AnswerView} answer=${one.answer} />`}</article>`)}</div>

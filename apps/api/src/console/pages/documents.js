@@ -88,11 +88,8 @@ export function Documents() {
   const open = async (citation) => setOpened({ citation, text: await textOf(citation.document).catch(() => null) });
   const drop = (event) => { event.preventDefault(); setOver(false); upload(event.dataTransfer.files); };
 
-  return html`<section><h1>Documents</h1><${Notice} error=${error} />
-    <div class="grid">
-      <${Field} label="Whose"><select value=${shared ? "shared" : "mine"} onChange=${(event) => choose(() => setShared(event.target.value === "shared"))}><option value="mine">Mine</option><option value="shared">Shared</option></select><//>
-      <${Field} label="Collection" help=${known.length ? `There are: ${known.map((one) => one.name).slice(0, 6).join(", ")}${known.length > 6 ? ", …" : ""}. A new name makes a new one.` : "A new name makes a new collection."}><input id="collection" list="collections" value=${name} onChange=${(event) => choose(() => setName(event.target.value))} /><datalist id="collections">${known.map((one) => html`<option value=${one.name} />`)}</datalist><//>
-    </div>
+  // what there is nothing to ask of yet begins with its files
+  const asking = html`<div key="ask">
     <form id="question-form" class="card" onSubmit=${(event) => run(event, "ask")}>
       <${Field} label=${`Ask ${name}`}><input id="question" value=${question} placeholder="How many days of leave are there?" onInput=${(event) => setQuestion(event.target.value)} /><//>
       <div class="row"><button disabled=${!!busy}>Ask</button><button type="button" class="second" disabled=${!!busy} onClick=${(event) => run(event, "search")}>Search</button>${busy && html`<span class="quiet" role="status">${busy === "ask" ? "Reading and answering" : "Searching"}</span>`}</div>
@@ -105,7 +102,8 @@ export function Documents() {
     ${passages && html`<h2>Found</h2><p class="quiet">Relevant: how likely a passage says anything about the question. Meaning: how near the two are by their embeddings, at most 1. Words: how well the words match (BM25). Score: both ranks together, and 1 more where the whole query stands in the passage.</p>
       <${Table} caption="Passages" rows=${passages.map((one) => ({ key: one.id, ...one }))} empty="No passage fits." columns=${[
         ["Relevant", (one) => (one.relevance === null ? "-" : `${number(one.relevance * 100, 0)} %`), "number"], ["Meaning", (one) => number(one.vector_score, 2), "number"], ["Words", (one) => number(one.text_score, 2), "number"], ["Score", (one) => number(one.score, 3), "number"],
-        ["Where", placed], ["Text", (one) => html`<div class="plain short" tabindex="0">${one.text}</div>`]]} />`}
+        ["Where", placed], ["Text", (one) => html`<div class="plain short" tabindex="0">${one.text}</div>`]]} />`}</div>`;
+  const files = html`<div key="files">
     <h2>In ${name}</h2>
     <div class=${`drop${over ? " over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${drop}>
       <label class="pick"><input id="files" type="file" multiple onChange=${(event) => upload(event.target.files)} /><b>Choose files</b> or drop them here</label><small>PDF, Word, PowerPoint, Excel, Markdown, HTML, e-mail, pictures and more</small></div>
@@ -115,6 +113,12 @@ export function Documents() {
       ["Name", (one) => html`<b>${one.name}</b>`], ["Kind", (one) => one.kind], ["Size", (one) => bytes(one.bytes), "number"], ["Pages", (one) => one.pages || "-", "number"], ["Passages", (one) => one.passages, "number"], ["Taken in", (one) => when(one.ingested)],
       ["", (one) => html`<button type="button" class="link" aria-label=${`Read ${one.name}`} onClick=${() => textOf(one.id).then((text) => setRead({ name: one.name, text }), setJobError)}>Read</button> <button type="button" class="link bad" aria-label=${`Delete ${one.name}`} onClick=${() => remove(`${place}/documents/${one.id}`).then(() => { reload(); reloadDocuments(); setRead(null); }, setJobError)}>Delete</button>`, "actions"]]} />
     ${read && html`<article class="card"><div class="row top"><h3>What was read of ${read.name}</h3><button type="button" class="link" onClick=${() => setRead(null)}>Close</button></div>
-      <div class="plain text" tabindex="0">${read.text.slice(0, MOST_READ)}${read.text.length > MOST_READ && "\n…"}</div></article>`}
+      <div class="plain text" tabindex="0">${read.text.slice(0, MOST_READ)}${read.text.length > MOST_READ && "\n…"}</div></article>`}</div>`;
+  return html`<section><h1>Documents</h1><${Notice} error=${error} />
+    <div class="grid">
+      <${Field} label="Whose"><select value=${shared ? "shared" : "mine"} onChange=${(event) => choose(() => setShared(event.target.value === "shared"))}><option value="mine">Mine</option><option value="shared">Shared</option></select><//>
+      <${Field} label="Collection" help=${known.length ? `There are: ${known.map((one) => one.name).slice(0, 6).join(", ")}${known.length > 6 ? ", …" : ""}. A new name makes a new one.` : "A new name makes a new collection."}><input id="collection" list="collections" value=${name} onChange=${(event) => choose(() => setName(event.target.value))} /><datalist id="collections">${known.map((one) => html`<option value=${one.name} />`)}</datalist><//>
+    </div>
+    ${documents && documents.documents.length ? [asking, files] : [files, asking]}
   </section>`;
 }

@@ -1,7 +1,7 @@
 // Keys: made (each is shown once), rotated, revoked; their limits and what is left of their budgets.
 import { useRef, useState } from "preact/hooks";
 import { get, post, remove } from "../static/api.js";
-import { Copy, dollars, Field, html, Notice, number, State, Table, useLoaded, when } from "../static/ui.js";
+import { allOr, Copy, dollars, Field, html, Notice, number, State, Table, useLoaded, when } from "../static/ui.js";
 
 const TERMS = [
   ["name", "Name", "text", "Whose it is, or what for"],
@@ -16,7 +16,7 @@ const LISTS = ["models", "routes"];
 
 function Left({ of: one }) {
   if (one.budget_limit_usd === null) return "no budget";
-  return html`<meter min="0" max=${one.budget_limit_usd} low=${one.budget_limit_usd * 0.8} high=${one.budget_limit_usd * 0.95} optimum="0" value=${one.budget_limit_usd - one.budget_left_usd} aria-label=${`Budget of ${one.name} spent`} /> <span class="nowrap">${dollars(one.budget_left_usd)} left of ${one.budget_usd}</span>`;
+  return html`<meter min="0" max=${one.budget_limit_usd} low=${one.budget_limit_usd * 0.8} high=${one.budget_limit_usd * 0.95} optimum="0" value=${one.budget_limit_usd - one.budget_left_usd} aria-label=${`Budget of ${one.name} spent`} /> <span class="nowrap">${dollars(one.budget_left_usd)} left of $${one.budget_usd}</span>`;
 }
 
 export function Keys({ me }) {
@@ -47,6 +47,6 @@ export function Keys({ me }) {
     <div class="row"><label class="check"><input type="checkbox" checked=${ended} onChange=${(event) => setEnded(event.target.checked)} /> Show revoked and expired keys (${all.length - live.length})</label></div>
     <${Table} caption="Keys" rows=${(ended ? all : live).map((one) => ({ ...one, key: one.id }))} empty=${keys ? "No key is live." : "Asking the service."} columns=${[
       ["Name", (one) => html`<b>${one.name || "-"}</b> ${me && me.key_id === one.id && html`<small>(this one)</small>`}<br /><code>${one.prefix}</code>`], ["State", (one) => html`<${State} state=${one.status} />${one.admin ? html`<br /><small>admin</small>` : ""}`],
-      ["May use", (one) => html`${one.models.join(", ")}<br /><small>${one.routes.join(", ")}${one.ip.length > 0 && `; from ${one.ip.join(", ")}`}</small>`], ["Limits a minute", (one) => html`${one.rpm ? `${number(one.rpm)} requests` : ""}${one.rpm && one.tpm ? html`<br />` : ""}${one.tpm ? `${number(one.tpm)} tokens` : ""}${!one.rpm && !one.tpm ? "-" : ""}`],
+      ["May use", (one) => html`${allOr("models", one.models)}<br /><small>${allOr("routes", one.routes)}${one.ip.length > 0 && `; from ${one.ip.join(", ")}`}</small>`], ["Limits a minute", (one) => html`${one.rpm ? `${number(one.rpm)} requests` : ""}${one.rpm && one.tpm ? html`<br />` : ""}${one.tpm ? `${number(one.tpm)} tokens` : ""}${!one.rpm && !one.tpm ? "-" : ""}`],
       ["Budget", (one) => html`<${Left} of=${one} />`], ["Expires", (one) => html`<span class="nowrap">${one.expires_at ? when(one.expires_at) : "never"}</span>`], ["", actions, "actions"]]} /></section>`;
 }

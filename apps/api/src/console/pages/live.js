@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { get } from "../static/api.js";
 import { Plot } from "../static/plot.js";
-import { bytes, duration, html, Notice, number, State, Table, useEvery } from "../static/ui.js";
+import { bytes, dollars, duration, engineOf, html, Notice, number, State, Table, useEvery } from "../static/ui.js";
 
 const KEPT = 150;
 const SECONDS = 2;
@@ -45,12 +45,12 @@ function Numbers({ values, now }) {
     ["Open connections", number(sum("genai_connections"))],
     ["Requests since the start", number(now.requests)],
     ["Refused (4xx), failed (5xx)", `${number(now.refused)}, ${number(now.errors)}`],
-    ["Response cache", lookups ? `${number((100 * cached) / lookups, 0)} % of ${number(lookups)} from it` : "off, or not asked yet"],
-    ["Prompt tokens not computed again", prompt ? `${number((100 * sum("genai_cached_prompt_tokens_total")) / prompt, 0)} %` : "-"],
-    ["Saved by caches", `$${number(sum("genai_saved_usd_total"), 4)}`],
-    ["Cost since the start", `$${number(sum("genai_cost_usd_total"), 4)}`],
+    ["Response cache", lookups ? `${number((100 * cached) / lookups, 0)} % of ${number(lookups)} lookups` : "off, or not used yet"],
+    ["Prompt tokens from the prefix cache", prompt ? `${number((100 * sum("genai_cached_prompt_tokens_total")) / prompt, 0)} %` : "-"],
+    ["Saved by caches", dollars(sum("genai_saved_usd_total"))],
+    ["Cost since the start", dollars(sum("genai_cost_usd_total"))],
     ["Stalls of the event loop", number(sum("genai_event_loop_stalls_total"))],
-    ["Rows that wait for the ledger", number(sum("genai_ledger_waiting"))],
+    ["Rows waiting for the ledger", number(sum("genai_ledger_waiting"))],
     ["Memory", bytes(now.memory * 1e6)],
     ["Up", duration(now.at - sum("process_start_time_seconds"))],
   ];
@@ -78,18 +78,18 @@ export function Live() {
   const rate = (name) => later.map((point, i) => Math.max(0, point[name] - points[i][name]) / Math.max(0.001, point.at - points[i].at));
   const breaker = (worst) => ["closed", "half_open", "open"][worst];
   return html`<section><h1>Live</h1><${Notice} error=${error} />
-    ${at.length === 0 && !error && html`<p class="quiet" role="status">Two looks are needed for a rate: a moment.</p>`}
+    ${at.length === 0 && !error && html`<p class="quiet" role="status">The first rates come in a moment.</p>`}
     ${at.length > 0 && html`<div class="columns plots">
       <${Plot} title="Written:" labels=${["tokens/s"]} data=${[at, rate("tokens")]} />
       <${Plot} title="Answered:" labels=${["requests/s"]} data=${[at, rate("requests")]} />
-      <${Plot} title="Not answered well:" labels=${["refused/s", "failed/s"]} data=${[at, rate("refused"), rate("errors")]} />
+      <${Plot} title="Errors:" labels=${["refused/s", "failed/s"]} data=${[at, rate("refused"), rate("errors")]} />
       <${Plot} title="Event loop's longest delay:" labels=${["ms"]} data=${[at, later.map((one) => one.lag)]} />
       <${Plot} title="Memory:" labels=${["MB"]} data=${[at, later.map((one) => one.memory)]} />
       <${Plot} title="Processor:" labels=${["cores"]} data=${[at, rate("cpu")]} /></div>
       <h2>Numbers</h2><${Numbers} values=${values} now=${points.at(-1)} />`}
     <h2>Models of this process</h2><${Table} caption="Slots" rows=${models.map((one) => ({ ...one, key: one.route }))} columns=${[
       ["Model", (one) => html`<b>${one.name}</b>`], ["State", (one) => html`<${State} state=${one.status} />`], ["Slots in use", (one) => (one.details.slots ? `${one.details.running} of ${one.details.slots}` : "-"), "number"], ["Waiting", (one) => (one.details.slots ? `${one.details.waiting} of ${one.details.queue_size}` : "-"), "number"], ["Predicted wait", (one) => (one.details.slots ? duration(one.details.predicted_wait) : "-"), "number"],
-      ["Cached beginnings", (one) => (one.details.cached_sequences === undefined ? "-" : `${number(one.details.cached_sequences)}, at most ${bytes(one.details.cache_bytes_at_most)}`), "number"], ["Engine", (one) => [one.details.engine, one.details.kernels, one.details.precision].filter(Boolean).join(", ") || "-"]]} />
+      ["Cached prefixes", (one) => (one.details.cached_sequences === undefined ? "-" : `${number(one.details.cached_sequences)}, at most ${bytes(one.details.cache_bytes_at_most)}`), "number"], ["Engine", (one) => engineOf(one.details) || "-"]]} />
     <h2>Providers</h2><${Table} caption="Providers" rows=${providersOf(values)} columns=${[
       ["Provider", (one) => html`<b>${one.provider}</b>`], ["Worst breaker", (one) => html`<${State} state=${breaker(one.worst)} />`], ["Slots in use", (one) => `${one.busy} of ${one.slots}`, "number"], ["Waiting", (one) => one.queue, "number"], ["Predicted wait", (one) => duration(one.wait), "number"], ["Attempts", (one) => number(one.calls), "number"]]} /></section>`;
 }

@@ -1,6 +1,7 @@
 // Names that calls may use, the order of their targets now, breakers; and the routing file checked before a reload.
 import { useState } from "preact/hooks";
 import { get, post } from "../static/api.js";
+import { BOUNDARIES } from "../static/answer.js";
 import { dollars, duration, Field, html, Notice, State, Table, useEvery } from "../static/ui.js";
 
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
@@ -12,7 +13,7 @@ function Changes({ of: changes }) {
 
 const COLUMNS = [
   ["Target", (one) => html`<b>${one.target}</b>`], ["Breaker", (one) => html`<${State} state=${one.breaker} />`], ["Its changes", (one) => html`<${Changes} of=${one.breaker_changes} />`],
-  ["Under way", (one) => one.busy, "number"], ["First token", (one) => duration(one.latency), "number"], ["Weight", (one) => one.weight, "number"],
+  ["Where", (one) => BOUNDARIES[one.boundary] || "-"], ["Under way", (one) => one.busy, "number"], ["First token", (one) => duration(one.latency), "number"], ["Weight", (one) => one.weight, "number"],
   ["Price a million", (one) => (one.price ? `${dollars(one.price.input)} in, ${dollars(one.price.output)} out` : "not known")],
 ];
 const LEFT_OUT = [...COLUMNS, ["Lacks", (one) => [one.lacking].flat().filter(Boolean).join(", ") || "-"]];
@@ -40,7 +41,7 @@ export function Routing({ me }) {
     <${Notice} error=${problem} />
     ${plan && html`<article class="card" id="plan"><h2>${plan.model}</h2><p>${plan.strategy === "ordered" ? "Its targets are tried in the order of the file" : `The strategy is ${plan.strategy.replaceAll("_", " ")}`}; now this is the order:</p><${Table} caption="Order" rows=${targets(plan.order)} columns=${COLUMNS} empty="No target can take it." />${plan.left_out.length > 0 && html`<h3>Left out</h3><${Table} caption="Left out" rows=${targets(plan.left_out)} columns=${LEFT_OUT} />`}</article>`}
     <h2>Names</h2><${Table} caption="Names" rows=${(models || []).map((one) => ({ key: one.id, ...one }))} empty=${models ? "There are none." : "Asking the service."} columns=${[
-      ["Model", (one) => html`<button type="button" class="link" onClick=${() => { explain(one.id); scrollTo(0, 0); }}>${one.id}</button>`], ["State", (one) => html`<${State} state=${one.status} />`], ["Targets", (one) => html`<ul class="targets">${(one.targets || []).map((target) => html`<li>${target.target} <${State} state=${target.breaker} /></li>`)}</ul>`], ["Why", (one) => one.reason]]} />
+      ["Model", (one) => html`<button type="button" class="link" onClick=${() => { explain(one.id); scrollTo(0, 0); }}>${one.id}</button>`], ["State", (one) => html`<${State} state=${one.status} />`], ["Targets", (one) => html`<ul class="targets">${(one.targets || []).map((target) => html`<li>${target.target} <${State} state=${target.breaker} /></li>`)}</ul>`], ["Details", (one) => one.reason]]} />
     ${me && me.admin && html`<h2>Check the routing file</h2>
     <form class="card" onSubmit=${check}><${Field} label="Its text" help="Left empty: the service's own file as it is on the disk. Nothing is put in force."><textarea id="routing-file" rows="6" spellcheck="false" value=${file} onInput=${(event) => setFile(event.target.value)} /><//><div class="row"><button id="check">Check</button></div></form>
     ${checked && html`<article class=${`notice ${checked.ok ? "" : "bad"}`} id="checked" role="status">${checked.ok ? `No fault: ${checked.models.length} names, ${checked.providers.length} providers.` : html`<ul>${checked.faults.map((fault) => html`<li key=${fault}><code>${fault}</code></li>`)}</ul>`}</article>`}`}</section>`;

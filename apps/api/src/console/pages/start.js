@@ -1,7 +1,7 @@
 // What is ready, what loads and how long it still takes; and what to try first.
 import { useState } from "preact/hooks";
 import { get, key } from "../static/api.js";
-import { bytes, Copy, duration, html, Notice, number, State, useEvery } from "../static/ui.js";
+import { bytes, Copy, duration, engineOf, html, Notice, number, State, useEvery } from "../static/ui.js";
 
 function Model({ model }) {
   const { details } = model;
@@ -10,7 +10,7 @@ function Model({ model }) {
     ["Time left", details.seconds_left && duration(details.seconds_left)],
     ["Size", details.parameters && `${number(details.parameters / 1e6, 0)} million parameters, ${bytes(details.weights_bytes)}`],
     ["Context", details.context_length && `${number(details.context_length)} tokens`],
-    ["Engine", [details.engine, details.kernels, details.precision].filter(Boolean).join(", ")],
+    ["Engine", engineOf(details)],
     ["Answers at once", details.slots],
   ].filter(([, value]) => value);
   return html`<article class="card model"><h3>${model.name} <${State} state=${model.status} /></h3>

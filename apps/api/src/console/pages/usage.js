@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { get, text } from "../static/api.js";
 import { Plot } from "../static/plot.js";
-import { dollars, Field, html, Notice, number, save, Table, useLoaded } from "../static/ui.js";
+import { allOr, dollars, Field, html, Notice, number, save, Table, useLoaded } from "../static/ui.js";
 
 const NAMES = { day: "Day", model: "Model", key: "Key", route: "Route", tenant: "Tenant", calls: "Calls", failed: "Failed", cache_hits: "From cache", prompt_tokens: "Tokens in", completion_tokens: "Tokens out", cached_tokens: "In, cached", cost_usd: "Cost", saved_usd: "Saved" };
 const MONEY = ["cost_usd", "saved_usd"];
@@ -13,8 +13,8 @@ const iso = (at) => new Date(at).toISOString().slice(0, 10);
 function Own({ me }) {
   const { budget } = me;
   const spent = budget && budget.spent_usd + budget.reserved_usd;
-  return html`<article class="card"><h2>This key</h2><dl class="facts">
-    <div><dt>Name</dt><dd>${me.name || me.key_id}</dd></div><div><dt>Models</dt><dd>${me.models.join(", ")}</dd></div><div><dt>Routes</dt><dd>${me.routes.join(", ")}</dd></div>
+  return html`<article class="card"><h2>This key</h2><dl class="facts wide">
+    <div><dt>Name</dt><dd>${me.name || me.key_id}</dd></div><div><dt>Models</dt><dd>${allOr("models", me.models)}</dd></div><div><dt>Routes</dt><dd>${allOr("routes", me.routes)}</dd></div>
     <div><dt>Requests a minute</dt><dd>${me.rpm ?? "no limit of its own"}</dd></div><div><dt>Tokens a minute</dt><dd>${number(me.tpm) === "-" ? "no limit of its own" : number(me.tpm)}</dd></div></dl>
     ${budget ? html`<p id="budget"><b>${dollars(budget.left_usd)} left</b> of ${dollars(budget.limit_usd)} this ${budget.period}; ${dollars(budget.spent_usd)} spent${budget.reserved_usd > 0 ? `, ${dollars(budget.reserved_usd)} held by calls under way` : ""}.</p>
       <meter min="0" max=${budget.limit_usd} low=${budget.limit_usd * 0.8} high=${budget.limit_usd * 0.95} optimum="0" value=${spent} aria-label="Budget spent" />` : html`<p class="quiet">It has no budget.</p>`}</article>`;

@@ -6,12 +6,14 @@ import { dollars, duration, Field, html, number, save } from "./ui.js";
 
 export const loadModels = () => get("/v1/models").then((list) => list.data.filter((model) => model.owned_by !== "embedder"));
 
-const HEADERS = { "X-Model": "model", "X-Provider": "provider", "X-Attempts": "attempts", "X-Cache": "cache", "X-Cost-USD": "cost", "X-Data-Boundary": "boundary" };
+const HEADERS = { "X-Model": "model", "X-Provider": "provider", "X-Attempts": "attempts", "X-Cache": "cache", "X-Cost-USD": "cost" };
+export const BOUNDARIES = { machine: "this machine", network: "own network", outside: "outside" };
+const ENDS = { length: "at the limit of tokens", tool_calls: "with calls of tools", content_filter: "by the content filter" };
 const LONGEST_REASONING = 20_000;
 
 const SHOWN_EVERY_MS = 30;
 
-/** Text comes in small pieces; a listener hears of them every second frame, so that each frame has time to be drawn. */
+/** Text comes in small pieces. Every second frame it is read by the listener, and shown in the one behind it: neither has to do both. */
 export class Answer {
   constructor(kept = {}) {
     this.parts = kept.text ? [kept.text] : [];
@@ -23,6 +25,7 @@ export class Answer {
     this.listener = null;
     this.frame = 0;
     this.shownAt = 0;
+    this.isRead = false;
   }
 
   /** What is kept in the history. */
@@ -39,21 +42,34 @@ export class Answer {
   changed() { this.frame ||= requestAnimationFrame((at) => this.step(at)); }
 
   step(at) {
-    if (at - this.shownAt < SHOWN_EVERY_MS) {
-      this.frame = requestAnimationFrame((later) => this.step(later));
-      return;
-    }
+    this.frame = 0;
+    if (!this.isRead) this.read();
+    if (at - this.shownAt < SHOWN_EVERY_MS) return this.changed();
     this.shownAt = at;
-    this.flush();
+    this.show();
+    if (this.pending) this.changed();
   }
 
+  read() {
+    const piece = this.pending;
+    this.pending = "";
+    this.isRead = true;
+    if (!piece) return;
+    this.parts.push(piece);
+    if (this.listener) this.listener.read(piece);
+  }
+
+  show() {
+    this.isRead = false;
+    if (this.listener) this.listener.show();
+  }
+
+  /** Reads and shows all that has come. */
   flush() {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
-    const piece = this.pending;
-    this.pending = "";
-    if (piece) this.parts.push(piece);
-    if (this.listener) this.listener(piece);
+    this.read();
+    this.show();
   }
 
   take(chunk) {
@@ -122,8 +138,8 @@ export function Receipt({ receipt, finish }) {
     ["speed", rate(receipt) && `${number(rate(receipt), 1)} tokens/s`],
     ["tokens", usage && `${usage.prompt_tokens} in, ${usage.completion_tokens} out`],
     ["cost", receipt.cost !== undefined && receipt.cost !== null && dollars(Number(receipt.cost))],
-    ["boundary", receipt.boundary],
-    ["ended", finish && finish !== "stop" && finish.replaceAll("_", " ")],
+    ["text went to", BOUNDARIES[receipt.boundary]],
+    ["ended", finish && finish !== "stop" && (ENDS[finish] || finish.replaceAll("_", " "))],
   ].filter(([, value]) => value);
   return html`<dl class="receipt" aria-label="Receipt">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
@@ -140,11 +156,14 @@ export function AnswerView({ answer, onGrow = () => {} }) {
     const writer = new MarkdownWriter(place.current);
     for (const part of answer.parts) writer.append(part);
     setHidden(writer.hidden);
-    answer.listener = (piece) => {
-      if (piece) writer.append(piece);
-      setHidden(writer.hidden);
-      setShown(`${answer.reasoning.length} ${answer.calls.reduce((sum, call) => sum + call.arguments.length, answer.calls.length)} ${answer.receipt.seconds}`);
-      grow.current();
+    answer.listener = {
+      read: (piece) => writer.take(piece),
+      show: () => {
+        writer.show();
+        setHidden(writer.hidden);
+        setShown(`${answer.reasoning.length} ${answer.calls.reduce((sum, call) => sum + call.arguments.length, answer.calls.length)} ${answer.receipt.seconds}`);
+        grow.current();
+      },
     };
     return () => { answer.listener = null; };
   }, [answer]);

@@ -27,9 +27,10 @@ const OPTIONS = { gfm: true, breaks: true };
 const LONGEST_BLOCK = 4000;
 const MOST_SHOWN = 200_000;
 const SECTION = 8000;
+const ITEM_BEGUN = /^ {0,3}\d{1,9}$/;
 const FENCE = /^ {0,3}(`{3,}|~{3,})[^\n]*\n/;
 
-/** Writes Markdown into `place`, piece by piece. A block over LONGEST_BLOCK characters is cut; beyond MOST_SHOWN the oldest blocks leave the page. */
+/** Writes Markdown into `place`, piece by piece: `take` reads a piece, `show` puts what was read on the page. A block over LONGEST_BLOCK characters is cut; beyond MOST_SHOWN the oldest blocks leave the page. */
 export class MarkdownWriter {
   constructor(place) {
     this.place = place;
@@ -38,50 +39,77 @@ export class MarkdownWriter {
     this.shown = 0;
     this.hidden = 0;
     this.joined = false;
+    // blocks that are finished and not on the page yet, and the HTML of the one that grows
+    this.finished = [];
+    this.growing = null;
     this.last = place.appendChild(document.createElement("div"));
   }
 
   append(text) {
+    this.take(text);
+    this.show();
+  }
+
+  take(text) {
     const skipped = Math.max(0, text.length - MOST_SHOWN);
     this.hidden += skipped;
+    let tokens = null;
     // a parser's work grows faster than what it is given at once
     for (let from = skipped; from < text.length; from += 2 * LONGEST_BLOCK) {
       this.tail += text.slice(from, from + 2 * LONGEST_BLOCK).replaceAll("\r\n", "\n");
-      this.settle();
+      tokens = this.settle();
     }
-    this.last.className = `block${this.joined ? " joined" : ""}`;
-    this.last.innerHTML = rendered(this.tail);
+    this.growing = tokens ? clean(tokens) : rendered(this.tail);
   }
 
-  /** Renders for good what can no longer change. */
-  settle() {
-    const tokens = marked.lexer(this.tail, OPTIONS);
-    let growing = tokens.length - 1;
-    while (growing > 0 && tokens[growing].type === "space") growing -= 1;
-    let end = 0;
-    for (const token of tokens.slice(0, growing)) {
-      if (!this.tail.startsWith(token.raw, end)) break;
-      end += token.raw.length;
+  show() {
+    for (const { html, length, joined } of this.finished) {
+      const block = document.createElement("div");
+      block.className = `block${joined ? " joined" : ""}`;
+      block.innerHTML = html;
+      this.section().append(block);
+      this.sections.at(-1).length += length;
+      this.shown += length;
     }
-    if (end) this.close(end);
-    while (this.tail.length > LONGEST_BLOCK) this.cut();
-  }
-
-  close(end, rest = this.tail.slice(end)) {
-    const block = document.createElement("div");
-    block.className = `block${this.joined ? " joined" : ""}`;
-    block.innerHTML = rendered(this.tail.slice(0, end));
-    this.section().append(block);
-    this.sections.at(-1).length += end;
-    this.shown += end;
-    this.joined = false;
-    this.tail = rest;
+    this.finished = [];
     while (this.shown > MOST_SHOWN) {
       const oldest = this.sections.shift();
       oldest.place.remove();
       this.shown -= oldest.length;
       this.hidden += oldest.length;
     }
+    this.last.className = `block${this.joined ? " joined" : ""}`;
+    if (this.growing !== null) this.last.innerHTML = this.growing;
+  }
+
+  /** Renders for good what can no longer change; returns the tokens of the tail where that is still the same. */
+  settle() {
+    const tokens = marked.lexer(this.tail, OPTIONS);
+    let growing = tokens.length - 1;
+    const stands = () => { while (growing > 0 && tokens[growing].type === "space") growing -= 1; };
+    stands();
+    // a list goes on where the next number has come without its full stop
+    if (growing > 0 && ITEM_BEGUN.test(tokens[growing].raw)) {
+      const number = growing;
+      growing -= 1;
+      stands();
+      if (tokens[growing].type !== "list") growing = number;
+    }
+    let end = 0;
+    for (const token of tokens.slice(0, growing)) {
+      if (!this.tail.startsWith(token.raw, end)) break;
+      end += token.raw.length;
+    }
+    const before = this.tail;
+    if (end) this.close(end);
+    while (this.tail.length > LONGEST_BLOCK) this.cut();
+    return this.tail === before ? tokens : null;
+  }
+
+  close(end, rest = this.tail.slice(end)) {
+    this.finished.push({ html: rendered(this.tail.slice(0, end)), length: end, joined: this.joined });
+    this.joined = false;
+    this.tail = rest;
   }
 
   /** Where the next block goes: the browser leaves out sections that are not seen, and looks at each one for that. */
@@ -109,9 +137,8 @@ export class MarkdownWriter {
   }
 }
 
-function rendered(text) {
-  return DOMPurify.sanitize(marked.parser(marked.lexer(text, OPTIONS), OPTIONS), CLEAN);
-}
+const clean = (tokens) => DOMPurify.sanitize(marked.parser(tokens, OPTIONS), CLEAN);
+const rendered = (text) => clean(marked.lexer(text, OPTIONS));
 
 /** A text that is whole, as Markdown. */
 export function Markdown({ text }) {

@@ -10,7 +10,7 @@ const colour = (i) => COLOURS[DARK.matches ? "dark" : "light"][i % 4];
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 const day = (seconds) => new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 const rounded = (value) => (value && Math.abs(value) < 1 ? Number(value).toLocaleString("en", { maximumSignificantDigits: 2 }) : number(value, value >= 100 ? 0 : 1));
-const short = (value) => Number(value).toLocaleString("en", { notation: "compact", maximumFractionDigits: 6 });
+const short = (value) => Number(value).toLocaleString("en", { ...(value < 10_000 ? {} : { notation: "compact" }), maximumFractionDigits: 6 });
 
 /** `data` is [times, values, ...], in seconds; with `days` one bar a day. */
 export function Plot({ title, labels, data, days = false, unit = "", height = 140 }) {
@@ -24,7 +24,7 @@ export function Plot({ title, labels, data, days = false, unit = "", height = 14
       ...(days ? { fill: () => colour(i), paths: uPlot.paths.bars({ size: [0.6, 36] }) } : {}),
     }));
     const axes = [
-      { ...shared, size: 32, values: (_, ticks) => ticks.map(days ? day : clock), space: days ? 60 : 80, ...(days ? { incrs: [DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY] } : {}) },
+      { ...shared, size: 26, values: (_, ticks) => ticks.map(days ? day : clock), space: days ? 60 : 80, ...(days ? { incrs: [DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY] } : {}) },
       { ...shared, size: (_, shown) => 18 + 7.5 * Math.max(2, ...(shown || []).map((one) => one.length)), values: (_, ticks) => ticks.map(short) },
     ];
     const scales = {
@@ -32,7 +32,7 @@ export function Plot({ title, labels, data, days = false, unit = "", height = 14
       y: { range: (_, from, to) => [0, to > 0 ? to * 1.15 : 1] },
     };
     const size = () => ({ width: Math.max(180, place.current.clientWidth), height });
-    plot.current = new uPlot({ ...size(), tzDate: days ? (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : undefined, series: [{}, ...series], axes, scales, legend: { show: false }, cursor: { show: false } }, data, place.current);
+    plot.current = new uPlot({ ...size(), tzDate: days ? (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : undefined, series: [{}, ...series], axes, scales, padding: [8, 16, 0, 0], legend: { show: false }, cursor: { show: false } }, data, place.current);
     const watch = new ResizeObserver(() => place.current && plot.current.setSize(size()));
     const recolour = () => plot.current.redraw(false, true);
     watch.observe(place.current);

@@ -88,6 +88,14 @@ export function duration(seconds) {
   return seconds < 90 ? `${number(seconds, seconds < 10 ? 2 : 0)} s` : `${number(seconds / 60, 1)} min`;
 }
 
+/** Patterns in words: `*` alone is all of them. */
+export const allOr = (what, patterns) => (patterns.includes("*") ? `all ${what}` : patterns.join(", "));
+
+/** How a model of this machine is computed. */
+export function engineOf({ engine, kernels, precision }) {
+  return [engine && `${engine} engine`, kernels && `kernels: ${kernels}`, precision].filter(Boolean).join("; ");
+}
+
 export function bytes(value) {
   if (value === null || value === undefined) return "-";
   const step = value < 1e3 ? 0 : value < 1e6 ? 1 : value < 1e9 ? 2 : 3;

@@ -15,6 +15,7 @@ PARALLEL = -n auto --dist worksteal
 CLIENTS = .cache/clients/python
 CLIENTS_JS = .cache/clients/javascript
 CLIENT_SOURCES = apps/api/tests/clients
+AIDER = .cache/clients/aider
 # and so has what the local model's benchmark measures beside it
 PEERS = .cache/peers
 COMPOSE = docker compose -f infra/docker-compose.yml
@@ -44,7 +45,7 @@ test: $(VENV)/.dev ## Linters, types, import floors and the tests, on every core
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10; tests=$$?; \
 	wait $$lint; lint=$$?; cat reports/lint.log; [ $$lint = 0 ] && exit $$tests
 
-test-clients: $(VENV)/.dev requirements-clients.txt $(CLIENTS)/.done $(CLIENTS_JS)/.done ## Real clients against the service, Python's and JavaScript's
+test-clients: $(VENV)/.dev requirements-clients.txt $(CLIENTS)/.done $(AIDER)/.done $(CLIENTS_JS)/.done ## Real clients against the service, Python's and JavaScript's
 	$(BIN)/python -m pip install -r requirements-clients.txt
 	$(BIN)/python -m pytest $(PARALLEL) -m clients --durations=10
 
@@ -142,6 +143,12 @@ $(CLIENTS)/.done: $(CLIENT_SOURCES)/python/requirements.txt
 	$(CLIENTS)/bin/python -m pip install -q uv==0.13.9
 	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python --no-deps -r $<
 	@touch $@
+
+# it wants older versions than the others, and no Python newer than 3.12
+$(AIDER)/.done: $(CLIENT_SOURCES)/python/aider.txt $(CLIENTS)/.done
+	test -x $(AIDER)/bin/python || $(CLIENTS)/bin/uv venv -q --python $(PYTHON) $(AIDER)
+	@$(CLIENTS)/bin/uv pip install -q --python $(AIDER)/bin/python --no-deps -r $< && touch $@ || \
+		echo "aider cannot be installed for this Python: it is left out"
 
 $(PEERS)/.done: eval/local_peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(BIN)/python -m uv venv -q $(PEERS)

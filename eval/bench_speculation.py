@@ -23,8 +23,7 @@ from apps.core.messages import ChatRequest, JsonObject, user_message
 from apps.core.settings import load_settings
 from apps.local.answer_grammar import answer_grammar, open_compiler
 from apps.local.engine.batching.opening import Options, open_engine
-from apps.local.engine.port import Engine, Sampling
-from apps.local.engine.precision import Precision
+from apps.local.engine.port import Engine, Precision, Sampling
 from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval.bench_report import processor

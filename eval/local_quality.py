@@ -18,8 +18,7 @@ from apps.core.settings import load_settings
 from apps.local.engine.batching.opening import Caches, open_engine, open_step, own_library
 from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.step import Step
-from apps.local.engine.port import Sampling
-from apps.local.engine.precision import Precision
+from apps.local.engine.port import Precision, Sampling
 from apps.local.packaged import transformers_checkpoint
 from apps.local.tokenizer import HubTokenizer
 from eval import docstrings

@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 
 from eval import case_server
 from eval.mock_upstream import mock_upstream
+from eval.peers.left_out import CHECKED
 from eval.peers.renaming_proxy import Names, renaming_proxy, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,31 +46,13 @@ SUITES = {
             )
         ],
     ),
-    "vllm": (
-        "eval.peers.vllm",
-        [
-            "test_chunked_prompt.py", "test_return_token_ids.py", "test_return_tokens_as_ids.py",
-            "test_stop_token_ids.py", "test_tool_choice_content_none.py", "test_session_id.py", "models",
-            *(
-                f"chat_completion/test_{name}.py"
-                for name in (
-                    "chat", "chat_completion", "chat_echo", "chat_logit_bias_validation", "extra_content_fields",
-                    "batched_chat_completions", "completion_with_function_calling", "include_reasoning",
-                    "non_object_body_validation", "enable_force_include_usage", "root_path",
-                )
-            ),
-            *(
-                f"completion/test_{name}.py"
-                for name in ("completion", "prompt_validation", "token_in_token_out", "completion_text_offset")
-            ),
-            *(
-                f"responses/test_{name}.py"
-                for name in ("simple", "basic", "errors", "stateful", "structured_output", "function_call")
-            ),
-        ],
-    ),
+    # all of them: what is about their internals skips itself
+    "vllm": ("eval.peers.vllm", []),
 }  # fmt: skip
-SHORT = ("chat/completions", "completions", "embeddings", "rerank", "tokenize", "detokenize", "models", "responses")
+SHORT = (
+    "chat/completions", "chat/completions/input_tokens", "completions", "embeddings", "rerank", "tokenize",
+    "detokenize", "models", "responses",
+)  # fmt: skip
 PATHS = {f"/{path}": f"/v1/{path}" for path in SHORT} | {"/v1/reranking": "/v1/rerank", "/reranking": "/v1/rerank"}
 
 
@@ -79,9 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", type=Path, default=PYTHON, help="an environment with pytest, requests and openai")
     parser.add_argument("-k", default="", help="pytest's expression of which tests")
+    parser.add_argument("--check-left-out", action="store_true", help="run those left out too: each is to fail")
     parser.add_argument("--file", action="append", default=[], help="only files with this in their names; repeatable")
     given = parser.parse_args(arguments)
     plugin, files = SUITES[given.suite]
+    files = files or sorted(str(path.relative_to(given.folder)) for path in given.folder.rglob("test_*.py"))
     files = [file for file in files if not given.file or any(part in file for part in given.file)]
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
@@ -96,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             local = _local_name(service)
             names = Names(PATHS, lambda path: _model_for(path, local), "b" if given.suite == "llama.cpp" else "fp_")
             with renaming_proxy(service, names) as proxy:
-                suite = Suite(given.python, plugin, given.folder, proxy, given.k, local)
+                suite = Suite(given.python, plugin, given.folder, proxy, given.k, local, given.check_left_out)
                 cases = [case for file in files for case in suite.run(file, reports)]
     return _report(cases, reports / f"peer_suite_{given.suite}.json")
 
@@ -111,6 +96,7 @@ class Suite:
     proxy: str
     only: str
     local: str
+    check_left_out: bool = False
 
     def run(self, file: str, reports: Path) -> list[ElementTree.Element]:
         """The test cases of a file, as pytest's XML has them."""
@@ -128,6 +114,8 @@ class Suite:
         # llama.cpp's tests are modules of their folder, vLLM's of the folder above its `tests`
         path = os.pathsep.join(map(str, (ROOT, self.folder, *list(self.folder.parents)[2:3])))
         environment = os.environ | {"PEER_PROXY": self.proxy, "PEER_MODEL": self.local, "PYTHONPATH": path}
+        if self.check_left_out:
+            environment[CHECKED] = "1"
         command = [str(self.python), "-m", "pytest", "-p", self.plugin, *CONFTESTS[self.plugin], "-c", os.devnull]
         command += ["-o", "asyncio_default_fixture_loop_scope=function"]
         command += ["--rootdir", str(self.folder), "--confcutdir", str(self.folder.parent)]

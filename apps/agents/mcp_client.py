@@ -1,10 +1,10 @@
 """A session with one MCP server. The only adapter of the client's side of the mcp package."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import httpx2
@@ -21,6 +21,9 @@ from apps.core.messages import JsonObject
 
 MOST_PAGES = 20
 SESSION_HEADER = "mcp-session-id"
+# of the call under way: the answers to its requests that the session is not known; the package sends each request in
+# the context of its call
+unknown_session: ContextVar[list[httpx2.Response] | None] = ContextVar("unknown_session", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,14 @@ class McpSession:
 
     async def call(self, tool: str, arguments: Arguments) -> tuple[str, bool]:
         """The tool's answer as text, and whether it is a failure. Raises McpRefusal."""
+        unknown: list[httpx2.Response] = []
+        reset = unknown_session.set(unknown)
         try:
             result = await self._client.call_tool(tool, arguments)
         except MCPError as error:
-            raise McpRefusal(error.message, error.code == CONNECTION_CLOSED) from None
+            raise McpRefusal(error.message, error.code == CONNECTION_CLOSED, bool(unknown)) from None
+        finally:
+            unknown_session.reset(reset)
         return _text(result), bool(result.is_error)
 
     async def tools(self, allowed: Sequence[str]) -> list[ListedTool]:
@@ -62,13 +69,8 @@ class McpSession:
         return tools
 
 
-async def open_session(
-    config: McpServerConfig, values: Mapping[str, str], stack: AsyncExitStack, forgotten: asyncio.Event
-) -> McpSession:
-    """Opens a session that ``stack`` closes; ``forgotten`` is set once the server does not know it any more.
-
-    ``values`` are those of the variables that the configuration names.
-    """
+async def open_session(config: McpServerConfig, values: Mapping[str, str], stack: AsyncExitStack) -> McpSession:
+    """Opens a session that ``stack`` closes. ``values`` are those of the variables that the configuration names."""
     if config.command:
         command, *arguments = config.command
         variables = {name: values[name] for name in config.env}
@@ -79,8 +81,9 @@ async def open_session(
     headers = {header: values[variable] for header, variable in config.headers_env.items()}
 
     async def note(response: httpx2.Response) -> None:
-        if response.status_code == 404 and SESSION_HEADER in response.request.headers:
-            forgotten.set()
+        unknown = unknown_session.get()
+        if unknown is not None and response.status_code == 404 and SESSION_HEADER in response.request.headers:
+            unknown.append(response)
 
     http = await stack.enter_async_context(
         httpx2.AsyncClient(

@@ -22,7 +22,7 @@ from apps.core.process import import_aside
 if TYPE_CHECKING:
     from apps.agents.mcp_client import ListedTool, McpSession
 
-    OpenSession = Callable[[McpServerConfig, Mapping[str, str], AsyncExitStack, asyncio.Event], Awaitable[McpSession]]
+    OpenSession = Callable[[McpServerConfig, Mapping[str, str], AsyncExitStack], Awaitable[McpSession]]
 
 CLOSE_SECONDS = 7.0
 RETRY_SECONDS = 3.0
@@ -38,14 +38,15 @@ class _SessionForgotten(Exception):
 
 @dataclass(slots=True)
 class _Connection:
-    """A session that one task holds open and closes: the mcp package wants both in the same task."""
+    """A session that one task, the holder, opens and closes: the mcp package wants both in the same task."""
 
     session: "McpSession"
     tools: dict[str, AgentTool]
+    holder: asyncio.Task[None]
     closing: asyncio.Event
-    forgotten: asyncio.Event
-    """Set once the server has answered 404 to the session's id: it will never know it again."""
     calls: int = 0
+    retired: bool = False
+    """No call begins in it any more; it is closed with the end of its last one."""
 
 
 @dataclass(slots=True)
@@ -57,7 +58,8 @@ class McpServer:
     holders: int = 0
     _closing: asyncio.Task[None] | None = None
     _connection: _Connection | None = None
-    _holder: asyncio.Task[None] | None = None
+    _holders: dict[asyncio.Task[None], asyncio.Event] = field(default_factory=dict)
+    """Those that run, each with what makes it close its session."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _failure: ModelUnavailable | None = None
     _failed_at: float = 0.0
@@ -102,10 +104,11 @@ class McpServer:
                 self._drop(connection)
             raise ToolError(f"The MCP server {self.name} did not answer in {self.config.call_seconds:g} s") from None
         except McpRefusal as error:
-            if connection.forgotten.is_set():
-                self._drop(connection)
+            if error.forgotten:
+                # other calls in it may be at work: they began before it was forgotten
+                self._retire(connection)
                 raise _SessionForgotten from None
-            if self._holder is None or self._holder.done() or error.closed:
+            if connection.holder.done() or error.closed:
                 self._drop(connection)
             raise ToolError(f"The MCP server {self.name} refused: {str(error)[:500]}") from None
         except Exception as error:
@@ -113,6 +116,8 @@ class McpServer:
             raise ToolError(f"The MCP server {self.name} failed ({type(error).__name__})") from None
         finally:
             connection.calls -= 1
+            if connection.retired and not connection.calls:
+                connection.closing.set()
 
     @property
     def closing(self) -> bool:
@@ -121,15 +126,15 @@ class McpServer:
     def release(self) -> None:
         """The last one has it closed; where it is needed once more after all, it is connected to anew."""
         self.holders -= 1
-        if self.holders == 0 and self._holder is not None and not self._holder.done():
+        if self.holders == 0 and any(not holder.done() for holder in self._holders):
             self._closing = asyncio.create_task(self.aclose(), name=f"mcp-{self.name}-closing")
 
     async def aclose(self) -> None:
-        holder = self._holder
-        if self._connection is not None:
-            self._drop(self._connection)
-        if holder is not None and not holder.done():
-            _, running = await asyncio.wait([holder], timeout=CLOSE_SECONDS)
+        holders, self._connection = dict(self._holders), None
+        for closing in holders.values():
+            closing.set()
+        if holders:
+            _, running = await asyncio.wait(holders, timeout=CLOSE_SECONDS)
             for task in running:
                 task.cancel()
 
@@ -140,10 +145,13 @@ class McpServer:
         async with self._turn:
             if self._failure is not None and time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise self._failure
-            if self._connection is not None and self._holder is not None and not self._holder.done():
+            if self._connection is not None and not self._connection.holder.done():
                 return self._connection
             ready: asyncio.Future[_Connection] = asyncio.get_running_loop().create_future()
-            self._holder = holder = asyncio.create_task(self._hold(ready, open_session), name=f"mcp-{self.name}")
+            closing = asyncio.Event()
+            holder = asyncio.create_task(self._hold(ready, closing, open_session), name=f"mcp-{self.name}")
+            self._holders[holder] = closing
+            holder.add_done_callback(self._holders.pop)
             try:
                 async with asyncio.timeout(self.config.connect_seconds):
                     self._connection = await asyncio.shield(ready)
@@ -165,15 +173,18 @@ class McpServer:
         self._failure, self._failed_at = error, time.monotonic()
         return error
 
-    async def _hold(self, ready: "asyncio.Future[_Connection]", open_session: "OpenSession") -> None:
+    async def _hold(
+        self, ready: "asyncio.Future[_Connection]", closing: asyncio.Event, open_session: "OpenSession"
+    ) -> None:
         """Open the session, and close it when it is asked to; a failure is raised to the waiting callers."""
-        closing, forgotten = asyncio.Event(), asyncio.Event()
         try:
             async with AsyncExitStack() as stack:
-                session = await open_session(self.config, self.values, stack, forgotten)
+                session = await open_session(self.config, self.values, stack)
                 tools = {tool.name: self._tool(tool) for tool in await session.tools(self.config.tools)}
+                holder = asyncio.current_task()
+                assert holder is not None  # noqa: S101 - for the type checker: a coroutine runs in a task
                 if not ready.cancelled():
-                    ready.set_result(_Connection(session, tools, closing, forgotten))
+                    ready.set_result(_Connection(session, tools, holder, closing))
                 await closing.wait()
         except Exception as error:
             log.warning("The MCP server %s failed: %s", self.name, _named(error))
@@ -188,6 +199,11 @@ class McpServer:
 
         shown = NOT_IN_A_NAME.sub("_", f"{self.name}_{tool.name}")[:64]
         return AgentTool(shown, tool.description[:LONGEST_DESCRIPTION], tool.schema, invoke)
+
+    def _retire(self, connection: _Connection) -> None:
+        connection.retired = True
+        if self._connection is connection:
+            self._connection = None
 
     def _drop(self, connection: _Connection) -> None:
         connection.closing.set()

@@ -85,8 +85,12 @@ class Served:
 
 
 class McpRefusal(Exception):
-    """A server's error of the protocol; ``closed`` where the connection is lost."""
+    """A server's error of the protocol; ``closed`` where the connection is lost.
 
-    def __init__(self, message: str, closed: bool) -> None:
+    ``forgotten`` where the server does not know the session: it has not looked at the call.
+    """
+
+    def __init__(self, message: str, closed: bool, forgotten: bool = False) -> None:
         super().__init__(message)
         self.closed = closed
+        self.forgotten = forgotten

@@ -107,6 +107,8 @@ def frame_of(delta: Delta) -> bytes:
         data["logprobs"] = [_token(entry) for entry in delta.logprobs]
     if delta.tokens:
         data["tokens"] = delta.tokens
+    if delta.stopped_by is not None:
+        data["stopped_by"] = delta.stopped_by
     if delta.prompt is not None:
         data["prompt"] = [delta.prompt.tokens, [_token(entry) for entry in delta.prompt.logprobs]]
     return json.dumps(data).encode()
@@ -126,9 +128,17 @@ def delta_of(frame: bytes) -> Delta:
             reasoning=data.get("reasoning", ""),
             tokens=tuple(data.get("tokens", ())),
             prompt=_prompt(data.get("prompt")),
+            stopped_by=_stopped_by(data.get("stopped_by")),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptEntry(type(error).__name__) from None
+
+
+def _stopped_by(written: Any) -> str | int | None:
+    if written is not None and type(written) not in (str, int):
+        raise CorruptEntry("a stop of a wrong type")
+    stopped_by: str | int | None = written
+    return stopped_by
 
 
 def _prompt(written: list[Any] | None) -> PromptTokens | None:

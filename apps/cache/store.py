@@ -2,8 +2,9 @@
 
 ``MemoryStore`` keeps them in this process, bounded in bytes; the least recently used go first. (cashews bounds its
 memory by the number of entries, whatever their size.) ``DiskStore`` keeps them in a SQLite file, bounded in bytes,
-which several processes may share; a thread of its own asks it. (cashews keeps entries on disk by diskcache, which
-unpickles what a row of its file says is a pickle.)
+which several processes may share; a thread of its own asks it, and what it has read is answered from memory for as long
+as no process writes. (cashews keeps entries on disk by diskcache, which unpickles what a row of its file says is a
+pickle.)
 """
 
 import asyncio
@@ -214,12 +215,52 @@ CREATE INDEX IF NOT EXISTS by_expiry ON answers (expires);
 """
 
 
+COPIES_BYTES = 16 * 2**20
+
+
+class _Copies:
+    """Entries as they were read from the file, until any process commits to it: SQLite's own counter says so.
+
+    The counter is in memory that the processes share, so it is read on the event loop. A copy is not used for longer
+    than the file may not know that its entry is in use.
+    """
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        self._watcher = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        self._kept = MemoryStore(most_bytes, time.time)
+        self._version: int | None = None
+
+    def version(self) -> int | None:
+        """None where it cannot be read now."""
+        try:
+            return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return None
+
+    async def get(self, key: bytes) -> bytes | None:
+        version = self.version()
+        if version is None or version != self._version:
+            self._version = version
+            await self._kept.aclose()
+            return None
+        return await self._kept.get(key)
+
+    async def keep(self, version: int | None, key: bytes, value: bytes, ttl: float) -> None:
+        """Keep what was read after ``version`` was, where that is still the newest."""
+        if version is not None and version == self._version == self.version():
+            await self._kept.set(key, value, min(ttl, USED_EVERY))
+
+    def close(self) -> None:
+        self._watcher.close()
+
+
 class DiskStore:
     """Implements RemoteStore. ``size`` is what the entries take, as of the last one that was written here."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
+        self._copies: _Copies | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._file: sqlite3.Connection | None = None
         self.size = 0
@@ -230,7 +271,18 @@ class DiskStore:
         await self._in_thread(self._open)
 
     async def get(self, key: bytes) -> bytes | None:
-        return await self._in_thread(lambda: self._get(key))
+        copies = self._copies
+        if copies is None:
+            raise StoreError("not open")
+        if (copy := await copies.get(key)) is not None:
+            return copy
+        version = copies.version()
+        found = await self._in_thread(lambda: self._get(key))
+        if found is None:
+            return None
+        value, expires = found
+        await copies.keep(version, key, value, expires - time.time())
+        return value
 
     async def set(self, key: bytes, value: bytes, ttl: float) -> None:
         if len(value) + OVERHEAD <= self._most_bytes:
@@ -262,6 +314,7 @@ class DiskStore:
         self._file = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._file.executescript(SCHEMA)
         self._make_room()
+        self._copies = _Copies(path, min(COPIES_BYTES, self._most_bytes))
 
     def _opened(self) -> sqlite3.Connection:
         if self._file is None:
@@ -269,19 +322,23 @@ class DiskStore:
         return self._file
 
     def _close(self) -> None:
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            copies.close()
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _get(self, key: bytes) -> bytes | None:
+    def _get(self, key: bytes) -> tuple[bytes, float] | None:
+        """The entry, and when it expires."""
         now = time.time()
-        query = "SELECT value, used FROM answers WHERE key = ? AND expires > ?"
+        query = "SELECT value, used, expires FROM answers WHERE key = ? AND expires > ?"
         row = self._opened().execute(query, (key, now)).fetchone()
         if row is None or not isinstance(row[0], bytes):
             return None
         if row[1] < now - USED_EVERY:
             self._opened().execute("UPDATE answers SET used = ? WHERE key = ?", (now, key))
-        return row[0]
+        return row[0], float(row[2])
 
     def _set(self, key: bytes, value: bytes, ttl: float) -> None:
         now = time.time()

@@ -92,6 +92,7 @@ class Delta:
     with the first delta of an answer from documents, and with no other: there may be none of them. ``reasoning`` is
     what the model thought before its answer: never a part of ``text``. ``tokens`` are those generated since the last
     delta, also where they have no text, and ``prompt`` comes with the first; both where they were asked for.
+    ``stopped_by`` comes with the last one, where a stop string or a stop token of the caller's ended the answer.
     """
 
     text: str = ""
@@ -104,6 +105,7 @@ class Delta:
     reasoning: str = ""
     tokens: tuple[int, ...] = ()
     prompt: PromptTokens | None = None
+    stopped_by: str | int | None = None
 
 
 @dataclass(slots=True)
@@ -120,6 +122,7 @@ class Answer:
     reasoning: str = ""
     tokens: list[int] = field(default_factory=list)
     prompt: PromptTokens | None = None
+    stopped_by: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +154,14 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     calls: dict[int, ToolCallDelta] = {}
     logprobs: list[TokenLogprob] = []
     tokens: list[int] = []
-    finish = model = usage = citations = prompt = None
+    finish = model = usage = citations = prompt = stopped_by = None
     async for delta in deltas:
         texts.append(delta.text)
         thoughts.append(delta.reasoning)
         logprobs += delta.logprobs
         tokens += delta.tokens
         prompt = delta.prompt or prompt
+        stopped_by = delta.stopped_by if delta.stopped_by is not None else stopped_by
         for piece in delta.tool_calls:
             calls[piece.index] = _joined(calls.get(piece.index), piece)
         finish = delta.finish_reason or finish
@@ -167,8 +171,8 @@ async def collect(deltas: AsyncIterable[Delta]) -> Answer:
     if finish is None:
         raise UpstreamError("The model's answer was cut off before its end")
     tool_calls = [ToolCall(c.id or "", c.name or "", c.arguments) for _, c in sorted(calls.items())]
-    reasoning = "".join(thoughts)
-    return Answer("".join(texts), finish, model, usage, tool_calls, logprobs, citations, reasoning, tokens, prompt)
+    text, thought = "".join(texts), "".join(thoughts)
+    return Answer(text, finish, model, usage, tool_calls, logprobs, citations, thought, tokens, prompt, stopped_by)
 
 
 def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta:

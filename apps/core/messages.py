@@ -72,7 +72,8 @@ class ChatRequest:
 
     Samplers, each None where the caller left it open: ``top_k`` (0 or None: all tokens), ``min_p``,
     ``repetition_penalty`` (of prompt and answer), ``frequency_penalty`` and ``presence_penalty`` (of the answer),
-    ``logit_bias`` by token, ``min_tokens`` before the answer may end, ``ignore_eos`` (only ``max_tokens`` ends it).
+    ``logit_bias`` by token, ``min_tokens`` before the answer may end, ``ignore_eos`` (only ``max_tokens`` ends it),
+    ``stop_tokens`` that end it, ``allowed_tokens`` beside which no other comes, ``bad_words`` that are not written.
 
     The answer's form, at most one of them beside ``response_format``: ``answer_regex``, ``answer_choices``,
     ``answer_grammar`` (in the syntax of Lark).
@@ -109,6 +110,9 @@ class ChatRequest:
     logit_bias: Mapping[int, float] | None = None
     min_tokens: int | None = None
     ignore_eos: bool = False
+    stop_tokens: tuple[int, ...] = ()
+    allowed_tokens: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
     answer_regex: str | None = None
     answer_choices: tuple[str, ...] = ()
     answer_grammar: str | None = None

@@ -22,7 +22,7 @@ from apps.core.errors import (
 )
 from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.core.ports import STATES, ChatModel, ContextWindow, Readiness, Writer
-from apps.gateway.openai_api.over_chat import StoredResponses
+from apps.gateway.openai_api.stored_responses import StoredResponses
 from apps.gateway.protocol import LIMITS, ExpectedUse, WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.breaker import RetryBudgets

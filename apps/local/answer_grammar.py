@@ -241,6 +241,8 @@ LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 ONES = ("items", "additionalItems", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
 # those that the compiler holds a text to; by the standard, any other is a note for readers
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+# whole numbers, which JSON may write as 2.0
+COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 DIALECTS = ("draft-04", "draft-06", "draft-07", "draft/2019-09", "draft/2020-12")
 # the largest numbers that the compiler draws a bound at, exact as floats: its own arithmetic
 MOST_INTEGER = 2**63 - 1024
@@ -273,6 +275,9 @@ def _compilable(schema: Any, field: str) -> Any:
         del made["$schema"]
     if made.get("format") not in FORMATS:
         made.pop("format", None)
+    for name in COUNTS:
+        if isinstance(count := schema.get(name), float) and count.is_integer():
+            made[name] = int(count)
     for value in [*([schema["const"]] if "const" in schema else []), *_listed(schema.get("enum"))]:
         _check_value(value, field)
     _draw_in(made, field)

@@ -48,18 +48,18 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.found = False
+        self.found: str | None = None
         self.rest = ""
 
     def feed(self, text: str) -> str:
-        """The text that may go out. Once ``found`` is true, nothing more does."""
+        """The text that may go out. Once one of them is ``found``, nothing more does."""
         if self.found:
             return ""
         text = self._held + text
-        hits = [(at, len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
+        hits = [(at, len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if hits:
-            at, length = min(hits)
-            self.found, self._held, self.rest = True, "", text[at + length :]
+            at, length, self.found = min(hits)
+            self._held, self.rest = "", text[at + length :]
             return text[:at]
         cut = len(text) - self._possible_beginning(text)
         self._held = text[cut:]

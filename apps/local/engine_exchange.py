@@ -29,7 +29,10 @@ TEMPERATURE, TOP_P, MAX_TOKENS = 0.0, 0.9, 500
 LONG_CONVERSATION = 4_000
 
 
-def sampling_of(request: ChatRequest) -> Sampling:
+def sampling_of(request: ChatRequest, tokenizer: ChatTokenizer) -> Sampling:
+    """Raises InvalidValue for tokens that the model does not have."""
+    for name in ("stop_tokens", "allowed_tokens"):
+        _check_tokens(getattr(request, name), tokenizer.vocabulary_size, f"{name.removesuffix('s')}_ids")
     return Sampling(
         TEMPERATURE if request.temperature is None else request.temperature,
         TOP_P if request.top_p is None else request.top_p,
@@ -45,10 +48,28 @@ def sampling_of(request: ChatRequest) -> Sampling:
         logit_bias=request.logit_bias or {},
         min_tokens=request.min_tokens or 0,
         ignore_eos=request.ignore_eos,
+        stop_tokens=frozenset(request.stop_tokens),
+        allowed_tokens=request.allowed_tokens,
+        bad_sequences=_bad_sequences(request.bad_words, tokenizer),
         prompt_logprobs=_prompt_logprobs(request),
         tenant=request.caller.tenant,
         keep=request.cache.store,
     )
+
+
+def _check_tokens(tokens: Sequence[int], vocabulary: int, field: str) -> None:
+    if not all(token < vocabulary for token in tokens):
+        raise InvalidValue(
+            f"{field.replace('_', ' ').capitalize()} must be tokens of the model",
+            field=field,
+            details={"min": 0, "max": vocabulary - 1},
+        )
+
+
+def _bad_sequences(words: Sequence[str], tokenizer: ChatTokenizer) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each word at the beginning of a text and behind a blank, as vLLM reads ``bad_words``."""
+    texts = [text for word in words for text in (word.lstrip(), f" {word.lstrip()}")]
+    return tuple(dict.fromkeys(tuple(tokens) for text in texts if (tokens := tokenizer.encode_text(text))))
 
 
 def _prompt_logprobs(request: ChatRequest) -> int | None:
@@ -134,11 +155,16 @@ class ReasoningReader:
         self._end: StopStrings | None = StopStrings([THOUGHT_ENDS]) if begun else None
         self._undecided: str | None = None if begun else ""
         self._logprobs = PendingLogprobs()
+        self._tells_logprobs = False
 
     def read(self, output: EngineOutput) -> tuple[str, EngineOutput]:
         """The thoughts that have become certain, and the output without them and without their log probabilities."""
-        self._logprobs.add(output.logprobs)
         last = output.finish_reason is not None
+        self._tells_logprobs = self._tells_logprobs or bool(output.logprobs)
+        if self._end is None and self._undecided is None and not (last or self._tells_logprobs):
+            # an answer whose thoughts are over
+            return "", output
+        self._logprobs.add(output.logprobs)
         thoughts, text, skipped = self._split(output.text, last)
         if self._end is not None or thoughts or skipped:
             self.tokens = output.completion_tokens
@@ -313,6 +339,7 @@ class AnswerReader:
             reasoning=thoughts,
             tokens=output.tokens if self._request.token_ids else (),
             prompt=self._read_prompt(output),
+            stopped_by=output.stopped_by,
         )
         if reason is None and not self._request.running_usage:
             return delta

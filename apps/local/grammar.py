@@ -24,6 +24,7 @@ from apps.core.errors import InternalError, InvalidValue, ModelUnavailable, Over
 from apps.local.tokenizer import Vocabulary
 
 PLACE = re.compile(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?")
+EXCERPT = re.compile(r"\n *\d+ \|.*", re.DOTALL)
 COMPILE_SECONDS = 2.0
 TURN_SECONDS = 10.0
 # a lexer state takes 1 to 2 kB of memory
@@ -124,13 +125,15 @@ class GrammarCompiler:
             try:
                 grammar = any_to_lark(grammar)
             except Exception as error:
-                raise InvalidValue(f"{_named(field)} cannot be read: {_reason(str(error))}", field=field) from error
+                raise InvalidValue(
+                    f"{_named(field)} cannot be read: {_reason(str(error), own=True)}", field=field
+                ) from error
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
         # the first mask finds what only shows at work, as a schema that no finite document meets
         if not matcher.is_error():
             matcher.compute_bitmask()
         if matcher.is_error():
-            reason = _reason(matcher.get_error())
+            reason = _reason(matcher.get_error(), own=own)
             raise InvalidValue(f"{_named(field)} cannot be honoured: {reason}", field=field, details={"reason": reason})
         return GrammarConstraint(matcher, DocumentCloser(self._closing), field)
 
@@ -154,9 +157,10 @@ def _named(field: str) -> str:
     return field.replace("_", " ").capitalize()
 
 
-def _reason(error: str) -> str:
-    """On one line; where in the grammar text it was found says nothing to the caller."""
-    return " ".join(PLACE.sub("", error).split())[:300] or "unknown"
+def _reason(error: str, *, own: bool = False) -> str:
+    """On one line; where in the grammar text it was found says something to the caller of whose ``own`` it is only."""
+    text = error if own else EXCERPT.sub("", PLACE.sub("", error))
+    return " ".join(text.split())[:300] or "unknown"
 
 
 # how long the path can become by one token, as by one that opens an object with required properties

@@ -196,7 +196,7 @@ class LocalModel:
             self.admission.check()
         tools = offered_tools(request)
         prompt = await tokenized(loaded, request, tools)
-        sampling = replace(sampling_of(request), constraint=await self._constraint(serving, request))
+        sampling = replace(sampling_of(request, loaded.tokenizer), constraint=await self._constraint(serving, request))
         limit = answer_limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
         sampling = replace(sampling, max_tokens=limit)
         reading = AnswerReader(loaded, request, prompt, tools=bool(tools), constrained=sampling.constraint is not None)

@@ -1,7 +1,7 @@
 """A conversation as the text that the model was trained on: its own chat template, or the Zephyr format.
 
 Tools, calls and their results are written by the template where it writes calls as we read them, else as text in the
-turns that every template knows. Knows no tokens: see tokenizer.py.
+turns that every template knows. What a template can say is found out by a trial. Knows no tokens: see tokenizer.py.
 """
 
 import datetime
@@ -27,11 +27,6 @@ To call a function, answer with its name and its arguments in this form and noth
 {{"name": "<name>", "arguments": {{<arguments>}}}}
 </tool_call>"""
 DEFAULT_SYSTEM = "You are a helpful assistant."
-
-
-def speaks_tools(template: str | None) -> bool:
-    """Whether a chat template describes tools itself, in the form that answers are held to."""
-    return template is not None and "tools" in template and CALL_BEGINS in template
 
 
 def turns(messages: Sequence[Message], tools: Sequence[JsonObject], *, own: bool) -> list[dict[str, Any]]:
@@ -83,6 +78,8 @@ def _plain_turn(message: Message) -> dict[str, Any]:
 
 def _own_turn(message: Message) -> dict[str, Any]:
     turn = _turn(message, text_of(message))
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         turn["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
@@ -106,7 +103,9 @@ def _written(call: ToolCall) -> str:
 
 
 def _arguments(call: ToolCall) -> Any:
-    """As an object; as the text it is where another model wrote something else into the conversation."""
+    """As an object, which many templates walk through; as the text it is where another model wrote something else."""
+    if not call.arguments.strip():
+        return {}
     try:
         value = json.loads(call.arguments)
     except ValueError:
@@ -151,15 +150,23 @@ NO_OPTIONS = PromptOptions()
 class ChatTemplate:
     """Renders conversations. ``source`` is the tokenizer's Jinja template, None where it has none.
 
-    A checkpoint's template is a stranger's program: it runs in Jinja's sandbox.
+    ``with_tools`` is another template that a checkpoint has for conversations with tools. A checkpoint's template is a
+    stranger's program: it runs in Jinja's sandbox.
     """
 
-    def __init__(self, source: str | None, special_tokens: Mapping[str, str]) -> None:
+    def __init__(self, source: str | None, special_tokens: Mapping[str, str], with_tools: str | None = None) -> None:
         self.own = source is not None
         self.source = ZEPHYR if source is None else source
-        self._speaks_tools = speaks_tools(source)
         self._template = _environment().from_string(self.source)
         self._special_tokens = dict(special_tokens)
+        self._speaks_tools = "tools" in self.source and CALL_BEGINS in self.source and self._writes_calls()
+        self._has_system = source is None or self._writes_system()
+        self._with_tools = None if with_tools is None else ChatTemplate(with_tools, special_tokens)
+
+    @property
+    def sources(self) -> str:
+        """All that is written by it, or by its template for tools."""
+        return self.source + ("" if self._with_tools is None else self._with_tools.source)
 
     def render(
         self,
@@ -172,7 +179,11 @@ class ChatTemplate:
 
         ``mark`` is applied to everything that comes from the caller.
         """
+        if tools and self._with_tools is not None:
+            return self._with_tools.render(messages, tools, options, mark)
         made = turns(messages, tools, own=self._speaks_tools)
+        if not self._has_system:
+            made = _without_system(made)
         if options.continue_final:
             _mark_end(messages, made)
         given: dict[str, Any] = {
@@ -191,6 +202,69 @@ class ChatTemplate:
             # a template is a program, and these messages may be any: whatever it raises, it cannot say them
             raise InvalidValue(f"The local model cannot take these messages: {error}", field="messages") from error
         return _until_continuation(text) if options.continue_final else text
+
+    def _writes_calls(self) -> bool:
+        """Whether it describes tools itself, and writes calls in the form that answers are held to."""
+        messages = [_own_turn(message) for message in TRIAL]
+        text = self._tried(messages, tools=[TRIAL_TOOL])
+        return str(TRIAL_TOOL["function"]["description"]) in text and any(map(_is_call, text.split(CALL_BEGINS)[1:]))
+
+    def _writes_system(self) -> bool:
+        """Whether it has a place for a system turn. One that says nothing at all of a trial may have."""
+        user = _turn(TRIAL[0], "Hi")
+        return TRIAL_SYSTEM in self._tried([{"role": "system", "content": TRIAL_SYSTEM}, user]) or not self._tried(
+            [user]
+        )
+
+    def _tried(self, messages: list[dict[str, Any]], tools: list[JsonObject] | None = None) -> str:
+        fixed = {"add_generation_prompt": True, "documents": None, **self._special_tokens}
+        try:
+            return self._template.render(messages=messages, tools=tools, **fixed)
+        except Exception:
+            # a template may refuse whatever it likes
+            return ""
+
+
+TRIAL_TOOL: JsonObject = {
+    "type": "function",
+    "function": {
+        "name": "trial_tool",
+        "description": "Tries something",
+        "parameters": {"type": "object", "properties": {"trial_key": {"type": "string"}}, "required": ["trial_key"]},
+    },
+}
+TRIAL_ARGUMENTS = {"trial_key": "a value"}
+TRIAL_SYSTEM = "Speak like a trial"
+TRIAL = (
+    Message("user", "Hi"),
+    Message("assistant", "", (ToolCall("call00001", "trial_tool", json.dumps(TRIAL_ARGUMENTS)),)),
+    Message("tool", "42", tool_call_id="call00001"),
+)
+
+
+def _is_call(text: str) -> bool:
+    """Whether a text begins with the trial's call in the form of Hermes."""
+    text = text.lstrip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return False
+    return value == {"name": "trial_tool", "arguments": TRIAL_ARGUMENTS} and text[end:].lstrip().startswith(CALL_ENDS)
+
+
+def _without_system(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the system turns say stands before the text of the next user turn."""
+    made: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    for turn in turns:
+        if turn["role"] == "system":
+            waiting.append(turn["content"])
+        elif turn["role"] == "user" and waiting:
+            made.append({**turn, "content": "\n\n".join([*waiting, turn["content"]])})
+            waiting = []
+        else:
+            made.append(turn)
+    return [*made, {"role": "user", "content": "\n\n".join(waiting)}] if waiting else made
 
 
 def _mark_end(messages: Sequence[Message], made: list[dict[str, Any]]) -> None:

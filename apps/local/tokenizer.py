@@ -69,6 +69,7 @@ def _byte_letters() -> dict[str, bytes]:
     return letters | {chr(0x100 + number): bytes([byte]) for number, byte in enumerate(others)}
 
 
+TOOL_USE = "tool_use"
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -119,10 +120,10 @@ class HubTokenizer:
         special.setdefault("eos_token", "</s>")
         # batches are padded with what ends an answer anyway, where the tokenizer names nothing else
         special.setdefault("pad_token", special["eos_token"])
-        self.template = ChatTemplate(_template(folder, config), special)
+        self.template = ChatTemplate(_template(folder, config), special, _template_for_tools(folder, config))
         self.pad_token: int | None = self._backend.token_to_id(special["pad_token"])
         self.end_tokens = _end_tokens(folder, self._backend.token_to_id(special["eos_token"]))
-        self._control = ControlTokens(self._backend, self.template.source, self.end_tokens)
+        self._control = ControlTokens(self._backend, self.template.sources, self.end_tokens)
         self._silent = _silent_tokens(self._backend)
         self.vocabulary_size = int(self._backend.get_vocab_size(with_added_tokens=True))
         self._vocabulary: Vocabulary | None = None
@@ -217,10 +218,22 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
+    return _named_template(config, "default")
+
+
+def _template_for_tools(folder: Path, config: dict[str, Any]) -> str | None:
+    """transformers takes the template of this name where there are tools."""
+    file = folder / "additional_chat_templates" / f"{TOOL_USE}.jinja"
+    return file.read_text(encoding="utf-8") if file.is_file() else _named_template(config, TOOL_USE)
+
+
+def _named_template(config: dict[str, Any], name: str) -> str | None:
+    """From the tokenizer's configuration; one without a name is the default."""
     template = config.get("chat_template")
-    if isinstance(template, list):
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
+    if not isinstance(template, list):
+        return template if isinstance(template, str) and name == "default" else None
+    found = next((entry["template"] for entry in template if entry.get("name") == name), None)
+    return found if isinstance(found, str) else None
 
 
 def _end_tokens(folder: Path, eos: int | None) -> frozenset[int]:

@@ -1,16 +1,32 @@
-"""Server-sent events, the reading half: bytes in, events out, after the HTML standard (9.2.6).
+"""Server-sent events: bytes in, events out, after the HTML standard (9.2.6); and an event of JSON as bytes.
 
 Only CR, LF and CRLF end a line; U+2028 and its like, at which ``str.splitlines`` also splits, do not.
 
 Characters that an upstream cut in two: JSON escapes carry UTF-16, so an emoji's halves may come in two deltas.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+# json.dumps makes an encoder anew at each call that does not take its defaults
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def json_bytes(data: Any) -> bytes:
+    """UTF-8, its characters as they are. Raises what json.dumps raises."""
+    return _encode(data).encode()
+
+
+def json_event(data: Any, kind: str = "") -> bytes:
+    """One event with JSON in it, of type ``kind``; without one it is a message."""
+    return b"%sdata: %s\n\n" % (b"event: %s\n" % kind.encode() if kind else b"", _encode(data).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,16 @@
-"""Rows of the queue of documents to ingest, and of their uploads. Imported with SQLAlchemy; knows no document.
+"""Rows of the queue of documents to ingest, and of their uploads, in PostgreSQL. Imported with SQLAlchemy.
+
+Knows no document.
 
 A queue is one folder or store of objects: machines that share it have one queue, others in the same database have
 theirs. Times are the database's, so that the clocks of machines need not agree.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Table,
     and_,
     case,
     delete,
@@ -24,16 +24,16 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from apps.operations.ledger_rows import DAY
 from apps.operations.tables import rag_files, rag_jobs, rag_turns, rag_uploads
 
 Row = dict[str, Any]
 OPEN = ("queued", "running")
 ADDING = "genai-project documents "
 ABANDONED = 10
-DAY = 86400.0
 Held = tuple[int, str, int]
 """A claim: the file's id, the worker, and the try, since a worker may lose a file and claim it again."""
 
@@ -49,17 +49,14 @@ class JobStatements:
     async def now(self) -> float:
         if self._clock is not None:
             return self._clock()
-        if self._connection.dialect.name == "sqlite":
-            return time.time()
         return float(
             (await self._connection.execute(select(func.extract("epoch", func.clock_timestamp())))).scalar_one()
         )
 
     async def add_in_turn(self) -> None:
         """One submission to the queue at a time, to the end of the transaction: limits are exact, ids in order."""
-        if self._connection.dialect.name == "postgresql":
-            number = func.hashtextextended(ADDING + self._queue, 0)
-            await self._connection.execute(select(func.pg_advisory_xact_lock(number)))
+        number = func.hashtextextended(ADDING + self._queue, 0)
+        await self._connection.execute(select(func.pg_advisory_xact_lock(number)))
 
     async def waiting(self, tenant: str) -> tuple[int, int, int, int]:
         """Files and bytes that wait, of all tenants and of one."""
@@ -72,7 +69,7 @@ class JobStatements:
 
     async def add(self, job: Row, files: Sequence[Row]) -> bool:
         """Whether there was no such job yet: the files of one that is there stay as they are."""
-        into = self._insert(rag_jobs).values(**job, queue=self._queue)
+        into = postgresql.insert(rag_jobs).values(**job, queue=self._queue)
         added = await self._connection.execute(into.on_conflict_do_nothing())
         if added.rowcount != 1:
             return False
@@ -120,7 +117,7 @@ class JobStatements:
         return dict(row)
 
     async def _take_turn(self, tenant: str, now: float) -> None:
-        into = self._insert(rag_turns).values(queue=self._queue, tenant=tenant, taken=now)
+        into = postgresql.insert(rag_turns).values(queue=self._queue, tenant=tenant, taken=now)
         keys = [rag_turns.c.queue, rag_turns.c.tenant]
         await self._connection.execute(into.on_conflict_do_update(index_elements=keys, set_={"taken": now}))
 
@@ -190,7 +187,7 @@ class JobStatements:
     async def keep_part(self, spooled: str, part: int, content: bytes) -> None:
         """The same if repeated."""
         row = {"spooled": spooled, "part": part, "content": content, "queue": self._queue, "created": await self.now()}
-        await self._connection.execute(self._insert(rag_uploads).values(**row).on_conflict_do_nothing())
+        await self._connection.execute(postgresql.insert(rag_uploads).values(**row).on_conflict_do_nothing())
 
     async def part(self, spooled: str, part: int) -> bytes | None:
         where = (rag_uploads.c.spooled == spooled) & (rag_uploads.c.part == part)
@@ -219,10 +216,6 @@ class JobStatements:
         if found:
             await self._connection.execute(delete(rag_uploads).where(tuple_(*key).in_(found)))
         return len(found)
-
-    def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        """With the clause for conflicts, which each kind of database has its own way of."""
-        return postgresql.insert(table) if self._connection.dialect.name == "postgresql" else sqlite.insert(table)
 
     def _is_open(self) -> ColumnElement[bool]:
         return and_(rag_files.c.queue == self._queue, rag_files.c.status.in_(OPEN))

@@ -188,6 +188,8 @@ class KeyRing:
         self._state = KeysState(-1, exist=True)
         self._trusted_until = float("-inf")
         self._first = asyncio.Event()
+        # where no key is ever asked for (AUTH=off), the first look is the last
+        self._used = asyncio.Event()
         self._failing = False
         self._watching: asyncio.Task[None] | None = None
         store.changed = self._changed
@@ -218,6 +220,7 @@ class KeyRing:
 
     def known(self, key: str) -> StoredKey | None:
         """The key where it is known to be good now; None says only that it has to be looked for."""
+        self._used.set()
         if not self.is_trusted:
             return None
         found = self._known.get(self._digest(key))
@@ -257,6 +260,7 @@ class KeyRing:
 
     async def _be_trusted(self) -> None:
         """At once where the database has not answered of late: the watch notices when it is back."""
+        self._used.set()
         if self.is_trusted:
             return
         if not self._first.is_set():
@@ -281,6 +285,9 @@ class KeyRing:
                 log.exception("Keys could not be asked for")
             else:
                 self._failing = False
+                if not self._used.is_set():
+                    await self._used.wait()
+                    continue
             await asyncio.sleep(EVERY)
 
     async def _ask(self) -> None:

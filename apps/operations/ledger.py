@@ -31,6 +31,7 @@ MOST_WAITING = 20_000
 BATCH = 1_000
 # a batch costs some turns of the event loop whatever it holds, and the journal has kept its calls already
 GATHER_SECONDS = 0.25
+LONGEST_GATHERING = 1.0
 RETRY_SECONDS = 0.5
 BATCH_SECONDS = 2.0
 LEASE_SECONDS = 30.0
@@ -54,7 +55,8 @@ class LedgerState:
 class Ledger:
     """``lease`` is how long a reservation outlives the process that made it; a third of it passes between renewals.
 
-    ``journal_required``: a call that could not be written down there is not made.
+    ``journal_required``: a call that could not be written down there is not made. Of several ``writers`` of a database
+    each gathers rows for as much longer, so that all together write no more batches than one.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Ledger:
         lease: float = LEASE_SECONDS,
         journal: Journal | None = None,
         journal_required: bool = False,
+        writers: int = 1,
     ) -> None:
+        self._gather = min(LONGEST_GATHERING, GATHER_SECONDS * writers)
         self._database = database
         self._journal = journal
         self._journal_required = journal_required
@@ -153,7 +157,7 @@ class Ledger:
             await self._wake.wait()
             self._wake.clear()
             if not self._closing:
-                await asyncio.sleep(GATHER_SECONDS)
+                await asyncio.sleep(self._gather)
             while self._waiting:
                 calls = list(islice(self._waiting, BATCH))
                 # made into rows here and not as each call ends: in a row that takes half of the time

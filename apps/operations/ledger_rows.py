@@ -1,7 +1,7 @@
 """A call as the ledger writes it: its row, its charge, its record in the journal, and the sums of usage by period.
 
-A record of the journal is its length and its checksum, each four bytes, and the call: numbers in their places, lengths
-of texts, and the texts. A length of 0 is the end. What is cut off at the end is no record: its call was not answered.
+A record of the journal is its length and its checksum, each four bytes, and the call: numbers in their places, and
+texts with U+0000 between them. A length of 0 is the end. What is cut off is no record: its call was not answered.
 """
 
 import math
@@ -166,10 +166,11 @@ class UsageReport:
     more: bool
 
 
-FORMAT = 2
+FORMAT = 3
 HEADER = struct.Struct("<II")
-# format and facts; counts; times and money; lengths of texts
-NUMBERS = struct.Struct("<BB4q8d10I")
+# format and facts; counts; times and money
+NUMBERS = struct.Struct("<BB4q8d")
+TEXTS = 10
 STREAMED, HAS_KEY, HAS_BUDGET, HAS_USAGE, ESTIMATED = 1, 2, 4, 8, 16
 UNKNOWN = math.nan
 MOST_TOKENS = 2**62
@@ -178,7 +179,7 @@ END = b"\0" * HEADER.size
 
 
 def encoded(call: CallRecord) -> bytes:
-    """A record with all that a row is made of: numbers in their places, lengths of texts, and the texts."""
+    """A record with all that a row is made of: numbers in their places, and texts."""
     caller, usage, budget = call.caller, call.usage, call.caller.budget
     first_token, spent, estimated_cost = call.first_token, call.spent, call.estimated_cost
     facts = STREAMED if call.streamed else 0
@@ -207,6 +208,10 @@ def encoded(call: CallRecord) -> bytes:
         call.outcome,
         call.cache,
     )
+    text = "\0".join(texts)
+    if text.count("\0") >= len(texts):
+        # a caller may ask for any model; a row has no U+0000 either
+        text = "\0".join([one.replace("\0", "") for one in texts])
     numbers = NUMBERS.pack(
         FORMAT,
         facts,
@@ -222,10 +227,8 @@ def encoded(call: CallRecord) -> bytes:
         UNKNOWN if spent is None else spent,
         UNKNOWN if estimated_cost is None else estimated_cost,
         UNKNOWN if cost is None else cost,
-        *map(len, texts),
     )
-    data = numbers + "".join(texts).encode("utf-8", "surrogatepass")
-    return HEADER.pack(len(data), zlib.crc32(data)) + data
+    return numbers + text.encode("utf-8", "surrogatepass")
 
 
 def decoded(data: bytes) -> CallRecord:
@@ -234,11 +237,10 @@ def decoded(data: bytes) -> CallRecord:
         raise ValueError("another format")
     _, facts, attempts, prompt, completion, cached, *rest = NUMBERS.unpack_from(data)
     begun_at, queued, duration, budget_usd = rest[:4]
-    first_token, spent, estimated_cost, cost = (None if math.isnan(number) else number for number in rest[4:8])
-    text, at, texts = data[NUMBERS.size :].decode("utf-8", "surrogatepass"), 0, []
-    for length in rest[8:]:
-        texts.append(text[at : at + length])
-        at += length
+    first_token, spent, estimated_cost, cost = (None if math.isnan(number) else number for number in rest[4:])
+    texts = data[NUMBERS.size :].decode("utf-8", "surrogatepass").split("\0")
+    if len(texts) != TEXTS:
+        raise ValueError("another number of texts")
     id, tenant, key_id, period, route, requested_model, model, provider, outcome, cache = texts
     usage = None
     if facts & HAS_USAGE:

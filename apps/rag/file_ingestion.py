@@ -75,6 +75,33 @@ def _halves(chunk: Chunk) -> list[Chunk]:
     ]
 
 
+async def embedded(embedder: Embedder, chunks: Sequence[Chunk]) -> tuple[list[Chunk], NDArray[float32]]:
+    """The chunks as they fit, and their vectors."""
+    pairs = await fitting(embedder, chunks)
+    if not pairs:
+        return [], np.zeros((0, embedder.dimensions), np.float32)
+    return [chunk for chunk, _ in pairs], as_array(await embedder.embed([text for _, text in pairs]))
+
+
+async def known(parts: Parts, tenant: str, collection: str, document: str) -> Document | None:
+    """What the collection has of these bytes; None also where there is no such collection."""
+    try:
+        table = await parts.database.reading(tenant, collection)
+    except NotFound:
+        return None
+    found = await table.heads(f"document = {literal(document)}")
+    return found[0] if found else None
+
+
+async def made(parts: Parts, tenant: str, collection: str) -> "CollectionWriter":
+    """The collection's table, with its text index. The writers' lock is held. Raises Conflict for another model's."""
+    embedder = parts.embedder
+    table = await parts.database.making(tenant, collection, embedder.name, embedder.dimensions)
+    await refuse_mix(table, embedder.name, embedder.dimensions)
+    await table.ensure_text_index()
+    return table
+
+
 # chunks embedded in one call: enough for full batches, few enough for progress to be seen
 WINDOW = 128
 NOTE_SECONDS = 0.3
@@ -113,23 +140,19 @@ class FileIngestion:
     async def _known_already(self) -> int | None:
         """The same bytes are there: only their name or metadata may be new. None where they are not."""
         claim, parts = self._claim, self._parts
-        where = f"document = {literal(claim.document)}"
-        try:
-            known = await (await parts.database.reading(claim.tenant, claim.collection)).heads(where)
-            # what a document says of itself is metadata too, and is read again with it
-            if not known or any(one.kind in SAYS_OF_ITSELF for one in known):
-                return None
-        except NotFound:
+        document = await known(parts, claim.tenant, claim.collection, claim.document)
+        # what a document says of itself is metadata too, and is read again with it
+        if document is None or document.kind in SAYS_OF_ITSELF:
             return None
-        return await parts.committing(claim.tenant, claim.collection, lambda: self._rename(where))
+        return await parts.committing(claim.tenant, claim.collection, self._rename)
 
-    async def _rename(self, where: str) -> int | None:
+    async def _rename(self) -> int | None:
         claim, table = self._claim, await self._made()
-        known = await table.heads(where)
-        if not known:
+        found = await table.heads(f"document = {literal(claim.document)}")
+        if not found:
             return None
         await self._must_hold()
-        [same] = known
+        [same] = found
         await table.put(replace(same, name=claim.name, names=(claim.name,), metadata=claim.metadata), [], [])
         await self._finish(same.pages, same.passages)
         return 0
@@ -162,21 +185,20 @@ class FileIngestion:
         self._news.set()
 
     async def _embed(self, window: list[Chunk], parsed: bool) -> None:
-        pairs = await fitting(self._parts.embedder, window)
-        if pairs:
-            self._vectors.append(as_array(await self._parts.embedder.embed([text for _, text in pairs])))
-            self._ready += [chunk for chunk, _ in pairs]
+        chunks, vectors = await embedded(self._parts.embedder, window)
+        self._vectors.append(vectors)
+        self._ready += chunks
         if time.monotonic() - self._noted > NOTE_SECONDS:
             self._noted = time.monotonic()
             await self._note(parsed)
 
     async def _note(self, parsed: bool) -> None:
-        embedded = len(self._ready)
-        passages = embedded + len(self._found)
-        share = embedded / passages if parsed and passages else 0
+        done = len(self._ready)
+        passages = done + len(self._found)
+        share = done / passages if parsed and passages else 0
         percent = PARSED_PERCENT + (EMBEDDED_PERCENT - PARSED_PERCENT) * share
         claim, pages = self._claim, self._pages
-        if not await self._parts.jobs.note(claim, pages, passages, embedded, percent):
+        if not await self._parts.jobs.note(claim, pages, passages, done, percent):
             raise LeaseLost
 
     def _document(self, kind: Kind, pages: int, own: Metadata) -> Document:
@@ -200,12 +222,7 @@ class FileIngestion:
         await self._finish(document.pages, document.passages)
 
     async def _made(self) -> "CollectionWriter":
-        """The collection's table, with its text index. The writers' lock is held."""
-        claim, embedder = self._claim, self._parts.embedder
-        table = await self._parts.database.making(claim.tenant, claim.collection, embedder.name, embedder.dimensions)
-        await refuse_mix(table, embedder.name, embedder.dimensions)
-        await table.ensure_text_index()
-        return table
+        return await made(self._parts, self._claim.tenant, self._claim.collection)
 
     async def _must_hold(self) -> None:
         claim = self._claim

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from apps.core.errors import (
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 # what another process submitted is seen after that
 POLL_SECONDS = 0.5
+# and where there has been nothing to do for a while, after that: who takes a file in has workers of its own
+IDLE_POLL_SECONDS = 2.0
+BUSY_SECONDS = 30.0
 TRANSIENT = (InternalError, ModelUnavailable, Overloaded, RateLimitExceeded, Timeout)
 MOST_ATTEMPTS = 5
 NO_STORAGE_SECONDS = 2.0
@@ -42,23 +46,34 @@ CLOSING_SECONDS = 10
 class Ingestion:
     """Started and closed once. What is interrupted is given back, and begins again wherever it is taken next."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(
+        self, parts: Parts, clock: Callable[[], float] = time.monotonic, idle_poll: float = IDLE_POLL_SECONDS
+    ) -> None:
         self._parts = parts
+        self._clock = clock
+        self._idle_poll = idle_poll
         self._worker = uuid.uuid4().hex
         self._tasks: list[asyncio.Task[None]] = []
         # ids of the files that this process is at: the leases of others, which it does not know of, run out
         self._in_hand: list[int] = []
         self._news = asyncio.Event()
+        self._busy_at = self._clock()
         self._new_rows: dict[tuple[str, str], tuple[int, int]] = {}
         self._in_need_of_upkeep: set[tuple[str, str]] = set()
         self._tending = asyncio.Lock()
 
     def start(self) -> None:
-        workers = [asyncio.create_task(self._work()) for _ in range(self._parts.limits.workers)]
+        workers = [asyncio.create_task(self._work(polls=not n)) for n in range(self._parts.limits.workers)]
         self._tasks = [*workers, asyncio.create_task(self._renew())]
 
     def wake(self) -> None:
+        """There may be something to do."""
+        self._busy_at = self._clock()
         self._news.set()
+
+    @property
+    def _idle(self) -> bool:
+        return not self._in_hand and self._clock() - self._busy_at > BUSY_SECONDS
 
     def ask_upkeep(self, tenant: str, collection: str) -> None:
         """In the next quiet moment; once, and only where documents are ingested: a search alone writes nothing."""
@@ -83,17 +98,19 @@ class Ingestion:
         except TimeoutError:
             log.info("the indices are brought up to date with the next documents")
 
-    async def _work(self) -> None:
+    async def _work(self, *, polls: bool) -> None:
+        """Take file after file. Of the workers that are all idle, one ``polls``, and wakes the others."""
         sandbox = Sandbox(self._parts.limits, self._parts.tokenizer)
         try:
             while True:
                 self._news.clear()
                 try:
-                    if self._waits_for_embedder():
+                    if self._waits_for_embedder() or (self._idle and not polls):
                         await self._quiet(sandbox)
                         continue
                     claim = await self._parts.jobs.claim(self._worker)
                     if claim is not None:
+                        self.wake()
                         await self._take(claim, sandbox)
                         continue
                 except (NoStorage, StoreUnavailable):
@@ -115,7 +132,7 @@ class Ingestion:
     async def _quiet(self, sandbox: Sandbox) -> None:
         await self._tend_all()
         try:
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(self._idle_poll if self._idle else POLL_SECONDS):
                 await self._news.wait()
         except TimeoutError:
             await sandbox.retire_idle()

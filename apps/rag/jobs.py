@@ -228,7 +228,7 @@ class JobTable:
 
     def forget(self, most: int) -> int:
         """Jobs that were finished long ago, at most so many; how many they were."""
-        before = self._clock() - self._limits.job_days * 86400
+        before = self._clock() - self._limits.job_seconds
         with self._writing() as db, closing(db.cursor()) as cursor:
             cursor.execute(
                 "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE created < ? AND NOT EXISTS"

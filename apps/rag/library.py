@@ -19,7 +19,6 @@ from apps.core.ports import Embedder, Readiness, Reranker
 from apps.core.settings import Settings
 from apps.core.storage import storing
 from apps.operations.database import Database
-from apps.rag.housekeeping import Housekeeping
 from apps.rag.index.database import install_words, missing_requirements
 from apps.rag.ingestion import Ingestion
 from apps.rag.job_queue import NewFile
@@ -40,7 +39,7 @@ from apps.rag.records import (
 from apps.rag.relevance import Support, supports
 from apps.rag.search import Ranking, Search, checked
 from apps.rag.storage import CollectionStore, put_together
-from apps.rag.uploads import Spool
+from apps.rag.uploads import Housekeeping, Spool
 
 Filter = Mapping[str, Any]
 """See index/filters.py: {"field": value} or {"field": {"$gte": 1, "$in": [...]}}, and "$and", "$or", "$not"."""

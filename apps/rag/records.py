@@ -214,6 +214,10 @@ class Limits:
     """Finished jobs are remembered that long."""
     top_k: int = 100
 
+    @property
+    def job_seconds(self) -> float:
+        return self.job_days * 86_400
+
     @classmethod
     def of(cls, settings: "Settings") -> "Limits":
         return cls(

@@ -27,7 +27,6 @@ JobWork = Callable[["JobStatements"], Awaitable[T]]
 AT_ONCE = 3
 SECONDS = 10.0
 PART = 2**20
-DAY = 86400.0
 # of one transaction: a statement has less than a second, and a job has many files, a part is a mebibyte
 JOBS_AT_ONCE = 100
 PARTS_AT_ONCE = 50
@@ -132,7 +131,7 @@ class DatabaseJobs:
         await self._database(lambda jobs: jobs.now())
 
     async def forget(self) -> set[str]:
-        seconds = self._limits.job_days * DAY
+        seconds = self._limits.job_seconds
         await self._database.in_batches(lambda jobs, most: jobs.forget(seconds, most), JOBS_AT_ONCE)
         await self._database.in_batches(lambda jobs, most: jobs.drop_abandoned_uploads(seconds, most), PARTS_AT_ONCE)
         return await self._database(lambda jobs: jobs.open_spooled())

@@ -1,11 +1,13 @@
 """What was taken in and waits to be ingested: the spool, where workers find it; and the names of shared places.
 
-An upload stays in the spool from the moment it is acknowledged until it is ingested.
+An upload stays in the spool from the moment it is acknowledged until it is ingested. What crashes left there is dropped
+every hour, when old jobs are forgotten.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import time
 import uuid
@@ -14,8 +16,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from apps.core.errors import InvalidValue, PayloadTooLarge
+from apps.core.errors import InvalidValue, NoStorage, PayloadTooLarge, StoreUnavailable
 from apps.core.storage import storing, try_lock
+from apps.rag.job_queue import JobQueue
+
+log = logging.getLogger(__name__)
 
 BLOCK = 2**20
 # what no job knows may be an upload that is just being taken in
@@ -128,6 +133,38 @@ class LocalUploads:
     async def sweep(self, known: Set[str]) -> None:
         with storing("the folder of uploads"):
             await asyncio.to_thread(self.spool.sweep, known)
+
+
+TIDY_SECONDS = 3600.0
+
+
+class Housekeeping:
+    """Started and closed once. Nothing waits for it, and what fails is tried again after ``seconds``."""
+
+    def __init__(self, jobs: JobQueue, uploads: Uploads, seconds: float = TIDY_SECONDS) -> None:
+        self._jobs = jobs
+        self._uploads = uploads
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_tidy())
+
+    async def aclose(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _keep_tidy(self) -> None:
+        while True:
+            try:
+                await self._uploads.sweep(await self._jobs.forget())
+            except (NoStorage, StoreUnavailable) as error:
+                log.info("Old jobs of documents are there a while longer: %s", error.message)
+            except Exception:
+                log.exception("Old jobs of documents cannot be tidied away")
+            await asyncio.sleep(self._seconds)
 
 
 class Identity:

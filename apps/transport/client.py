@@ -9,11 +9,12 @@ import os
 import ssl
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterable, Mapping
+from contextlib import suppress
 
 from apps.transport.connection import Connection
 from apps.transport.dialing import Proxies, Proxy, TlsContext, client_context, open_connection
 from apps.transport.origin import Origin, lines
-from apps.transport.response import ConnectionFailed, Response
+from apps.transport.response import ConnectionFailed, Cut, Response
 
 IDLE_SECONDS = 15.0
 MOST_IDLE = 256
@@ -193,6 +194,24 @@ class Client:
         response = connection.send(head + ending, body)
         if connection.unsent:
             await connection.sent(response, min(self._write_seconds, until - self._loop.time()))
+        await response.begun(until)
+        return response
+
+    async def get(self, url: str, until: float) -> Response:
+        """Ask for what is there, and wait for the answer's head till the time ``until``.
+
+        It may be asked for once more: where the server has closed an idle connection meanwhile, over a new one. Raises
+        as `post`.
+        """
+        pool = self._pool = self._pool or self._connections.lease(self._origin)
+        head = self._opening("GET", url, self._headers, pool) + b"\r\n"
+        if (kept := pool.take()) is not None:
+            response = kept.send(head, b"")
+            with suppress(Cut):
+                await response.begun(until)
+                return response
+        connection = await pool.connect(min(until, self._loop.time() + self._connect_seconds))
+        response = connection.send(head, b"")
         await response.begun(until)
         return response
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from eval.peers.left_out import LLAMA_CPP
+from eval.peers.left_out import LLAMA_CPP, leave_out
 
 SECONDS = 300
 # words that only their model of stories says; some text in their place is right
@@ -196,6 +196,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="about a model of theirs that is downloaded"))
         for name in OF_THEIR_MODEL.get(item.originalname, ()):
             item.callspec.params[name] = SomeCount() if name.startswith("n_") else ".+"
-        for pattern, reason in LLAMA_CPP.items():
-            if re.fullmatch(pattern, item.name):
-                item.add_marker(pytest.mark.skip(reason=reason))
+        leave_out(item, item.name, LLAMA_CPP)

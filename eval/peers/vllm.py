@@ -8,7 +8,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
-import re
 import sys
 import types
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import openai
 import pytest
 import requests
 
-from eval.peers.left_out import VLLM
+from eval.peers.left_out import VLLM, leave_out
 
 SECONDS = 120
 # flags that change what a caller sees; others are about speed, memory, or the choice of a parser
@@ -169,9 +168,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         asks = any("client" in name or "server" in name for name in getattr(item, "fixturenames", ()))
         if not asks:
             item.add_marker(pytest.mark.skip(reason="about their internals: it asks no server"))
-        for pattern, reason in VLLM.items():
-            if re.fullmatch(pattern, f"{item.path.name}::{item.name}"):
-                item.add_marker(pytest.mark.skip(reason=reason))
+        leave_out(item, f"{item.path.name}::{item.name}", VLLM)
 
 
 # their conftests are read before any hook is called

@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 
 from apps.core.errors import NotFound
 from apps.core.ports import Embedder
-from apps.rag.file_ingestion import SAYS_OF_ITSELF, WINDOW, fitting
-from apps.rag.index.database import refuse_mix
-from apps.rag.index.filters import literal
+from apps.rag.file_ingestion import SAYS_OF_ITSELF, WINDOW, embedded, known, made
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.parsing.sections import Chunk
 from apps.rag.records import Document, file_name
 from apps.rag.storage import Parts
 from apps.rag.uploads import Spool
-from apps.rag.vectors import as_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +69,13 @@ class Reading:
         with tempfile.TemporaryDirectory(prefix="genai-") as folder:
             spool = Spool(Path(folder), self._parts.limits.file_bytes)
             spooled, digest, size = spool.write(label, content)
-            known = await is_there(self._parts, place, digest)
-            if known is not None and known.kind not in SAYS_OF_ITSELF:
-                return ParsedFile(replace(known, name=label, names=(label,), metadata={}), [], is_there=True)
+            same = await known(self._parts, place.tenant, place.collection, digest)
+            if same is not None and same.kind not in SAYS_OF_ITSELF:
+                return ParsedFile(replace(same, name=label, names=(label,), metadata={}), [], is_there=True)
             told = await self._sandbox.parse(spool.path(spooled), label, hear)
         read = {"kind": told["kind"], "pages": told["pages"], "metadata": told["metadata"]}
         document = Document(digest, label, (label,), bytes=size, passages=0, ingested=time.time(), **read)
-        return ParsedFile(document, chunks, is_there=known is not None)
+        return ParsedFile(document, chunks, is_there=same is not None)
 
     async def aclose(self) -> None:
         await self._sandbox.aclose()
@@ -86,15 +83,13 @@ class Reading:
 
 async def embed(embedder: Embedder, file: ParsedFile) -> EmbeddedFile:
     """The second stage: nothing is computed of what is there already."""
-    chunks, vectors = list[Chunk](), list[NDArray[float32]]()
+    chunks, vectors = list[Chunk](), [np.zeros((0, embedder.dimensions), np.float32)]
     for first in range(0, 0 if file.is_there else len(file.chunks), WINDOW):
-        pairs = await fitting(embedder, file.chunks[first : first + WINDOW])
-        if pairs:
-            vectors.append(as_array(await embedder.embed([text for _, text in pairs])))
-            chunks += [chunk for chunk, _ in pairs]
+        fit, found = await embedded(embedder, file.chunks[first : first + WINDOW])
+        chunks += fit
+        vectors.append(found)
     document = file.document if file.is_there else replace(file.document, passages=len(chunks))
-    whole = np.concatenate(vectors) if vectors else np.zeros((0, embedder.dimensions), np.float32)
-    return EmbeddedFile(document, chunks, whole)
+    return EmbeddedFile(document, chunks, np.concatenate(vectors))
 
 
 async def write(parts: Parts, place: Place, file: EmbeddedFile) -> int:
@@ -104,16 +99,12 @@ async def write(parts: Parts, place: Place, file: EmbeddedFile) -> int:
     """
 
     async def work() -> int:
-        embedder = parts.embedder
-        table = await parts.database.making(place.tenant, place.collection, embedder.name, embedder.dimensions)
-        await refuse_mix(table, embedder.name, embedder.dimensions)
-        await table.ensure_text_index()
-        document = file.document
+        table, document = await made(parts, place.tenant, place.collection), file.document
         if not file.chunks:
-            known = await table.heads(f"document = {literal(document.id)}")
-            if not known:
+            same = await known(parts, place.tenant, place.collection, document.id)
+            if same is None:
                 raise NotFound("The document was deleted meanwhile", field="document")
-            document = replace(known[0], name=document.name, names=document.names, metadata=document.metadata)
+            document = replace(same, name=document.name, names=document.names, metadata=document.metadata)
         await table.put(document, file.chunks, file.vectors)
         return document.passages
 
@@ -127,13 +118,3 @@ async def tend(parts: Parts, place: Place) -> None:
         await (await parts.database.writing(place.tenant, place.collection)).tend()
 
     await parts.committing(place.tenant, place.collection, work)
-
-
-async def is_there(parts: Parts, place: Place, document: str) -> Document | None:
-    """What the collection knows of these bytes."""
-    try:
-        table = await parts.database.reading(place.tenant, place.collection)
-    except NotFound:
-        return None
-    known = await table.heads(f"document = {literal(document)}")
-    return known[0] if known else None

@@ -1,5 +1,6 @@
 """Sessions of MCP servers that are forgotten, and tools whose schemas are of any draft."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from apps.agents.tools import ToolContext, ToolError
 from apps.api.src.observability.logs import LOUD
 from apps.tests.support.forgetful_mcp import ODD, ForgetfulMcp
 from apps.tests.support.serving import serving
+from apps.tests.support.waiting import until
 
 CONTEXT = ToolContext(CALLER)
 
@@ -46,6 +48,36 @@ async def test_a_session_that_is_forgotten_is_begun_anew_once_and_the_call_goes_
         await servers.aclose()
     said = caplog.text + str(refused.value)
     assert not [session for session in forgetful.sessions if session in said]
+
+
+async def test_a_call_at_work_is_neither_ended_nor_made_again_where_its_session_is_forgotten(
+    server: tuple[ForgetfulMcp, McpServers],
+) -> None:
+    forgetful, servers = server
+    try:
+        (odd,) = await servers.tools("f", "*")
+        at_work = asyncio.ensure_future(odd.invoke(CONTEXT, {"held": True}))
+        assert await asyncio.to_thread(until, lambda: forgetful.calls == [{"held": True}])
+        forgetful.known.clear()
+        assert await odd.invoke(CONTEXT, {"count": 2}) == '{"count": 2}'
+        forgetful.released.set()
+        assert await at_work == '{"held": true}'
+        assert forgetful.calls == [{"held": True}, {"count": 2}] and len(forgetful.sessions) == 2
+    finally:
+        forgetful.released.set()
+        await servers.aclose()
+
+
+async def test_a_refusal_is_no_forgotten_session(server: tuple[ForgetfulMcp, McpServers]) -> None:
+    forgetful, servers = server
+    try:
+        (odd,) = await servers.tools("f", "*")
+        for _ in range(2):
+            with pytest.raises(ToolError, match="not that one"):
+                await odd.invoke(CONTEXT, {"refused": True})
+        assert len(forgetful.calls) == 2 and len(forgetful.sessions) == 1
+    finally:
+        await servers.aclose()
 
 
 async def test_a_tool_of_an_older_draft_can_be_called(server: tuple[ForgetfulMcp, McpServers]) -> None:

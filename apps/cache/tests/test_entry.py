@@ -82,6 +82,8 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
         Delta("a\n\r\u2028\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")),
         Delta("", (ToolCallDelta(0, "id", "name", '{"a"'), ToolCallDelta(1)), "tool_calls", Usage(1, 2, 3, 0.25), "m"),
         Delta("x", logprobs=(TokenLogprob("\ufffd", b"\xe2\x82", -0.5, (TokenLogprob("y", b"y", -1.25),)),)),
+        Delta("", finish_reason="stop", stopped_by="END"),
+        Delta("", finish_reason="stop", stopped_by=0),
         Delta("", tokens=(5, 6), prompt=PromptTokens((1, 2), (TokenLogprob("a", b"a", None, id=1, rank=3),))),
     ],
 )

@@ -101,6 +101,44 @@ async def test_nobody_else_on_the_machine_reads_the_disks_file(tmp_path: Path) -
     await store.aclose()
 
 
+async def test_processes_on_one_file_answer_from_memory_and_never_what_another_has_replaced(tmp_path: Path) -> None:
+    one, two = DiskStore(tmp_path / "cache", MOST), DiskStore(tmp_path / "cache", MOST)
+    await one.start()
+    await two.start()
+    await one.set(key(1), b"first", 60)
+    assert [await store.get(key(1)) for store in (one, two, one, two)] == [b"first"] * 4
+    for number in range(20):
+        writer, reader = (one, two) if number % 2 else (two, one)
+        await writer.set(key(1), b"%d" % number, 60)
+        assert await reader.get(key(1)) == await writer.get(key(1)) == b"%d" % number
+    with sqlite3.connect(tmp_path / "cache" / FILE) as file:
+        file.execute("DELETE FROM answers")
+    file.close()
+    assert await one.get(key(1)) is None and await two.get(key(1)) is None
+    await one.aclose()
+    await two.aclose()
+    with pytest.raises(StoreError):
+        await one.get(key(1))
+
+
+async def test_what_the_disk_has_given_is_not_asked_for_again_until_somebody_writes(tmp_path: Path) -> None:
+    class Counting(DiskStore):
+        reads = 0
+
+        def _get(self, key: bytes) -> tuple[bytes, float] | None:
+            self.reads += 1
+            return super()._get(key)
+
+    store = Counting(tmp_path / "cache", MOST)
+    await store.start()
+    await store.set(key(1), b"x", 60)
+    assert [await store.get(key(1)) for _ in range(9)] == [b"x"] * 9 and store.reads <= 2
+    before = store.reads
+    await store.set(key(2), b"y", 60)
+    assert [await store.get(key(1)) for _ in range(9)] == [b"x"] * 9 and before < store.reads <= before + 2
+    await store.aclose()
+
+
 class Bomb:
     def __init__(self, folder: Path) -> None:
         self.folder = folder

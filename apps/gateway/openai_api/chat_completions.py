@@ -3,12 +3,12 @@
 ``system_fingerprint`` is the same as long as the same model would answer the same.
 """
 
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring
 from typing import Any
 
 from apps.core.calls import CallRecord, Usage
@@ -26,6 +26,7 @@ from apps.gateway.openai_api.chat_request import (
 )
 from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
 from apps.gateway.protocol import WireCall, WireReply
+from apps.models.event_stream import json_bytes, json_event
 
 NOTHING = ChatRequest(())
 SHOWN = 12
@@ -38,6 +39,7 @@ def fingerprint(chat: ChatModel) -> str | None:
 
 
 DONE = b"data: [DONE]\n\n"
+EMPTY_DELTA, CONTENT = b'{"content": ""}', b'{"content": '
 NO_FIELDS: Mapping[str, Any] = {}
 
 
@@ -180,6 +182,8 @@ class _Chunks:
         self._begun: set[int] = set()
         self._finished = 0
         self._usages: dict[int, Usage | None] = {}
+        # what stands around the text of a choice's chunk, as long as the head is the same
+        self._around: dict[int, tuple[bytes, bytes]] = {}
 
     async def blocks(self, deltas: AsyncGenerator[Numbered, None]) -> AsyncGenerator[bytes, None]:
         """The first block comes with the first delta: what fails before it can still have its own status."""
@@ -194,7 +198,7 @@ class _Chunks:
         if self._record is not None:
             self._record.usage = usage
         if self._details.usage:
-            tail = _event({**self._head, "choices": [], "usage": usage_json(usage)})
+            tail = json_event({**self._head, "choices": [], "usage": usage_json(usage)})
         yield tail + DONE
 
     def _usage(self) -> Usage | None:
@@ -203,17 +207,19 @@ class _Chunks:
         return added(usages) if self._asks_others else summed(usages)
 
     def _block(self, index: int, delta: Delta) -> bytes:
-        says = delta.text or delta.reasoning or delta.logprobs or delta.tool_calls or delta.finish_reason
+        more = delta.reasoning or delta.logprobs or delta.tool_calls or delta.finish_reason
+        plain = not (more or delta.tokens or self._details.running or self._details.logprobs)
+        if plain and delta.text and index in self._begun:
+            # nearly every delta: what does not change from token to token is written once
+            self._note_model(delta)
+            return self._text_chunk(index, delta.text)
+        says = delta.text or more
         if not (says or delta.tokens or delta.prompt):
             return b""
         block = b""
         if self._details.running and index not in self._begun and delta.usage is not None:
             self._usages[index] = replace(delta.usage, completion_tokens=0, reasoning_tokens=0)
-        if self._asks_others:
-            if delta.model is not None:
-                self._head = {**self._head, "model": delta.model}
-            if self._record is not None:
-                self._record.model = self._head["model"]
+        self._note_model(delta)
         if index not in self._begun:
             self._begun.add(index)
             role = {"role": "assistant", "content": None if delta.tool_calls else ""}
@@ -234,8 +240,27 @@ class _Chunks:
         if delta.finish_reason is not None:
             self._finished += 1
             # citations came with the first chunk: clients add lists up, and a second one breaks the official one
-            block += self._chunk(index, {}, delta.finish_reason, of_choice=tokens)
+            block += self._chunk(index, {}, delta.finish_reason, of_choice=tokens | stop_reason(delta.stopped_by))
         return block
+
+    def _note_model(self, delta: Delta) -> None:
+        """Who answers, where that is known from the deltas only."""
+        if not self._asks_others:
+            return
+        if delta.model is not None and delta.model != self._head["model"]:
+            self._head = {**self._head, "model": delta.model}
+            self._around.clear()
+        if self._record is not None:
+            self._record.model = self._head["model"]
+
+    def _text_chunk(self, index: int, text: str) -> bytes:
+        """`_chunk` of a text and nothing else."""
+        around = self._around.get(index)
+        if around is None:
+            # quotes within a string are escaped: this is the object of the delta and nothing else
+            before, _, after = self._chunk(index, {"content": ""}).rpartition(EMPTY_DELTA)
+            around = self._around[index] = before + CONTENT, b"}" + after
+        return around[0] + encode_basestring(text).encode() + around[1]
 
     def _chunk(
         self,
@@ -249,12 +274,12 @@ class _Chunks:
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish, **of_choice}
         running = {"usage": usage_json(self._usage())} if self._details.running else NO_FIELDS
-        return _event({**self._head, **more, **running, "choices": [choice]})
+        return json_event({**self._head, **more, **running, "choices": [choice]})
 
 
 def _completion(head: Mapping[str, Any], whole: Sequence[Answer], details: AnswerDetails, usage: Usage | None) -> bytes:
     choices = [_choice(i, answer, details) for i, answer in enumerate(whole)]
-    return json.dumps({**head, "choices": choices, "usage": usage_json(usage)}, ensure_ascii=False).encode()
+    return json_bytes({**head, "choices": choices, "usage": usage_json(usage)})
 
 
 def _choice(index: int, answer: Answer, details: AnswerDetails) -> dict[str, Any]:
@@ -273,8 +298,14 @@ def _choice(index: int, answer: Answer, details: AnswerDetails) -> dict[str, Any
         "message": message,
         "logprobs": details.logprobs_of(answer.logprobs),
         "finish_reason": answer.finish_reason,
+        **stop_reason(answer.stopped_by),
         **(NO_FIELDS if details.tokens is None else {"token_ids": answer.tokens if details.tokens.ids else None}),
     }
+
+
+def stop_reason(stopped_by: str | int | None) -> dict[str, Any]:
+    """Of a choice that a stop string or a stop token ended, as vLLM has it."""
+    return {} if stopped_by is None else {"stop_reason": stopped_by}
 
 
 def _with_citations(citations: Sequence[Citation] | None) -> dict[str, Any]:
@@ -315,7 +346,3 @@ def _piece_json(piece: ToolCallDelta) -> dict[str, Any]:
 
 def _head(kind: str, model: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
-
-
-def _event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

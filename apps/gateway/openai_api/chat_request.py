@@ -28,13 +28,18 @@ FORMS = frozenset(
 FORMS |= {"grammar"}
 # of vLLM's API, about the tokens of prompt and answer: what answers with the help of others has no such tokens
 OF_TOKENS = frozenset({"return_token_ids", "return_tokens_as_token_ids", "prompt_logprobs", "truncate_prompt_tokens"})
-OF_TOKENS |= {"truncation_side", "echo"}
+TOKEN_RULES = frozenset({"stop_token_ids", "allowed_token_ids", "bad_words"})
+OF_TOKENS |= {"truncation_side", "echo", *TOKEN_RULES}
 STREAM_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"include_obfuscation": (False,)}
 USAGE_OPTIONS = ("include_usage", "continuous_usage_stats")
 MOST_STOPS = 64
 MOST_CHOICES = 4
 MOST_TOP_LOGPROBS = 20
+# as many as there are in a large vocabulary
+MOST_ALLOWED = 300_000
 MOST_BIASES = 1024
+MOST_BAD_WORDS = 256
+LONGEST_BAD_WORD = 200
 LARGEST = 2**31 - 1
 
 
@@ -83,6 +88,9 @@ def sampled(body: Mapping[str, Any]) -> ChatRequest:
         logit_bias=_logit_bias(body.get("logit_bias")),
         min_tokens=read_integer(body, "min_tokens", 0, LARGEST) or None,
         ignore_eos=bool(read_boolean(body, "ignore_eos")),
+        stop_tokens=_token_ids(body, "stop_token_ids", MOST_STOPS),
+        allowed_tokens=_token_ids(body, "allowed_token_ids", MOST_ALLOWED),
+        bad_words=_bad_words(body),
         truncate_prompt=_truncation(body),
         truncate_right=_truncates_right(body),
         token_ids=bool(read_boolean(body, "return_token_ids")),
@@ -124,6 +132,8 @@ def read_form(body: Mapping[str, Any]) -> dict[str, Any]:
     for field, name in {**named, "json_schema": "json", "grammar": "grammar"}.items():
         if body.get(field) not in (None, "", {}, []):
             forms.append(_form(name, body[field], field))
+    # clients that do not know vLLM's version say the same in its older words and in its newer ones
+    forms = [form for at, form in enumerate(forms) if form[1] not in [earlier for _, earlier in forms[:at]]]
     response_format = read_response_format(body.get("response_format"))
     if response_format is not None:
         forms.append(("response_format", {"response_format": response_format}))
@@ -165,6 +175,11 @@ def _continues(body: Mapping[str, Any], messages: Sequence[Message]) -> bool:
         return False
     if messages[-1].role != "assistant":
         raise InvalidValue("The last message is not the assistant's", field="continue_final_message")
+    if body.get("add_generation_prompt") is True:
+        raise InvalidValue(
+            "A message that is continued begins no new turn: leave add_generation_prompt out",
+            field="continue_final_message",
+        )
     return True
 
 
@@ -199,6 +214,32 @@ def _logit_bias(bias: Any) -> dict[int, float] | None:
             raise InvalidValue("A logit bias must be between -100 and 100", field="logit_bias", details=details)
         read[int(token)] = value
     return read
+
+
+def _token_ids(body: Mapping[str, Any], name: str, most: int) -> tuple[int, ...]:
+    value = body.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(one, int) and not isinstance(one, bool) for one in value):
+        raise InvalidType(f"{label(name)} must be an array of integers", field=name)
+    if len(value) > most or not all(0 <= one <= LARGEST for one in value):
+        details = {"max": most, "received": len(value)}
+        raise InvalidValue(f"{label(name)} must be at most {most} tokens", field=name, details=details)
+    return tuple(dict.fromkeys(value))
+
+
+def _bad_words(body: Mapping[str, Any]) -> tuple[str, ...]:
+    words = body.get("bad_words")
+    if words is None:
+        return ()
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InvalidType("Bad words must be an array of strings", field="bad_words")
+    if len(words) > MOST_BAD_WORDS or not all(word.strip() and len(word) <= LONGEST_BAD_WORD for word in words):
+        raise InvalidValue(
+            f"Bad words must be at most {MOST_BAD_WORDS} texts of at most {LONGEST_BAD_WORD} characters, none empty",
+            field="bad_words",
+        )
+    return tuple(dict.fromkeys(words))
 
 
 def _object(body: Mapping[str, Any], name: str) -> JsonObject:

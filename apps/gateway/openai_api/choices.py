@@ -41,6 +41,12 @@ async def answers(chat: ChatModel, requests: Sequence[ChatRequest]) -> list[Answ
 
 async def merged(chat: ChatModel, requests: Sequence[ChatRequest]) -> AsyncGenerator[Numbered, None]:
     """Deltas with the number of their choice, as they come. The first error ends the others and is raised."""
+    if len(requests) == 1:
+        # nothing to wait for at the same time: a task and a queue would cost as much as all else that a delta passes
+        async with aclosing(chat.stream(requests[0])) as only:
+            async for delta in only:
+                yield 0, delta
+        return
     queue: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue(WAITING_DELTAS)
     turns = asyncio.Semaphore(AT_ONCE)
 

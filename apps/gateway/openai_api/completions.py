@@ -5,7 +5,6 @@ lists side by side: tokens, their values, the likeliest others, and where each t
 """
 
 import codecs
-import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -25,6 +24,7 @@ from apps.gateway.openai_api.chat_completions import (
     TokenFields,
     fingerprint,
     prompt_json,
+    stop_reason,
     token_fields,
     usage_json,
 )
@@ -46,6 +46,7 @@ from apps.gateway.openai_api.chat_request import (
 from apps.gateway.openai_api.choices import Numbered, added, answers, joined, merged, seeded, summed
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import WireCall, WireReply
+from apps.models.event_stream import json_bytes, json_event
 
 
 class LegacyLogprobs:
@@ -250,14 +251,14 @@ def _whole(
                 else None
             )
             choice = _choice(len(choices), answer.text, answer.finish_reason, logprobs)
-            tokens = {"token_ids": answer.tokens if completion.tokens.ids else None}
+            tokens = {"token_ids": answer.tokens if completion.tokens.ids else None, **stop_reason(answer.stopped_by)}
             choices.append(
                 choice | tokens | prompt_json(answer.prompt, completion.tokens, logprobs=completion.prompt_logprobs)
             )
     usage = _usage(completion, [answer.usage for answer in whole])
     if record is not None:
         record.usage = usage
-    return WireReply("application/json", _json({**head, "choices": choices, "usage": usage_json(usage)}))
+    return WireReply("application/json", json_bytes({**head, "choices": choices, "usage": usage_json(usage)}))
 
 
 def _usage(completion: CompletionRequests, usages: Sequence[Usage | None]) -> Usage | None:
@@ -292,7 +293,7 @@ class _Chunks:
         usage = self._usage()
         if self._record is not None:
             self._record.usage = usage
-        tail = _event({**self._head, "choices": [], "usage": usage_json(usage)}) if self._with_usage else b""
+        tail = json_event({**self._head, "choices": [], "usage": usage_json(usage)}) if self._with_usage else b""
         yield tail + DONE
 
     def _usage(self) -> Usage | None:
@@ -314,21 +315,13 @@ class _Chunks:
             tokens = {"token_ids": []} if ids else {}
         if delta.finish_reason is not None:
             self._finished += 1
-            block += self._chunk(_choice(index, "", delta.finish_reason, None) | tokens)
+            block += self._chunk(_choice(index, "", delta.finish_reason, None) | tokens | stop_reason(delta.stopped_by))
         return block
 
     def _chunk(self, choice: Mapping[str, Any]) -> bytes:
         running = {"usage": usage_json(self._usage())} if self._completion.running_usage else {}
-        return _event({**self._head, **running, "choices": [choice]})
+        return json_event({**self._head, **running, "choices": [choice]})
 
 
 def _choice(index: int, text: str, finish: str | None, logprobs: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _event(data: Mapping[str, Any]) -> bytes:
-    return b"data: " + _json(data) + b"\n\n"
-
-
-def _json(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(data, ensure_ascii=False).encode()

@@ -51,6 +51,7 @@ IGNORED: Mapping[str, str] = {
     "timings_per_token": "the receipt tells the times",
     "include_reasoning": "reasoning stands in a field of its own wherever there is any",
     "usage": "the usage is told in any case",
+    "guided_decoding_backend": "there is one way of holding an answer to its form",
 }
 # values that ask for nothing; any other is refused by the field's name
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

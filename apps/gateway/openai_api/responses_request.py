@@ -2,7 +2,7 @@
 
 A Responses body as a chat completions body, for targets that serve chat only.
 
-What a chat call cannot say is refused with INVALID_VALUE by its name; so are items by reference and files by id.
+What a chat call cannot say is refused with INVALID_VALUE by its name; so are files by id.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,8 @@ from typing import Any
 
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.gateway.openai_api import fields
-from apps.gateway.openai_api.chat_request import FORMS, SAMPLERS
+from apps.gateway.openai_api.chat_request import FORMS, SAMPLERS, TOKEN_RULES
+from apps.gateway.openai_api.stored_responses import referenced_id
 
 Turn = dict[str, Any]
 Items = Sequence[Mapping[str, Any]]
@@ -45,6 +46,11 @@ def messages_of(given: Any, instructions: str | None, before: Items = ()) -> lis
 def _add(turns: list[Turn], item: Any, where: str) -> None:
     if not isinstance(item, Mapping):
         raise InvalidType("An item must be an object", field=where)
+    if (reference := referenced_id(item)) is not None:
+        # those that are kept have been put in their places by now
+        raise InvalidValue(
+            f"No item {reference[:100]} is kept here (any more): send the item itself", field=f"{where}.id"
+        )
     kind = item.get("type", "message")
     if kind == "message":
         turn = _message(item, where)
@@ -59,10 +65,6 @@ def _add(turns: list[Turn], item: Any, where: str) -> None:
         turns.append({"role": "tool", "tool_call_id": _string(item, "call_id", where), "content": output})
     elif kind == "reasoning":
         _add_reasoning(turns, item, where)
-    elif kind == "item_reference":
-        raise InvalidValue(
-            "Items are not found by their ids here: item_reference cannot be honoured", field=f"{where}.type"
-        )
     else:
         raise InvalidValue(f"This model cannot take items of type {str(kind)[:100]}", field=f"{where}.type")
 
@@ -141,7 +143,7 @@ def _string(item: Mapping[str, Any], name: str, where: str) -> str:
 # the same word in both
 SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "user")
 # what this API has no word for, and clients of vLLM and llama.cpp send all the same: a chat's own words
-PASSED = (SAMPLERS | FORMS) - set(SHARED)
+PASSED = (SAMPLERS | FORMS | TOKEN_RULES) - set(SHARED)
 # these change nothing about the answer: the name, and why
 IGNORED: Mapping[str, str] = {
     **{name: why for name, why in fields.IGNORED.items() if name != "store"},

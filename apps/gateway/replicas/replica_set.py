@@ -10,6 +10,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -151,12 +152,24 @@ def _error_in(body: bytes) -> dict[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-PROBE_SECONDS = 0.25
 LONGEST_PROBE = 0.75
 REFRESH_SECONDS = 3.0
 FIRST_SECONDS = 1.5
 CAPACITY = "/v1/capacity"
 LARGEST_CAPACITY = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between two probes of a replica while there are calls, and later than ``calm`` seconds after the last.
+
+    The first call after that has all of them probed at once. One that is not well is always probed as if there were
+    calls.
+    """
+
+    busy: float = 0.25
+    idle: float = 1.0
+    calm: float = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -179,7 +192,9 @@ class ReplicaSet:
         trace: TraceHeaders | None = None,
         discovery: Discovery | None = None,
         table: ReplicaTable | None = None,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or Pace()
         self.table = table or ReplicaTable()
         self._config = config
         self._secret = secret
@@ -189,10 +204,13 @@ class ReplicaSet:
         self._finding: asyncio.Task[None] | None = None
         self._first: asyncio.Event | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._chosen_at = 0.0
+        self._called = asyncio.Event()
 
     def start(self) -> None:
         """Begin to find and to probe them; needs a running event loop."""
         if self._finding is None:
+            self._note_call()
             self._first = asyncio.Event()
             self._finding = asyncio.create_task(self._keep_finding())
 
@@ -213,6 +231,7 @@ class ReplicaSet:
     async def choose(self, key: bytes, kind: Kind, name: str, tried: Collection[str] = ()) -> Member | None:
         """Who takes a call; None where none can. Right after the start it waits for the first answers."""
         self.start()
+        self._note_call()
         replica = self.table.choose(key, kind, name, tried)
         if replica is None and not tried and self._first is not None and not self._first.is_set():
             try:
@@ -224,6 +243,23 @@ class ReplicaSet:
                 log.warning("No replica has answered within %g s", FIRST_SECONDS)
             replica = self.table.choose(key, kind, name, tried)
         return None if replica is None else self._members.get(replica.address)
+
+    def _note_call(self) -> None:
+        """Probe often from now on, for a while."""
+        before, self._chosen_at = self._chosen_at, asyncio.get_running_loop().time()
+        if self._chosen_at - before > self._pace.calm:
+            called, self._called = self._called, asyncio.Event()
+            called.set()
+
+    async def _pause(self, replica: Replica) -> None:
+        """Until its next probe."""
+        idle = asyncio.get_running_loop().time() - self._chosen_at > self._pace.calm
+        if not idle or not replica.is_well or any(m.replica.in_flight.total() for m in self._members.values()):
+            await asyncio.sleep(self._pace.busy)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.idle):
+                await self._called.wait()
 
     async def _keep_finding(self) -> None:
         while True:
@@ -257,7 +293,7 @@ class ReplicaSet:
                 member.task.cancel()
                 await asyncio.wait({member.task})
             while member.replica.in_flight.total():  # noqa: ASYNC110 - calls are counted, and no task waits for this
-                await asyncio.sleep(PROBE_SECONDS)
+                await asyncio.sleep(self._pace.busy)
             await member.wire.aclose()
             await member.probes.aclose()
 
@@ -292,7 +328,7 @@ class ReplicaSet:
                 lost, member.wire = member.wire, self._wire_to(replica)
                 # cuts its connections: what waits for a first token there goes elsewhere
                 self._aside(lost.aclose())
-            await asyncio.sleep(PROBE_SECONDS)
+            await self._pause(replica)
 
     async def control_texts(self, name: str) -> list[str] | None:
         """Texts that the tokenizer of a model reads as more than text; None where no replica tells."""
@@ -307,7 +343,7 @@ class ReplicaSet:
 
     async def _probe(self, member: Member, path: str = CAPACITY) -> Capacity:
         until = asyncio.get_running_loop().time() + LONGEST_PROBE
-        response = await member.probes.stream("GET", member.replica.address + path, None, None, {}, LONGEST_PROBE)
+        response = await member.probes.get(member.replica.address + path, until)
         try:
             body = b""
             while len(body) < LARGEST_CAPACITY and (chunk := await response.chunk(LONGEST_PROBE, until)):

@@ -143,6 +143,12 @@ class Replica:
         """Its model of a kind and name that can answer now; None where it has none. ANY is the one that there is."""
         return next((model for model in self.capacity_of(kind, name) if model.status == "ready"), None)
 
+    @property
+    def is_well(self) -> bool:
+        """Whether it answers, and nothing of it is about to change."""
+        models = [] if self.capacity is None else self.capacity.models
+        return self.standing == "ready" and all(model.status != "loading" for model in models)
+
     def load(self, kind: Kind) -> int:
         """Calls of a kind that it has."""
         return self.in_flight[kind] + self.others[kind]

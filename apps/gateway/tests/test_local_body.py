@@ -52,6 +52,19 @@ def test_samplers_that_people_set_arrive() -> None:
     assert read(n_predict=9).max_tokens == 9
 
 
+def test_what_may_come_and_what_may_not_arrives() -> None:
+    request = read(stop_token_ids=[7, 7, 2], allowed_token_ids=[3], bad_words=["no", "never ever"])
+    assert (request.stop_tokens, request.allowed_tokens, request.bad_words) == ((7, 2), (3,), ("no", "never ever"))
+    for field, value, error in (
+        ("stop_token_ids", "7", InvalidType), ("stop_token_ids", [True], InvalidType),
+        ("stop_token_ids", [-1], InvalidValue), ("allowed_token_ids", [1.5], InvalidType),
+        ("bad_words", "no", InvalidType), ("bad_words", [" "], InvalidValue), ("bad_words", ["x" * 201], InvalidValue),
+    ):  # fmt: skip
+        with pytest.raises(error) as refused:
+            read(**{field: value})
+        assert refused.value.field == field
+
+
 def test_what_is_told_of_tokens_arrives_where_they_are_known() -> None:
     fields: dict[str, Any] = {"return_token_ids": True, "prompt_logprobs": 2, "truncate_prompt_tokens": 9}
     request = read(**fields, truncation_side="right", add_generation_prompt=False)
@@ -100,6 +113,13 @@ def test_the_form_of_an_answer_is_read_in_every_dialect(fields: dict[str, Any], 
     assert getattr(read(**fields), name) == value
 
 
+def test_a_form_may_be_said_in_the_older_words_and_in_the_newer_ones_at_once() -> None:
+    both = {"guided_grammar": 'start: "x"', "structured_outputs": {"grammar": 'start: "x"'}}
+    assert read(guided_decoding_backend="guidance", **both).answer_grammar == 'start: "x"'
+    with pytest.raises(InvalidValue, match="excludes guided_grammar"):
+        read(**{**both, "guided_grammar": 'start: "y"'})
+
+
 def test_the_last_message_may_be_the_beginning_of_the_answer() -> None:
     begun = [*USER, {"role": "assistant", "content": "The"}]
     request = chat_request(
@@ -111,6 +131,8 @@ def test_the_last_message_may_be_the_beginning_of_the_answer() -> None:
         }
     )
     assert request.continue_final_message
+    with pytest.raises(InvalidValue, match="begins no new turn"):
+        chat_request({"messages": begun, "continue_final_message": True, "add_generation_prompt": True})
     assert request.documents == ({"text": "x"},)
 
 

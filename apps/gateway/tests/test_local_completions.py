@@ -179,16 +179,17 @@ async def test_tokens_and_a_prompts_log_probabilities_stand_in_their_choice() ->
         entry = (TokenLogprob("x", b"x", -0.5, (TokenLogprob("x", b"x", -0.5, id=5),), 5),)
         return [
             Delta("x", usage=usage, logprobs=entry, tokens=(5,), prompt=prompt),
-            Delta(finish_reason="stop", usage=Usage(1, 2), tokens=(2,)),
+            Delta(finish_reason="stop", usage=Usage(1, 2), tokens=(2,), stopped_by=2),
         ]
 
     asked: dict[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True, "logprobs": 1}
     choice = (await whole(ScriptedModel(script), prompt="a", prompt_logprobs=0, **asked))["choices"][0]
     assert (choice["prompt_token_ids"], choice["token_ids"], choice["prompt_logprobs"]) == ([7], [5, 2], [None])
-    assert choice["logprobs"]["tokens"] == ["token_id:5"]
+    assert choice["logprobs"]["tokens"] == ["token_id:5"] and choice["stop_reason"] == 2
     assert choice["logprobs"]["top_logprobs"] == [{"token_id:5": -0.5}]
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = await events(ScriptedModel(script), prompt="a", stream_options=options, **asked)
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 2, 2]
     assert [choice.get("token_ids") for chunk in chunks for choice in chunk["choices"]] == [[5], [2]]
+    assert [choice.get("stop_reason") for chunk in chunks for choice in chunk["choices"]] == [None, 2]
     assert chunks[0]["choices"][0]["prompt_token_ids"] == [7]

@@ -210,6 +210,17 @@ async def test_tokens_are_told_by_their_numbers_whole_and_streamed() -> None:
     assert (plain["prompt_token_ids"], plain["choices"][0]["token_ids"]) == (None, None)
 
 
+async def test_what_the_caller_stopped_an_answer_by_is_told() -> None:
+    def stopped(request: ChatRequest) -> Sequence[Step]:
+        return [Delta("x"), Delta(finish_reason="stop", stopped_by=request.stop[0] if request.stop else 0)]
+
+    for stop, stopped_by in ((["END"], "END"), ([], 0)):
+        assert (await whole(ScriptedModel(stopped), stop=stop))["choices"][0]["stop_reason"] == stopped_by
+        chunks = await streamed(ScriptedModel(stopped), stop=stop)
+        assert [chunk["choices"][0].get("stop_reason") for chunk in chunks] == [None, None, stopped_by]
+    assert "stop_reason" not in (await whole(ScriptedModel(saying("x"))))["choices"][0]
+
+
 async def test_a_prompts_log_probabilities_are_by_number_with_rank() -> None:
     answer = await whole(ScriptedModel(numbered), prompt_logprobs=1)
     assert answer["prompt_logprobs"] == [

@@ -3,11 +3,12 @@
 import asyncio
 import random
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from apps.core.callers import Caller
 from apps.gateway.protocol import WireCall
-from apps.gateway.replicas.replica_set import Discovery, ReplicaSet
+from apps.gateway.replicas.replica_set import Discovery, Pace, ReplicaSet
 from apps.gateway.replicas.table import MOST_PLACES, Load, Replica, ReplicaTable, Ring, affinity
 from apps.gateway.routing.config import ProviderConfig
 from apps.models.capacity import Capacity, ModelCapacity
@@ -249,6 +250,32 @@ async def test_a_list_that_others_keep_is_read_and_outlives_its_absence() -> Non
         found = [await discovery.find() for _ in range(4)]
     assert found == [["http://10.0.0.9:8000"]] * 3 + [["https://two:1"]]
     assert await discovery.find() == ["https://two:1"]
+
+
+async def test_replicas_that_no_call_needs_are_probed_seldom_and_by_the_next_call_at_once() -> None:
+    probes, heads = asyncio.Queue[bytes](), list[asyncio.StreamWriter]()
+    body = capacity().model_dump_json().encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                probes.put_nowait(head)
+        writer.close()
+
+    async with asyncio.timeout(60), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        config = ProviderConfig(kind="replicas", addresses=[url])
+        replicas = ReplicaSet(config, "", pace=Pace(busy=0.001, idle=3600.0, calm=0.0))
+        # the first is probed at once, and so by each call; between two of them there is none
+        for _ in range(3):
+            assert await replicas.choose(b"key", "chat", "") is not None
+            assert b"GET /v1/capacity " in await probes.get()
+            await asyncio.sleep(0.05)
+            assert probes.empty()
+        assert len(heads) == 1, "they share a connection"
+        await replicas.aclose()
 
 
 async def test_an_address_that_is_none_is_left_out_and_the_others_are_asked() -> None:

@@ -99,5 +99,6 @@ async def test_a_chat_that_answers_nonsense_is_an_upstream_error(nonsense: bytes
 
 def test_a_chats_own_words_are_passed_on_and_bookkeeping_is_left_out() -> None:
     samplers = {"top_k": 3, "min_p": 0.1, "seed": 7, "stop": ["x"], "repetition_penalty": 1.1, "logit_bias": {"5": -1}}
+    samplers |= {"stop_token_ids": [3], "allowed_token_ids": [3, 4], "bad_words": ["no"]}
     chat = chat_body({"model": "m", "input": "hi", **samplers, "session_id": "s", "timings_per_token": True})
     assert chat == {"model": "m", "messages": [{"role": "user", "content": "hi"}], **samplers}

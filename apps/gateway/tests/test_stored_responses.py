@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from apps.core.errors import InvalidValue
 from apps.gateway.gateway import needs_of
-from apps.gateway.openai_api.over_chat import StoredResponse, StoredResponses
+from apps.gateway.openai_api.stored_responses import StoredResponse, StoredResponses
 from apps.gateway.protocol import IMAGE_TOKENS, Conversation, WireCall, expected_use
 from apps.tests.support.clock import Clock
 
@@ -48,6 +49,30 @@ def test_a_response_is_its_tenants_alone_and_has_its_whole_conversation() -> Non
     assert stored.find("blue", "1") is None
     stored.delete("red", "1")
     assert stored.find("red", "1") is None and len(stored) == 1
+
+
+def reference(id: str) -> dict[str, Any]:
+    return {"type": "item_reference", "id": id}
+
+
+def test_items_are_found_by_their_ids_as_long_as_a_response_has_them() -> None:
+    clock = Clock()
+    stored = StoredResponses(60, clock=clock, most_bytes_of_one=1_000)
+    asked, answered = {**QUESTION, "id": "q"}, {"id": "a", "type": "message", "role": "assistant", "content": "b"}
+    keep(stored, "red", {"id": "1", "output": [answered]}, [asked])
+    others: list[Any] = [QUESTION, reference("x"), {"type": "message", "id": "q", "content": "no reference"}, "x"]
+    references = [reference("q"), {"id": "a"}]
+    assert stored.resolved("red", [*references, *others]) == ([asked, answered, *others], frozenset({"m"}))
+    assert stored.resolved("blue", references) == (references, frozenset())
+    # a small body must not become a large one
+    with pytest.raises(InvalidValue):
+        stored.resolved("red", references * 20)
+    clock.now = 30
+    keep(stored, "red", response("2"), [asked])
+    stored.delete("red", "1")
+    assert stored.resolved("red", references) == ([asked, references[1]], frozenset({"m"}))
+    clock.now = 90
+    assert stored.resolved("red", references) == (references, frozenset())
 
 
 def test_what_is_old_is_forgotten() -> None:

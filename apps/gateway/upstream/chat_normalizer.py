@@ -52,7 +52,7 @@ class ChatNormalizer:
         changed = [self._choice(choice) for choice in choices if isinstance(choice, dict)]
         if not any(changed):
             return event
-        return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+        return _event(chunk)
 
     def _choice(self, choice: dict[str, Any]) -> bool:
         """Put a choice right; whether that changed anything."""

@@ -15,7 +15,7 @@ from apps.gateway.openai_api.chat_messages import read_messages, read_tool_choic
 from apps.gateway.openai_api.chat_request import read_boolean, read_integer
 from apps.gateway.openai_api.fields import NEUTRAL, refuse_others
 from apps.gateway.protocol import Blocks, WireCall, WireReply
-from apps.models.event_stream import EventStreamDecoder
+from apps.models.event_stream import EventStreamDecoder, json_bytes, json_event
 from apps.models.upstream_errors import parsed_object
 
 READ = frozenset({"model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k", "stop", "user"})
@@ -53,13 +53,11 @@ class ChatOverMessages:
 
     async def open(self, call: WireCall, model: str) -> WireReply:
         body = messages_body(call.body)
-        raw = json.dumps(body, ensure_ascii=False).encode()
+        raw = json_bytes(body)
         sent = WireCall("/messages", raw, body, call.stream, call.caller, call.record)
         reply = await self._messages.open(sent, model)
         if reply.rest is None:
-            return WireReply(
-                "application/json", json.dumps(completion(parsed_object(reply.body)), ensure_ascii=False).encode()
-            )
+            return WireReply("application/json", json_bytes(completion(parsed_object(reply.body))))
         options = call.body.get("stream_options")
         with_usage = isinstance(options, Mapping) and options.get("include_usage") is True
         blocks = _blocks(_Chunks(model, with_usage), reply.body, reply.rest)
@@ -289,4 +287,4 @@ def _fed(chunks: _Chunks, decoder: EventStreamDecoder, block: bytes) -> bytes:
         ]
     except (KeyError, TypeError, AttributeError):
         raise UpstreamError("The upstream's answer could not be understood", upstream_status=200) from None
-    return b"".join(b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n" for chunk in made)
+    return b"".join(map(json_event, made))

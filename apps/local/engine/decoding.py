@@ -1,14 +1,14 @@
 """Decoding in both engines: an answer's next token is chosen from its row of logits, and tokens become its output.
 
 The sampler's order is transformers': bias, repetition penalty, what may not come, temperature, top_k, top_p, min_p.
-OpenAI's frequency and presence penalties come after the repetition penalty, as in vLLM. The output is text, log
-probabilities, and why it ended. Log probabilities are those of the model's own distribution, before constraint,
-temperature and top_p.
+OpenAI's frequency and presence penalties come after the repetition penalty, as in vLLM. What may not come is left out
+in the order grammar, allowed tokens, bad words, end tokens. The output is text, log probabilities, and why it ended.
+Log probabilities are those of the model's own distribution, before constraint, temperature and top_p.
 """
 
 import math
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.core.deltas import TokenLogprob
-from apps.core.errors import InternalError
+from apps.core.errors import InternalError, InvalidValue
 from apps.local.detokenizer import Detokenizer, PendingLogprobs, StopStrings
 from apps.local.engine.port import EngineOutput, Sampling
 
@@ -40,8 +40,11 @@ class Sampler:
         uniform: Callable[[], float] | None = None,
     ) -> None:
         self._sampling = sampling
-        self._end_tokens = frozenset(end_tokens)
-        self._ends = np.array(sorted(end_tokens), np.int64)
+        self._end_tokens = frozenset(end_tokens) | sampling.stop_tokens
+        # a caller's own stop tokens are not ignored with the model's ends
+        self._model_ends, self._all_ends = _tokens({*end_tokens} - sampling.stop_tokens), _tokens(self._end_tokens)
+        self._allowed = _tokens(sampling.allowed_tokens)
+        self._banned = _BannedSequences(sampling.bad_sequences)
         self._bias = _Bias(list(sampling.logit_bias), list(sampling.logit_bias.values()))
         self._seen: set[int] = set(prompt) if sampling.repetition_penalty != 1 else set()
         self._counts: Counter[int] = Counter()
@@ -80,6 +83,7 @@ class Sampler:
             self._seen.add(token)
         if sampling.frequency_penalty or sampling.presence_penalty:
             self._counts[token] += 1
+        self._banned.advance(token)
         if sampling.constraint is not None and token not in self._end_tokens:
             sampling.constraint.advance(token)
 
@@ -94,8 +98,14 @@ class Sampler:
             self._penalize_counts(row)
         if sampling.constraint is not None:
             row = masked(row, sampling.constraint.allowed(sampling.max_tokens - self._chosen))
-        if (sampling.ignore_eos or self._chosen < sampling.min_tokens) and len(self._ends):
-            row = self._without_ends(row)
+        if len(self._allowed):
+            row = _without(row, self._allowed, "allowed_token_ids", all_others=True)
+        if sampling.bad_sequences and len(banned := self._banned.now()):
+            row = _without(row, banned, "bad_words")
+        if self._chosen < sampling.min_tokens and len(self._all_ends):
+            row = _without(row, self._all_ends)
+        elif sampling.ignore_eos and len(self._model_ends):
+            row = _without(row, self._model_ends)
         return row
 
     def _penalize_repetition(self, row: "NDArray[Any]") -> None:
@@ -109,12 +119,6 @@ class Sampler:
         at = _within(self._counts, row)
         counts = np.array([self._counts[token] for token in at.tolist()], np.float32)
         row[at] -= counts * np.float32(self._sampling.frequency_penalty) + np.float32(self._sampling.presence_penalty)
-
-    def _without_ends(self, row: "NDArray[Any]") -> "NDArray[Any]":
-        """The row without end tokens; with them where its grammar allows nothing else."""
-        rest = row.copy()
-        rest[self._ends[self._ends < len(rest)]] = NEVER
-        return rest if np.isfinite(rest.max()) else row
 
     def _pick(self, row: "NDArray[Any]") -> int:
         sampling = self._sampling
@@ -142,6 +146,25 @@ class Sampler:
         return min(int(np.searchsorted(sums, self._uniform() * sums[-1], "right")), len(sums) - 1)
 
 
+class _BannedSequences:
+    """Which tokens would complete one of the ``sequences`` of an answer's tokens."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        self._sequences = [tuple(sequence) for sequence in sequences]
+        self._last: deque[int] = deque(maxlen=max((len(sequence) - 1 for sequence in sequences), default=0))
+
+    def advance(self, token: int) -> None:
+        self._last.append(token)
+
+    def now(self) -> "NDArray[Any]":
+        last = tuple(self._last)
+        return _tokens({one[-1] for one in self._sequences if _ends_with(last, one[:-1])})
+
+
+def _ends_with(tokens: Sequence[int], end: Sequence[int]) -> bool:
+    return len(end) <= len(tokens) and tokens[len(tokens) - len(end) :] == end
+
+
 class _Bias:
     """``values`` that are added to the logits of ``tokens``."""
 
@@ -163,6 +186,31 @@ def masked(logits: "NDArray[Any]", allowed: "NDArray[Any]") -> "NDArray[Any]":
     length = min(len(allowed), len(logits))
     np.copyto(row[:length], logits[:length], where=allowed[:length])
     return row
+
+
+def _tokens(tokens: Collection[int]) -> "NDArray[Any]":
+    return np.array(sorted(tokens), np.int64)
+
+
+def _without(
+    row: "NDArray[Any]", tokens: "NDArray[Any]", field: str | None = None, *, all_others: bool = False
+) -> "NDArray[Any]":
+    """The row without ``tokens``, or without all others.
+
+    Where nothing would be left the row stays, or that is the fault of the request's ``field``: raises InvalidValue.
+    """
+    within = tokens[tokens < len(row)]
+    if all_others:
+        rest = np.full_like(row, NEVER)
+        rest[within] = row[within]
+    else:
+        rest = row.copy()
+        rest[within] = NEVER
+    if np.isfinite(rest.max()):
+        return rest
+    if field is None:
+        return row
+    raise InvalidValue(f"{field.replace('_', ' ').capitalize()} leave no token that may come next", field=field)
 
 
 def _within(tokens: Collection[int], row: "NDArray[Any]") -> "NDArray[Any]":
@@ -241,12 +289,13 @@ class OutputProcessor:
         self.finished = False
         self.cached_tokens = cached_tokens
         self.prompt_logprobs: tuple[TokenLogprob, ...] = ()
-        self._end_tokens = end_tokens
+        self._end_tokens = end_tokens | sampling.stop_tokens
         self._sampling = sampling
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(sampling.stop)
         self._tokens = 0
         self._untold: list[int] = []
+        self._stop_token: int | None = None
         self._recorder = None if sampling.top_logprobs is None else LogprobRecorder(sampling.top_logprobs, token_bytes)
         self._logprobs = PendingLogprobs()
 
@@ -258,6 +307,7 @@ class OutputProcessor:
         self._tokens += 1
         self._untold.append(token)
         if token in self._end_tokens:
+            self._stop_token = token if token in self._sampling.stop_tokens else None
             return self._last("", "stop")
         if self._recorder is not None:
             self._logprobs.add([self._recorder.entry(logits, token)])
@@ -289,4 +339,5 @@ class OutputProcessor:
             logprobs += self._logprobs.rest()
         prompt, self.prompt_logprobs = self.prompt_logprobs, ()
         tokens, self._untold = tuple(self._untold), []
-        return EngineOutput(text, self._tokens, reason, self.cached_tokens, logprobs, prompt, tokens)
+        stopped_by = None if reason is None else self._stops.found or self._stop_token
+        return EngineOutput(text, self._tokens, reason, self.cached_tokens, logprobs, prompt, tokens, stopped_by)

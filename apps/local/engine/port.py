@@ -1,12 +1,12 @@
 """The seams inside the local model: Engine runs a checkpoint, Constraint says which tokens may come next.
 
 The errors say why the batching engine, its kernels or its draft model cannot be had; for the first two something else
-serves.
+serves. Beside them stands the number format that an engine computes in, as the setting, the size and the CPU choose it.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from apps.core.deltas import TokenLogprob
 from apps.core.messages import JsonObject
@@ -46,7 +46,8 @@ class Sampling:
     ``temperature`` 0 is greedy; ``top_k`` 0, ``min_p`` 0 and ``top_p`` 1 keep all tokens. ``seed`` None draws a fresh
     one a call. The penalties are those of vLLM: ``repetition_penalty`` of prompt and answer, the other two of the
     answer. No end token comes, and no stop string counts, before ``min_tokens``. With ``ignore_eos`` no end token comes
-    at all.
+    at all. ``stop_tokens`` end this answer as end tokens do. Where there are ``allowed_tokens`` no other comes; the
+    last token of one of ``bad_sequences`` does not come behind the others of it.
 
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
     no log probabilities, a number for those of each token and of that many alternatives; ``prompt_logprobs`` likewise
@@ -70,6 +71,9 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     min_tokens: int = 0
     ignore_eos: bool = False
+    stop_tokens: frozenset[int] = frozenset()
+    allowed_tokens: tuple[int, ...] = ()
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
     prompt_logprobs: int | None = None
     tenant: str = ""
     keep: bool = True
@@ -82,7 +86,7 @@ class EngineOutput:
     ``completion_tokens`` counts all tokens so far; ``cached_tokens`` of the prompt were not computed again.
     ``logprobs`` are of the tokens whose text has become certain, the end token left out. ``prompt_logprobs`` come
     with the first output, where they were asked for. ``tokens`` are all since the last output, the end token among
-    them.
+    them. ``stopped_by`` is the stop string or stop token of the caller's that ended the answer.
     """
 
     text: str
@@ -92,6 +96,7 @@ class EngineOutput:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     tokens: tuple[int, ...] = ()
+    stopped_by: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +145,36 @@ class NoKernel(Exception):
 
 class UnusableDraft(Exception):
     """The model that is to draft cannot; the message says why."""
+
+
+Precision = Literal["auto", "bf16", "fp32", "int8", "int4"]
+# in fp32 a 1.1-billion-parameter model takes 4.4 GB, over what a small machine has to give
+LARGEST_FP32_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenPrecision:
+    precision: Literal["bf16", "fp32"]
+    reason: str
+
+
+def choose_precision(requested: Precision, parameters: int, *, native_bf16: bool) -> ChosenPrecision:
+    """``parameters`` is the model's number of weights; ``native_bf16`` whether the CPU multiplies bf16 itself."""
+    if requested == "bf16" or requested == "fp32":
+        return ChosenPrecision(requested, f"LOCAL_PRECISION={requested}")
+    chosen = _automatic(parameters, native_bf16=native_bf16)
+    if requested == "auto":
+        return chosen
+    return ChosenPrecision(
+        chosen.precision,
+        f"LOCAL_PRECISION={requested} is not served by the plain engine, which computes in bf16 or fp32; "
+        f"{chosen.reason}",
+    )
+
+
+def _automatic(parameters: int, *, native_bf16: bool) -> ChosenPrecision:
+    if native_bf16:
+        return ChosenPrecision("bf16", "auto: this CPU computes in bf16 itself")
+    if parameters * 4 <= LARGEST_FP32_BYTES:
+        return ChosenPrecision("fp32", "auto: this CPU has no bf16 arithmetic, and the model is small enough for fp32")
+    return ChosenPrecision("bf16", f"auto: {parameters * 4 / 1e9:.1f} GB in fp32 is too much, bf16 takes half of it")

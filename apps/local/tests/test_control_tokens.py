@@ -34,8 +34,9 @@ EVERY_ROLE = (
 TEMPLATES = [
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
     "{% for m in messages %}<|im_start|>{{ m.content.strip()[2:] | trim }}{{ m | tojson }}<|im_end|>{% endfor %}",
-    "<tool_call>{{ tools | tojson(ensure_ascii=True) }}{{ documents | tojson(indent=1) }}{{ extra }}"
-    "{% for m in messages %}<|im_start|>{{ m.name }}{{ m.reasoning_content }}{% for c in m.tool_calls or [] %}"
+    "{{ tools | tojson(ensure_ascii=True) }}{{ documents | tojson(indent=1) }}{{ extra }}"
+    "{% for m in messages %}<|im_start|>{{ m.content }}{{ m.name }}{{ m.reasoning_content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>\n{{ c.function | tojson }}\n</tool_call>"
     "{% for k, v in c.function.arguments.items() %}{{ k }}{{ v }}{% endfor %}{% endfor %}<|im_end|>{% endfor %}",
 ]
 

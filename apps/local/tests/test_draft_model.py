@@ -19,7 +19,7 @@ from apps.local.engine.batching.drafting import (
 )
 from apps.local.engine.batching.scheduler import BatchingEngine
 from apps.local.engine.batching.step import WholeSequences
-from apps.local.engine.kernel.native_step import BlockCache, BlockPool
+from apps.local.engine.kernel.native_step import BlockCache, BlockPool, PooledBlocks
 from apps.local.engine.port import Sampling
 from apps.local.tests.drafts import said, speculation
 from apps.local.tokenizer import HubTokenizer
@@ -200,7 +200,7 @@ def test_after_a_token_that_its_embedding_does_not_have_it_computes_nothing() ->
     assert (step.calls, drafted) == ([], [30, 95])
 
 
-class Paged(Counting):
+class Paged(PooledBlocks, Counting):  # type: ignore[override]
     """Takes blocks from a pool, and says the numbers from 10 to 89 round and round. Each step calls ``before``."""
 
     def __init__(self, blocks: int, before: Callable[[], None] = lambda: None) -> None:
@@ -210,22 +210,6 @@ class Paged(Counting):
 
     def new_cache(self) -> BlockCache:
         return BlockCache(8)
-
-    @property
-    def free_blocks(self) -> int:  # type: ignore[override]
-        return self._pool.free
-
-    def blocks_for(self, tokens: int) -> int:
-        return self._pool.blocks_for(tokens)
-
-    def blocks_of(self, cache: BlockCache) -> int:
-        return len(cache.blocks)
-
-    def reserve(self, cache: BlockCache, tokens: int) -> bool:
-        return self._pool.reserve(cache, tokens)
-
-    def release(self, cache: BlockCache, tokens: int) -> None:
-        self._pool.release(cache, tokens)
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         self._before()

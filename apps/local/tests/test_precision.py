@@ -1,6 +1,6 @@
 import pytest
 
-from apps.local.engine.precision import Precision, choose_precision
+from apps.local.engine.port import Precision, choose_precision
 
 SMOL, TINY = 135_000_000, 1_100_000_000
 

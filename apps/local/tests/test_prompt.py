@@ -83,13 +83,19 @@ def test_templates_have_the_functions_that_transformers_gives_them() -> None:
 
 TOOLS = ({"type": "function", "function": {"name": "f", "description": "<ü>", "parameters": {"type": "object"}}},)
 CALL = Message("assistant", "", (ToolCall("c1", "f", '{"city": "Paris", "days": 2}'),))
+# describes tools and writes calls in the form of Hermes
+WRITES_CALLS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>\n"
+    "{{ c.function | tojson }}\n</tool_call>{% endfor %}{% endfor %}"
+)
 # what current models' templates do: GLM-4.5, MiniMax, Qwen3, Granite
 TEMPLATES = [
-    "{{ tools | tojson(ensure_ascii=False) }}<tool_call>",
-    "{{ tools | tojson(ensure_ascii=True, indent=2, sort_keys=True) }}<tool_call>",
-    "{{ tools | tojson(separators=(',', ':')) }}<tool_call>",
-    "{% if tools %}<tool_call>{% endif %}{% for m in messages %}{% for c in m.tool_calls or [] %}"
-    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }};{% endfor %}{% endfor %}{% endfor %}",
+    "{{ tools | tojson(ensure_ascii=False) }}" + WRITES_CALLS,
+    "{{ tools | tojson(ensure_ascii=True, indent=2, sort_keys=True) }}" + WRITES_CALLS,
+    "{{ tools | tojson(separators=(',', ':')) }}" + WRITES_CALLS,
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{% for c in m.tool_calls or [] %}"
+    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }};{% endfor %}{% endfor %}{% endfor %}"
+    + WRITES_CALLS,
     "{% set ns = namespace(last=0) %}{% for m in messages %}{%- generation %}{% set ns.last = loop.index %}"
     "{{ m.content }}{% endgeneration -%}  {% endfor %}{{ ns.last }}",
     "{% set a = 1 %}{% generation %}{% set a = 2 %}{% endgeneration %}{{ a }}",
@@ -125,7 +131,7 @@ def test_a_template_renders_as_transformers_renders_it(source: str) -> None:
                 {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"city": "Paris", "days": 2}}}
             ],
         },
-        {"role": "tool", "content": "42"},
+        {"role": "tool", "content": "42", "tool_call_id": "c1"},
         {"role": "assistant", "content": "yes", "reasoning_content": "hm"},
     ]
     own = "<tool_call>" in source
@@ -142,6 +148,54 @@ def test_a_template_renders_as_transformers_renders_it(source: str) -> None:
         **SPECIAL,
     )
     assert ChatTemplate(source, SPECIAL).render(messages, TOOLS if own else (), options) == expected[0]
+
+
+XML_CALLS = (
+    "{% if tools %}{{ tools | tojson }}\n<tool_call>name\n<arg_key>..</arg_key></tool_call>{% endif %}"
+    "{% for m in messages %}"
+    "<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}\n"
+    "{% for k, v in c.function.arguments.items() %}<arg_key>{{ k }}</arg_key>{% endfor %}</tool_call>"
+    "{% endfor %}{% endfor %}"
+)
+
+
+def test_calls_are_the_templates_where_it_writes_them_as_they_are_read() -> None:
+    messages = (*user_message("hi"), CALL)
+    hermes = ChatTemplate("{% if tools %}{{ tools | tojson }}{% endif %}" + WRITES_CALLS, SPECIAL)
+    assert hermes.render(messages, TOOLS).startswith('[{"type": "function"')
+    # GLM's and Qwen3-Coder's own form is none that answers are held to: they get the one that is
+    described, *_ = ChatTemplate(XML_CALLS, SPECIAL).render(messages, TOOLS).split("<user>")
+    assert described.startswith("<system>You are a helpful assistant.") and "<arg_key>" not in described
+    assert '{"name": "<name>", "arguments": {<arguments>}}' in described
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "source", [NO_SYSTEM, NO_SYSTEM.replace("{{ raise_exception('System role not supported') }}", "{% continue %}")]
+)
+def test_what_a_system_turn_says_is_kept_where_the_template_has_no_place_for_one(source: str) -> None:
+    first, second = Message("system", "Be brief."), Message("developer", "Be kind.")
+    template = ChatTemplate(source, SPECIAL)
+    assert template.render((first, second, Message("user", "Hi"))) == "<user>Be brief.\n\nBe kind.\n\nHi"
+    assert (
+        template.render((Message("user", "Hi"), Message("assistant", "Yo"), first))
+        == "<user>Hi<assistant>Yo<user>Be brief."
+    )
+    assert "<tool_call>" in template.render(user_message("Hi"), TOOLS)
+
+
+def test_a_template_for_tools_serves_where_there_are_some() -> None:
+    template = ChatTemplate("plain", SPECIAL, "{% for tool in tools %}{{ tool.function.name }}{% endfor %}<tool_call>")
+    assert template.render(user_message("x")) == "plain"
+    assert (
+        ChatTemplate("plain", SPECIAL, "{{ tools | tojson }}" + WRITES_CALLS).render(user_message("x"), TOOLS)[0] == "["
+    )
+    assert template.sources == "plain" + "{% for tool in tools %}{{ tool.function.name }}{% endfor %}<tool_call>"
 
 
 def test_a_template_that_crashes_is_the_callers_error() -> None:

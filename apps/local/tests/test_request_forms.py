@@ -186,6 +186,28 @@ async def test_min_tokens_and_ignore_eos(model: LocalModel) -> None:
     assert (endless.finish_reason, endless.usage and endless.usage.completion_tokens) == ("length", 40)
 
 
+async def test_tokens_that_stop_that_are_allowed_and_words_that_are_not_written(model: LocalModel) -> None:
+    plain = await ask(model, token_ids=True)
+    stopped = await ask(model, stop_tokens=(plain.tokens[4],), token_ids=True)
+    assert (stopped.finish_reason, stopped.stopped_by) == ("stop", plain.tokens[4])
+    assert plain.text.startswith(stopped.text) and plain.stopped_by is None
+    assert (await ask(model, stop=(plain.text[4:8], "nowhere"))).stopped_by == plain.text[4:8]
+    # told of as an end token is: among the tokens, and no part of the text
+    assert stopped.tokens == plain.tokens[: plain.tokens.index(plain.tokens[4]) + 1]
+    few = await ask(model, allowed_tokens=plain.tokens[:2], token_ids=True)
+    assert set(few.tokens) <= set(plain.tokens[:2]) and few.finish_reason == "length"
+    word = plain.text.split()[0]
+    assert not re.match(rf"\s*{re.escape(word)}\b", (await ask(model, bad_words=(word,))).text)
+    wrong: dict[str, Any] = {
+        "stop_token_ids": {"stop_tokens": (10**9,)},
+        "allowed_token_ids": {"allowed_tokens": (10**9,)},
+    }
+    for field, fields in wrong.items():
+        with pytest.raises(InvalidValue, match="tokens of the model") as refused:
+            await ask(model, **fields)
+        assert refused.value.field == field
+
+
 async def test_a_required_call_is_the_end_of_the_answer(model: LocalModel) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"city": {"type": "string"}}}}}
     answer = await ask(model, user_message("Weather in Paris?"), tools=(tool,), tool_choice="required", max_tokens=300)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.core.errors import InternalError
+from apps.core.errors import InternalError, InvalidValue
 from apps.local.engine.decoding import Sampler
 from apps.local.engine.port import Sampling
 
@@ -136,6 +136,33 @@ def test_no_end_token_comes_before_min_tokens_and_none_at_all_with_ignore_eos() 
     assert [sampler.choose(row) for _ in range(3)] == [0, 0, 1]
     sampler = Sampler(Sampling(0, 1, 9, ignore_eos=True), end_tokens=[1, 2])
     assert [sampler.choose(row) for _ in range(5)] == [0] * 5
+
+
+ROW = np.array([1.0, 9.0, 8.0, 7.0], np.float32)
+
+
+def test_stop_tokens_end_as_end_tokens_do_and_ignore_eos_does_not_ignore_them() -> None:
+    sampler = Sampler(Sampling(0, 1, 9, min_tokens=1, stop_tokens=frozenset({2})), end_tokens=[1])
+    assert [sampler.choose(ROW) for _ in range(2)] == [3, 1]
+    sampler = Sampler(Sampling(0, 1, 9, ignore_eos=True, stop_tokens=frozenset({2})), end_tokens=[1, 2])
+    assert sampler.choose(ROW) == 2
+
+
+def test_only_allowed_tokens_come_and_none_beyond_the_row() -> None:
+    assert Sampler(Sampling(0, 1, 9, allowed_tokens=(0, 3, 4000)), end_tokens=[1]).choose(ROW) == 3
+    hot = Sampler(Sampling(2.0, 1, 9, 0, allowed_tokens=(0, 3)))
+    assert {hot.choose(ROW) for _ in range(200)} == {0, 3}
+    with pytest.raises(InvalidValue, match="leave no token") as refused:
+        Sampler(Sampling(0, 1, 9, allowed_tokens=(4000,))).choose(ROW)
+    assert refused.value.field == "allowed_token_ids"
+
+
+def test_the_last_token_of_a_bad_word_does_not_come_behind_its_others() -> None:
+    sampler = Sampler(Sampling(0, 1, 9, bad_sequences=((2,), (1, 1, 1), (3, 1))))
+    assert [sampler.choose(ROW) for _ in range(6)] == [1, 1, 3, 3, 3, 3]
+    with pytest.raises(InvalidValue) as refused:
+        Sampler(Sampling(0, 1, 9, bad_sequences=((0,), (1,), (2,), (3,)))).choose(ROW)
+    assert refused.value.field == "bad_words"
 
 
 def test_top_k_1_is_greedy() -> None:

@@ -12,7 +12,7 @@ from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import JsonObject
 from apps.local.engine.batching.scheduler import BatchingEngine, Scheduler
 from apps.local.engine.batching.step import SECONDS_BESIDE_ANSWERS, Step, WholeSequences
-from apps.local.engine.kernel.native_step import BlockCache, BlockPool
+from apps.local.engine.kernel.native_step import BlockCache, BlockPool, PooledBlocks
 from apps.local.engine.port import Sampling
 from apps.local.tokenizer import HubTokenizer
 from apps.tests.support.random_batchings import Call, Company, Stepped
@@ -84,7 +84,7 @@ POSITIONS = 64
 GAP = 0.15
 
 
-class PacedStep:
+class PacedStep(PooledBlocks):
     """Takes as long on its own clock as so many rows take, and more for late positions; blocks come from a pool.
 
     At position 1,500 attention adds less than a third to a row of models of these shapes.
@@ -102,22 +102,6 @@ class PacedStep:
 
     def new_cache(self) -> BlockCache:
         return BlockCache(2048 // POSITIONS)
-
-    @property
-    def free_blocks(self) -> int:
-        return self._pool.free
-
-    def blocks_for(self, tokens: int) -> int:
-        return self._pool.blocks_for(tokens)
-
-    def blocks_of(self, cache: BlockCache) -> int:
-        return len(cache.blocks)
-
-    def reserve(self, cache: BlockCache, tokens: int) -> bool:
-        return self._pool.reserve(cache, tokens)
-
-    def release(self, cache: BlockCache, tokens: int) -> None:
-        self._pool.release(cache, tokens)
 
     def run(self, tokens: Sequence[int], positions: Sequence[int], caches: Sequence[Any], wanted: Sequence[int]) -> Any:
         self.now += sum(self._seconds_a_row * (1 + 0.3 * position / LONG) for position in positions)

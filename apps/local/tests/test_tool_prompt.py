@@ -4,7 +4,7 @@ import pytest
 
 from apps.core.errors import InvalidValue
 from apps.core.messages import Message, ToolCall, user_message
-from apps.local.prompt import speaks_tools, turns
+from apps.local.prompt import turns
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 CALLED = Message("assistant", "", tool_calls=(ToolCall("1", "add", '{"a": "ü"}'), ToolCall("2", "add", "[]")))
@@ -41,12 +41,13 @@ def test_calls_and_results_become_text_where_the_template_has_no_place_for_them(
 
 
 def test_a_template_that_speaks_tools_gets_them_as_they_are() -> None:
-    assert speaks_tools("{% if tools %}<tool_call>{% endif %}")
-    assert not speaks_tools("{% if tools %}[TOOL_CALLS]{% endif %}") and not speaks_tools(None)
     user, call, first, _ = turns((*user_message("hi"), CALLED, *RESULTS), [ADD], own=True)
     assert user == {"role": "user", "content": "hi"}
     assert call["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": "ü"}}
-    assert first == {"role": "tool", "content": "42"}
+    assert first == {"role": "tool", "content": "42", "tool_call_id": "1"}
+    assert turns([Message("assistant", "", (ToolCall("1", "now", ""),))], (), own=True)[0]["tool_calls"] == [
+        {"id": "1", "type": "function", "function": {"name": "now", "arguments": {}}}
+    ]
 
 
 def test_a_result_that_is_not_text_is_refused() -> None:

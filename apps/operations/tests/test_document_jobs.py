@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
@@ -22,16 +22,16 @@ from apps.core.errors import (
 )
 from apps.operations.database import Database
 from apps.operations.document_jobs import JobStatements
-from apps.rag.housekeeping import Housekeeping
+from apps.operations.ledger_rows import DAY
 from apps.rag.index.database import missing_requirements
 from apps.rag.job_queue import JobQueue, NewFile
 from apps.rag.jobs import JobTable
 from apps.rag.library import Library
 from apps.rag.records import Limits, Upload
-from apps.rag.shared_jobs import DAY, JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
-from apps.rag.uploads import Identity, LocalUploads, Spool
+from apps.rag.shared_jobs import JOBS_AT_ONCE, PARTS_AT_ONCE, DatabaseJobs, DatabaseUploads, QueueDatabase
+from apps.rag.uploads import Housekeeping, Identity, LocalUploads, Spool
 from apps.tests.support.clock import Clock
-from apps.tests.support.migrated import create_migrated
+from apps.tests.support.migrated import borrowed, create_migrated
 from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.word_models import WordEmbedder
 
@@ -42,6 +42,13 @@ STORE = "s3://bucket/rag"
 @pytest.fixture
 def clock() -> Clock:
     return Clock(10_000.0)
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> Iterator[str]:
+    """A queue of machines is in PostgreSQL, and nowhere else."""
+    with borrowed(postgres) as lent:
+        yield lent
 
 
 @pytest.fixture

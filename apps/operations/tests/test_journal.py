@@ -1,6 +1,8 @@
 """The ledger's journal: what was answered outlives its process, is written down once, and a full disk stops no call."""
 
+import errno
 import logging
+import os
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -50,8 +52,13 @@ async def reserved(database: Database, folder: Path, *calls: CallRecord) -> Ledg
     return ledger
 
 
-def full_disk(path: Path) -> BinaryIO:
-    return Path("/dev/full").open("r+b", buffering=0)
+def full_disk(path: Path, size: int) -> BinaryIO:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def records(path: Path) -> bytes:
+    """What a file holds, without the room behind it."""
+    return path.read_bytes().rstrip(b"\0")
 
 
 def test_a_record_read_again_makes_the_same_row() -> None:
@@ -60,7 +67,7 @@ def test_a_record_read_again_makes_the_same_row() -> None:
     reused = call(FREE, cost=1e-9)
     reused.reuse("hit", 3.0)
     for one in (odd, reused, call(), CallRecord(key(None, "other"), "/generate", "", outcome="CLIENT_GONE")):
-        again = decoded(encoded(one)[HEADER.size :])
+        again = decoded(encoded(one))
         assert entry_of(again) == entry_of(one)
 
 
@@ -112,8 +119,8 @@ async def test_while_the_database_is_away_the_end_of_the_process_loses_nothing(
 @pytest.mark.parametrize("cut", [1, 5, HEADER.size, 40])
 def test_a_last_record_that_is_cut_off_was_not_answered(cut: int, tmp_path: Path) -> None:
     path = of_dead_process(tmp_path / "journal", call(), call())
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) - len(END) - cut])
+    data = records(path)
+    path.write_bytes(data[: len(data) - cut])
     journal, left = opened(tmp_path / "journal")
     assert len(left) == 1
     journal.close()
@@ -121,7 +128,7 @@ def test_a_last_record_that_is_cut_off_was_not_answered(cut: int, tmp_path: Path
 
 def test_a_record_that_was_damaged_ends_the_file(tmp_path: Path) -> None:
     path = of_dead_process(tmp_path / "journal", call(), call(), call())
-    data = bytearray(path.read_bytes())
+    data = bytearray(records(path))
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     journal, left = opened(tmp_path / "journal")
@@ -178,7 +185,7 @@ async def test_on_a_full_disk_calls_go_on_and_it_is_said_once(
         await ledger.opening(call(FREE))
         ledger.closing(call(FREE))
     await written(ledger)
-    assert ledger.state().journal_failures == 3
+    assert ledger.state().journal_failures == 4
     await ledger.aclose()
     assert (await books(database)).rows == 3
     assert caplog.text.count("journal cannot be written (No space left on device)") == 1
@@ -211,8 +218,8 @@ async def test_where_the_journal_is_required_a_full_disk_refuses_calls_until_the
 def test_a_file_that_another_start_takes_away_before_it_is_locked_is_made_again(tmp_path: Path) -> None:
     other, races = Journal(tmp_path), iter([True])
 
-    def raced(path: Path) -> BinaryIO:
-        file = new_file(path)
+    def raced(path: Path, size: int) -> BinaryIO:
+        file = new_file(path, size)
         if next(races, False):
             other.open()
         return file
@@ -227,3 +234,40 @@ def test_a_file_that_another_start_takes_away_before_it_is_locked_is_made_again(
     third, left = opened(tmp_path)
     third.close()
     assert [one.id for one in left] == [kept.id]
+
+
+def test_a_disk_that_fails_is_seen_by_the_next_batch_and_its_file_is_used_no_more(tmp_path: Path) -> None:
+    files: list[BinaryIO] = []
+
+    def remembered(path: Path, size: int) -> BinaryIO:
+        files.append(new_file(path, size))
+        return files[-1]
+
+    journal = Journal(tmp_path, new_file=remembered)
+    journal.open()
+    before, after = call(), call()
+    journal.append(before)
+    # as a disk that has become read-only: pages can still be written, and the system call cannot
+    descriptor = os.open(next(tmp_path.iterdir()), os.O_RDONLY)
+    os.dup2(descriptor, files[0].fileno())
+    os.close(descriptor)
+    journal.settle([])
+    assert journal.failing
+    journal.append(after)
+    assert not journal.failing
+    assert len(files) == 2
+    journal.close()
+    again, left = opened(tmp_path)
+    again.close()
+    assert {one.id for one in left} == {before.id, after.id}
+
+
+def test_where_only_dead_processes_files_can_be_read_their_calls_stay(tmp_path: Path) -> None:
+    path = of_dead_process(tmp_path, call())
+    kept = records(path)
+    full = Journal(tmp_path, new_file=full_disk)
+    left = full.open()
+    full.append(call())
+    assert len(left) == 1
+    full.close()
+    assert records(path) == kept

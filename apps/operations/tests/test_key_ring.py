@@ -90,6 +90,27 @@ async def test_many_calls_with_one_key_are_one_question(database: Database) -> N
     await ring.aclose()
 
 
+async def test_a_ring_that_is_never_asked_looks_once(database: Database) -> None:
+    class Looks(KeyStore):
+        count = 0
+
+        async def state(self) -> KeysState:
+            self.count += 1
+            return await super().state()
+
+    store = Looks(database, lambda: SECRET)
+    ring = KeyRing(store)
+    await ring.start()
+    assert await ring.ready(90)
+    await asyncio.sleep(EVERY + 0.1)
+    assert store.count == 1
+    assert ring.known("ga_") is None
+    async with asyncio.timeout(60):
+        while store.count < 3:  # noqa: ASYNC110 - it tells no one
+            await asyncio.sleep(0.01)
+    await ring.aclose()
+
+
 async def test_who_asks_after_a_change_gets_no_answer_of_before(ring: KeyRing) -> None:
     stored, key = await created(ring.store, TERMS)
     earlier = asyncio.create_task(ring.find(key))

@@ -1,6 +1,7 @@
 """Ingestion while its database is away for a moment: what it was at is free again, though its process lives on."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,11 +18,18 @@ from apps.rag.records import Limits
 from apps.rag.shared_jobs import DatabaseJobs, QueueDatabase
 from apps.rag.storage import put_together
 from apps.rag.uploads import Identity, LocalUploads, Spool
+from apps.tests.support.postgres_server import PostgresServer
 from apps.tests.support.word_models import WordEmbedder
 
 pytestmark = pytest.mark.skipif(bool(missing_requirements()), reason="needs requirements-local.txt")
 
 LIMITS = Limits(lease_seconds=0.3)
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    """A queue of machines is in PostgreSQL, and nowhere else."""
+    return postgres.create(f"queue_{secrets.token_hex(4)}")
 
 
 class Outages(DatabaseJobs):

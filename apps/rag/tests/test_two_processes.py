@@ -4,14 +4,23 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from apps.core.errors import InvalidValue
+from apps.rag.ingestion import Ingestion
+from apps.rag.job_queue import NewFile
+from apps.rag.jobs import JobThread
 from apps.rag.library import Library
 from apps.rag.records import Upload
+from apps.rag.storage import put_together
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS, finished, names
+from apps.rag.uploads import LocalUploads, Spool
 
 pytestmark = pytest.mark.local
 
@@ -31,6 +40,42 @@ async def run():
     await library.aclose()
 asyncio.run(run())
 """
+
+
+class ReadTogether(LocalUploads):
+    """None is read before two are."""
+
+    def __init__(self, spool: Spool) -> None:
+        super().__init__(spool)
+        self._readers = 0
+        self._both = asyncio.Event()
+
+    @asynccontextmanager
+    async def opened(self, spooled: str) -> AsyncGenerator[Path, None]:
+        self._readers += 1
+        if self._readers == 2:
+            self._both.set()
+        await self._both.wait()
+        raise InvalidValue("It was read beside another")
+        yield self.spool.path(spooled)
+
+
+async def test_workers_that_have_long_been_idle_all_take_what_another_process_submits(tmp_path: Path) -> None:
+    now = 0.0
+    parts = put_together(tmp_path, "", HashingEmbedder(), None, replace(LIMITS, workers=2))
+    uploads = ReadTogether(Spool(tmp_path / "spool", 2**20))
+    ingestion = Ingestion(replace(parts, uploads=uploads), clock=lambda: now, idle_poll=0.005)
+    ingestion.start()
+    now = 3600.0
+    other = JobThread(tmp_path / "jobs.sqlite3", LIMITS)
+    async with asyncio.timeout(60):
+        job = await other.add("ann", "docs", [NewFile(name, "0" * 64, {}, 1, name) for name in ("a", "b")])
+        while not (state := await other.job("ann", job)).finished:  # noqa: ASYNC110 - the table tells no one
+            await asyncio.sleep(0.01)
+    assert [file.error and file.error["message"] for file in state.files] == ["It was read beside another"] * 2
+    await ingestion.aclose()
+    await parts.jobs.aclose()
+    await other.aclose()
 
 
 @pytest.mark.long

@@ -1,11 +1,15 @@
 """A small MCP server over HTTP with sessions that it can be made to forget, as one that has been started anew."""
 
+import asyncio
 import json
 import secrets
+import threading
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
+
+from apps.tests.support.waiting import HANG_SECONDS
 
 SESSION = "mcp-session-id"
 # a schema of draft 4, with a tuple and a pattern that Python does not know
@@ -20,15 +24,24 @@ ODD = {
 
 
 class ForgetfulMcp:
-    """``calls`` are those of tools that were answered; ``made`` counts sessions. With ``loses_all`` none is known."""
+    """``calls`` are those of tools that were looked at. With ``loses_all`` no session is known.
+
+    A call with the argument ``held`` is answered once ``released`` is set; one with ``refused`` is refused.
+    """
 
     def __init__(self) -> None:
         self.known: set[str] = set()
         self.sessions: list[str] = []
         self.calls: list[Any] = []
         self.loses_all = False
+        self.released = threading.Event()
         self.app = FastAPI()
         self.app.add_api_route("/mcp", self._answer, methods=["POST"])
+        # some have no stream of their own, and say so with the status of a session that they do not know
+        self.app.add_api_route("/mcp", self._no_stream, methods=["GET"])
+
+    async def _no_stream(self) -> Response:
+        return Response(status_code=404)
 
     async def _answer(self, request: Request) -> Response:
         message, session = await request.json(), request.headers.get(SESSION)
@@ -51,6 +64,11 @@ class ForgetfulMcp:
             return self._result(id, {"tools": [{"name": "odd", "description": "Odd", "inputSchema": ODD}]})
         arguments = message["params"].get("arguments")
         self.calls.append(arguments)
+        if "held" in arguments:
+            await asyncio.to_thread(self.released.wait, HANG_SECONDS)
+        if "refused" in arguments:
+            error = {"code": -32602, "message": "not that one"}
+            return JSONResponse({"jsonrpc": "2.0", "id": id, "error": error})
         return self._result(id, {"content": [{"type": "text", "text": json.dumps(arguments)}]})
 
     @staticmethod

@@ -20,8 +20,8 @@ class Talk:
     async def request(self) -> bytes:
         """The next request, whole. Raises IncompleteReadError where the client is gone."""
         head = await self.reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().rpartition(b"content-length: ")[2].split(b"\r\n")[0])
-        return head + await self.reader.readexactly(length)
+        _, named, rest = head.lower().rpartition(b"content-length: ")
+        return head + await self.reader.readexactly(int(rest.split(b"\r\n")[0]) if named else 0)
 
     async def send(self, *packets: bytes) -> None:
         for packet in packets:

@@ -54,6 +54,35 @@ async def test_one_call_after_another_uses_one_connection_and_two_at_once_use_tw
     assert call.server.accepted == 5
 
 
+async def test_what_is_only_asked_for_uses_an_idle_connection_and_a_new_one_where_that_was_closed(start: Start) -> None:
+    async def twice(talk: Talk) -> None:
+        for _ in range(2):
+            await talk.send(whole(await talk.request(), b"X-Talk: %d" % talk.number))
+        # read, and closed without a word
+        await talk.request()
+
+    call = await start(twice)
+    talks = []
+    for _ in range(5):
+        response = await call.client.get(call.server.url + "/v1/capacity", in_seconds(60))
+        assert (await response.read(60, in_seconds(60))).startswith(b"GET /v1/capacity HTTP/1.1\r\nHost: ")
+        talks.append(response.header(b"x-talk"))
+    assert talks == ["1", "1", "2", "2", "3"]
+
+
+async def test_what_is_only_asked_for_is_asked_twice_at_most(start: Start) -> None:
+    async def closing(talk: Talk) -> None:
+        if talk.number == 1:
+            await talk.send(whole(await talk.request()))
+        await talk.request()
+
+    call = await start(closing)
+    await (await call.client.get(call.server.url + "/", in_seconds(60))).read(60, in_seconds(60))
+    with pytest.raises(Cut):
+        await call.client.get(call.server.url + "/", in_seconds(60))
+    assert call.server.accepted == 2
+
+
 async def test_the_connection_used_last_is_used_next(start: Start) -> None:
     async def numbered(talk: Talk) -> None:
         while True:

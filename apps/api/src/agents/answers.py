@@ -14,12 +14,13 @@ from apps.agents.roster import AgentCard
 from apps.agents.session import RunSession
 from apps.api.src.generate import framing_for, model_header
 from apps.api.src.http.shutdown import guarded
-from apps.api.src.http.streaming import EventStream, Framing, StreamedResponse, event_frame, raw
+from apps.api.src.http.streaming import EventStream, Framing, StreamedResponse, raw
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage
 from apps.core.errors import AppError
 from apps.core.messages import read_json_text
+from apps.models.event_stream import json_event
 from apps.models.metering import CHARACTERS_PER_TOKEN, Meter
 
 ENDED = ("done", "failed", "cancelled")
@@ -77,14 +78,14 @@ def frame(what: Event, run: AgentRun, framing: Framing) -> bytes:
         return b""
     match what:
         case ToolCalled():
-            return event_frame("tool_call", _call(what))
+            return json_event(_call(what), "tool_call")
         case ToolReturned():
             result = {"id": what.id, "tool": what.tool, "result": what.result, "failed": what.failed}
-            return event_frame("tool_result", result | {"seconds": round(what.seconds, 4)})
+            return json_event(result | {"seconds": round(what.seconds, 4)}, "tool_result")
         case ApprovalRequired():
-            return event_frame("approval_required", {"run": run.id, "calls": [_call(call) for call in what.calls]})
+            return json_event({"run": run.id, "calls": [_call(call) for call in what.calls]}, "approval_required")
         case RunEnded():
-            return event_frame("done", _done(what, run))
+            return json_event(_done(what, run), "done")
 
 
 def still_waiting(run: AgentRun) -> tuple[ApprovalRequired, RunEnded]:

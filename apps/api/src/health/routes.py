@@ -121,8 +121,9 @@ def metrics_router(services: Services) -> APIRouter:
 def capacity_router(services: Services) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
-    @router.get("/v1/capacity", response_model_exclude_none=True)
-    async def capacity(request: Request, control_texts: bool = False) -> Capacity:
+    # written here: a fleet's gateways ask several times a second, and FastAPI would check the answer once more
+    @router.get("/v1/capacity", response_model=Capacity)
+    async def capacity(request: Request, control_texts: bool = False) -> Response:
         """The models of this machine that the caller may use: slots, queue, speed, and the wait to expect.
 
         `draining` is true from SIGTERM on: calls under way are answered, and new ones should go elsewhere.
@@ -139,7 +140,8 @@ def capacity_router(services: Services) -> APIRouter:
             models = [
                 model.model_copy(update={"control_texts": texts}) if model.kind == "chat" else model for model in models
             ]
-        return Capacity(draining=shutdown.draining, models=models)
+        answer = Capacity.model_construct(draining=shutdown.draining, models=models)
+        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
     return router
 

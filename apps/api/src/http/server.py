@@ -15,7 +15,9 @@ import socket
 import struct
 import sys
 import urllib.parse
+from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import httptools
@@ -57,6 +59,7 @@ NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 RESERVED_SECONDS = 2.0
 REFUSED_SECONDS = 1.0
 LAST_SECONDS = 3
+DATE_SECONDS = 1.0
 
 
 def serve(app: Any, settings: Settings) -> None:
@@ -82,9 +85,33 @@ def serve(app: Any, settings: Settings) -> None:
     if (peers := Peers.of(settings.api_peers, settings.api_workers)) is not None:
         sockets.append(listen_unix(peers.socket(peers.own)))
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=sockets)
+        Server(config).run(sockets=sockets)
     for one in sockets:
         one.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's looks ten times a second whether it is to end, which is most of what an idle process does.
+
+    This one is told, and awake once a second for the Date of its answers.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._wake: Callable[[], object] = lambda: None
+
+    async def main_loop(self) -> None:
+        loop, ending = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(ending.set)
+        # each tenth tick writes the Date anew
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await ending.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._wake()
 
 
 class Protocol(HttpToolsProtocol):

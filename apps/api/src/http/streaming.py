@@ -5,7 +5,6 @@ delta that has one goes out as ``event: delta`` with the JSON ``{"text": ...}``;
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
@@ -17,6 +16,7 @@ from apps.api.src.http.shutdown import ClientGone, Shutdown, guarded
 from apps.core.calls import Usage
 from apps.core.deltas import Citation, citations_json
 from apps.core.errors import AppError, InternalError, forget_tracebacks
+from apps.models.event_stream import json_event
 
 PING_AFTER = 15.0
 
@@ -183,18 +183,18 @@ class EventStream:
     ping = b": ping\n\n"
 
     def citations(self, citations: Sequence[Citation]) -> bytes:
-        return event_frame("citations", citations_json(citations))
+        return json_event(citations_json(citations), "citations")
 
     def delta(self, text: str) -> bytes:
         if "\r" in text:
-            return event_frame("delta", {"text": text})
+            return json_event({"text": text}, "delta")
         return b"data: " + text.replace("\n", "\ndata: ").encode() + b"\n\n"
 
     def done(self, finish_reason: str, model: str | None, usage: Usage | None) -> bytes:
-        return event_frame("done", {"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)})
+        return json_event({"finish_reason": finish_reason, "model": model, "usage": usage_json(usage)}, "done")
 
     def error(self, error: AppError) -> bytes:
-        return event_frame("error", error.envelope())
+        return json_event(error.envelope(), "error")
 
 
 class PlainText:
@@ -226,8 +226,3 @@ def usage_json(usage: Usage | None) -> dict[str, int] | None:
         "total_tokens": usage.total_tokens,
         "cached_tokens": usage.cached_tokens,
     }
-
-
-def event_frame(kind: str, data: object) -> bytes:
-    """One event with JSON in it."""
-    return b"event: " + kind.encode() + b"\ndata: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"

@@ -109,7 +109,8 @@ class LoopLag:
         self._wait(loop)
 
     def _watch(self, loop_thread: int) -> None:
-        while not self._over.wait(EVERY / 2):
+        # asleep until the timer is so late that it matters, and not on a clock of its own: it would wake as often again
+        while not self._over.wait(max(EVERY / 2, self._due + self._stall / 2 - time.monotonic())):
             if self._where is None and time.monotonic() - self._due >= self._stall / 2:
                 frame = sys._current_frames().get(loop_thread)
                 if frame is not None and frame.f_code.co_name not in WAITING:

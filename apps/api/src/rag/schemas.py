@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
 from apps.api.src.generate import CLOUD_MAX_TOKENS, GenerateAnswer, GenerateBody, generate_body
-from apps.api.src.http.streaming import EventStream, StreamedResponse, event_frame
+from apps.api.src.http.streaming import EventStream, StreamedResponse
 from apps.core.errors import AppError, InternalError, error_classes
 from apps.core.fields import Between, CodePoints, Schema
 from apps.core.settings import Settings
+from apps.models.event_stream import json_event
 from apps.rag.answering import TOP_K, Place
 from apps.rag.records import Collection, Document, Job, Kind, Passage, pace_of
 
@@ -299,9 +300,9 @@ async def _frames(states: AsyncGenerator[Job, None]) -> AsyncGenerator[bytes, No
         async for job in states:
             shown = job_json(job).model_dump()
             if not job.finished:
-                yield event_frame("progress", shown)
+                yield json_event(shown, "progress")
             elif job.status == "done":
-                yield event_frame("done", shown)
+                yield json_event(shown, "done")
             else:
                 yield FRAMING.error(_error_of(job, shown))
 

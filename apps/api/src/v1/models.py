@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from apps.api.src.wiring.services import Services
+from apps.core.callers import Caller
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField, NotFound, quoted
 from apps.core.fields import Schema
 from apps.core.messages import ChatRequest, user_message
@@ -166,7 +167,12 @@ async def chat_tokens_of(router: Router, call: WireCall) -> dict[str, Any]:
     Raises an error of the contract's table that names the field.
     """
     chat, _ = _here(router, call)
-    tokens = await chat.tokenize(chat_request(call.body, call.caller))
+    return await input_tokens(chat, call.body, call.caller)
+
+
+async def input_tokens(chat: Tokenizing, body: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+    """How many tokens the prompt of a chat has, in the words of a response."""
+    tokens = await chat.tokenize(chat_request(body, caller))
     return {"object": "response.input_tokens", "input_tokens": len(tokens)}
 
 

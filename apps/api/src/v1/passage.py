@@ -1,7 +1,6 @@
 """The parts of OpenAI's API that go to an upstream as they are: on record, within limits, without the caller's key.
 
-They are audio, images, moderations, files, batches and stored responses; what is asked of responses that are made here
-is answered here.
+They are audio, images, moderations, files, batches and stored responses.
 """
 
 import asyncio
@@ -11,28 +10,23 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from apps.api.src.auth.authentication import allow_model, caller_of
 from apps.api.src.http.request import JSON_TYPE, RawRoute, header, parse_json, read_body, refuse_duplicates
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, receipt_headers, with_earlier
+from apps.api.src.v1.relay import receipt_headers
+from apps.api.src.v1.stored_responses import answered_here
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, CallRecord, Price, Usage, cost, priced
-from apps.core.errors import Forbidden, InvalidType, InvalidValue, NotFound, UnsupportedMediaType, quoted
-from apps.core.ports import Tokenizing
+from apps.core.errors import Forbidden, InvalidType, UnsupportedMediaType
 from apps.core.settings import Settings
-from apps.gateway.openai_api.chat_request import chat_request
-from apps.gateway.openai_api.over_chat import StoredResponse, StoredResponses
-from apps.gateway.openai_api.responses import MADE_HERE, conversation_before
-from apps.gateway.openai_api.responses_request import chat_body
-from apps.gateway.protocol import BYTES_PER_TOKEN, WireCall
+from apps.gateway.protocol import BYTES_PER_TOKEN
 from apps.gateway.routing.config import ANY_MODEL, Family
-from apps.gateway.routing.router import Needs
 from apps.gateway.routing.targets import Provider
 from apps.gateway.upstream.access import usage_in
 from apps.gateway.upstream.passage import PassedCall
@@ -229,95 +223,6 @@ class PassedResponse(StreamedResponse):
     def _answered(self) -> RawHeaders:
         self.status_code = self._passing.status
         return [*self._passing.headers, *receipt_headers(self._passing.record)]
-
-
-INPUT_TOKENS, ITEMS, CANCEL = "input_tokens", "input_items", "cancel"
-MOST_ITEMS, ITEMS_AT_ONCE = 100, 20
-
-
-async def answered_here(request: Request, path: str) -> Response | Request:
-    """The answer; where the upstream has it, the request that goes on to it.
-
-    Raises NotFound for an id that is not kept (any more), InvalidValue for what cannot be done with one.
-    """
-    services: Services = request.app.state.services
-    if request.method == "POST" and path == INPUT_TOKENS:
-        return await _counted(request, services)
-    id, _, rest = path.partition("/")
-    if not id.startswith(MADE_HERE):
-        return request
-    stored, found = _found(request, services, id)
-    operation = (request.method, rest)
-    if operation == ("GET", ""):
-        if request.query_params.get("stream") == "true":
-            raise InvalidValue("A response that is kept cannot be streamed again", field="stream")
-        return Response(found.response, media_type="application/json")
-    if operation == ("DELETE", ""):
-        stored.delete(caller_of(request).tenant, id)
-        return JSONResponse({"id": id, "object": "response.deleted", "deleted": True})
-    if operation == ("GET", ITEMS):
-        return JSONResponse(_listed(found, request))
-    if operation == ("POST", CANCEL):
-        raise InvalidValue("Cannot cancel a synchronous response.", field="response_id")
-    raise NotFound("No such route")
-
-
-def _found(request: Request, services: Services, id: str) -> tuple[StoredResponses, StoredResponse]:
-    caller, stored = caller_of(request), services.gateway.stored_responses
-    found = stored.find(caller.tenant, id)
-    if found is None:
-        raise NotFound(f"Response with id {quoted(id)} not found.", field="response_id")
-    allow_model(caller, found.model, services.gateway.router.is_local, OF_A_RESPONSE)
-    return stored, found
-
-
-def _listed(found: StoredResponse, request: Request) -> dict[str, Any]:
-    """The items of its input, the last first unless ``order`` is asc."""
-    items = found.given()
-    if request.query_params.get("order", "desc") != "asc":
-        items.reverse()
-    limit = request.query_params.get("limit", str(ITEMS_AT_ONCE))
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= MOST_ITEMS:
-        details = {"min": 1, "max": MOST_ITEMS}
-        raise InvalidValue(f"Limit must be between 1 and {MOST_ITEMS}", field="limit", details=details)
-    after = request.query_params.get("after")
-    ids = [item.get("id") for item in items]
-    if after is not None and after not in ids:
-        raise InvalidValue("No item of the input has this id", field="after")
-    first = 0 if after is None else ids.index(after) + 1
-    page = items[first : first + int(limit)]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0].get("id") if page else None,
-        "last_id": page[-1].get("id") if page else None,
-        "has_more": first + len(page) < len(items),
-    }
-
-
-async def _counted(request: Request, services: Services) -> Response | Request:
-    """How many tokens the prompt of a response would have; exact, so of a model whose tokenizer is here."""
-    call = with_earlier(await read_call(request, "/responses", services.gateway.router.is_local), services.gateway)
-    chat = services.gateway.router.candidates(str(call.body["model"]), Needs())[0].provider.chat
-    if not isinstance(chat, Tokenizing):
-        return Request(request.scope, _replayed(call, request.receive))
-    body, before = conversation_before(services.gateway.stored_responses, call)
-    tokens = await chat.tokenize(chat_request(chat_body(body, before), call.caller))
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(tokens)})
-
-
-def _replayed(call: WireCall, receive: Receive) -> Receive:
-    """The body that has been read already, and then what comes behind it."""
-    sent = False
-
-    async def again() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": call.raw, "more_body": False}
-
-    return again
 
 
 # what each part is for, and the methods it knows

@@ -4,7 +4,6 @@ What goes back are the bytes of a whole answer or of a stream; the receipt is am
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import lru_cache
@@ -29,6 +28,7 @@ from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
 from apps.gateway.gateway import Gateway
 from apps.gateway.protocol import WireCall
+from apps.models.event_stream import json_bytes, json_event
 from apps.models.metering import Meter
 
 
@@ -108,20 +108,18 @@ def whole_response(frame: bytes, record: CallRecord, cache: CacheUse | None = No
 
 
 def _error_frame(error: AppError, path: str) -> bytes:
-    return b"data: " + json.dumps(envelope(error, path), ensure_ascii=False).encode() + b"\n\n"
+    return json_event(envelope(error, path))
 
 
 def _response_error_frame(error: AppError, path: str) -> bytes:
     """OpenAI's error event of a response stream, with the envelope in it: its clients raise APIError."""
     body = envelope(error, path)
     fields = {name: body["error"][name] for name in ("code", "message", "param")}
-    return (
-        b"event: error\ndata: " + json.dumps({"type": "error", **fields, **body}, ensure_ascii=False).encode() + b"\n\n"
-    )
+    return json_event({"type": "error", **fields, **body}, "error")
 
 
 def _message_error_frame(error: AppError, path: str) -> bytes:
-    return b"event: error\ndata: " + json.dumps(envelope(error, path), ensure_ascii=False).encode() + b"\n\n"
+    return json_event(envelope(error, path), "error")
 
 
 ERROR_FRAMES = {"/responses": _response_error_frame, "/messages": _message_error_frame}
@@ -142,11 +140,11 @@ async def respond(request: Request, call: WireCall) -> Response:
     services: Services = request.app.state.services
     gateway = services.gateway
     deadline = _deadline(request)
+    named = identity(request, call)
     if call.path == "/responses":
-        call = with_earlier(call, gateway)
+        call = with_items(with_earlier(call, gateway), gateway)
     record = new_record(call, gateway)
     call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits, call.earlier)
-    named = identity(request, call)
     execution = Execution(gateway, services.meter, call, record)
     if named is not None:
         return await _idempotent(request, named, execution, deadline)
@@ -219,11 +217,28 @@ def with_earlier(call: WireCall, gateway: Gateway) -> WireCall:
     return call._replace(earlier=found.conversation)
 
 
+def with_items(call: WireCall, gateway: Gateway) -> WireCall:
+    """The call with items that are kept here in the places where its input refers to them.
+
+    Raises Forbidden as `with_earlier`. What is not kept here may be the upstream's own.
+    """
+    stored, given = gateway.stored_responses, call.body.get("input")
+    if not stored.on or not isinstance(given, list):
+        return call
+    items, models = stored.resolved(call.caller.tenant, given)
+    if not models:
+        return call
+    for model in models:
+        allow_model(call.caller, model, gateway.router.is_local, OF_A_RESPONSE)
+    body = {**call.body, "input": items}
+    return call._replace(raw=json_bytes(body), body=body)
+
+
 def call_of(
     request: Request, path: str, body: dict[str, Any], is_local: Callable[[str], bool], *, fits: bool = False
 ) -> WireCall:
     """A call whose ``body`` was translated from that of another API; see WireCall for ``fits``."""
-    raw = json.dumps(body, ensure_ascii=False).encode()
+    raw = json_bytes(body)
     return _checked(request, path, raw, body, is_local, fits=fits)
 
 

@@ -19,8 +19,8 @@ from apps.gateway.gateway import Gateway, GatewayModel
 from apps.gateway.openai_api.chat_completions import LocalWire
 from apps.gateway.openai_api.completions import LocalCompletions
 from apps.gateway.openai_api.embeddings import EmbeddingsWire
-from apps.gateway.openai_api.over_chat import StoredResponses
 from apps.gateway.openai_api.responses import ResponsesEitherWay, ResponsesOverChat
+from apps.gateway.openai_api.stored_responses import StoredResponses
 from apps.gateway.protocol import TraceHeaders, WireTarget
 from apps.gateway.replicas.replica_set import ReplicaSet
 from apps.gateway.replicas.retrieval import ReplicaEmbedder, ReplicaEmbeddingsWire

@@ -233,6 +233,7 @@ def build_accounts(settings: Settings, database: Database | None) -> Accounts:
         database,
         journal=None if settings.ledger_journal == "off" else Journal(settings.data_dir / "journal"),
         journal_required=settings.ledger_journal == "required",
+        writers=settings.api_workers,
     )
     days = settings.ledger_retention_days
     return Accounts(limits, ledger, Budgets(database, ledger), Retention(database, days) if days else None)

@@ -172,6 +172,16 @@ def test_a_beginning_of_the_answer_is_continued(http: httpx2.Client) -> None:
     assert model.requests[0].continue_final_message
 
 
+def test_the_stop_sequence_that_ended_an_answer_is_told() -> None:
+    model = local(lambda request: [Delta("x", model="tiny"), Delta(finish_reason="stop", stopped_by=request.stop[0])])
+    asked: Any = {"model": "tiny", "max_tokens": 5, "messages": USER, "stop_sequences": ["END"]}
+    with serving_models(local=model, auth="off") as url, anthropic.Anthropic(base_url=url, api_key="x") as client:
+        with client.messages.stream(**asked) as stream:
+            streamed = stream.get_final_message()
+        for message in (client.messages.create(**asked), streamed):
+            assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
+
+
 def test_parallel_calls_that_come_interleaved_are_each_whole() -> None:
     pieces = [
         Delta("I look. ", model="tiny"),

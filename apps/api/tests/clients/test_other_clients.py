@@ -16,6 +16,7 @@ import pytest
 from apps.core.calls import Usage
 from apps.core.deltas import Delta, ToolCallDelta
 from apps.core.messages import ChatRequest
+from apps.local.prompt import text_of
 from apps.models.scripted import ScriptedModel, Step
 from apps.tests.support.processes import running
 from apps.tests.support.serving import serving_models
@@ -28,11 +29,16 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[3]
 PROGRAM = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 PYTHON = Path(os.environ.get("CLIENTS_PYTHON", ROOT / ".cache" / "clients" / "python" / PROGRAM))
+AIDER = Path(os.environ.get("CLIENTS_AIDER", ROOT / ".cache" / "clients" / "aider" / PROGRAM)).with_name(
+    "aider.exe" if os.name == "nt" else "aider"
+)
 MODULES = Path(os.environ.get("CLIENTS_MODULES", ROOT / ".cache" / "clients" / "javascript" / "node_modules"))
 SCRIPTS = sorted(path.name for path in (HERE / "python").glob("*.py") if path.name != "support.py")
 PROGRAMS = sorted(path.name for path in (HERE / "javascript").glob("*.js") if path.name != "support.js")
 PACKAGED = {"LOCAL_MODEL": "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "LOCAL_FALLBACK": "packaged"}
 PERSON = {"name": "Ada", "age": 36}
+# what aider is to write into a file
+FILE, EDITED = "greeting.py", 'print("Hello there.")\n'
 
 
 def answering(request: ChatRequest) -> Sequence[Step]:
@@ -45,6 +51,9 @@ def answering(request: ChatRequest) -> Sequence[Step]:
         given = {"city": "Paris"} if "weather" in name.lower() else PERSON
         called = Delta(tool_calls=(ToolCallDelta(0, "call_1", name, json.dumps(given)),), model="tiny")
         return [called, Delta(finish_reason="tool_calls", usage=Usage(7, 3), model="tiny")]
+    if FILE in text_of(request.messages[-1]):
+        edit = f"{FILE}\n```\n{EDITED}```\n"
+        return [Delta(edit, model="tiny"), end]
     if request.response_format is not None:
         return [Delta(json.dumps(PERSON), model="tiny"), end]
     return [Delta("Hello ", model="tiny"), Delta("there."), end]
@@ -91,6 +100,26 @@ def test_a_python_client(script: str, scripted: str, packaged: tuple[str, str], 
     if not PYTHON.exists():
         pytest.skip("make test-clients makes the environment of these clients")
     run([PYTHON, HERE / "python" / script], scripted, packaged, tmp_path)
+
+
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_aider_edits_a_file(stream: str, scripted: str, tmp_path: Path) -> None:
+    if not AIDER.exists():
+        pytest.skip("make test-clients installs aider, where its Python is one that it takes")
+    (tmp_path / FILE).write_text("print()\n")
+    quiet = ["--no-git", "--yes-always", "--no-check-update", "--analytics-disable", "--no-show-model-warnings"]
+    place = ["--openai-api-base", f"{scripted}/v1", "--openai-api-key", "unused", "--model", "openai/tiny"]
+    asked = ["--edit-format", "whole", "--message", f"Greet in {FILE}", stream, FILE]
+    done = subprocess.run(
+        [AIDER, *quiet, *place, *asked],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        timeout=3 * HANG_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    assert (tmp_path / FILE).read_text() == EDITED, done.stdout[-3000:] + done.stderr[-6000:]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from mcp import MCPError
+from mcp import Client, MCPError
 
+from apps.agents.mcp_bridge import bridging
 from apps.api.src.mcp.served import PAGE
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
@@ -102,6 +103,35 @@ async def test_a_call_reports_its_progress_where_that_is_asked_for(url: str) -> 
 @pytest.mark.long
 async def test_a_call_that_is_cancelled_ends_the_models_work(url: str) -> None:
     async with connected(url) as client:
+        waiting = asyncio.create_task(client.call_tool("local_generate", {"prompt": "wait"}))
+        async with asyncio.timeout(200):
+            assert await asyncio.to_thread(until, lambda: MODEL.open == 1)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert await asyncio.to_thread(until, lambda: MODEL.open == 0)
+
+
+@pytest.mark.long
+async def test_the_bridge_hands_on_all_of_it(url: str) -> None:
+    heard: list[float] = []
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
+
+    async with connected(url) as service, Client(bridging(service)) as client:
+        first = await client.list_resources()
+        second = await client.list_resources(cursor=first.next_cursor)
+        assert len(first.resources) == PAGE and second.resources and second.next_cursor is None
+        assert len((await client.list_resource_templates()).resource_templates) == 2
+        read: Any = await client.read_resource("rag://shared/rules")
+        assert "rule.md" in read.contents[0].text
+        with pytest.raises(MCPError, match="NOT_FOUND"):
+            await client.read_resource("rag://collections/none")
+        assert {prompt.name for prompt in (await client.list_prompts()).prompts} >= {"compare_models"}
+        prompt: Any = await client.get_prompt("compare_models", {"question": "How long?"})
+        assert "How long?" in prompt.messages[0].content.text
+        told = await client.call_tool("local_generate", {"prompt": "hi"}, progress_callback=report)
+        assert text_of(told) == "a" * 40 and len(heard) >= 2
         waiting = asyncio.create_task(client.call_tool("local_generate", {"prompt": "wait"}))
         async with asyncio.timeout(200):
             assert await asyncio.to_thread(until, lambda: MODEL.open == 1)

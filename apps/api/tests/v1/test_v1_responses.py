@@ -167,7 +167,7 @@ def test_a_streams_answer_can_be_sent_back_as_input(client: openai.OpenAI, local
         ({"conversation": "conv_1"}, "INVALID_VALUE", "conversation"),
         ({"background": True}, "INVALID_VALUE", "background"),
         ({"prompt": {"id": "p"}}, "INVALID_VALUE", "prompt"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "INVALID_VALUE", "input.0.type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "INVALID_VALUE", "input.0.id"),
         ({"input": [{"type": "computer_call"}]}, "INVALID_VALUE", "input.0.type"),
         ({"input": []}, "INVALID_VALUE", "input"),
         ({"input": None}, "MISSING_REQUIRED_FIELD", "input"),
@@ -238,6 +238,27 @@ def test_a_response_is_kept_and_gone_on_from(client: openai.OpenAI, local: Scrip
     assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two", "Hello\n", "three"]
 
 
+def test_items_that_are_kept_are_found_by_their_ids(client: openai.OpenAI, local: ScriptedModel) -> None:
+    first = client.responses.create(model="tiny", input="one")
+    (asked,) = client.responses.input_items.list(first.id)
+    given: Any = [
+        {"type": "item_reference", "id": asked.id},
+        {"id": first.output[0].id},
+        {"role": "user", "content": "two"},
+    ]
+    second = client.responses.create(model="tiny", input=given)
+    assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two"]
+    # what was put in the places of references is a part of the response that it was said in
+    client.responses.delete(first.id)
+    client.responses.create(model="tiny", input=given)
+    assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two"]
+    client.responses.create(model="tiny", input="three", previous_response_id=second.id)
+    assert [message.content for message in local.requests[-1].messages] == ["one", "Hello\n", "two", "Hello\n", "three"]
+    with pytest.raises(openai.BadRequestError, match="No item msg_none is kept here") as refused:
+        client.responses.create(model="tiny", input=[given[0], {"type": "item_reference", "id": "msg_none"}])
+    assert refused.value.param == "input.1.id"
+
+
 def test_a_kept_response_is_for_keys_that_may_ask_its_model(
     mock: MockUpstream, http: httpx2.Client, tmp_path: Path
 ) -> None:
@@ -252,15 +273,18 @@ def test_a_kept_response_is_for_keys_that_may_ask_its_model(
         def ask(key: str, model: str, **body: Any) -> httpx2.Response:
             return http.post(f"{url}/v1/responses", headers=bearer(key), json={"model": model, **body})
 
-        made = ask(mine, "mine", input="hi").json()["id"]
+        answer = ask(mine, "mine", input="hi").json()
+        made, reference = answer["id"], {"type": "item_reference", "id": answer["output"][0]["id"]}
         assert http.get(f"{url}/v1/responses/{made}", headers=bearer(mine)).json()["id"] == made
         assert ask(mine, "mine", input="on", previous_response_id=made).status_code == 200
         for refused in (
             http.get(f"{url}/v1/responses/{made}", headers=bearer(other)),
             http.delete(f"{url}/v1/responses/{made}", headers=bearer(other)),
             ask(other, "other", input="on", previous_response_id=made),
+            ask(other, "other", input=[reference, {"role": "user", "content": "on"}]),
         ):
             assert refused.status_code == 403 and "of that response" in refused.json()["error"]["message"]
+        assert ask(mine, "mine", input=[reference, {"role": "user", "content": "on"}]).status_code == 200
 
 
 def test_what_a_call_goes_on_from_is_reserved_for() -> None:

@@ -22,8 +22,7 @@ from apps.local.engine.batching.step import LARGEST, Step
 from apps.local.engine.kernel.build import Variant, build, cpu_flags, usable_variants
 from apps.local.engine.kernel.library import compiler_of, load_library
 from apps.local.engine.kernel.native_step import NativeStep, cache_bytes, cache_type_of
-from apps.local.engine.port import NoKernel, UnsupportedModel, UnusableDraft
-from apps.local.engine.precision import Precision, choose_precision
+from apps.local.engine.port import NoKernel, Precision, UnsupportedModel, UnusableDraft, choose_precision
 from apps.local.tokenizer import HubTokenizer
 
 if TYPE_CHECKING:

@@ -68,6 +68,28 @@ class BlockCache:
         self.table: Any = np.zeros(most_blocks, np.uint64)
 
 
+class PooledBlocks:
+    """The part of Step that is its caches' blocks: they come from ``_pool``, which the step makes."""
+
+    _pool: BlockPool
+
+    @property
+    def free_blocks(self) -> int:
+        return self._pool.free
+
+    def blocks_for(self, tokens: int) -> int:
+        return self._pool.blocks_for(tokens)
+
+    def blocks_of(self, cache: BlockCache) -> int:
+        return len(cache.blocks)
+
+    def reserve(self, cache: BlockCache, tokens: int) -> bool:
+        return self._pool.reserve(cache, tokens)
+
+    def release(self, cache: BlockCache, tokens: int) -> None:
+        self._pool.release(cache, tokens)
+
+
 # how many whole sequences fit where the number of tokens is not given; memory is taken only as it is written
 UNBOUNDED_SEQUENCES = 16
 # a cache's elements: the kernels' number, numpy's type, the bytes of a position's scale
@@ -85,7 +107,7 @@ def cache_bytes(shape: Shape, cache_type: str) -> int:
     return shape.cache_values // shape.head_dim * (shape.head_dim * np.dtype(element).itemsize + scale)
 
 
-class NativeStep:
+class NativeStep(PooledBlocks):
     """Implements Step. Not for several threads at once. Caches take their memory in blocks from one pool.
 
     ``cached_tokens`` positions of all sequences together fit into it. ``cache_type`` is one of ELEMENTS.
@@ -126,22 +148,6 @@ class NativeStep:
 
     def new_cache(self) -> BlockCache:
         return BlockCache(self._context // self._pool.positions)
-
-    @property
-    def free_blocks(self) -> int:
-        return self._pool.free
-
-    def blocks_for(self, tokens: int) -> int:
-        return self._pool.blocks_for(tokens)
-
-    def blocks_of(self, cache: BlockCache) -> int:
-        return len(cache.blocks)
-
-    def reserve(self, cache: BlockCache, tokens: int) -> bool:
-        return self._pool.reserve(cache, tokens)
-
-    def release(self, cache: BlockCache, tokens: int) -> None:
-        self._pool.release(cache, tokens)
 
     def copy_prefix(self, source: BlockCache, target: BlockCache, tokens: int) -> None:
         self._need(target, tokens)

@@ -27,8 +27,7 @@ from apps.core.process import available_cpus
 from apps.local.checkpoint import CheckpointError
 from apps.local.engine.decoding import LogprobRecorder, OutputProcessor, Sampler
 from apps.local.engine.plain.streamer import Cancelled, OutputStreamer
-from apps.local.engine.port import EngineOutput, Progress, Sampling
-from apps.local.engine.precision import ChosenPrecision, Precision, choose_precision
+from apps.local.engine.port import ChosenPrecision, EngineOutput, Precision, Progress, Sampling, choose_precision
 from apps.local.tokenizer import HubTokenizer
 
 # of a checkpoint that says nothing: what the models with ALiBi were trained on

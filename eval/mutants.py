@@ -292,16 +292,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         first, of = map(int, options.part.split("/"))
         made = list(mutants(target))[first - 1 :: of]
+        left: list[Mutant] = []
         with ThreadPoolExecutor(options.workers) as pool:
-            lives = list(pool.map(partial(survives, target), (one.code for one in made)))
-        left = [one for one, alive in zip(made, lives, strict=True) if alive]
+            lives = pool.map(partial(survives, target), (one.code for one in made))
+            for number, (one, alive) in enumerate(zip(made, lives, strict=True), 1):
+                if alive:
+                    left.append(one)
+                    reason = EXPLAINED.get((target.module, one.was), "")
+                    why = f"  ({reason})" if reason else ""
+                    print(f"    {number}: line {one.line}: {one.was}  ->  {one.now}{why}", flush=True)
         unexplained = [one for one in left if (target.module, one.was) not in EXPLAINED]
         killed = 1 - len(left) / len(made)
         enough &= killed >= ENOUGH or not unexplained
         print(f"{target.module}: {len(made) - len(left)} of {len(made)} killed ({killed:.0%})", flush=True)
-        for one in left:
-            reason = EXPLAINED.get((target.module, one.was), "")
-            print(f"    {one.line}: {one.was}  ->  {one.now}{f'  ({reason})' if reason else ''}", flush=True)
         survivors = [asdict_of(one) for one in left]
         report.append({"module": target.module, "mutants": len(made), "killed": round(killed, 3), "left": survivors})
     REPORT.write_text(json.dumps(report, indent=1) + "\n")

@@ -58,7 +58,13 @@ class Target:
 
 
 TARGETS = (
-    Target("apps.core.errors", ("apps/core/tests/test_errors.py", "apps/core/tests/test_error_table.py")),
+    Target(
+        "apps.core.errors",
+        (
+            *("apps/core/tests/test_errors.py", "apps/core/tests/test_error_table.py"),
+            "apps/core/tests/test_quoting.py",
+        ),
+    ),
     Target("apps.api.src.http.streaming", ("apps/api/tests/http/test_sse.py",)),
     Target(
         "apps.operations.budgets",

@@ -10,7 +10,13 @@ def test_a_name_is_as_it_was(name: str) -> None:
     assert quoted(name) == name
 
 
-@pytest.mark.parametrize("key", ["sk-3Gh8Jd5Sf1Qw6Er9Ty2U", "ga_" + "aB3-" * 10, "AIzaSyA1b2C3d4E5"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("sk-3Gh8Jd5Sf1Qw6Er9Ty2U", "ga_" + "aB3-" * 10, "AIzaSyA1b2C3d4E5", "SK-12345678", "sk_live12345"),
+        *("pk-12345678", "rk-12345678", "gsk_12345678", "xai-12345678", "ghp_12345678", "hf_12345678"),
+    ],
+)
 def test_a_key_is_not_repeated(key: str) -> None:
     assert quoted(f"team/{key}") == "team/[redacted]"
 

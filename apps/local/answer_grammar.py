@@ -89,6 +89,17 @@ def answer_grammar(request: ChatRequest) -> AnswerGrammar | None:
     return AnswerGrammar("\n".join(rules), "tools")
 
 
+def begins_freely(request: ChatRequest) -> bool:
+    """Whether an answer may begin with any text, and so with thoughts.
+
+    One that is held to a form, or that is to be a call, may not.
+    """
+    if request.tool_choice not in (None, "none", "auto"):
+        return False
+    form = (request.response_format or {}).get("type") not in (None, "text") or request.answer_regex is not None
+    return not (form or request.answer_choices or request.answer_grammar)
+
+
 def json_rule(schema: JsonObject, field: str) -> str:
     """A schema as a term of a grammar text. Raises InvalidValue for one that is too large or too deep."""
     if _deeper(schema, DEEPEST_SCHEMA):

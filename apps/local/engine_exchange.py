@@ -147,12 +147,14 @@ THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"
 class ReasoningReader:
     """One answer's. ``tokens`` counts those of the thoughts, the marks among them.
 
-    ``begun``: the prompt's end has opened the thoughts already.
+    ``begun``: the prompt's end has opened the thoughts already. ``tools``: a call ends them too, since the grammar
+    takes it for one wherever it begins.
     """
 
-    def __init__(self, *, begun: bool = False) -> None:
+    def __init__(self, *, begun: bool = False, tools: bool = False) -> None:
         self.tokens = 0
-        self._end: StopStrings | None = StopStrings([THOUGHT_ENDS]) if begun else None
+        self._ends = [THOUGHT_ENDS, CALL_BEGINS] if tools else [THOUGHT_ENDS]
+        self._end: StopStrings | None = StopStrings(self._ends) if begun else None
         self._undecided: str | None = None if begun else ""
         self._logprobs = PendingLogprobs()
         self._tells_logprobs = False
@@ -189,14 +191,16 @@ class ReasoningReader:
                 return "", "", ""
             self._undecided = None
             if beginning.startswith(THOUGHT_BEGINS):
-                self._end, text = StopStrings([THOUGHT_ENDS]), beginning[len(THOUGHT_BEGINS) :].removeprefix("\n")
+                self._end, text = StopStrings(self._ends), beginning[len(THOUGHT_BEGINS) :].removeprefix("\n")
         if self._end is None:
             return "", text, ""
         thoughts = self._end.feed(text)
         if self._end.found:
-            rest = self._end.rest.lstrip("\n")
+            call = self._end.found == CALL_BEGINS
+            rest = CALL_BEGINS + self._end.rest if call else self._end.rest.lstrip("\n")
             self._end = None
-            return thoughts, rest, whole[: len(whole) - len(rest)]
+            # a mark may have begun in the text before
+            return thoughts, rest, whole[: max(0, len(whole) - len(rest))]
         if last:
             thoughts += self._end.flush()
         return thoughts, "", whole
@@ -301,21 +305,22 @@ class _ArgumentsEnd:
 
 
 class AnswerReader:
-    """What one answer's outputs are read into: its prompt where that is echoed, thoughts, tool calls and text."""
+    """What one answer's outputs are read into: its prompt where that is echoed, thoughts, tool calls and text.
 
-    def __init__(
-        self, loaded: Loaded, request: ChatRequest, prompt: Sequence[int], *, tools: bool, constrained: bool
-    ) -> None:
+    ``free``: it may begin with any text, and so with thoughts.
+    """
+
+    def __init__(self, loaded: Loaded, request: ChatRequest, prompt: Sequence[int], *, tools: bool, free: bool) -> None:
         self._model = loaded.name
         self._request = request
         self._prompt_tokens = len(prompt)
         self._prompt = PromptTokens(tuple(prompt)) if request.token_ids or request.prompt_logprobs is not None else None
         self._echoed = _echo(loaded, request, prompt) if request.echo else ""
         self._calls = ToolCallReader(required=request.tool_choice not in (None, "auto")) if tools else None
-        # a schema leaves no room for thoughts; a raw prompt's answer is text and nothing else
-        thinks = not request.raw and (tools or not constrained)
+        # a raw prompt's answer is text and nothing else
+        thinks = free and not request.raw
         tail = loaded.tokenizer.decode(prompt[-8:]).rstrip() if thinks else ""
-        self._thoughts = ReasoningReader(begun=tail.endswith(THOUGHT_BEGINS)) if thinks else None
+        self._thoughts = ReasoningReader(begun=tail.endswith(THOUGHT_BEGINS), tools=tools) if thinks else None
 
     def delta(self, output: EngineOutput) -> Delta:
         thoughts, reason = "", output.finish_reason

@@ -17,7 +17,7 @@ from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State, digest_of
 from apps.core.settings import Settings
-from apps.local.answer_grammar import answer_grammar, offered_tools, open_compiler
+from apps.local.answer_grammar import answer_grammar, begins_freely, offered_tools, open_compiler
 from apps.local.checkpoint import model_name
 from apps.local.engine.port import Constraint
 from apps.local.engine_exchange import AnswerReader, LocalWindow, answer_limit, checked_tokens, sampling_of, tokenized
@@ -199,7 +199,7 @@ class LocalModel:
         sampling = replace(sampling_of(request, loaded.tokenizer), constraint=await self._constraint(serving, request))
         limit = answer_limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
         sampling = replace(sampling, max_tokens=limit)
-        reading = AnswerReader(loaded, request, prompt, tools=bool(tools), constrained=sampling.constraint is not None)
+        reading = AnswerReader(loaded, request, prompt, tools=bool(tools), free=begins_freely(request))
         waiting_since = time.perf_counter()
         async with (
             self.admission.slot(joins=request.joins),

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,20 @@ async def test_an_answer_streams_and_its_last_delta_has_reason_usage_and_name(se
     assert deltas[-1].model == "echo"
     usage = deltas[-1].usage
     assert usage is not None and (usage.prompt_tokens, usage.completion_tokens) == (5, 5)
+    await model.aclose()
+
+
+async def test_a_call_that_is_required_is_one_where_the_prompt_has_opened_thoughts(settings: Settings) -> None:
+    pytest.importorskip("llguidance", reason="llguidance comes with requirements-local.txt")
+    written = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call><think>'
+    model = await ready(settings, EchoEngine(context_length=1000))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    request = ChatRequest(user_message(written), tools=(tool,), max_tokens=len(written))
+    for tool_choice in ("required", "auto"):
+        answer = await collect(model.stream(replace(request, tool_choice=tool_choice)))
+        assert ([call.name for call in answer.tool_calls], answer.reasoning) == (["f"], "")
+    thought = await collect(model.stream(ChatRequest(user_message("Hm.</think>Yes<think>"), max_tokens=30)))
+    assert (thought.reasoning, thought.text) == ("Hm.", "Yes<think>")
     await model.aclose()
 
 

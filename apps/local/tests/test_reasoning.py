@@ -7,8 +7,8 @@ from apps.local.engine.port import EngineOutput
 from apps.local.engine_exchange import ReasoningReader
 
 
-def read(*texts: str, begun: bool = False, finish: str = "stop") -> tuple[str, str, int]:
-    reader, thoughts, answer = ReasoningReader(begun=begun), "", ""
+def read(*texts: str, begun: bool = False, tools: bool = False, finish: str = "stop") -> tuple[str, str, int]:
+    reader, thoughts, answer = ReasoningReader(begun=begun, tools=tools), "", ""
     for number, text in enumerate(texts, 1):
         thought, output = reader.read(EngineOutput(text, number, finish if number == len(texts) else None))
         thoughts, answer = thoughts + thought, answer + output.text
@@ -36,6 +36,14 @@ def test_an_answer_without_thoughts_goes_through_whole(text: str) -> None:
 
 def test_thoughts_that_the_prompt_has_begun() -> None:
     assert read("Hm", ".</thi", "nk>Yes", begun=True) == ("Hm.", "Yes", 3)
+
+
+def test_a_call_ends_the_thoughts_that_it_is_made_in() -> None:
+    text = "<think>Hm. <tool_call>\n{}</think>"
+    for cut in range(len(text) + 1):
+        assert read(text[:cut], text[cut:], tools=True)[:2] == ("Hm. ", "<tool_call>\n{}</think>")
+    assert read("Hm. <tool", "_call>\n{}", begun=True, tools=True)[:2] == ("Hm. ", "<tool_call>\n{}")
+    assert read(text)[:2] == ("Hm. <tool_call>\n{}", "")
 
 
 def test_thoughts_that_a_limit_has_cut_are_thoughts() -> None:

@@ -59,6 +59,27 @@ def test_without_a_template_the_zephyr_format_is_used_with_the_tokenizers_own_en
     )
 
 
+@pytest.mark.parametrize("in_config", [True, False])
+def test_a_template_for_tools_is_found_where_transformers_finds_it(
+    packaged: Path, tmp_path: Path, in_config: bool
+) -> None:
+    folder = copied(packaged, tmp_path)
+    if in_config:
+        (folder / "chat_template.jinja").unlink()
+        file = folder / "tokenizer_config.json"
+        named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools }} for tools"}]
+        file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": named}))
+    else:
+        (folder / "chat_template.jinja").write_text("plain")
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }} for tools")
+    template = HubTokenizer(folder).template
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert template.render(user_message("Hi")) == "plain"
+    # it does not write calls in the form that they are read in: the tools come as a system turn
+    assert template.render(user_message("Hi"), (tool,)) == "None for tools"
+
+
 def test_truncation_left_in_the_file_never_cuts_a_prompt(packaged: Path, tmp_path: Path) -> None:
     folder = copied(packaged, tmp_path)
     file = folder / "tokenizer.json"

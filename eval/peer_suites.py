@@ -62,14 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", type=Path, default=PYTHON, help="an environment with pytest, requests and openai")
     parser.add_argument("-k", default="", help="pytest's expression of which tests")
+    parser.add_argument("--reports", type=Path, default=ROOT / "reports", help="where the report and the log go")
     parser.add_argument("--check-left-out", action="store_true", help="run those left out too: each is to fail")
     parser.add_argument("--file", action="append", default=[], help="only files with this in their names; repeatable")
     given = parser.parse_args(arguments)
     plugin, files = SUITES[given.suite]
     files = files or sorted(str(path.relative_to(given.folder)) for path in given.folder.rglob("test_*.py"))
     files = [file for file in files if not given.file or any(part in file for part in given.file)]
-    reports = ROOT / "reports"
-    reports.mkdir(exist_ok=True)
+    reports = given.reports.resolve()
+    reports.mkdir(parents=True, exist_ok=True)
     with mock_upstream() as mock, word_reranker() as reranker:
         settings = {"RERANK_BASE_URL": reranker, "RERANK_MODEL": "words", "LOCAL_QUEUE_SIZE": "256"}
         log = reports / f"peer_suite_{given.suite}.log"

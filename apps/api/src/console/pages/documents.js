@@ -104,7 +104,7 @@ export function Documents() {
         ["Relevant", (one) => (one.relevance === null ? "-" : `${number(one.relevance * 100, 0)} %`), "number"], ["Meaning", (one) => number(one.vector_score, 2), "number"], ["Words", (one) => number(one.text_score, 2), "number"], ["Score", (one) => number(one.score, 3), "number"],
         ["Where", placed], ["Text", (one) => html`<div class="plain short" tabindex="0">${one.text}</div>`]]} />`}</div>`;
   const files = html`<div key="files">
-    <h2>In ${name}</h2>
+    <h2>Files in ${name}</h2>
     <div class=${`drop${over ? " over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${drop}>
       <label class="pick"><input id="files" type="file" multiple onChange=${(event) => upload(event.target.files)} /><b>Choose files</b> or drop them here</label><small>PDF, Word, PowerPoint, Excel, Markdown, HTML, e-mail, pictures and more</small></div>
     <${Notice} error=${jobError} />${job && html`<${Job} job=${job} />`}

@@ -154,6 +154,10 @@ async def _fill(page: Page, name: str) -> None:
         await page.click("#question-form button")
         await page.click(".citation")
         await page.wait_for("!!document.querySelector('#cited')")
+    elif name == "routing":
+        await page.type_into("#route", "assistant")
+        await page.click("form button")
+        await page.wait_for("!!document.querySelector('#plan')")
     else:
         await fill(page, name)
     if name == "live":

@@ -96,7 +96,7 @@ export function Documents() {
     </form>
     <${Notice} error=${askError} />
     ${answer && html`<article class="card"><${Markdown} text=${answer.response} />
-      ${answer.citations.length > 0 && html`<h3>From</h3><ol class="citations">${answer.citations.map((citation) => html`<li value=${citation.number}>
+      ${answer.citations.length > 0 && html`<h3>Sources</h3><ol class="citations">${answer.citations.map((citation) => html`<li value=${citation.number}>
       <button type="button" class="link citation" onClick=${() => open(citation)}>${placed(citation)}</button></li>`)}</ol>`}</article>`}
     ${opened && html`<${Place} ...${opened} close=${() => setOpened(null)} />`}
     ${passages && html`<h2>Found</h2><p class="quiet">Relevant: how likely a passage says anything about the question. Meaning: how near the two are by their embeddings, at most 1. Words: how well the words match (BM25). Score: both ranks together, and 1 more where the whole query stands in the passage.</p>

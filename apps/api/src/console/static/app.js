@@ -68,7 +68,7 @@ function App() {
   }, [current[0], !me]);
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>To the content</a>
     <header><a class="brand" href="#/start" aria-label="genai-project, start"><img src="/favicon.ico" alt="" width="24" height="24" /></a><nav aria-label="Pages">${PAGES.filter(([id]) => (me || (error && !refused)) && reaches(id)).map(([id, name]) => html`<a key=${id} href=${`#/${id}`} aria-current=${id === current[0] ? "page" : undefined}>${name}</a>`)}</nav>
-      ${me && html`<span class="who">${me.authenticated ? html`<span>${me.name || me.tenant}</span> <button type="button" class="link" onClick=${() => { key.value = ""; load(); }}>Sign out</button>` : "no key needed"}</span>`}</header>
+      ${me && html`<span class="who">${me.authenticated ? html`<span>${me.name || me.tenant}</span><button type="button" class="link" onClick=${() => { key.value = ""; load(); }}>Sign out</button>` : "no key needed"}</span>`}</header>
     <main id="main" tabindex="-1">${refused ? html`<${SignIn} error=${error} done=${load} />` : html`<${Notice} error=${error} />${(me || error) && html`<${Page} key=${current[0] + key.value} me=${me} reaches=${reaches} />`}`}</main>`;
 }
 

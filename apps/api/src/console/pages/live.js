@@ -30,7 +30,7 @@ function providersOf(values) {
   const of = (name, provider) => reader(values)(name, (labels) => labels.provider === provider);
   return (values.genai_provider_slots || []).map(({ labels: { provider }, value }) => ({
     key: provider, provider, slots: value, busy: of("genai_provider_slots_busy", provider), queue: of("genai_provider_queue_length", provider),
-    wait: of("genai_provider_predicted_wait_seconds", provider), calls: of("genai_call_attempts_total", provider),
+    wait: of("genai_provider_predicted_wait_seconds", provider), calls: of("genai_calls_total", provider),
     worst: Math.max(0, ...(values.genai_breaker_state || []).filter(({ labels }) => labels.provider === provider).map((one) => one.value)),
   }));
 }
@@ -91,5 +91,5 @@ export function Live() {
       ["Model", (one) => html`<b>${one.name}</b>`], ["State", (one) => html`<${State} state=${one.status} />`], ["Slots in use", (one) => (one.details.slots ? `${one.details.running} of ${one.details.slots}` : "-"), "number"], ["Waiting", (one) => (one.details.slots ? `${one.details.waiting} of ${one.details.queue_size}` : "-"), "number"], ["Predicted wait", (one) => (one.details.slots ? duration(one.details.predicted_wait) : "-"), "number"],
       ["Cached prefixes", (one) => (one.details.cached_sequences === undefined ? "-" : `${number(one.details.cached_sequences)}, at most ${bytes(one.details.cache_bytes_at_most)}`), "number"], ["Engine", (one) => engineOf(one.details) || "-"]]} />
     <h2>Providers</h2><${Table} caption="Providers" rows=${providersOf(values)} columns=${[
-      ["Provider", (one) => html`<b>${one.provider}</b>`], ["Worst breaker", (one) => html`<${State} state=${breaker(one.worst)} />`], ["Slots in use", (one) => `${one.busy} of ${one.slots}`, "number"], ["Waiting", (one) => one.queue, "number"], ["Predicted wait", (one) => duration(one.wait), "number"], ["Attempts", (one) => number(one.calls), "number"]]} /></section>`;
+      ["Provider", (one) => html`<b>${one.provider}</b>`], ["Worst breaker", (one) => html`<${State} state=${breaker(one.worst)} />`], ["Slots in use", (one) => `${one.busy} of ${one.slots}`, "number"], ["Waiting", (one) => one.queue, "number"], ["Predicted wait", (one) => duration(one.wait), "number"], ["Calls answered", (one) => number(one.calls), "number"]]} /></section>`;
 }

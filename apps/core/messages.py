@@ -86,7 +86,8 @@ class ChatRequest:
 
     What is told besides the answer's text: with ``echo`` a raw prompt's text comes before it, with its log
     probabilities where those are asked for, and of a chat the text of the last message. ``token_ids`` tells the tokens
-    of prompt and answer, ``prompt_logprobs`` the log probabilities of the prompt's tokens with that many alternatives,
+    of prompt and answer, ``scored_tokens`` those whose log probabilities stand beside each token's in place of the
+    likeliest ones', ``prompt_logprobs`` the log probabilities of the prompt's tokens with that many alternatives,
     ``running_usage`` the usage so far with each delta.
     """
 
@@ -113,6 +114,7 @@ class ChatRequest:
     stop_tokens: tuple[int, ...] = ()
     allowed_tokens: tuple[int, ...] = ()
     bad_words: tuple[str, ...] = ()
+    scored_tokens: tuple[int, ...] = ()
     answer_regex: str | None = None
     answer_choices: tuple[str, ...] = ()
     answer_grammar: str | None = None

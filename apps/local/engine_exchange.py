@@ -31,8 +31,12 @@ LONG_CONVERSATION = 4_000
 
 def sampling_of(request: ChatRequest, tokenizer: ChatTokenizer) -> Sampling:
     """Raises InvalidValue for tokens that the model does not have."""
-    for name in ("stop_tokens", "allowed_tokens"):
-        _check_tokens(getattr(request, name), tokenizer.vocabulary_size, f"{name.removesuffix('s')}_ids")
+    for field, tokens in (
+        ("stop_token_ids", request.stop_tokens),
+        ("allowed_token_ids", request.allowed_tokens),
+        ("logprob_token_ids", request.scored_tokens),
+    ):
+        _check_tokens(tokens, tokenizer.vocabulary_size, field)
     return Sampling(
         TEMPERATURE if request.temperature is None else request.temperature,
         TOP_P if request.top_p is None else request.top_p,
@@ -50,6 +54,7 @@ def sampling_of(request: ChatRequest, tokenizer: ChatTokenizer) -> Sampling:
         ignore_eos=request.ignore_eos,
         stop_tokens=frozenset(request.stop_tokens),
         allowed_tokens=request.allowed_tokens,
+        scored_tokens=request.scored_tokens,
         bad_sequences=_bad_sequences(request.bad_words, tokenizer),
         prompt_logprobs=_prompt_logprobs(request),
         tenant=request.caller.tenant,

@@ -173,6 +173,7 @@ def chat_body(request: ChatRequest, default_model: str) -> dict[str, Any]:
         "stop_token_ids": list(request.stop_tokens) or None,
         "allowed_token_ids": list(request.allowed_tokens) or None,
         "bad_words": list(request.bad_words) or None,
+        "logprob_token_ids": list(request.scored_tokens) or None,
         "structured_outputs": _structured_outputs(request) or None,
         "chat_template_kwargs": request.template_arguments,
         "documents": list(request.documents) or None,

@@ -57,7 +57,6 @@ LLAMA_CPP: Mapping[str, str] = {
     r"test_no_ui": "about their flag and page; GET / answers in JSON to who does not ask for HTML",
     r"test_server_multiple_addresses": "about their flag for addresses",
 }
-CHOSEN_BY_NUMBER = "about fields of theirs that choose tokens by number, which are refused by their names"
 THEIR_ERRORS = "about the words of an error, which are pydantic's there"
 THEIR_MODEL = "about what their model says, and knows"
 THINKING = "about a model that thinks, as theirs does and the packaged one does not"
@@ -78,7 +77,6 @@ VLLM: Mapping[str, str] = {
     r"test_chat_completion\.py::test_kv_transfer.*": "about kv_transfer_params, a field between two of their servers",
     r"test_chat_completion\.py::test_per_request_metrics.*": "about their flag for metrics in an answer",
     r"test_batched_chat_completions\.py::.*": "about a route of theirs for many chats in one body",
-    r"test_completion\.py::test_logprob_token_ids.*": CHOSEN_BY_NUMBER,
     r"test_completion\.py::test_single_completion.*": "about their flag that turns the cache of prompts off",
     r"test_completion\.py::test_completion_streaming.*": THEIR_MODEL,
     r"test_completion\.py::test_parallel_streaming.*": LAST_CHUNK,

@@ -28,7 +28,7 @@ FORMS = frozenset(
 FORMS |= {"grammar"}
 # of vLLM's API, about the tokens of prompt and answer: what answers with the help of others has no such tokens
 OF_TOKENS = frozenset({"return_token_ids", "return_tokens_as_token_ids", "prompt_logprobs", "truncate_prompt_tokens"})
-TOKEN_RULES = frozenset({"stop_token_ids", "allowed_token_ids", "bad_words"})
+TOKEN_RULES = frozenset({"stop_token_ids", "allowed_token_ids", "bad_words", "logprob_token_ids"})
 OF_TOKENS |= {"truncation_side", "echo", *TOKEN_RULES}
 STREAM_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"include_obfuscation": (False,)}
 USAGE_OPTIONS = ("include_usage", "continuous_usage_stats")
@@ -38,6 +38,7 @@ MOST_TOP_LOGPROBS = 20
 # as many as there are in a large vocabulary
 MOST_ALLOWED = 300_000
 MOST_BIASES = 1024
+MOST_SCORED = 128
 MOST_BAD_WORDS = 256
 LONGEST_BAD_WORD = 200
 LARGEST = 2**31 - 1
@@ -91,6 +92,7 @@ def sampled(body: Mapping[str, Any]) -> ChatRequest:
         stop_tokens=_token_ids(body, "stop_token_ids", MOST_STOPS),
         allowed_tokens=_token_ids(body, "allowed_token_ids", MOST_ALLOWED),
         bad_words=_bad_words(body),
+        scored_tokens=_scored(body),
         truncate_prompt=_truncation(body),
         truncate_right=_truncates_right(body),
         token_ids=bool(read_boolean(body, "return_token_ids")),
@@ -226,6 +228,15 @@ def _token_ids(body: Mapping[str, Any], name: str, most: int) -> tuple[int, ...]
         details = {"max": most, "received": len(value)}
         raise InvalidValue(f"{label(name)} must be at most {most} tokens", field=name, details=details)
     return tuple(dict.fromkeys(value))
+
+
+def _scored(body: Mapping[str, Any]) -> tuple[int, ...]:
+    tokens = _token_ids(body, "logprob_token_ids", MOST_SCORED)
+    wanted = body.get("logprobs")
+    # a text completion has a number there, which may be 0
+    if tokens and (wanted is None or wanted is False):
+        raise InvalidValue("Logprob token ids need logprobs", field="logprob_token_ids")
+    return tokens
 
 
 def _bad_words(body: Mapping[str, Any]) -> tuple[str, ...]:

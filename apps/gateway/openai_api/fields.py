@@ -69,6 +69,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "stop_token_ids": ([],),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
+    "logprob_token_ids": ([],),
     "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True, False),

@@ -55,6 +55,10 @@ def test_samplers_that_people_set_arrive() -> None:
 def test_what_may_come_and_what_may_not_arrives() -> None:
     request = read(stop_token_ids=[7, 7, 2], allowed_token_ids=[3], bad_words=["no", "never ever"])
     assert (request.stop_tokens, request.allowed_tokens, request.bad_words) == ((7, 2), (3,), ("no", "never ever"))
+    assert read(logprob_token_ids=[5, 6, 5], logprobs=True).scored_tokens == (5, 6)
+    for logprobs in (None, False):
+        with pytest.raises(InvalidValue, match="need logprobs"):
+            read(logprob_token_ids=[5], logprobs=logprobs)
     for field, value, error in (
         ("stop_token_ids", "7", InvalidType), ("stop_token_ids", [True], InvalidType),
         ("stop_token_ids", [-1], InvalidValue), ("allowed_token_ids", [1.5], InvalidType),

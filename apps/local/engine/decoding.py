@@ -237,10 +237,14 @@ LEAST = -9999.0
 
 
 class LogprobRecorder:
-    """``top`` alternatives a token, 0 to 20; ``token_bytes`` gives a token's bytes. Keeps nothing of an answer."""
+    """``top`` alternatives a token, 0 to 20; ``token_bytes`` gives a token's bytes. Keeps nothing of an answer.
 
-    def __init__(self, top: int, token_bytes: Callable[[int], bytes]) -> None:
+    Where there are ``scored`` tokens, the alternatives are those and the chosen one.
+    """
+
+    def __init__(self, top: int, token_bytes: Callable[[int], bytes], scored: Sequence[int] = ()) -> None:
         self._top = top
+        self._scored = scored
         self._token_bytes = token_bytes
 
     def entry(self, logits: "NDArray[Any]", token: int, *, ranked: bool = False) -> TokenLogprob:
@@ -248,7 +252,7 @@ class LogprobRecorder:
         # float32 takes a sixth of the time of float64; only the sum needs more
         most = float(logits.max())
         total = most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
-        top = tuple(self._entry(logits, total, other) for other in self._likeliest(logits))
+        top = tuple(self._entry(logits, total, other) for other in self._alternatives(logits, token))
         chosen = self._entry(logits, total, token, top)
         return replace(chosen, rank=1 + int(np.count_nonzero(logits > logits[token]))) if ranked else chosen
 
@@ -257,11 +261,14 @@ class LogprobRecorder:
         raw = self._token_bytes(token)
         return TokenLogprob(raw.decode("utf-8", "replace"), raw, None, id=token)
 
-    def _likeliest(self, row: "NDArray[Any]") -> list[int]:
-        if self._top == 0:
+    def _alternatives(self, row: "NDArray[Any]", token: int) -> list[int]:
+        if self._scored:
+            tokens = [*{token, *(other for other in self._scored if other < len(row))}]
+        elif self._top == 0:
             return []
-        top = min(self._top, len(row))
-        tokens: list[int] = row.argpartition(len(row) - top)[-top:].tolist()
+        else:
+            top = min(self._top, len(row))
+            tokens = row.argpartition(len(row) - top)[-top:].tolist()
         return sorted(tokens, key=lambda token: (-row[token], token))
 
     def _entry(self, row: "NDArray[Any]", total: float, token: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
@@ -296,7 +303,8 @@ class OutputProcessor:
         self._tokens = 0
         self._untold: list[int] = []
         self._stop_token: int | None = None
-        self._recorder = None if sampling.top_logprobs is None else LogprobRecorder(sampling.top_logprobs, token_bytes)
+        top, scored = sampling.top_logprobs, sampling.scored_tokens
+        self._recorder = None if top is None else LogprobRecorder(top, token_bytes, scored)
         self._logprobs = PendingLogprobs()
 
     def take(self, token: int, logits: "NDArray[Any]", complete: bool = False) -> EngineOutput | None:

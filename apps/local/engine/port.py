@@ -50,8 +50,8 @@ class Sampling:
     last token of one of ``bad_sequences`` does not come behind the others of it.
 
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
-    no log probabilities, a number for those of each token and of that many alternatives; ``prompt_logprobs`` likewise
-    for the prompt's tokens. ``max_tokens`` 0 computes the prompt only.
+    no log probabilities, a number for those of each token and of that many alternatives, which ``scored_tokens``
+    replace; ``prompt_logprobs`` likewise for the prompt's tokens. ``max_tokens`` 0 computes the prompt only.
 
     What was computed for a ``tenant`` is used again for the same one only; ``keep`` False keeps nothing of it on disk.
     """
@@ -74,6 +74,7 @@ class Sampling:
     stop_tokens: frozenset[int] = frozenset()
     allowed_tokens: tuple[int, ...] = ()
     bad_sequences: tuple[tuple[int, ...], ...] = ()
+    scored_tokens: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
     tenant: str = ""
     keep: bool = True

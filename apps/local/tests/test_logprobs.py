@@ -40,3 +40,10 @@ def test_entries_wait_for_the_text_of_their_tokens() -> None:
     assert pending.take("e") == (entries[2],)
     pending.add(entries)
     assert pending.rest() == tuple(entries) and pending.rest() == ()
+
+
+def test_tokens_that_are_asked_for_stand_in_place_of_the_likeliest_with_the_chosen_one() -> None:
+    row = np.log(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
+    entry = LogprobRecorder(3, SPELLED.__getitem__, (2, 0, 4000)).entry(row, 1)
+    assert [other.id for other in entry.top] == [2, 1, 0]
+    assert [other.logprob for other in entry.top] == pytest.approx([float(row[2]), float(row[1]), float(row[0])])

@@ -198,7 +198,10 @@ async def test_tokens_that_stop_that_are_allowed_and_words_that_are_not_written(
     assert set(few.tokens) <= set(plain.tokens[:2]) and few.finish_reason == "length"
     word = plain.text.split()[0]
     assert not re.match(rf"\s*{re.escape(word)}\b", (await ask(model, bad_words=(word,))).text)
+    scored = await ask(model, scored_tokens=(5, 6), allowed_tokens=(7,), top_logprobs=3, max_tokens=1)
+    assert {entry.id for entry in scored.logprobs[0].top} == {5, 6, 7}
     wrong: dict[str, Any] = {
+        "logprob_token_ids": {"scored_tokens": (10**9,), "top_logprobs": 0},
         "stop_token_ids": {"stop_tokens": (10**9,)},
         "allowed_token_ids": {"allowed_tokens": (10**9,)},
     }

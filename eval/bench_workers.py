@@ -3,13 +3,15 @@
 One service with API_WORKERS=1 and one with 2 run beside each other and are asked in turns, each round in the other
 order. A call's cost is the CPU time of all processes of a service, at a fixed rate far below what either carries: a
 process that is busy takes several events in one turn of its loop, so what a call costs at the limit depends on how far
-away that is. wrk and the mock upstream take part of the same cores and are not counted.
+away that is. Both services have one core, wrk and the mock upstream the other: two processes on two cores would share
+each core's caches with those two, and one would not.
 
 What two processes can answer from the cache is calculated from that cost (a core each), and measured too, where wrk
 must share the two cores with them.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 
 from eval.bench_process import READY_SECONDS, process
 from eval.mock_upstream import mock_upstream
-from eval.process_cpu import await_calm, cpu_seconds, started_with
+from eval.process_cpu import await_calm, cpu_seconds, pin, pin_process, started_with
 
 CONNECTIONS = 16
 PAUSE_MS = 40
@@ -51,11 +53,16 @@ def workers(rounds: int) -> list[str]:
             services[count] = Service(url, started_with("API_PORT", url.rpartition(":")[2]))
         for service in services.values():
             await_calm(service.root, READY_SECONDS)
+        cores = os.sched_getaffinity(0)
+        for service in services.values():
+            pin(service.root, {max(cores)})
+        pin_process(os.getpid(), {min(cores)})
         made = _in_turns(services, kept, max(2 * rounds, 4), no_store=True)
         hit = _in_turns(services, kept, max(2 * rounds, 4), no_store=False)
-        rates = _rates(services, kept, rounds)
         # what a service does at first it does no more
         idle = {count: _idle(service) for count, service in services.items()}
+        pin(os.getpid(), cores)
+        rates = _rates(services, kept, rounds)
     cost, cached = _ratio(made), _ratio(hit)
     return [
         f"idle, ms of CPU a second: {idle[1]:.1f} with one process, {idle[2]:.1f} with two and the model's",

@@ -57,6 +57,19 @@ def thread_seconds(process: int) -> Threads:
     return Threads(main, others)
 
 
+def pin(root: int, cores: set[int]) -> None:
+    """Have a process and all beneath it run on these cores alone."""
+    for process in family(root):
+        pin_process(process, cores)
+
+
+def pin_process(process: int, cores: set[int]) -> None:
+    """The same of one process: its threads of now, and what they start."""
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        with suppress(OSError):
+            os.sched_setaffinity(int(thread.name), cores)
+
+
 def started_with(variable: str, value: object) -> int:
     """The process that was started with this in its environment: the first of those that inherit it."""
     wanted = f"{variable}={value}".encode()

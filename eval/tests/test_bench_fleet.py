@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from eval.bench_fleet import prompt
-from eval.process_cpu import cpu_seconds, started_with, thread_seconds
+from eval.process_cpu import cpu_seconds, pin, started_with, thread_seconds
 
 
 def test_prompts_differ_from_their_first_word_on() -> None:
@@ -26,4 +26,7 @@ def test_a_process_is_found_by_what_it_was_started_with() -> None:
     name = f"LOOKED_FOR_{os.getpid()}"
     with subprocess.Popen([sys.executable, "-c", "input()"], env={name: "1"}, stdin=subprocess.PIPE) as process:
         assert started_with(name, 1) == process.pid
+        core = min(os.sched_getaffinity(0))
+        pin(process.pid, {core})
+        assert os.sched_getaffinity(process.pid) == {core}
         process.communicate(b"\n")

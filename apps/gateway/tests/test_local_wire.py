@@ -77,6 +77,22 @@ async def test_streamed_choices_each_begin_with_a_role_and_end_with_a_reason() -
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
+async def test_each_chunk_is_written_as_the_first_whatever_the_text_and_the_models_name() -> None:
+    said = ["a", '"', "\n\r\t", "é\u2028\x7f", '{"content": ""}', "\\", "data: [DONE]\n\n", "z"]
+    model = ScriptedModel(
+        lambda _: [*map(Delta, said), Delta(finish_reason="stop")], name='{"choices": [{"delta": {"content": ""}}]}'
+    )
+    for count in (1, 2):
+        reply = await LocalWire(model).open(call(stream=True, n=count), "local")
+        assert reply.rest is not None
+        events = (reply.body + b"".join([block async for block in reply.rest])).removesuffix(DONE).split(b"\n\n")[:-1]
+        chunks = [json.loads(event.removeprefix(b"data: ")) for event in events]
+        assert texts(chunks) == dict.fromkeys(range(count), "".join(said))
+        assert [b"data: " + json.dumps(chunk, ensure_ascii=False).encode() for chunk in chunks] == events
+        first, *others = ({**chunk, "choices": []} for chunk in chunks)
+        assert all(other == first for other in others)
+
+
 async def test_without_the_option_no_chunk_speaks_of_usage() -> None:
     assert all("usage" not in chunk for chunk in await streamed(ScriptedModel(counted)))
 

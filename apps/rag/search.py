@@ -18,7 +18,7 @@ from apps.rag.records import Passage, SearchMode
 from apps.rag.relevance import CALIBRATED, QuestionTerms
 
 if TYPE_CHECKING:
-    from apps.rag.index.table import Candidate, CollectionReader, Hit
+    from apps.rag.index.table import Candidate, CollectionReader, Hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,9 @@ class Search:
             ranked = sorted(again, key=_best_first)
         selected = await self._read(tenant, collection, _selected(table, ranked, query))
         passages = await self._read(tenant, collection, _passages(table, selected, near.vector))
+        if query.mmr is None:
+            # by their ids where they are as good as each other: rows may change their places
+            passages = sorted(passages, key=lambda passage: (-passage.score, passage.id))[: query.top_k]
         return _judged(passages, query.text, near.unknown)
 
     async def _nearest(
@@ -136,8 +139,9 @@ class Search:
             return _Nearest({}, None, await self._unknown(query.text))
         await refuse_mix(table, self._embedder.name, self._embedder.dimensions)
         vector = await self._vector(query.text)
-        unknown = await self._unknown(query.text)
-        return _Nearest(await self._read(tenant, collection, table.nearest(vector, where, wanted)), vector, unknown)
+        reading = self._read(tenant, collection, table.nearest(vector, where, wanted))
+        hits, unknown = await asyncio.gather(reading, self._unknown(query.text))
+        return _Nearest(hits, vector, unknown)
 
     async def _matching(
         self, table: "CollectionReader", tenant: str, collection: str, query: Query, where: str | None, wanted: int
@@ -148,7 +152,7 @@ class Search:
         hits = await self._read(tenant, collection, table.matching(query.text, where, wanted))
         if query.mode != "hybrid" or len(query.text) > self._ranking.longest_phrase:
             return _Matching(hits, set())
-        best = dict(islice(hits.items(), self._ranking.phrases))
+        best = list(islice(hits, self._ranking.phrases))
         return _Matching(hits, await self._read(tenant, collection, table.with_phrase(best, query.text)))
 
     async def _unknown(self, question: str) -> float:
@@ -176,14 +180,14 @@ class Search:
         return vector
 
     def _ranked(
-        self, found: "Sequence[Candidate]", query: Query, exact: Collection[str], known: float
+        self, found: "Sequence[Candidate]", query: Query, exact: Collection[int], known: float
     ) -> list["_Ranked"]:
-        """Best first. ``exact`` are ids with the query as a phrase, ``known`` the share that the embedding knows."""
+        """Best first. ``exact`` are rows with the query as a phrase, ``known`` the share that the embedding knows."""
         ranked: list[_Ranked] = []
         for candidate in found:
             by_mode = {
                 "hybrid": self._ranking.fused(candidate.vector_rank, candidate.text_rank, known)
-                + (EXACT if candidate.id in exact else 0),
+                + (EXACT if candidate.row in exact else 0),
                 "vector": candidate.cosine,
                 "text": candidate.text_score,
             }
@@ -206,7 +210,7 @@ def _judged(passages: list[Passage], question: str, unknown: float) -> list[Pass
 class _Nearest:
     """What the vectors' half found, and how much of the question it could know."""
 
-    hits: "Mapping[str, Hit]"
+    hits: "Hits"
     vector: Sequence[float] | None
     unknown: float
     """Share of the question's tokens that the embedding does not know."""
@@ -216,9 +220,9 @@ class _Nearest:
 class _Matching:
     """What the words' half found."""
 
-    hits: "Mapping[str, Hit]"
-    exact: Collection[str]
-    """The ids of passages that have the whole question as a phrase."""
+    hits: "Hits"
+    exact: Collection[int]
+    """The rows of passages that have the whole question as a phrase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +231,15 @@ class _Ranked:
     score: float
 
 
-def _best_first(one: _Ranked) -> tuple[float, str]:
-    return -one.score, one.candidate.id
+def _best_first(one: _Ranked) -> tuple[float, int]:
+    return -one.score, one.candidate.row
 
 
 async def _selected(table: "CollectionReader", ranked: Sequence[_Ranked], query: Query) -> Sequence[_Ranked]:
-    """``top_k`` of them; with ``mmr``, those that are relevant and unlike each other."""
+    """``top_k`` of them, and those that are as good as the last; with ``mmr``, relevant ones unlike each other."""
     if query.mmr is None:
-        return ranked[: query.top_k]
+        best = ranked[: query.top_k]
+        return [one for one in ranked if one.score >= best[-1].score] if best else best
     found, scores = [one.candidate for one in ranked], [one.score for one in ranked]
     return [ranked[index] for index in await table.diverse(found, scores, query.top_k, query.mmr)]
 

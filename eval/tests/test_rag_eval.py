@@ -3,6 +3,7 @@
 import pytest
 
 from apps.rag.search import Ranking
+from eval.rag_duel import Compared, compared
 from eval.rag_measures import fused, quality, rank_of
 from eval.rag_questions import Question, plain, question_set, split
 from eval.rag_retrieval import Found
@@ -47,6 +48,12 @@ def test_the_threshold_lies_between_what_has_an_answer_and_what_has_none() -> No
     threshold = best_threshold(answerable, others)
     at = refusals(answerable, others, threshold)
     assert (at.refused, at.let_through) == (0, 0)
+
+
+def test_checkouts_are_compared_within_a_round() -> None:
+    now = [[(10.0, 5.0), (12.0, 6.0)], [(30.0, 7.0), (30.0, 8.0)]]
+    then = [[(22.0, 9.0), (22.0, 9.0)], [(60.0, 11.0), (60.0, 11.0)]]
+    assert compared("text", now, then) == Compared("text", 21, 41, 10, 22, 0.5, 6.5, 10)
 
 
 @pytest.mark.long

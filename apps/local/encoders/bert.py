@@ -47,6 +47,7 @@ class Bert:
         _fill(model, load_file(folder / "model.safetensors"))
         self._padding = int(config.pad_token_id or 0)
         self._model = model.to(dtype).eval()
+        self._short = ShortText(self._model) if ShortText.takes(self._model) else None
         self.vocabulary_size = int(model.config.vocab_size)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # a text is measured, never cut
@@ -79,16 +80,86 @@ class Bert:
 
     def _encode(self, tokens: list[list[int]]) -> list[list[float]]:
         length = max(map(len, tokens))
-        ids = torch.tensor([text + [self._padding] * (length - len(text)) for text in tokens])
+        few = length * len(tokens) <= FEW_TOKENS
         mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in tokens])
         # of the thread that calls
-        torch.set_num_threads(max(available_cpus() // 2, 1) if ids.numel() <= FEW_TOKENS else available_cpus())
+        torch.set_num_threads(max(available_cpus() // 2, 1) if few else available_cpus())
         with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            if few and len(tokens) == 1 and self._short is not None:
+                hidden = self._short(tokens[0])
+            else:
+                ids = torch.tensor([text + [self._padding] * (length - len(text)) for text in tokens])
+                hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             weights = mask.unsqueeze(-1).float()
             pooled = hidden[:, 0] if self._pooling == "cls" else (hidden * weights).sum(1) / weights.sum(1)
             vectors: Any = torch.nn.functional.normalize(pooled, dim=1)
         return [[float(value) for value in row] for row in vectors.tolist()]
+
+
+class ShortText:
+    """A BERT's layers for one short text, in fp32: two thirds of the time that transformers' own take for it.
+
+    The weights are packed once, where MKL packs them at each call: a second copy of the layers' weights, 42 MB of
+    MiniLM. Queries, keys and values are one product, activations and sums are part of theirs, and nothing is padded or
+    masked. Vectors are the model's own but for the last bits (a cosine over 0.999999).
+    """
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether its layers are those that are computed here, and torch is built with oneDNN."""
+        is_plain = isinstance(model, BertModel) and model.config.hidden_act == "gelu" and not model.config.is_decoder
+        return is_plain and model.dtype == torch.float32 and bool(torch.backends.mkldnn.is_available())
+
+    def __init__(self, model: Any) -> None:
+        self._heads = int(model.config.num_attention_heads)
+        self._words = model.embeddings.word_embeddings.weight
+        self._norm = model.embeddings.LayerNorm
+        with torch.inference_mode():
+            # one text is all of one type
+            types = model.embeddings.token_type_embeddings.weight[0]
+            self._places = model.embeddings.position_embeddings.weight + types
+            self._layers = [_packed_layer(layer) for layer in model.encoder.layer]
+
+    def __call__(self, tokens: list[int]) -> torch.Tensor:
+        """The last layer, with one text in its first dimension."""
+        count = len(tokens)
+        words = torch.nn.functional.embedding(torch.tensor(tokens), self._words)
+        hidden: Any = self._norm(words + self._places[:count])
+        for attention, attended, attention_norm, inner, outer, norm in self._layers:
+            heads = _linear(hidden, attention).view(1, count, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            mixed = torch.nn.functional.scaled_dot_product_attention(*heads.unbind())
+            hidden = attention_norm(_linear_added(mixed.transpose(1, 2).reshape(count, -1), attended, hidden))
+            hidden = norm(_linear_added(_linear(hidden, inner, "gelu"), outer, hidden))
+        return hidden.unsqueeze(0)
+
+
+Packed = tuple[torch.Tensor, torch.Tensor]
+"""A linear layer's weights as oneDNN multiplies them, and its bias."""
+
+
+def _packed_layer(layer: Any) -> tuple[Any, ...]:
+    own, after = layer.attention.self, layer.attention.output
+    attention = [torch.cat([getattr(part, name) for part in (own.query, own.key, own.value)]) for name in NAMES]
+    rest = [[getattr(part.dense, name) for name in NAMES] for part in (after, layer.intermediate, layer.output)]
+    first, second, inner, outer = (_packed(weight, bias) for weight, bias in (attention, *rest))
+    return first, second, after.LayerNorm, inner, outer, layer.output.LayerNorm
+
+
+NAMES = ("weight", "bias")
+
+
+def _packed(weight: torch.Tensor, bias: torch.Tensor) -> Packed:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), FEW_TOKENS // 2), bias.detach()
+
+
+def _linear(values: torch.Tensor, packed: Packed, activation: str = "none") -> torch.Tensor:
+    # gelu by the error function
+    return torch.ops.mkldnn._linear_pointwise(values, *packed, activation, [], "none")
+
+
+def _linear_added(values: torch.Tensor, packed: Packed, to: torch.Tensor) -> torch.Tensor:
+    weight, bias = packed
+    return torch.ops.mkldnn._linear_pointwise.binary(values, to, weight, bias, "add")
 
 
 def _fill(model: Any, weights: dict[str, torch.Tensor]) -> None:

@@ -31,9 +31,9 @@ def marked() -> dict[bytes, bytes]:
     return {MARK.encode(): b"1"}
 
 
-async def model_of(table: AsyncTable) -> tuple[str, int]:
+def model_of(schema: pa.Schema) -> tuple[str, int]:
     """The embedding model that the collection was made with, and its dimensions."""
-    noted = (await table.schema()).metadata
+    noted = schema.metadata
     return noted[MODEL].decode(), int(noted[DIMENSIONS])
 
 
@@ -105,7 +105,8 @@ Vectors = NDArray[numpy.float32] | Sequence[Sequence[float]]
 MODEL = b"embedding_model"
 DIMENSIONS = b"dimensions"
 WORDS = "words"
-PASSAGE = ["id", "document", "ordinal", "names", "page", "headings", "start", "end", "text", "metadata"]
+# each column more is read from files of its own pages: the document and the ordinal stand in the id
+PASSAGE = ["id", "names", "page", "headings", "start", "end", "text", "metadata"]
 DOCUMENT = ["document", "names", "kind", "bytes", "pages", "passages", "metadata", "ingested"]
 
 
@@ -142,7 +143,7 @@ def table_of(document: Document, chunks: Sequence[Chunk], vectors: Vectors, of: 
     dimensions = of.field("vector").type.list_size
     flat = numpy.asarray(vectors, dtype=numpy.float32).reshape(count, dimensions)
     columns: dict[str, Any] = {
-        "id": [f"{document.id}:{ordinal}" for ordinal in range(count)],
+        "id": [passage_id(document.id, ordinal) for ordinal in range(count)],
         "document": [document.id] * count,
         "ordinal": list(range(count)),
         "names": [list(document.names)] * count,
@@ -192,6 +193,15 @@ def _metadata_columns(of: pa.Schema, metadata: Mapping[str, MetadataValue], coun
     return {name: [values.get(name)] * count for name in columns_of(of).names}
 
 
+def passage_id(document: str, ordinal: int) -> str:
+    return f"{document}:{ordinal}"
+
+
+def ordinal_of(passage: Passage) -> int:
+    """Its number in its document, from 0."""
+    return int(passage.id.rpartition(":")[2])
+
+
 def document_of(row: Mapping[str, Any]) -> Document:
     return Document(
         id=row["document"],
@@ -209,7 +219,7 @@ def document_of(row: Mapping[str, Any]) -> Document:
 def passage_of(row: Mapping[str, Any], score: float = 0.0) -> Passage:
     return Passage(
         id=row["id"],
-        document=row["document"],
+        document=row["id"].rpartition(":")[0],
         name=row["names"][-1],
         page=row["page"],
         headings=tuple(row["headings"]),

@@ -2,8 +2,8 @@
 
 Imported with pyarrow and numpy when a tenant's folder is first opened.
 
-A search on one version of a table has two halves, nearest vectors and BM25. Candidates come without their vectors and
-texts: reading the rows of all of them took as long as finding them.
+A search on one version of a table has two halves, nearest vectors and BM25. Candidates come by their row ids, without
+any column: reading rows of all of them took as long as finding them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +29,7 @@ from apps.rag.index.rows import (
     columns_of,
     document_of,
     model_of,
+    ordinal_of,
     passage_of,
     schema,
 )
@@ -41,6 +42,7 @@ from apps.rag.vectors import cosines, diverse
 # with about a thousand rows a partition: 20,000 rows are looked at closely, and more where a filter leaves too few
 PROBES = 20
 ALL = 0
+ROW_ID = "_rowid"
 # the index compresses vectors; so many times the wanted rows are compared again in full
 REFINE = 4
 
@@ -49,7 +51,6 @@ REFINE = 4
 class Candidate:
     """Of the two ranks, from 0, at least one is known."""
 
-    id: str
     row: int
     """Where it is in this version of the table."""
     cosine: float | None
@@ -59,25 +60,21 @@ class Candidate:
     text_score: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A passage that one half found: where it is in this version of the table, and its cosine or its BM25."""
-
-    row: int
-    score: float
+Hits = Mapping[int, float]
+"""Passages that one half found, the best first: where they are in this version of the table, and their scores."""
 
 
-async def nearest(table: AsyncTable, vector: Sequence[float], where: str | None, wanted: int) -> dict[str, Hit]:
-    """Up to ``wanted`` passages by their vectors, the nearest first, by their ids."""
+async def nearest(table: AsyncTable, vector: Sequence[float], where: str | None, wanted: int) -> Hits:
+    """Up to ``wanted`` passages by their vectors, with their cosines."""
     query = table.query().nearest_to(list(vector)).distance_type("cosine").refine_factor(REFINE)
     query = query.minimum_nprobes(PROBES).maximum_nprobes(PROBES if where is None else ALL).limit(wanted)
-    query = query.select(["id", "_distance"]).with_row_id()
+    query = query.select(["_distance"]).with_row_id()
     found = await (query if where is None else query.where(where)).to_arrow()
-    return {key: Hit(row, 1 - distance) for key, row, distance in _columns(found, "_distance")}
+    return {row: 1 - distance for row, distance in _columns(found, "_distance")}
 
 
-async def matching(table: AsyncTable, text: str, where: str | None, wanted: int) -> dict[str, Hit]:
-    """Up to ``wanted`` passages that have words of ``text``, the best first, by their ids."""
+async def matching(table: AsyncTable, text: str, where: str | None, wanted: int) -> Hits:
+    """Up to ``wanted`` passages that have words of ``text``, with their BM25."""
     built = {index.name for index in await table.list_indices()}
     if not built & {TEXT_INDEX, WORDS_INDEX}:
         # the index comes before the first row: without it, the table is empty
@@ -85,29 +82,27 @@ async def matching(table: AsyncTable, text: str, where: str | None, wanted: int)
     column = WORDS if WORDS_INDEX in built else "text"
     # words to match and nothing else: no syntax in it
     query = table.query().nearest_to_text(MatchQuery(indexed(text), column)).limit(wanted)
-    query = query.select(["id", "_score"]).with_row_id()
+    query = query.select(["_score"]).with_row_id()
     found = await (query if where is None else query.where(where)).to_arrow()
-    return {key: Hit(row, score) for key, row, score in _columns(found, "_score")}
+    return dict(_columns(found, "_score"))
 
 
-def _columns(found: pa.Table, score: str) -> Iterable[tuple[str, int, float]]:
-    return zip(*(found.column(name).to_pylist() for name in ("id", "_rowid", score)), strict=True)
+def _columns(found: pa.Table, score: str) -> Iterable[tuple[int, float]]:
+    return zip(*(found.column(name).to_pylist() for name in (ROW_ID, score)), strict=True)
 
 
-async def rows_of(
-    table: AsyncTable, chosen: Sequence[Candidate], columns: Sequence[str]
-) -> tuple[list[dict[str, Any]], NDArray[float32]]:
-    """The columns, and the vectors, in the order of the candidates. The table must be at the version they come from.
+async def rows_of(table: AsyncTable, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """The columns, in the order of the rows. The table must be at the version that the rows come from."""
+    found = await table.take_row_ids(list(rows)).select(list(columns)).with_row_id().to_arrow()
+    places = {row: at for at, row in enumerate(found.column(ROW_ID).to_pylist())}
+    return found.take([places[row] for row in rows]).drop_columns([ROW_ID])
 
-    Vectors stay arrays: as Python's own floats they would cost more than the search.
-    """
-    found = await table.take_row_ids([one.row for one in chosen]).select([*columns, "vector"]).to_arrow()
-    order = {key: at for at, key in enumerate(found.column("id").to_pylist())}
-    places = [order[one.id] for one in chosen]
+
+def _vectors_in(found: pa.Table) -> NDArray[float32]:
+    """Arrays: as Python's own floats they would cost more than the search."""
     column = found.column("vector").combine_chunks()
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    rows = found.drop_columns(["vector"]).to_pylist()
-    return [rows[at] for at in places], vectors[places]
+    vectors: NDArray[float32] = column.flatten().to_numpy(zero_copy_only=False)
+    return vectors.reshape(len(column), column.type.list_size)
 
 
 # of what was read, for all collections together: an index of 100,000 passages takes about 100 MB
@@ -122,13 +117,18 @@ class CollectionReader:
 
     def __init__(self, table: AsyncTable) -> None:
         self.table = table
+        self._schema: pa.Schema | None = None
+
+    async def schema(self) -> pa.Schema:
+        self._schema = self._schema or await self.table.schema()
+        return self._schema
 
     async def model(self) -> tuple[str, int]:
         """The embedding model that the collection was made with, and its dimensions."""
-        return await model_of(self.table)
+        return model_of(await self.schema())
 
     async def columns(self) -> Columns:
-        return columns_of(await self.table.schema())
+        return columns_of(await self.schema())
 
     async def counts(self) -> tuple[int, int]:
         """Of documents and of passages."""
@@ -147,7 +147,7 @@ class CollectionReader:
     async def passages(self, where: str) -> list[Passage]:
         """In reading order."""
         rows = await self.table.query().where(where).select(PASSAGE).to_list()
-        return [passage_of(row) for row in sorted(rows, key=lambda row: int(row["ordinal"]))]
+        return sorted(map(passage_of, rows), key=ordinal_of)
 
     async def texts(self, document: str) -> list[tuple[int, str]]:
         """Start and text of a document's passages, in reading order."""
@@ -155,36 +155,28 @@ class CollectionReader:
         rows = sorted(await query.to_list(), key=lambda row: int(row["ordinal"]))
         return [(int(row["start"]), row["text"]) for row in rows]
 
-    async def nearest(self, vector: Sequence[float], where: str | None, wanted: int) -> dict[str, Hit]:
-        """Of the vectors' half, best first, by id."""
+    async def nearest(self, vector: Sequence[float], where: str | None, wanted: int) -> Hits:
+        """Of the vectors' half."""
         return await nearest(self.table, vector, where, wanted)
 
-    async def matching(self, text: str, where: str | None, wanted: int) -> dict[str, Hit]:
-        """Of the words' half, best first, by id."""
+    async def matching(self, text: str, where: str | None, wanted: int) -> Hits:
+        """Of the words' half."""
         return await matching(self.table, text, where, wanted)
 
-    async def with_phrase(self, hits: Mapping[str, Hit], phrase: str) -> set[str]:
-        """The ids of those in whose text the phrase stands."""
-        if not hits:
+    async def with_phrase(self, rows: Sequence[int], phrase: str) -> set[int]:
+        """Those of the rows in whose text the phrase stands."""
+        if not rows:
             return set()
-        rows = await self.table.take_row_ids([hit.row for hit in hits.values()]).select(["id", "text"]).to_list()
-        found = which_hold_phrase([row["text"] for row in rows], phrase)
-        return {row["id"] for row, holds in zip(rows, found, strict=True) if holds}
+        texts = (await rows_of(self.table, rows, ["text"])).column("text").to_pylist()
+        return {row for row, holds in zip(rows, which_hold_phrase(texts, phrase), strict=True) if holds}
 
     @staticmethod
-    def candidates(near: Mapping[str, Hit], matches: Mapping[str, Hit]) -> list[Candidate]:
+    def candidates(near: Hits, matches: Hits) -> list[Candidate]:
         """The hits of both halves, each passage once."""
-        vector_ranks, text_ranks = ({key: rank for rank, key in enumerate(half)} for half in (near, matches))
+        vector_ranks, text_ranks = ({row: rank for rank, row in enumerate(half)} for half in (near, matches))
         return [
-            Candidate(
-                key,
-                hit.row,
-                near[key].score if key in near else None,
-                vector_ranks.get(key),
-                text_ranks.get(key),
-                matches[key].score if key in matches else None,
-            )
-            for key, hit in {**near, **matches}.items()
+            Candidate(row, near.get(row), vector_ranks.get(row), text_ranks.get(row), matches.get(row))
+            for row in {**near, **matches}
         ]
 
     async def candidate_passages(
@@ -193,10 +185,14 @@ class CollectionReader:
         """In the order of the candidates, which must come from this version, with their cosines to ``vector``."""
         if not chosen:
             return []
-        rows, vectors = await rows_of(self.table, chosen, PASSAGE)
-        alike: Sequence[float | None] = [None] * len(rows) if vector is None else cosines(vector, vectors)
+        unknown = vector is not None and any(one.cosine is None for one in chosen)
+        found = await rows_of(self.table, [one.row for one in chosen], [*PASSAGE, "vector"] if unknown else PASSAGE)
+        alike: Sequence[float | None] = [None] * len(chosen)
+        if vector is not None and unknown:
+            alike = cosines(vector, _vectors_in(found))
         # one number for one passage, whichever half found it
         known = [near if one.cosine is None else one.cosine for one, near in zip(chosen, alike, strict=True)]
+        rows = found.select(PASSAGE).to_pylist()
         return [(passage_of(row), cosine) for row, cosine in zip(rows, known, strict=True)]
 
     async def diverse(
@@ -205,12 +201,18 @@ class CollectionReader:
         """Indices of candidates, best first by maximal marginal relevance; ``weight`` is its lambda."""
         if not chosen:
             return []
-        _, vectors = await rows_of(self.table, chosen, ["id"])
-        return diverse(scores, vectors, wanted, weight)
+        found = await rows_of(self.table, [one.row for one in chosen], ["id", "vector"])
+        ids, vectors = found.column("id").to_pylist(), _vectors_in(found)
+        # of those that are as good as each other, the first by id
+        order = sorted(range(len(chosen)), key=lambda at: (-scores[at], ids[at]))
+        return [order[at] for at in diverse([scores[at] for at in order], vectors[order], wanted, weight)]
 
 
 class CollectionWriter(CollectionReader):
     """Commits to a collection's table, and follows each commit. The writers' lock is held."""
+
+    async def schema(self) -> pa.Schema:
+        return await self.table.schema()
 
     async def put(self, document: Document, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         await put(self.table, document, chunks, vectors)

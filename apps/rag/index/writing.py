@@ -51,7 +51,8 @@ async def put(table: AsyncTable, document: Document, chunks: Sequence[Chunk], ve
     columns = await widened(table, document.metadata)
     if before is None:
         # not the table's own: it shows JSON as the bytes that it is stored in
-        rows = table_of(document, chunks, vectors, schema(*await model_of(table), columns.names, words=columns.words))
+        model, dimensions = model_of(await table.schema())
+        rows = table_of(document, chunks, vectors, schema(model, dimensions, columns.names, words=columns.words))
         if not others:
             await table.add(rows)
             return

@@ -13,7 +13,7 @@ from lancedb.table import AsyncTable
 from apps.rag.index.database import Database
 from apps.rag.index.filters import MOST_COLUMNS, compile_filter
 from apps.rag.index.rows import columns_of
-from apps.rag.index.table import PROBES, matching, nearest
+from apps.rag.index.table import PROBES, ROW_ID, matching, nearest
 from apps.rag.index.writing import INDEXED_FROM, ROWS_A_PARTITION, ensure_text_index, put, remove, tend
 from apps.rag.library import Library
 from apps.rag.records import Document, Upload
@@ -91,6 +91,11 @@ async def found(table: AsyncTable, given: dict[str, Any]) -> set[str]:
     where = compile_filter(given, columns_of(await table.schema()))
     query = table.query().select(["id"])
     return {row["id"] for row in await (query if where is None else query.where(where)).to_list()}
+
+
+async def ids_by_row(table: AsyncTable) -> dict[int, str]:
+    found = await table.query().select(["id"]).with_row_id().to_arrow()
+    return dict(zip(found.column(ROW_ID).to_pylist(), found.column("id").to_pylist(), strict=True))
 
 
 async def assert_exact(table: AsyncTable, documents: Sequence[Document], seed: int, count: int = COUNT) -> None:
@@ -177,13 +182,12 @@ async def test_both_halves_give_what_the_filter_leaves_and_the_index_answers_it(
     rows = rows_of(documents)
     left = {key for key, row in rows.items() if matches(row, given)}
     [vector] = await HashingEmbedder().embed(["passage 3"])
+    ids = await ids_by_row(table)
     everything = await matching(table, "passage 3", None, len(rows))
     filtered = await matching(table, "passage 3", where, len(rows))
-    assert {key: hit.score for key, hit in filtered.items()} == {
-        key: hit.score for key, hit in everything.items() if key in left
-    }
+    assert filtered == {row: score for row, score in everything.items() if ids[row] in left}
     near = await nearest(table, vector, where, len(rows))
-    assert near and set(near) <= left
+    assert near and {ids[row] for row in near} <= left
 
 
 @pytest.mark.long
@@ -195,9 +199,10 @@ async def test_what_a_narrow_filter_leaves_is_found_wherever_it_lies_in_the_vect
     await written(table, few)
     await tend(table)
     [vector] = await HashingEmbedder().embed(["passage 77 of number 3"])
+    ids = await ids_by_row(table)
     for one in few:
         where = compile_filter({"number": int(one.id, 16)}, columns_of(await table.schema()))
-        assert set(await nearest(table, vector, where, 50)) == set(rows_of([one]))
+        assert {ids[row] for row in await nearest(table, vector, where, 50)} == set(rows_of([one]))
 
 
 @pytest.mark.long

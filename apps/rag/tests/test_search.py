@@ -163,6 +163,19 @@ async def test_diversity_passes_over_what_says_the_same(library: Library) -> Non
     assert relevant == plain
 
 
+async def test_of_passages_as_good_as_each_other_the_first_by_id_come_first(library: Library) -> None:
+    """Their rows say nothing: they change places when files are merged."""
+    uploads = [Upload(f"{number}.txt", b"the same words of everyone" + b"\n" * number) for number in range(8)]
+    await finished(library, "ann", await library.submit("ann", "docs", uploads))
+    known = sorted(document.id for document in await library.documents("ann", "docs"))
+    assert len(known) == 8
+    for top_k in (1, 3, 8):
+        for mmr in (None, 1.0):
+            found = await library.search("ann", "docs", "same words", top_k=top_k, mode="text", mmr=mmr)
+            assert [passage.document for passage in found] == known[:top_k]
+            assert len({passage.score for passage in found}) == 1
+
+
 async def test_a_reranker_has_the_last_word(tmp_path: Path) -> None:
     class Shortest:
         name = "shortest"

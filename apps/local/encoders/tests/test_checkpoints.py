@@ -105,6 +105,23 @@ async def test_vectors_are_those_of_the_checkpoints_own_recipe(tmp_path: Path) -
 
 
 @pytest.mark.local
+async def test_a_short_text_alone_has_the_vector_that_it_has_among_others(tmp_path: Path) -> None:
+    from apps.local.encoders.bert import FEW_TOKENS
+
+    (made,) = embedders([str(make_sentence_encoder(tmp_path / "model", dimensions=48))])
+    try:
+        tokens = await made.tokenize(["hello", "what is a list comprehension?", "word " * (FEW_TOKENS - 2)])
+        assert len(tokens[-1]) == FEW_TOKENS
+        among = await made.embed_tokens([*tokens, *tokens])
+        for run, expected in zip(tokens, among, strict=False):
+            [alone] = await made.embed_tokens([run])
+            # in bf16 they differ more
+            assert sum(a * b for a, b in zip(alone, expected, strict=True)) > 0.9999
+    finally:
+        await made.aclose()
+
+
+@pytest.mark.local
 async def test_models_load_at_their_first_use_and_one_after_the_other(tmp_path: Path) -> None:
     folders = [make_sentence_encoder(tmp_path / name) for name in ("one", "two")]
     one, two = embedders(map(str, folders))

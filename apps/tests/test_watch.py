@@ -78,7 +78,17 @@ def run(folder: Path, bodies: dict[str, str], secret: str, *more: str) -> subpro
     # a worker's name and options of the outer run are none of the inner one's
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     own = {**outer, "PYTHONPATH": str(ROOT), "TO_LEAK": secret}
-    options = ["-q", "-c", os.devnull, "--rootdir", str(folder), "--basetemp", str(folder / "base")]
+    options = [
+        "-q",
+        "-p",
+        "no:schemathesis",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(folder),
+        "--basetemp",
+        str(folder / "base"),
+    ]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *more, "-p", "apps.tests.plugin", "test_inner.py"],
         cwd=folder,

@@ -40,7 +40,15 @@ def run(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     """In two workers, as the tests of the house are run."""
     (folder / "test_inner.py").write_text(source)
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    plugins = ["-p", "apps.tests.plugin", "-p", "apps.tests.workers", "--import-mode=importlib"]
+    plugins = [
+        "-p",
+        "no:schemathesis",
+        "-p",
+        "apps.tests.plugin",
+        "-p",
+        "apps.tests.workers",
+        "--import-mode=importlib",
+    ]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(folder), *plugins, "-n2", "."],
         cwd=folder,

@@ -6,7 +6,10 @@ from eval.mutants import ROOT, TARGETS, Target, mutants
 
 MODULE = '''"""A module of 1 docstring."""
 import logging
+from typing import Literal, TypeVar
 log = logging.getLogger(__name__)
+Kind = Literal["one", 2]
+T = TypeVar("T")
 MOST: "int" = 3
 
 def over(count: int) -> bool:
@@ -21,18 +24,18 @@ def over(count: int) -> bool:
 def test_each_mutant_is_one_change_of_what_runs(tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(MODULE)
     found = [(one.line, one.now) for one in mutants(Target("small", (), root=tmp_path))]
-    conditions = [(9, now) for _, now in found if now.startswith("if not ")]
+    conditions = [(12, now) for _, now in found if now.startswith("if not ")]
     assert len(conditions) == 1
     assert sorted(one for one in found if not one[1].startswith("if ")) == [
-        (4, "4"),
-        (9, "10"),
-        (9, "count != 9"),
-        (9, "count > MOST or not count == 9"),
-        (9, "count >= MOST"),
-        (10, "raise KeyboardInterrupt"),
-        (11, "2"),
-        (11, "count - 1"),
-        (11, "return None"),
+        (7, "4"),
+        (12, "10"),
+        (12, "count != 9"),
+        (12, "count > MOST or not count == 9"),
+        (12, "count >= MOST"),
+        (13, "raise KeyboardInterrupt"),
+        (14, "2"),
+        (14, "count - 1"),
+        (14, "return None"),
     ]
 
 

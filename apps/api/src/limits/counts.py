@@ -168,10 +168,12 @@ class SharedCounts:
 
     One call at most waits for a Redis that does not answer: then a task of its own asks for it, and calls do not. The
     share is the limit divided by the processes that were last seen at work, each of which says so every second.
+    ``seconds`` is how long Redis has for an answer.
     """
 
-    def __init__(self, uri: str, windows: WindowCounts) -> None:
+    def __init__(self, uri: str, windows: WindowCounts, seconds: float = REDIS_SECONDS) -> None:
         self._uri = uri
+        self._seconds = seconds
         self._local = windows
         self._name = secrets.token_hex(8)
         self._degraded = False
@@ -190,8 +192,8 @@ class SharedCounts:
         from redis.backoff import NoBackoff
 
         patience: Any = {
-            "socket_timeout": REDIS_SECONDS,
-            "socket_connect_timeout": REDIS_SECONDS,
+            "socket_timeout": self._seconds,
+            "socket_connect_timeout": self._seconds,
             "retry": Retry(NoBackoff(), 0),
         }
         storage: Any = storage_from_string("async+" + self._uri, implementation="redispy", **patience)
@@ -204,7 +206,7 @@ class SharedCounts:
     async def hit(self, key: str, seconds: int, amount: int = 1) -> Count:
         if not self._degraded:
             try:
-                async with asyncio.timeout(REDIS_SECONDS):
+                async with asyncio.timeout(self._seconds):
                     count, left = await self._script([self._prefixed(key)], [seconds * 1000, amount])
                 return Count(int(count), time.time() + int(left) / 1000)
             except self._failures as error:
@@ -239,7 +241,7 @@ class SharedCounts:
     async def _keep_beating(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(REDIS_SECONDS):
+                async with asyncio.timeout(self._seconds):
                     self._processes = await self._say_hello()
             except self._failures as error:
                 self._lost(error)

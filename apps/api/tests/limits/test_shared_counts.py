@@ -22,12 +22,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-async def pair(redis: RedisServer) -> AsyncIterator[tuple[SharedCounts, SharedCounts]]:
-    """Two processes' counts, which know of each other."""
+@pytest.fixture(params=[HANG_SECONDS])
+async def pair(redis: RedisServer, request: pytest.FixtureRequest) -> AsyncIterator[tuple[SharedCounts, SharedCounts]]:
+    """Two processes' counts, which know of each other; the parameter is how long Redis has for an answer."""
     with Redis.from_url(redis.url) as client:
         client.flushall()
-    one, two = (SharedCounts(redis.url, WindowCounts()) for _ in range(2))
+    one, two = (SharedCounts(redis.url, WindowCounts(), request.param) for _ in range(2))
     for each in (one, two):
         await each.start()
     await reached(lambda: one.state().processes == two.state().processes == 2)
@@ -90,7 +90,7 @@ async def test_what_is_added_counts_soon_and_all_of_it(pair: tuple[SharedCounts,
 
 
 async def test_what_was_added_is_counted_before_the_end(redis: RedisServer) -> None:
-    ending = SharedCounts(redis.url, WindowCounts())
+    ending = SharedCounts(redis.url, WindowCounts(), HANG_SECONDS)
     await ending.start()
     ending.add("at the end", 60, 7)
     await ending.aclose()
@@ -98,26 +98,29 @@ async def test_what_was_added_is_counted_before_the_end(redis: RedisServer) -> N
         assert client.get(ours(redis, "at the end")) == b"7"
 
 
+@pytest.mark.parametrize("pair", [0.5], indirect=True)
 async def test_without_redis_each_has_its_share_until_it_is_back(
     pair: tuple[SharedCounts, SharedCounts], redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, _ = pair
-    await one.hit("a", 60, 8)
+    while (await one.hit("a", 60, 8)).share > 1:  # a busy machine may be late once
+        await reached(lambda: not one.state().degraded)
+    before = one.state()
     with caplog.at_level(logging.WARNING, WINDOWS_OF):
         redis.mute()
         first = await one.hit("a", 60)
-        assert (first.used, first.share) == (1, 2)
-        # no call waits for it any more, and no count of before is known
+        assert first.share == 2
+        # no call waits for it any more, and no count of Redis is known
         counts = [await one.hit("a", 60) for _ in range(20)]
-        assert [count.used for count in counts] == list(range(2, 22))
+        assert [count.used - first.used for count in counts] == list(range(1, 21))
         state = one.state()
-        assert (state.degraded, state.local_hits, state.outages) == (True, 21, 1)
+        assert (state.degraded, state.local_hits - before.local_hits) == (True, 21)
+        assert state.outages == before.outages + 1
         redis.speak()
         await reached(lambda: not one.state().degraded)
-    again = await one.hit("a", 60, 0)
-    assert again.share == 1
+    while (again := await one.hit("a", 60, 0)).share > 1:
+        await reached(lambda: not one.state().degraded)
     assert again.used >= 8
-    assert one.state().outages == 1
     own = [line for line in caplog.messages if "Redis" in line]
     assert sum("each of 2 processes limits by its own share" in line for line in own) >= 1
     assert sum("Redis answers again" in line for line in own) >= 1

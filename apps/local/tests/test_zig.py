@@ -14,6 +14,7 @@ from apps.core.settings import Settings
 from apps.local.engine.kernel.build import AMX, AVX2, FLAGS, NEON_I8MM, SOURCES, cpu_flags, for_zig
 from apps.tests.support.processes import ROOT, running
 from apps.tests.support.waiting import until
+from apps.tests.support.worldly import worldly_environment
 
 pytestmark = pytest.mark.local
 LOCK = ROOT / "requirements-compiler.lock"
@@ -25,7 +26,9 @@ def zig() -> dict[str, str]:
     folder = Settings().model_cache_dir.resolve() / "compiler"
     if not (folder / "ziglang").is_dir():
         command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "--no-deps", "-r", str(LOCK)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, env=worldly_environment(), capture_output=True, text=True, timeout=300, check=False
+        )
         if done.returncode:
             pytest.skip(f"ziglang cannot be fetched: {done.stderr[-200:]}")
     caches = {f"ZIG_{kind}_CACHE_DIR": str(folder / "zig-cache") for kind in ("GLOBAL", "LOCAL")}

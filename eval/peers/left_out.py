@@ -76,9 +76,7 @@ VLLM: Mapping[str, str] = {
     r"test_chat_completion\.py::test_kv_transfer.*": "about kv_transfer_params, a field between two of their servers",
     r"test_chat_completion\.py::test_per_request_metrics.*": "about their flag for metrics in an answer",
     r"test_batched_chat_completions\.py::.*": "about a route of theirs for many chats in one body",
-    r"test_completion\.py::test_single_completion.*": "about their flag that turns the cache of prompts off",
     r"test_completion\.py::test_completion_streaming.*": THEIR_MODEL,
-    r"test_completion\.py::test_parallel_streaming.*": LAST_CHUNK,
     r"test_completion\.py::test_batch_completions.*": "asks for beam search, which is refused by its name",
     r"test_thinking_token_budget\.py::test_thinking_token_budget_(mixed_requests|limits_reasoning).*": "about"
     " thinking_token_budget, a field of theirs for models that think, which is refused by its name",

@@ -159,11 +159,11 @@ def prepare_local_model(portable: bool) -> str:
     Without kernels torch's own serve; the API says so at its start, too. The first start takes the packed model as it
     is, and a failure is left to that start. ``portable`` builds the kernels of all CPUs, else this one's are built.
     """
-    said = ""
+    printed = ""
     with compiler_at_hand() as environment:
         for module in (KERNELS, PREPARED) if portable else (PREPARED,):
             if not ROOT.joinpath(*module.split(".")).with_suffix(".py").is_file():
-                said += f"setup: there is no {module} to run\n"
+                printed += f"setup: there is no {module} to run\n"
                 continue
             done = subprocess.run(  # noqa: S603 - our own arguments
                 [sys.executable, "-m", module],
@@ -174,10 +174,10 @@ def prepare_local_model(portable: bool) -> str:
                 text=True,
                 check=False,
             )
-            said += done.stdout
+            printed += done.stdout
             if done.returncode:
-                said += FAILED[module]
-    return said
+                printed += FAILED[module]
+    return printed
 
 
 @contextmanager

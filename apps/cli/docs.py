@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,8 @@ from apps.rag.relevance import REFERENCE
 
 SKIPPED = 3
 BATCH_BYTES, BATCH_FILES = 8 << 20, 50
-POLL_SECONDS = 0.5
+# often at first, for a file that takes a moment; later seldom, for a folder that takes an hour
+POLL_SECONDS, SLOWER, LONGEST_POLL = 0.5, 1.5, 5.0
 ENDED = ("done", "failed", "cancelled")
 
 app = typer.Typer(no_args_is_help=True, help="Take documents in, search them, ask them.")
@@ -47,12 +47,12 @@ def add(
 
     Examples: genai docs add handbook.pdf · genai docs add notes/ -c work
     """
-    service, found = Service(url, key), find_files(paths)
+    service, found = Service(url, key, patient=True), find_files(paths)
     jobs: list[dict[str, Any]] = []
     for batch in _batches(found.taken):
         files = [("files", (label, path.read_bytes())) for path, label in batch]
         accepted = service.upload(f"{_base(shared)}/{collection}/documents", files)
-        jobs.append(_wait(service, accepted["job"], quiet=as_json))
+        jobs.append(wait_for_job(service, accepted["job"], quiet=as_json))
     skipped = [{"path": str(path), "reason": reason} for path, reason in found.skipped]
     failed = [file for job in jobs for file in job["files"] if file["status"] == "failed"]
     if as_json:
@@ -231,8 +231,9 @@ def _batches(files: list[tuple[Path, str]]) -> list[list[tuple[Path, str]]]:
     return batches
 
 
-def _wait(service: Service, job: str, *, quiet: bool) -> dict[str, Any]:
+def wait_for_job(service: Service, job: str, *, quiet: bool) -> dict[str, Any]:
     """Wait until a job has ended and return it."""
+    pause = POLL_SECONDS
     while True:
         state: dict[str, Any] = service.get(f"/rag/jobs/{job}")
         if state["status"] in ENDED:
@@ -240,7 +241,8 @@ def _wait(service: Service, job: str, *, quiet: bool) -> dict[str, Any]:
         if not quiet and sys.stderr.isatty():
             done = sum(file["status"] in ENDED for file in state["files"])
             typer.echo(f"\r{done} of {len(state['files'])} files", nl=False, err=True)
-        time.sleep(POLL_SECONDS)
+        service.sleep(pause)
+        pause = min(pause * SLOWER, LONGEST_POLL)
 
 
 def _why(file: dict[str, Any]) -> str:

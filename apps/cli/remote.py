@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from apps.models.upstream_errors import NOT_CONFIGURED
 URL = "http://localhost:8000"
 FAILED, UNREACHABLE = 1, 4
 CONNECT_SECONDS, READ_SECONDS = 5.0, 330.0
+# a limit of requests is open again within a minute; a longer wait is a spent budget's, and a matter of the caller's
+LONGEST_WAIT, MOST_WAITS = 60, 10
 
 Url = Annotated[str, typer.Option("--url", envvar="GENAI_URL", help="Address of the service.")]
 Key = Annotated[str, typer.Option("--key", envvar="GENAI_API_KEY", help="API key, where the service asks for one.")]
@@ -36,10 +39,15 @@ class CommandFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service at ``url``. Every method raises CommandFailure."""
+    """A running service at ``url``. Every method raises CommandFailure.
+
+    ``patient`` waits out a 429's Retry-After of at most a minute, for work of many requests.
+    """
 
     url: str
     key: str = ""
+    patient: bool = False
+    sleep: Callable[[float], None] = time.sleep
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: Sequence[int] = ()) -> Any:
         """Return the JSON of a GET. ``accept`` are statuses other than 2xx that are answers too."""
@@ -78,17 +86,26 @@ class Service:
             raise self._unreachable(error) from error
 
     def _json(self, method: str, path: str, *, accept: Sequence[int] = (), **rest: Any) -> Any:
-        try:
-            with self._client() as client:
-                response = client.request(method, path, **rest)
-        except httpx2.TransportError as error:
-            raise self._unreachable(error) from error
+        response = self._request(method, path, **rest)
+        for _ in range(MOST_WAITS if self.patient else 0):
+            wait = _seconds_until_allowed(response)
+            if wait is None:
+                break
+            self.sleep(wait)
+            response = self._request(method, path, **rest)
         if response.is_error and response.status_code not in accept:
             raise CommandFailure(reason_of(response))
         try:
             return response.json() if response.content else None
         except ValueError:
             raise CommandFailure(f"{self.url}{path} answered no JSON: is it this service?") from None
+
+    def _request(self, method: str, path: str, **rest: Any) -> httpx2.Response:
+        try:
+            with self._client() as client:
+                return client.request(method, path, **rest)
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
 
     def _client(self) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -100,6 +117,14 @@ class Service:
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
             return CommandFailure(f"No service answers at {self.url}: start one with `genai serve`", UNREACHABLE)
         return CommandFailure(f"The connection to {self.url} broke: {type(error).__name__}", UNREACHABLE)
+
+
+def _seconds_until_allowed(response: httpx2.Response) -> int | None:
+    """Seconds that a 429 asks to wait; None for another answer and for more than a minute."""
+    wait = response.headers.get("Retry-After", "")
+    if response.status_code != 429 or not (wait.isascii() and wait.isdigit()) or int(wait) > LONGEST_WAIT:
+        return None
+    return int(wait)
 
 
 def print_json(value: Any) -> None:

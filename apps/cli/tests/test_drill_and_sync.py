@@ -1,17 +1,19 @@
-"""`genai drill` and `genai docs sync`, in this process: what they try, and what they say of it."""
+"""`genai drill` and `genai docs`, in this process: what they try, and what they say of it."""
 
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from apps.cli.docs import wait_for_job
 from apps.cli.drill import ATTACKS
 from apps.cli.main import app
-from apps.cli.remote import CommandFailure
+from apps.cli.remote import CommandFailure, Service
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.serving import serving_models
 
@@ -81,3 +83,61 @@ def test_a_folder_is_synced_and_what_is_skipped_has_a_status(tmp_path: Path, mon
     assert done.stdout == "work: 0 added, 0 replaced, 0 deleted, 0 unchanged, 1 skipped\n"
     assert "Skipped empty.txt: it is empty" in done.stderr
     assert genai("docs", "sync", "nowhere", "-c", "work").exit_code == 2
+
+
+class Limited(BaseHTTPRequestHandler):
+    """Answers with the statuses and bodies of ``script`` in turn; a 429 asks to wait for its number."""
+
+    script: Iterator[tuple[int, str]]
+
+    def do_GET(self) -> None:
+        status, text = next(self.script)
+        body = (text if status == 200 else '{"error": {"message": "Rate limit exceeded"}}').encode()
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", text)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is logged."""
+
+
+@contextmanager
+def limited(*script: tuple[int, str]) -> Iterator[str]:
+    handler = type("Scripted", (Limited,), {"script": iter(script)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+RUNNING = (200, '{"status": "running", "files": []}')
+DONE = (200, '{"status": "done", "files": []}')
+
+
+def test_a_long_ingestion_is_asked_about_less_and_less_often_and_waits_out_a_limit() -> None:
+    waits: list[float] = []
+    with limited(*[RUNNING] * 8, (429, "7"), (429, "3"), DONE) as url:
+        service = Service(url, patient=True, sleep=waits.append)
+        assert wait_for_job(service, "one", quiet=True)["status"] == "done"
+    assert waits[0] == 0.5 and waits[6:8] == [5, 5] and waits[8:] == [7, 3]
+    assert waits[:8] == sorted(waits[:8])
+    # of the 60 requests a minute that documents may make
+    assert sum(waits[:8]) > 20
+
+
+@pytest.mark.parametrize(("patient", "seconds"), [(False, "1"), (True, "3600"), (True, "soon")])
+def test_a_limit_that_is_not_waited_out_fails_at_once(patient: bool, seconds: str) -> None:
+    waits: list[float] = []
+    with limited((429, seconds)) as url, pytest.raises(CommandFailure, match="try again in"):
+        Service(url, patient=patient, sleep=waits.append).get("/rag/jobs/one")
+    assert waits == []
+
+
+def test_a_service_that_is_never_ready_for_a_call_is_given_up() -> None:
+    waits: list[float] = []
+    with limited(*[(429, "1")] * 20) as url, pytest.raises(CommandFailure, match="Rate limit exceeded"):
+        Service(url, patient=True, sleep=waits.append).get("/rag/jobs/one")
+    assert waits == [1] * 10

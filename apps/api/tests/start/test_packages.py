@@ -143,10 +143,12 @@ def test_a_lock_is_installed_by_uv_and_another_file_than_it_names_is_not(tmp_pat
     if constrained:
         (tmp_path / "constraints.txt").write_text("tinypackage<2\n")
         settings["PIP_CONSTRAINT"] = str(tmp_path / "constraints.txt")
-    code, said = installing(tmp_path, f"tinypackage==1.0 --hash=sha256:{'0' * 64}\n", **settings)
-    assert code != 0 and "uv could not install that" in said and not (tmp_path / "into/tinypackage.py").exists(), said
-    code, said = installing(tmp_path, f"tinypackage==1.0 --hash=sha256:{digest}\n", **settings)
-    assert code == 0 and "setup:" not in said, said
+    code, output = installing(tmp_path, f"tinypackage==1.0 --hash=sha256:{'0' * 64}\n", **settings)
+    assert code != 0 and "uv could not install that" in output and not (tmp_path / "into/tinypackage.py").exists(), (
+        output
+    )
+    code, output = installing(tmp_path, f"tinypackage==1.0 --hash=sha256:{digest}\n", **settings)
+    assert code == 0 and "setup:" not in output, output
     assert (tmp_path / "into/tinypackage.py").is_file()
 
 
@@ -158,8 +160,8 @@ def test_a_lock_is_installed_by_uv_and_another_file_than_it_names_is_not(tmp_pat
 def test_pip_installs_where_uv_would_do_something_else_and_says_so(
     tmp_path: Path, setting: dict[str, str], says: str
 ) -> None:
-    code, said = installing(tmp_path, f"tinypackage==1.0 --hash=sha256:{wheel(tmp_path)}\n", **setting)
-    assert code == 0 and says in said and "Successfully installed tinypackage-1.0" in said, said
+    code, output = installing(tmp_path, f"tinypackage==1.0 --hash=sha256:{wheel(tmp_path)}\n", **setting)
+    assert code == 0 and says in output and "Successfully installed tinypackage-1.0" in output, output
 
 
 LOCKS = sorted(ROOT.glob("requirements*.lock"))

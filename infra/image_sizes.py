@@ -37,11 +37,16 @@ class Installed:
                 print(f"{name} of {lock.name} is not installed here", file=sys.stderr)
                 continue
             paths = {Path(str(file.locate())) for file in files}
-            sizes[name] = sum(path.stat().st_size for path in paths if path.is_file() and self._stays(str(path)))
+            sizes[name] = sum(_size(path) for path in paths if path.is_file() and self._stays(str(path)))
         return sizes
 
     def _stays(self, path: str) -> bool:
         return not path.startswith(self._unused) and (not path.endswith(".pyc") or path in self._bytecode)
+
+
+def _size(path: Path) -> int:
+    library = slim.read_library(path) if ".so" in path.name else None
+    return path.stat().st_size - (library.symbols if library else 0)
 
 
 def code_size() -> int:

@@ -47,9 +47,11 @@ function Invoke-Python([string[]]$Arguments) {
     Invoke-Checked $Python $Arguments
 }
 
+# A command and its own arguments. The launcher comes first: `python` may be a stub that opens the Microsoft Store.
 function Find-Python {
     if ($env:PYTHON) { return $env:PYTHON }
-    foreach ($Name in @('python', 'python3', 'py')) {
+    if (Get-Command 'py' -ErrorAction SilentlyContinue) { return @('py', '-3') }
+    foreach ($Name in @('python', 'python3')) {
         if (Get-Command $Name -ErrorAction SilentlyContinue) { return $Name }
     }
     Write-Host 'No Python here: install Python 3.11 or newer, or set $env:PYTHON'
@@ -73,13 +75,14 @@ function Invoke-Setup {
         ForEach-Object { $_.FullName })
     if (-not (Test-Stale "$Venv/.setup" $Sources)) { return }
     if (-not (Test-Path "$Venv/pyvenv.cfg")) {
-        $Base = Find-Python
-        & $Base -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+        $Base, $Given = @(Find-Python)
+        $Given = @($Given | Where-Object { $_ })
+        & $Base @Given -c 'import sys; sys.exit(sys.version_info < (3, 11))'
         if ($LASTEXITCODE -ne 0) {
-            Write-Host "Python 3.11 or newer is needed and $Base is older: choose one with `$env:PYTHON"
+            Write-Host "Python 3.11 or newer is needed and $Base $Given is older: choose one with `$env:PYTHON"
             exit 1
         }
-        Invoke-Checked $Base @('-m', 'venv', $Venv)
+        Invoke-Checked $Base ($Given + @('-m', 'venv', $Venv))
     }
     $TorchIndex = $env:TORCH_INDEX_URL
     if ($null -eq $TorchIndex) { $TorchIndex = 'https://download.pytorch.org/whl/cpu' }

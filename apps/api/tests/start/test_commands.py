@@ -104,6 +104,12 @@ def test_the_powershell_script_keeps_to_what_version_5_understands() -> None:
     assert not re.search(r"&&|\|\||\?\?|\?\.", SCRIPT.read_text())
 
 
+def test_windows_python_launcher_is_preferred_to_what_may_be_the_store_s_stub() -> None:
+    search = SCRIPT.read_text().split("function Find-Python {", 1)[1].split("\n}", 1)[0]
+    found = re.findall(r"env:PYTHON|'py', '-3'|'python'", search)
+    assert found[:2] == ["env:PYTHON", "env:PYTHON"] and found[2:4] == ["'py', '-3'", "'python'"]
+
+
 def test_an_old_python_is_refused_with_the_way_out(tmp_path: Path) -> None:
     old = fake_python(tmp_path, version="3.9.2")
     done = make("setup", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")

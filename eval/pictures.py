@@ -25,7 +25,7 @@ from eval.terminal_pictures import command_beside, photograph, screens
 
 FOLDER = Path("reports/pictures")
 OTHERS = ("docs", "plots", "readme", "terminal")
-SIZES = {"desktop": (1280, 800), "phone": (360, 780)}
+SIZES = {"desktop": (1280, 860), "phone": (360, 780)}
 SCHEMES = ("light", "dark")
 MOST_HEIGHT = 4000
 PRICE = {"input": 0.15, "output": 0.6}
@@ -56,6 +56,7 @@ KEYS = (
 QUESTIONS = ("What is Python?", "Explain a hash table in three sentences.", "Why is the sky blue?")
 CONVERSATION = ("Name three rivers of Europe as a list.", "What is Python?")
 COLLECTION = "handbook"
+SUM = "What is 12 * 3?"
 PAGES_OF_PDF = ("Trains are booked by the office.", "Every employee has thirty days of leave a year.")
 README_PAGE = (
     "<!doctype html><meta charset=utf-8><base href='%s/'><style>body{font:16px/1.5 sans-serif;max-width:880px;"
@@ -102,7 +103,7 @@ def _prepare(service: Service) -> None:
         for question in QUESTIONS * 4:
             _call(http, "assistant", question)
         http.post("/generate", json={"prompt": "x" * 5000})
-        for prompt, decision in (("What is 12 * 3?", "approve"), ("What is 2 + 2?", "deny?reason=no+need")):
+        for prompt, decision in ((SUM, "approve"), ("What is 2 + 2?", "deny?reason=no+need")):
             run = http.post("/agents/careful/run", json={"prompt": prompt}).json()["run"]
             http.post(f"/agents/runs/{run}/{decision}")
         files = [("files", ("leave.pdf", made_files.pdf(PAGES_OF_PDF), "application/pdf"))]
@@ -154,6 +155,11 @@ async def _fill(page: Page, name: str) -> None:
         await page.click("#question-form button")
         await page.click(".citation")
         await page.wait_for("!!document.querySelector('#cited')")
+    elif name == "agents":
+        await page.type_into("#task", SUM)
+        await page.click("#run")
+        await page.wait_for("!!document.querySelector('.waiting-run')")
+        await page.wait_for("!!document.querySelector('[aria-label=Runs]')")
     elif name == "routing":
         await page.type_into("#route", "assistant")
         await page.click("form button")
@@ -180,6 +186,7 @@ async def _photograph_readme(folder: Path) -> None:
 
 
 async def _shot(page: Page, path: Path, width: int, *, whole: bool) -> None:
+    await page.call("Emulation.setScrollbarsHidden", hidden=True)
     await asyncio.sleep(SETTLED_SECONDS)
     if whole:
         # in a window of that height, since what is not seen is not drawn, and what sticks stays where it belongs

@@ -1,4 +1,4 @@
-"""guidance: chats and tools as it asks OpenAI for them, and grammars as it asks vLLM for them."""
+"""guidance: a chat as it asks OpenAI for one, and grammars as it asks vLLM for them."""
 
 import re
 
@@ -12,15 +12,17 @@ def asked(model, question):
         return model + question
 
 
-model = models.OpenAI(MODEL, echo=False, base_url=f"{SCRIPTED}/v1", api_key=KEY)
+told = asked(models.OpenAI(MODEL, echo=False, base_url=f"{SCRIPTED}/v1", api_key=KEY), "Hello")
 with assistant():
-    told = asked(model, "Hello") + gen("said")
+    told += gen("said")
 assert told["said"] == HELLO
 
 held = VLLMModel(SMOL, echo=False, base_url=f"{PACKAGED}/v1", api_key=KEY)
+number = asked(held, "Say a number.")
 with assistant():
-    number = asked(held, "Say a number.") + gen("number", regex=r"[0-9]{3}")
+    number += gen("number", regex=r"[0-9]{3}")
 assert re.fullmatch(r"[0-9]{3}", number["number"]), number["number"]
+chosen = asked(held, "Is snow white?")
 with assistant():
-    chosen = asked(held, "Is snow white?") + select(["yes", "no"], name="chosen")
+    chosen += select(["yes", "no"], name="chosen")
 assert chosen["chosen"] in ("yes", "no")

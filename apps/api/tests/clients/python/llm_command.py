@@ -34,6 +34,10 @@ told = small.prompt("Say hello.", max_tokens=8, temperature=0.0, seed=3)
 assert told.text() and told.usage().output <= 8
 
 said = subprocess.run(
-    [sys.executable, "-m", "llm", "-m", "here", "--key", KEY, "Hello"], capture_output=True, text=True, timeout=120
+    [sys.executable, "-m", "llm", "-m", "here", "--key", KEY, "Hello"],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    stdin=subprocess.DEVNULL,
 )
 assert said.stdout.strip() == HELLO, said.stderr

@@ -7,6 +7,7 @@ this repository's code, and the packed weights of the packaged model. Neither th
 import re
 import sys
 import sysconfig
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -46,7 +47,11 @@ class Installed:
 
 def _size(path: Path) -> int:
     library = slim.read_library(path) if ".so" in path.name else None
-    return path.stat().st_size - (library.symbols if library else 0)
+    if library is None or not library.symbols:
+        return path.stat().st_size
+    with tempfile.TemporaryDirectory() as folder:
+        stripped = Path(folder, path.name)
+        return (stripped if slim.write_stripped(path, library, stripped) else path).stat().st_size
 
 
 def code_size() -> int:

@@ -100,6 +100,14 @@ def libraries(packages: Path) -> Iterator[tuple[Path, Library]]:
             yield path, library
 
 
+def write_stripped(path: Path, library: Library, target: Path) -> bool:
+    """Write a library without its symbols; whether it can be loaded as before. Raises FileNotFoundError."""
+    command = ["strip", "--strip-unneeded", "-o", str(target), str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - files of our own packages
+    after = read_library(target) if done.returncode == 0 else None
+    return after is not None and after.segments == library.segments and all(fits for *_, fits in after.segments)
+
+
 def strip_symbols(packages: Path) -> int:
     """Take symbols out of shared libraries; the bytes that this saves. Raises FileNotFoundError without binutils.
 
@@ -111,10 +119,7 @@ def strip_symbols(packages: Path) -> int:
         if not library.symbols:
             continue
         stripped = path.with_name(f".{path.name}.stripped")
-        command = ["strip", "--strip-unneeded", "-o", str(stripped), str(path)]
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - files of our own packages
-        after = read_library(stripped) if done.returncode == 0 else None
-        if after is not None and after.segments == library.segments and all(fits for *_, fits in after.segments):
+        if write_stripped(path, library, stripped):
             saved += path.stat().st_size - stripped.stat().st_size
             stripped.chmod(path.stat().st_mode)
             stripped.replace(path)

@@ -75,7 +75,7 @@ def screens(folder: Path, genai: str, url: str, key: str) -> dict[str, str]:
         "GENAI_URL": url,
         "GENAI_API_KEY": key,
         "MODEL_CACHE_DIR": str(folder / "cache"),
-        "DATA_DIR": str(folder / "data"),
+        "DATA_DIR": str(folder / "terminal-data"),
     }
     variables |= {"HF_HUB_OFFLINE": "1", "API_PORT": "8001"}
     for name, typed in (

@@ -107,7 +107,7 @@ def chat(
     url: Url = URL,
     key: Key = "",
 ) -> None:
-    """Talk with a model: a conversation with history, several lines at a time where wanted.
+    """Talk with a model: a history, several lines where wanted.
 
     Examples: genai chat · genai chat -m gpt-4o-mini -s "Answer in one sentence"
     """

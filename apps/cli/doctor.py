@@ -41,7 +41,7 @@ class Check:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check settings, port, local model, kernels, hub, upstreams, Redis, database and disk. Exit status 1: a fault.
+    """Check settings, port, model, upstreams, stores and disk. Exit status 1: a fault.
 
     Examples: genai doctor · genai doctor --json
     """
@@ -176,14 +176,17 @@ def _database(settings: Settings) -> tuple[Status, str]:
     kind = "PostgreSQL" if settings.database_url.get_secret_value() else "SQLite"
     if kind == "SQLite" and not settings.data_dir.exists():
         return "ok", f"{kind}, made at the first start"
-    return ("ok", f"{kind} answers") if asyncio.run(_usable(settings)) else ("fault", f"{kind} cannot be used")
+    within = max(DATABASE_SECONDS, settings.database_timeout)
+    if asyncio.run(_usable(settings, within)):
+        return "ok", f"{kind} answers"
+    return "fault", f"{kind} could not be opened within {within:g} s"
 
 
-async def _usable(settings: Settings) -> bool:
+async def _usable(settings: Settings, within: float) -> bool:
     database = build_database(settings)
     await database.start()
     try:
-        return await database.ready(max(DATABASE_SECONDS, settings.database_timeout))
+        return await database.ready(within)
     finally:
         await database.aclose()
 

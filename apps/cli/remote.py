@@ -1,7 +1,9 @@
 """The service as the commands reach it over HTTP: options, requests, streams and printed results."""
 
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ FAILED, UNREACHABLE = 1, 4
 CONNECT_SECONDS, READ_SECONDS = 5.0, 330.0
 # a limit of requests is open again within a minute; a longer wait is a spent budget's, and a matter of the caller's
 LONGEST_WAIT, MOST_WAITS = 60, 10
+# of a terminal's columns, for a text that is wrapped
+LEAST_ROOM = 20
 
 Url = Annotated[str, typer.Option("--url", envvar="GENAI_URL", help="Address of the service.")]
 Key = Annotated[str, typer.Option("--key", envvar="GENAI_API_KEY", help="API key, where the service asks for one.")]
@@ -133,11 +137,19 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows under their column names, aligned."""
+    """Print rows under their column names, aligned; on a terminal the last column is wrapped to its width."""
     cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    begin = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = shutil.get_terminal_size().columns - begin if sys.stdout.isatty() else 0
     for row in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        lines = [row[-1]]
+        if room >= LEAST_ROOM:
+            lines = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
+        first = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
+        typer.echo("  ".join([*first, lines[0]]).rstrip())
+        for line in lines[1:]:
+            typer.echo(" " * begin + line)
 
 
 def read_stdin() -> str:

@@ -71,7 +71,7 @@ def bench(
     context: typer.Context,
     what: Annotated[Literal["gateway", "local", "rag"], typer.Argument(help="What is measured.")],
 ) -> None:
-    """Measure the gateway, the local model or retrieval against yardsticks in the same run. Needs the repository.
+    """Measure the gateway, the local model or retrieval. Needs the repository.
 
     Examples: genai bench gateway · genai bench local --help
     """
@@ -79,7 +79,7 @@ def bench(
 
 
 def mcp(url: Url = URL, key: Key = "") -> None:
-    """Serve this service's MCP tools on standard input and output, for clients that start programs.
+    """Serve this service's MCP tools on standard input and output.
 
     Examples: genai mcp --url http://localhost:8000
     """

@@ -1,5 +1,7 @@
 """`genai drill` and `genai docs`, in this process: what they try, and what they say of it."""
 
+import contextlib
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typer.testing import CliRunner, Result
 from apps.cli.docs import wait_for_job
 from apps.cli.drill import ATTACKS
 from apps.cli.main import app
-from apps.cli.remote import CommandFailure, Service
+from apps.cli.remote import CommandFailure, Service, print_table
 from apps.models.scripted import ScriptedModel, saying
 from apps.tests.support.serving import serving_models
 
@@ -141,3 +143,25 @@ def test_a_service_that_is_never_ready_for_a_call_is_given_up() -> None:
     with limited(*[(429, "1")] * 20) as url, pytest.raises(CommandFailure, match="Rate limit exceeded"):
         Service(url, patient=True, sleep=waits.append).get("/rag/jobs/one")
     assert waits == [1] * 10
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    listed = genai("--help").stdout.split("Commands:", 1)[1].splitlines()
+    assert len(listed) > 10 and [line for line in listed if line.endswith("...")] == []
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_text_in_a_table_is_wrapped_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["one", "a b c d e f g h i j k l m n"], ["three", ""]]
+    print_table(("name", "found"), rows)
+    assert capsys.readouterr().out == "name   found\none    a b c d e f g h i j k l m n\nthree\n"
+    monkeypatch.setenv("COLUMNS", "27")
+    with contextlib.redirect_stdout(Screen()) as terminal:
+        print_table(("name", "found"), rows)
+    assert terminal.getvalue() == "name   found\none    a b c d e f g h i j\n       k l m n\nthree\n"

@@ -186,7 +186,6 @@ async def _photograph_readme(folder: Path) -> None:
 
 
 async def _shot(page: Page, path: Path, width: int, *, whole: bool) -> None:
-    await page.call("Emulation.setScrollbarsHidden", hidden=True)
     await asyncio.sleep(SETTLED_SECONDS)
     if whole:
         # in a window of that height, since what is not seen is not drawn, and what sticks stays where it belongs

@@ -4,7 +4,7 @@ python -m eval.rag_duel CHECKOUT [--rows N] [--pages N] [--rounds N] [--keep FOL
 
 Each builds a collection of so many passages (eval.rag_speed), and a process of each answers the same questions: a
 block here, a block there, the other way round in every second round, so that whatever else the machine does meets both
-alike. ``--pages`` compares ingestion instead. One line of JSON a kind of call, or a round of ingestion.
+alike. ``--pages`` compares the ingestion of so many pages of PDF a round instead. One line of JSON a kind of call.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from eval.rag_asker import EMBEDDING, OPTIONS
+from eval.rag_asker import EMBEDDING, INGESTION, OPTIONS
 from eval.rag_speed import QUERIES, Words
+from eval.rag_speed_ingestion import pdfs
 
 KINDS = (EMBEDDING, *OPTIONS)
 HERE = Path(__file__).parents[1]
@@ -83,26 +83,29 @@ def compare_latency(folder: Path, rows: int, against: Path, rounds: int, queries
     return [compared(kind, sides[HERE], sides[against]) for kind, sides in found.items()]
 
 
-def compare_ingestion(pages: int, against: Path, rounds: int) -> Iterator[dict[str, Any]]:
-    """Of each round, pages a second and the shares of the embedder's own speed."""
-    for number in range(rounds):
-        order = [HERE, against][:: -1 if number % 2 else 1]
-        speeds = {checkout: _run(checkout, "-m", "eval.rag_speed", "ingestion", str(pages)) for checkout in order}
-        now, then = (json.loads(speeds[checkout]) for checkout in (HERE, against))
-        rates = {"now": now["pages_per_second"], "then": then["pages_per_second"]}
-        yield {**rates, "ratio": round(rates["now"] / rates["then"], 3), "shares": [now["share"], then["share"]]}
+def compare_ingestion(folder: Path, pages: int, against: Path, rounds: int) -> Compared:
+    """Of a file of so many pages, a new one in each round; the CPU's time is without that of the parsing process."""
+    files: list[Path] = []
+    for name, content in pdfs(pages * (rounds + 1), pages):
+        files.append(folder / name)
+        files[-1].write_bytes(content)
+    found: dict[Path, list[Block]] = {HERE: [], against: []}
+    with _asker(HERE, folder / "now") as here, _asker(against, folder / "then") as there:
+        asking = {HERE: here, against: there}
+        for number, file in enumerate(files):
+            for checkout in [HERE, against][:: -1 if number % 2 else 1]:
+                found[checkout].append(_ask(asking[checkout], INGESTION, [str(file)]))
+    # the first file meets a model that is not loaded yet
+    return compared(INGESTION, found[HERE][1:], found[against][1:])
 
 
 def _environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout)}
 
 
-def _run(checkout: Path, *arguments: str) -> str:
+def _run(checkout: Path, *arguments: str) -> None:
     command = [sys.executable, *arguments]
-    done = subprocess.run(  # noqa: S603 - our own modules
-        command, cwd=checkout, env=_environment(checkout), stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
+    subprocess.run(command, cwd=checkout, env=_environment(checkout), check=True)  # noqa: S603 - our own modules
 
 
 def _asker(checkout: Path, folder: Path) -> "subprocess.Popen[str]":
@@ -137,15 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=_checkout)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--pages", type=int, default=0, help="compare the ingestion of so many pages")
+    parser.add_argument("--pages", type=int, default=0, help="compare the ingestion of so many pages a round")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--keep", type=Path, help="a folder where the collections are kept for the next time")
     given = parser.parse_args()
-    if given.pages:
-        for speeds in compare_ingestion(given.pages, given.checkout, given.rounds):
-            print(json.dumps(speeds), flush=True)
-        return
     with tempfile.TemporaryDirectory() as name:
+        if given.pages:
+            print(json.dumps(asdict(compare_ingestion(Path(name), given.pages, given.checkout, given.rounds))))
+            return
         folder = (given.keep or Path(name)).resolve()
         for one in compare_latency(folder, given.rows, given.checkout, given.rounds, Words().texts(QUERIES, 7)):
             print(json.dumps(asdict(one)))

@@ -82,14 +82,14 @@ def _read_pages_per_second(files: list[Path]) -> float:
     return round(pages / (time.monotonic() - started), 1)
 
 
-def pdfs(pages: int) -> list[tuple[str, bytes]]:
-    """Names and bytes of files of a hundred pages; no page is like another."""
+def pdfs(pages: int, pages_a_file: int = PAGES_A_FILE) -> list[tuple[str, bytes]]:
+    """Names and bytes of files; no page is like another."""
     lines = [line.rstrip()[:95] for topic in topics.values() for line in topic.split("\n") if line.strip()]
     safe = [line.encode("ascii", "replace").decode().translate({40: "[", 41: "]", 92: "/"}) for line in lines]
     files: list[tuple[str, bytes]] = []
-    for first in range(0, pages, PAGES_A_FILE):
+    for first in range(0, pages, pages_a_file):
         texts: list[str] = []
-        for number in range(first, min(first + PAGES_A_FILE, pages)):
+        for number in range(first, min(first + pages_a_file, pages)):
             start = number * LINES_A_PAGE % len(safe)
             texts.append("\n".join([f"Page {number}", *islice(safe + safe, start, start + LINES_A_PAGE)]))
         files.append((f"{first:04}.pdf", pdf(texts)))

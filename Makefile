@@ -42,12 +42,12 @@ dev-services: ## Start Redis in Docker, for several API processes that share the
 # mypy keeps one core busy for a minute: it runs beside the tests, and what it says comes at the end
 test: $(VENV)/.dev ## Linters, types, import floors and the tests, on every core
 	@make --no-print-directory VENV=$(VENV) lint >reports/lint.log 2>&1 & lint=$$!; trap 'kill $$lint' INT TERM; \
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10; tests=$$?; \
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not clients' --durations=10; tests=$$?; echo $$tests >reports/pytest.code; \
 	wait $$lint; lint=$$?; cat reports/lint.log; [ $$lint = 0 ] && exit $$tests
 
 test-clients: $(VENV)/.dev requirements-clients.txt $(CLIENTS)/.done $(AIDER)/.done $(CLIENTS_JS)/.done ## Real clients against the service, Python's and JavaScript's
 	$(BIN)/python -m pip install -r requirements-clients.txt
-	$(BIN)/python -m pytest $(PARALLEL) -m clients --durations=10
+	@$(BIN)/python -m pytest $(PARALLEL) -m clients --durations=10; tests=$$?; echo $$tests >reports/pytest.code; exit $$tests
 
 peer-suites: $(VENV)/.dev $(CLIENTS)/.done ## Other servers' API tests from LLAMA_CPP_TESTS and VLLM_TESTS, folders that hold them; reports/
 	@test -n '$(LLAMA_CPP_TESTS)$(VLLM_TESTS)' || { echo "LLAMA_CPP_TESTS=.../tools/server/tests (sdist of" \
@@ -56,7 +56,7 @@ peer-suites: $(VENV)/.dev $(CLIENTS)/.done ## Other servers' API tests from LLAM
 	$(if $(VLLM_TESTS),$(BIN)/python -m eval.peer_suites vllm '$(VLLM_TESTS)')
 
 test-long: $(VENV)/.dev ## Soaks, storms, kills, fuzzing and bombs with their full budgets
-	$(BIN)/python -m pytest $(PARALLEL) -m long --durations=10
+	@$(BIN)/python -m pytest $(PARALLEL) -m long --durations=10; tests=$$?; echo $$tests >reports/pytest.code; exit $$tests
 
 smoke: $(VENV)/.dev ## Run eval/cases over HTTP (BASE_URL, or a server of its own); reports/smoke.html
 	$(BIN)/python -m eval.smoke

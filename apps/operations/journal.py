@@ -83,8 +83,13 @@ class _File:
         self.file.close()
 
     def remove(self) -> None:
-        self.close()
+        """Take its name away while it is locked: who has just made a file looks whether it has one once it is."""
+        if self.memory is not None:
+            self.memory.close()
+        if os.name == "nt":
+            self.file.close()
         self.path.unlink(missing_ok=True)
+        self.file.close()
 
 
 def new_file(path: Path, size: int) -> BinaryIO:
@@ -101,7 +106,11 @@ def new_file(path: Path, size: int) -> BinaryIO:
 
 
 def _take_room(file: BinaryIO, size: int) -> None:
-    """A mapped page that finds no room ends the process, so none may be without."""
+    """A mapped page that finds no room ends the process, so none may be without.
+
+    On btrfs a page that was written to the disk is copied anew: where such a disk is full, the process can end so all
+    the same. What it had answered is in the file.
+    """
     if sys.platform != "win32" and sys.platform != "darwin":
         try:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -227,7 +236,11 @@ class Journal:
             file = _File(path, self._new_file(path, self._most_bytes))
             # a process that starts at the same time may have adopted and removed it before it was locked
             if try_lock(file.file) and os.fstat(file.file.fileno()).st_nlink:
-                file.memory = mmap.mmap(file.file.fileno(), self._most_bytes)
+                try:
+                    file.memory = mmap.mmap(file.file.fileno(), self._most_bytes)
+                except OSError:
+                    file.remove()
+                    raise
                 self._files.append(file)
                 self._current = file
                 return file
@@ -238,11 +251,14 @@ class Journal:
         """Leave a file that cannot be written any more before one of its pages is: that would end the process."""
         if self._current is None:
             return
+        file = self._current
         try:
-            self._current.check()
+            file.check()
         except OSError as error:
             self._current = None
             self._fail(error)
+            if not file.open_calls:
+                self._clear(file)
 
     def _clear(self, file: _File) -> None:
         if file is self._current:

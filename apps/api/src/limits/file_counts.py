@@ -30,11 +30,10 @@ SCHEME = "file://"
 LOCK_SECONDS = 0.5
 # a hit that has waited is counted in a window that another process began meanwhile, and begins none itself
 LATE_SECONDS = 10
-LONGEST_WINDOW = 86_400
-MAGIC = b"genai-project counts, version 1\n"
+MAGIC = b"genai-project counts, version 2\n"
 DIGEST_BYTES = 16
-PLACE = Struct("=16sQd")
-"""A key's digest, how much its window holds, and when that ends."""
+PLACE = Struct("=16sQdI")
+"""A key's digest, how much its window holds, when that ends, and how many seconds it has."""
 WAYS = 8
 BUCKETS = 1 << 15
 BUCKET_BYTES = WAYS * PLACE.size
@@ -55,9 +54,11 @@ class _Table:
             self._lock()
             try:
                 begun = os.pread(self._file, len(MAGIC), 0)
-                if begun not in (b"", MAGIC) or (begun and os.fstat(self._file).st_size != self._bytes):
+                # of zeros alone where a process ended while it filled it
+                empty = not begun.strip(b"\0")
+                if not empty and (begun != MAGIC or os.fstat(self._file).st_size != self._bytes):
                     raise OSError("the file is of something else")
-                if not begun:
+                if empty:
                     self._fill()
             finally:
                 self._unlock()
@@ -75,7 +76,7 @@ class _Table:
             at = self._memory.find(digest, first, first + BUCKET_BYTES)
             used, ends = 0, 0.0
             if at >= 0:
-                _, used, ends = PLACE.unpack_from(self._memory, at)
+                _, used, ends, _ = PLACE.unpack_from(self._memory, at)
             elif (free := self._free(first, now)) is not None:
                 at = free
             else:
@@ -83,7 +84,7 @@ class _Table:
             if not now < ends <= now + seconds + LATE_SECONDS:
                 used, ends = 0, now + seconds
             used += amount
-            PLACE.pack_into(self._memory, at, digest, used, ends)
+            PLACE.pack_into(self._memory, at, digest, used, ends, seconds)
             return used, ends
         finally:
             self._unlock()
@@ -95,7 +96,8 @@ class _Table:
     def _free(self, first: int, now: float) -> int | None:
         """A place of the bucket whose window is over."""
         for at in range(first, first + BUCKET_BYTES, PLACE.size):
-            if not now < PLACE.unpack_from(self._memory, at)[2] <= now + LONGEST_WINDOW + LATE_SECONDS:
+            _, _, ends, seconds = PLACE.unpack_from(self._memory, at)
+            if not now < ends <= now + seconds + LATE_SECONDS:
                 return at
         return None
 
@@ -103,6 +105,7 @@ class _Table:
         """Write all places: one that the disk had no room for would end the process when it is used."""
         empty = bytes(self._bytes - len(MAGIC))
         if os.pwrite(self._file, empty, len(MAGIC)) != len(empty):
+            os.ftruncate(self._file, 0)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.pwrite(self._file, MAGIC, 0)
 

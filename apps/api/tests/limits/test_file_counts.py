@@ -1,7 +1,11 @@
 """Limits in a file that several processes share: exact together, and by shares where the file is gone."""
 
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from apps.api.src.limits.counts import WindowCounts
 from apps.api.src.limits.file_counts import LATE_SECONDS, WAYS, FileCounts
@@ -132,3 +136,47 @@ async def test_windows_of_the_time_before_the_machine_started_anew_are_over(tmp_
     count = await after.hit("a", 60)
     assert (count.used, count.ends) == (1, 1160.0)
     await after.aclose()
+
+
+async def test_a_months_window_keeps_its_place_among_others(tmp_path: Path) -> None:
+    clock, month = Clock(50.0), 30 * 86400
+    own = FileCounts(tmp_path / "counts", WindowCounts(), 2, steady=clock, wall=clock, buckets=1)
+    await own.hit("a", month, 5)
+    others = [(await own.hit(f"{number}", 60)).share for number in range(WAYS)]
+    assert others == [1] * (WAYS - 1) + [2]
+    assert (await own.hit("a", month)).used == 6
+    await own.aclose()
+
+
+async def test_a_file_that_was_not_filled_to_its_end_is_filled_anew(tmp_path: Path) -> None:
+    path = tmp_path / "counts"
+    path.write_bytes(bytes(5000))
+    own = counts(path, Clock(50.0))
+    assert (await own.hit("a", 60)).share == 1 and not own.state().degraded
+    await own.aclose()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for the size of a file")
+def test_a_disk_without_room_is_used_as_soon_as_it_has_some(tmp_path: Path) -> None:
+    path = tmp_path / "counts"
+    script = f"""
+import asyncio, resource, signal
+from pathlib import Path
+from apps.api.src.limits.counts import WindowCounts
+from apps.api.src.limits.file_counts import FileCounts
+
+async def run():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    own = FileCounts(Path({str(path)!r}), WindowCounts(), 2, buckets=4)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    shares = []
+    for room in (100, hard):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        shares.append((await own.hit("a", 60)).share)
+    print(shares)
+    await own.aclose()
+
+asyncio.run(run())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[2, 1]\n", done.stderr

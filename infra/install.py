@@ -84,11 +84,13 @@ def install(packages: Installer, given: argparse.Namespace) -> None:
     install_lock(packages, f"requirements-{'kernels' if given.kernels else 'local'}.lock")
     with ThreadPoolExecutor(max_workers=1) as beside:
         prepared = beside.submit(prepare_local_model, given.portable)
-        if not given.kernels:
-            lines = (ROOT / "requirements-local.txt").read_text(encoding="utf-8").splitlines()
-            install_torch(packages, next(line for line in lines if line.startswith("torch==")), given.torch_index)
-        compile_used()
-        print(prepared.result(), end="", flush=True)
+        try:
+            if not given.kernels:
+                lines = (ROOT / "requirements-local.txt").read_text(encoding="utf-8").splitlines()
+                install_torch(packages, next(line for line in lines if line.startswith("torch==")), given.torch_index)
+            compile_used()
+        finally:
+            print(prepared.result(), end="", flush=True)
     return None
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -25,13 +25,14 @@ LOCK = ROOT / "requirements-installer.lock"
 # pip reads its settings in this order; the later one holds
 SECTIONS = ("global", "install", ":env:")
 OFF = ("0", "false", "f", "no", "n", "off")
-# of pip's settings, those that change neither what is installed nor where it comes from
+# of pip's settings, those that uv goes without: they change neither where packages come from nor what is demanded of
+# them, as every version is pinned and set-up says itself what it installs with its dependencies
 OF_PIP_ALONE = frozenset(
     (
         "cache-dir", "check-build-dependencies", "compile", "config-file", "debug", "disable-pip-version-check",
         "exists-action", "isolated", "log", "no-clean", "no-color", "no-compile", "no-deps", "no-input",
         "no-python-version-warning", "no-warn-conflicts", "no-warn-script-location", "prefer-binary", "progress-bar",
-        "quiet", "require-hashes", "require-virtualenv", "resume-retries", "root-user-action", "upgrade",
+        "quiet", "require-virtualenv", "resume-retries", "root-user-action", "upgrade",
         "upgrade-strategy", "use-deprecated", "use-feature", "verbose",
     )
 )  # fmt: skip
@@ -110,8 +111,11 @@ def toml(top: Mapping[str, object], pip: Mapping[str, object]) -> str:
 
 
 @contextmanager
-def installer() -> Iterator[Installer]:
-    """What installs here: uv where it can be had and knows what pip is configured with, else pip."""
+def installer(prefix: str = sys.prefix) -> Iterator[Installer]:
+    """What installs here: uv where it can be had and knows what pip is configured with, else pip.
+
+    uv is put into ``prefix``, beside the packages, for as long as it installs: from there it can link files.
+    """
     if os.environ.get("INSTALLER", "uv") == "pip":
         say("INSTALLER=pip: pip installs")
         yield Pip()
@@ -126,7 +130,13 @@ def installer() -> Iterator[Installer]:
         say("the packages of this Python are not this user's: pip installs, which has a place for that")
         yield Pip()
         return
-    with tempfile.TemporaryDirectory(prefix=".uv-", dir=sys.prefix) as folder:
+    try:
+        beside = tempfile.TemporaryDirectory(prefix=".uv-", dir=prefix)
+    except OSError as error:
+        say(f"nothing can be written into {prefix} ({error.strerror}): pip installs, slower")
+        yield Pip()
+        return
+    with beside as folder:
         binary = _present() or _fetched(Path(folder, "package"))
         if binary is None:
             say("uv cannot be had here (see above): pip installs, slower")
@@ -164,12 +174,32 @@ def pip_settings() -> dict[str, str]:
     done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Untranslated("files that cannot be read")
+    return settings_in(done.stdout, _in_force)
+
+
+def _in_force(key: str) -> str:
+    """The value of a setting that pip itself goes by. Raises Untranslated."""
+    command = [sys.executable, "-m", "pip", "config", "get", key]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - pip's own name of it
+    if done.returncode:
+        raise Untranslated(f"several values of {key}")
+    return done.stdout.rstrip("\r\n")
+
+
+def settings_in(listed: str, in_force: Callable[[str], str]) -> dict[str, str]:
+    """The settings in the output of `pip config list`. pip 26.3 lists file by file, what is overridden too.
+
+    ``in_force`` tells which of several values holds.
+    """
     found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
-    for line in done.stdout.splitlines():
-        key, _, value = line.partition("=")
+    for line in listed.splitlines():
+        key, _, written = line.strip().partition("=")
         section, _, name = key.rpartition(".")
-        if section in found:
-            found[section][name.replace("_", "-")] = str(ast.literal_eval(value))
+        if section not in found:
+            continue
+        name, value = name.replace("_", "-"), str(ast.literal_eval(written))
+        if found[section].setdefault(name, value) != value:
+            found[section][name] = in_force(key)
     return {name: value for section in SECTIONS for name, value in found[section].items() if value.strip()}
 
 

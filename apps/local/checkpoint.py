@@ -143,14 +143,21 @@ def model_name(local_model: str) -> str:
     """A folder's own name, since its path is for the operator alone; a hub's name without its revision."""
     if looks_like_folder(local_model):
         return Path(local_model).expanduser().name or local_model
-    return local_model.partition(AT_REVISION)[0]
+    return name_and_revision(local_model)[0]
+
+
+def name_and_revision(local_model: str) -> tuple[str, str | None]:
+    """A hub's name, and the branch, tag or commit behind it: ``someone/llama@refs/pr/3``."""
+    name, _, revision = local_model.partition(AT_REVISION)
+    return name, revision or None
 
 
 def looks_like_folder(local_model: str) -> bool:
-    """A hub name is `name` or `owner/name`; everything else can only be meant as a folder."""
+    """A hub name is `name` or `owner/name`, its revision anything; everything else can only be meant as a folder."""
     path = Path(local_model).expanduser()
     written_as_path = path.is_absolute() or local_model.startswith((".", "~")) or "\\" in local_model
-    return written_as_path or local_model.count("/") > 1 or local_model.endswith("/") or path.is_dir()
+    model_parts = len(name_and_revision(local_model)[0].split("/"))
+    return written_as_path or model_parts > 2 or local_model.endswith("/") or path.is_dir()
 
 
 def _from_folder(folder: Path) -> Checkpoint:

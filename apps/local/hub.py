@@ -24,7 +24,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from apps.local.checkpoint import AT_REVISION, GIGABYTE, CheckpointError, DownloadProgress, HubUnreachable, Report
+from apps.local.checkpoint import (
+    GIGABYTE,
+    CheckpointError,
+    DownloadProgress,
+    HubUnreachable,
+    Report,
+    name_and_revision,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +45,7 @@ class HubModel:
     """Implements Snapshot, of a name, or of a name and its branch, tag or commit: ``someone/llama@v1``."""
 
     def __init__(self, name: str) -> None:
-        self._name, _, revision = name.partition(AT_REVISION)
-        self._revision = revision or None
+        self._name, self._revision = name_and_revision(name)
 
     def cached(self) -> Path | None:
         """The snapshot's folder in the Hugging Face cache, where it is whole. Raises CheckpointError."""

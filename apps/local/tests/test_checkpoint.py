@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.local.checkpoint import CheckpointError, find_checkpoint
+from apps.local.checkpoint import CheckpointError, find_checkpoint, looks_like_folder, name_and_revision
 from apps.local.loading import hub_model
 from apps.local.packaged import packaged_checkpoint
 
@@ -155,6 +155,20 @@ def test_what_is_written_as_a_path_is_never_looked_up_on_the_hub(tmp_path: Path,
         find_checkpoint(name, "none", tmp_path, hub_model)
 
 
+@pytest.mark.parametrize(
+    ("local_model", "name", "revision"),
+    [
+        ("someone/llama", "someone/llama", None),
+        ("llama@v1", "llama", "v1"),
+        ("someone/llama@refs/pr/3", "someone/llama", "refs/pr/3"),
+        ("someone/llama@feature/a@b", "someone/llama", "feature/a@b"),
+    ],
+)
+def test_a_branch_may_have_slashes(local_model: str, name: str, revision: str | None) -> None:
+    assert not looks_like_folder(local_model)
+    assert name_and_revision(local_model) == (name, revision)
+
+
 @pytest.mark.local
 def test_an_unreachable_hub_without_fallback_is_a_failure_that_says_what_to_do(tmp_path: Path) -> None:
     answer, _ = find(closed_port(), tmp_path / "hf", tmp_path)
@@ -218,8 +232,8 @@ def test_a_revision_is_asked_for_and_kept_and_is_no_part_of_the_models_name(
     assert Path(str(answer["folder"])).name == REVISION
     weights = [path for path in asked if path.endswith("model.safetensors")]
     assert weights and all(f"/resolve/{REVISION}/" in path for path in weights)
-    other, _ = find(endpoint, tmp_path / "hf", tmp_path, "packaged", f"{NAME}@v9")
-    assert f"{NAME} has no revision v9 on the hub" in str(other["error"])
+    other, _ = find(endpoint, tmp_path / "hf", tmp_path, "packaged", f"{NAME}@refs/pr/9")
+    assert f"{NAME} has no revision refs/pr/9 on the hub" in str(other["error"])
 
 
 @pytest.mark.local

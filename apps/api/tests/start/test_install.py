@@ -120,6 +120,30 @@ def test_a_cpu_build_is_taken_without_a_word_of_cuda(tmp_path: Path) -> None:
     assert "CUDA" not in said
 
 
+FAILING = """
+import argparse, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import install
+
+class NoTorch:
+    def install(self, *arguments, index=""):
+        return 3 if "torch==0" in arguments else 0
+
+install.ROOT = Path(sys.argv[2])
+install.install(NoTorch(), argparse.Namespace(without_local=False, kernels=False, torch_index="", portable=False))
+"""
+
+
+def test_what_the_kernels_print_is_shown_where_torch_fails(tmp_path: Path) -> None:
+    (tmp_path / "requirements-local.txt").write_text("torch==0\n")
+    command = [sys.executable, "-c", FAILING, str(INSTALLER.parent), str(tmp_path)]
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "CXX": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "setup: there is no apps.local.prepare to run" in done.stdout
+
+
 def test_the_command_works_from_any_folder_and_a_path_with_blanks(tmp_path: Path) -> None:
     venv = tmp_path / "a venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(venv)], check=True)

@@ -71,6 +71,7 @@ def test_certificates_are_taken_from_where_pip_s_requests_take_them() -> None:
     ("name", "value"),
     [
         ("only-binary", ":all:"),
+        ("require-hashes", "1"),
         ("user", "true"),
         ("no-such-setting", "1"),
         ("timeout", "soon"),
@@ -80,6 +81,37 @@ def test_certificates_are_taken_from_where_pip_s_requests_take_them() -> None:
 def test_a_setting_that_uv_does_not_know_is_named(name: str, value: str) -> None:
     with pytest.raises(packages.Untranslated, match=name):
         packages.translated({name: value}, {})
+
+
+def test_of_several_values_of_a_setting_the_one_that_pip_goes_by_is_taken() -> None:
+    listed = """/etc/pip.conf:
+  global.index-url='https://machine.example/simple'
+  global.timeout='60'
+/home/a/.config/pip/pip.conf:
+  global.index_url='https://user.example/simple'
+  global.timeout='60'
+  install.no-compile='true'
+"""
+    asked: list[str] = []
+
+    def in_force(key: str) -> str:
+        asked.append(key)
+        return "https://machine.example/simple"
+
+    found = packages.settings_in(listed, in_force)
+    assert found == {"index-url": "https://machine.example/simple", "timeout": "60", "no-compile": "true"}
+    assert asked == ["global.index_url"]
+
+
+def test_pip_installs_where_uv_has_no_place(tmp_path: Path) -> None:
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from packages import installer\n"
+    script += "with installer(sys.argv[2]) as found: print(type(found).__name__)"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "INSTALLER"))}
+    command = [sys.executable, "-c", script, str(INFRA), str(tmp_path / "missing")]
+    environment = {**kept, "PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=True)
+    said, found = done.stdout.splitlines()
+    assert "nothing can be written into" in said and found == "Pip"
 
 
 def test_a_folder_that_is_not_there_is_left_out_as_pip_does_and_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,12 +105,13 @@ function Invoke-Clients {
     $Pip = @('-m', 'pip', 'install', '-q', '--no-deps', '-r', "$Sources/python/requirements.txt")
     Invoke-Checked '.cache/clients/python/Scripts/python.exe' $Pip
     # it wants older versions than the others, and no Python newer than 3.12
-    try {
-        Invoke-Python @('-m', 'venv', '.cache/clients/aider')
+    Invoke-Python @('-m', 'venv', '.cache/clients/aider')
+    $Newer = & '.cache/clients/aider/Scripts/python.exe' '-c' 'import sys; print(sys.version_info > (3, 13))'
+    if ($Newer -eq 'True') { Write-Host 'aider takes no Python newer than 3.12: it is left out' }
+    else {
         $Aider = @('-m', 'pip', 'install', '-q', '--no-deps', '-r', "$Sources/python/aider.txt")
         Invoke-Checked '.cache/clients/aider/Scripts/python.exe' $Aider
     }
-    catch { Write-Host 'aider cannot be installed for this Python: it is left out' }
     if (Get-Command npm -ErrorAction SilentlyContinue) {
         $null = New-Item -ItemType Directory -Force '.cache/clients/javascript'
         Copy-Item "$Sources/javascript/package*.json" '.cache/clients/javascript'

@@ -20,11 +20,15 @@ JSON, SSE = "application/json", "text/event-stream"
 
 @dataclass(slots=True)
 class Stats:
-    """What happened since the last reset. ``open`` calls and ``connections`` are as of now."""
+    """What happened since the last reset. ``open`` calls and ``connections`` are as of now.
+
+    ``waited`` sums the seconds for which it was to hold answers back, by its own settings.
+    """
 
     requests: int = 0
     open: int = 0
     aborted: int = 0
+    waited: float = 0
     connections: set["Connection"] = field(default_factory=set)
     by_model: Counter[str] = field(default_factory=Counter)
     last_body: Any = None
@@ -32,11 +36,12 @@ class Stats:
 
     def reset(self) -> None:
         self.requests = self.aborted = 0
+        self.waited = 0
         self.by_model.clear()
         self.last_body, self.last_headers = None, {}
 
     def as_json(self) -> dict[str, Any]:
-        names = ("requests", "open", "aborted", "by_model", "last_body", "last_headers")
+        names = ("requests", "open", "aborted", "waited", "by_model", "last_body", "last_headers")
         return {name: getattr(self, name) for name in names} | {"connections": len(self.connections)}
 
 
@@ -169,12 +174,12 @@ class Connection(asyncio.Protocol):
         return self._keep(task)
 
     async def _stream_slowly(self, model: str, tokens: list[bytes], tail: list[bytes], kind: str, wait: float) -> None:
-        await asyncio.sleep(wait)
+        await self._hold_back(wait)
         self.transport.write(head(200, SSE) + framed(answers.stream_head(model)))
         half = len(tokens) // 2 if kind in answers.FAULTS else len(tokens)
         for token in tokens[:half]:
             self.transport.write(framed(token))
-            await asyncio.sleep(wait)
+            await self._hold_back(wait)
         await self._end_stream(model, tail, kind)
 
     async def _end_stream(self, model: str, tail: list[bytes], kind: str) -> None:
@@ -199,12 +204,16 @@ class Connection(asyncio.Protocol):
         """Seconds before the first byte and between tokens."""
         return (behaviour.number if behaviour.kind == "slow" else self.options.delay_ms) / 1000
 
+    async def _hold_back(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.stats.waited += seconds
+
     def _later(self, seconds: float, reply: bytes | None) -> None:
         """Send the reply, or reset the connection where it is None, after a while."""
         self._keep(asyncio.get_running_loop().create_task(self._after(seconds, reply)))
 
     async def _after(self, seconds: float, reply: bytes | None) -> None:
-        await asyncio.sleep(seconds)
+        await self._hold_back(seconds)
         if reply is None:
             self._reset()
         else:

@@ -18,7 +18,7 @@ from apps.api.src.observability.logs import LineFormatter
 from apps.api.src.observability.request_line import Redactor
 from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
 from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
-from apps.tests.support.worldly import MACHINE_CERTIFICATES
+from apps.tests.support.worldly import set_world_aside
 from apps.tests.watch import WATCH, Finding
 
 REPORTS = Path(__file__).parents[2] / "reports"
@@ -85,13 +85,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[PROVIDERS_VARIABLE] = marked("provider's key")
-    # each client of httpx2 reads the certificates of the machine anew, for 50 ms
-    os.environ.setdefault(MACHINE_CERTIFICATES, os.environ.get("SSL_CERT_FILE", ""))
-    os.environ["SSL_CERT_FILE"] = str(NO_AUTHORITY)
-    os.environ.pop("SSL_CERT_DIR", None)
     # nothing stands between a test and its service
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]
+    set_world_aside(os.environ)
+    # each client of httpx2 reads the certificates of the machine anew, for 50 ms
+    os.environ["SSL_CERT_FILE"] = str(NO_AUTHORITY)
     # torch's threads sleep while they wait: there are more of them than cores, and others have work to do
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # what the service says by default; libraries as pytest has them

@@ -47,19 +47,20 @@ def make_keys(settings: Settings, *terms: dict[str, Any]) -> list[str]:
 
 
 def make_dead_keys(settings: Settings) -> dict[str, str]:
+    """As `dead_keys`, in the database of these settings."""
+    return with_store(settings, dead_keys)
+
+
+async def dead_keys(store: KeyStore, database: Database) -> dict[str, str]:
     """A key that is revoked, one that has been rotated away, and one whose time is over."""
-
-    async def work(store: KeyStore, database: Database) -> dict[str, str]:
-        made = {name: await store.create(KeyTerms(name=name)) for name in ("revoked", "rotated", "expired")}
-        await store.revoke(made["revoked"][0].id)
-        _, new = await store.rotate(made["rotated"][0].id)
-        over = update(api_keys).where(api_keys.c.id == made["expired"][0].id).values(expires_at=1.0)
-        await database.write(lambda connection: connection.execute(over))
-        for key in (new, *(key for _, key in made.values())):
-            learn("API key", key)
-        return {name: key for name, (_, key) in made.items()}
-
-    return with_store(settings, work)
+    made = {name: await store.create(KeyTerms(name=name)) for name in ("revoked", "rotated", "expired")}
+    await store.revoke(made["revoked"][0].id)
+    _, new = await store.rotate(made["rotated"][0].id)
+    over = update(api_keys).where(api_keys.c.id == made["expired"][0].id).values(expires_at=1.0)
+    await database.write(lambda connection: connection.execute(over))
+    for key in (new, *(key for _, key in made.values())):
+        learn("API key", key)
+    return {name: key for name, (_, key) in made.items()}
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -1,12 +1,32 @@
 """The environment of what a test fetches from the world, such as a package."""
 
+import json
 import os
+from collections.abc import Mapping, MutableMapping
 
-MACHINE_CERTIFICATES = "MACHINE_SSL_CERT_FILE"
+KEPT = "MACHINE_ENVIRONMENT"
+"""Where the machine's proxies and authorities are kept, as JSON, while tests do without them."""
+AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def worldly_environment() -> dict[str, str]:
-    """This process's, with the certificates that the machine trusts: tests themselves trust none (see plugin.py)."""
-    own = {name: value for name, value in os.environ.items() if name not in (MACHINE_CERTIFICATES, "SSL_CERT_FILE")}
-    trusted = os.environ.get(MACHINE_CERTIFICATES)
-    return own | ({"SSL_CERT_FILE": trusted} if trusted else {})
+def _is_of_the_world(name: str) -> bool:
+    return name in AUTHORITIES or name.lower().endswith("_proxy")
+
+
+def set_world_aside(environment: MutableMapping[str, str]) -> None:
+    """Take the proxies and authorities out of an environment, and keep them for `worldly_environment`.
+
+    A process that inherits an environment like that keeps what its parent kept.
+    """
+    found = {name: value for name, value in environment.items() if _is_of_the_world(name)}
+    environment.setdefault(KEPT, json.dumps(found))
+    for name in found:
+        del environment[name]
+
+
+def worldly_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """This process's, with the machine's proxies and authorities: tests themselves have none (see plugin.py)."""
+    if KEPT not in environment:
+        return dict(environment)
+    own = {name: value for name, value in environment.items() if name != KEPT and not _is_of_the_world(name)}
+    return own | json.loads(environment[KEPT])

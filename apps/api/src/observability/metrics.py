@@ -46,8 +46,9 @@ class LoopLag:
     A delay of ``stall`` seconds or more is counted, and written to the log with the call that made it.
     """
 
-    def __init__(self, stall: float = STALL) -> None:
+    def __init__(self, stall: float = STALL, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall = stall
+        self._clock = clock
         self._delays: deque[float] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
@@ -92,11 +93,11 @@ class LoopLag:
         self._where, self._cpu = None, time.thread_time()
         # a stall that ends the start is seen only when its timer rings, after it
         self._warned = not self._starting
-        self._due = time.monotonic() + EVERY
+        self._due = self._clock() + EVERY
         self._timer = loop.call_later(EVERY, self._rang, loop)
 
     def _rang(self, loop: asyncio.AbstractEventLoop) -> None:
-        delay = max(0.0, time.monotonic() - self._due)
+        delay = max(0.0, self._clock() - self._due)
         self._delays.append(delay)
         if delay >= self._stall:
             self._stalls += 1
@@ -110,8 +111,8 @@ class LoopLag:
 
     def _watch(self, loop_thread: int) -> None:
         # asleep until the timer is so late that it matters, and not on a clock of its own: it would wake as often again
-        while not self._over.wait(max(EVERY / 2, self._due + self._stall / 2 - time.monotonic())):
-            if self._where is None and time.monotonic() - self._due >= self._stall / 2:
+        while not self._over.wait(max(EVERY / 2, self._due + self._stall / 2 - self._clock())):
+            if self._where is None and self._clock() - self._due >= self._stall / 2:
                 frame = sys._current_frames().get(loop_thread)
                 if frame is not None and frame.f_code.co_name not in WAITING:
                     self._where = _calls(frame)

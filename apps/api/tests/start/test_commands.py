@@ -119,6 +119,21 @@ def test_an_old_python_is_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "make PYTHON=" in done.stderr
 
 
+@pytest.mark.parametrize(("newer", "uv", "code"), [("True", "false", 0), ("False", "false", 2), ("False", "true", 0)])
+def test_aider_is_left_out_for_a_newer_python_alone(newer: str, uv: str, code: int, tmp_path: Path) -> None:
+    for name, command in {"clients/bin/uv": uv, "aider/bin/python": f"echo {newer}"}.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\n{command}\n")
+        program.chmod(0o755)
+    (tmp_path / "clients" / ".done").touch()
+    folders = [f"{name.upper()}={tmp_path / name}" for name in ("clients", "aider")]
+    done = make(*folders, str(tmp_path / "aider" / ".done"))
+    assert done.returncode == code, done.stderr
+    assert ("left out" in done.stdout) is (newer == "True")
+    assert (tmp_path / "aider" / ".done").exists() is (uv == "true")
+
+
 def test_a_missing_python_is_said(tmp_path: Path) -> None:
     done = make("setup", f"PYTHON={tmp_path / 'nowhere'}", f"VENV={tmp_path / 'venv'}")
     assert done.returncode != 0

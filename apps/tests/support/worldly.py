@@ -29,4 +29,5 @@ def worldly_environment(environment: Mapping[str, str] = os.environ) -> dict[str
     if KEPT not in environment:
         return dict(environment)
     own = {name: value for name, value in environment.items() if name != KEPT and not _is_of_the_world(name)}
-    return own | json.loads(environment[KEPT])
+    kept: dict[str, str] = json.loads(environment[KEPT])
+    return own | kept

@@ -201,9 +201,9 @@ class Accounts:
     def observations(self) -> Iterator[Observation]:
         counts = self.limits.counts.state()
         if counts.shared:
-            yield _gauge("genai_rate_limit_degraded", "1 while Redis does not count", counts.degraded)
+            yield _gauge("genai_rate_limit_degraded", "1 while the shared store does not count", counts.degraded)
             yield _gauge("genai_rate_limit_processes", "Processes that share the limits", counts.processes)
-            yield _counter("genai_rate_limit_outages_total", "Times that Redis stopped to count", counts.outages)
+            yield _counter("genai_rate_limit_outages_total", "Times that the shared store failed", counts.outages)
             yield _counter(
                 "genai_rate_limit_local_hits_total", "Requests counted by a local share of a limit", counts.local_hits
             )

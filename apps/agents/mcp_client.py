@@ -81,8 +81,11 @@ async def open_session(config: McpServerConfig, values: Mapping[str, str], stack
     headers = {header: values[variable] for header, variable in config.headers_env.items()}
 
     async def note(response: httpx2.Response) -> None:
-        unknown = unknown_session.get()
-        if unknown is not None and response.status_code == 404 and SESSION_HEADER in response.request.headers:
+        unknown, request = unknown_session.get(), response.request
+        # the package resumes a broken answer with GET in the same context: that call has been looked at
+        if unknown is None or request.method != "POST":
+            return
+        if response.status_code == 404 and SESSION_HEADER in request.headers:
             unknown.append(response)
 
     http = await stack.enter_async_context(

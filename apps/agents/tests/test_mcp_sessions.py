@@ -68,6 +68,21 @@ async def test_a_call_at_work_is_neither_ended_nor_made_again_where_its_session_
         await servers.aclose()
 
 
+async def test_a_call_whose_answer_breaks_off_is_not_made_again_where_its_session_is_forgotten(
+    server: tuple[ForgetfulMcp, McpServers],
+) -> None:
+    forgetful, servers = server
+    try:
+        (odd,) = await servers.tools("f", "*")
+        with pytest.raises(ToolError, match="refused: SSE stream ended"):
+            await odd.invoke(CONTEXT, {"broken": True})
+        assert forgetful.resumed and forgetful.calls == [{"broken": True}]
+        assert await odd.invoke(CONTEXT, {"count": 2}) == '{"count": 2}'
+        assert forgetful.calls == [{"broken": True}, {"count": 2}]
+    finally:
+        await servers.aclose()
+
+
 async def test_a_refusal_is_no_forgotten_session(server: tuple[ForgetfulMcp, McpServers]) -> None:
     forgetful, servers = server
     try:

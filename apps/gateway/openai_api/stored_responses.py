@@ -68,8 +68,8 @@ class StoredResponses:
         self._most_bytes_of_all = most_bytes_of_all
         self._clock = clock
         self._kept: dict[str, OrderedDict[str, StoredResponse]] = {}
-        # the response of each item, by tenant and the item's id
-        self._holders: dict[str, dict[str, str]] = {}
+        # the responses that each item came with, the newest last, by tenant and the item's id
+        self._holders: dict[str, dict[str, list[str]]] = {}
         self._sizes: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class StoredResponses:
         """
         output = [_without_logprobs(item) for item in response["output"]]
         conversation = _longer(before, given, output)
-        ids = tuple(id for item in (*given, *output) if isinstance(id := item.get("id"), str))
+        ids = tuple(dict.fromkeys(id for item in (*given, *output) if isinstance(id := item.get("id"), str)))
         name = str(response["id"])
         stored = StoredResponse(name, model, json_bytes(response), conversation, len(output), ids, self._clock())
         if stored.size > self._most_bytes_of_one:
@@ -102,7 +102,9 @@ class StoredResponses:
         kept = self._kept.setdefault(tenant, OrderedDict())
         kept[stored.id] = stored
         self._sizes[tenant] = self._sizes.get(tenant, 0) + stored.size
-        self._holders.setdefault(tenant, {}).update(dict.fromkeys(ids, name))
+        holders = self._holders.setdefault(tenant, {})
+        for item_id in ids:
+            holders.setdefault(item_id, []).append(name)
         while len(kept) > self._most or self._sizes[tenant] > self._most_bytes:
             self._drop(tenant, next(iter(kept)))
         while sum(self._sizes.values()) > self._most_bytes_of_all:
@@ -128,7 +130,7 @@ class StoredResponses:
             if id is None or id not in holders:
                 items.append(item)
                 continue
-            holder = self._kept[tenant][holders[id]]
+            holder = self._kept[tenant][holders[id][-1]]
             if id not in parsed:
                 parsed |= {str(one.get("id")): one for one in holder.conversation.parsed()}
             models.add(holder.model)
@@ -158,8 +160,9 @@ class StoredResponses:
         dropped = kept.pop(id)
         self._sizes[tenant] -= dropped.size
         for item in dropped.item_ids:
-            # a later response may have it too
-            if holders.get(item) == id:
+            # other responses may have it too
+            holders[item].remove(id)
+            if not holders[item]:
                 del holders[item]
         if not kept:
             del self._kept[tenant], self._sizes[tenant], self._holders[tenant]

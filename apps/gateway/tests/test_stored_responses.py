@@ -75,6 +75,19 @@ def test_items_are_found_by_their_ids_as_long_as_a_response_has_them() -> None:
     assert stored.resolved("red", references) == (references, frozenset())
 
 
+@pytest.mark.parametrize("gone", ["1", "2"])
+def test_an_item_of_two_responses_is_found_while_either_is_kept(gone: str) -> None:
+    stored, asked = StoredResponses(60), {**QUESTION, "id": "q"}
+    for id in ("1", "2"):
+        # the same item may come twice in one
+        keep(stored, "red", response(id), [asked, asked])
+    stored.delete("red", gone)
+    assert stored.resolved("red", [reference("q")]) == ([asked], frozenset({"m"}))
+    keep(stored, "red", response("3"))
+    stored.delete("red", {"1": "2", "2": "1"}[gone])
+    assert stored.resolved("red", [reference("q")]) == ([reference("q")], frozenset())
+
+
 def test_what_is_old_is_forgotten() -> None:
     clock = Clock()
     stored = StoredResponses(60, clock=clock)

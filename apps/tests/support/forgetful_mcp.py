@@ -26,7 +26,8 @@ ODD = {
 class ForgetfulMcp:
     """``calls`` are those of tools that were looked at. With ``loses_all`` no session is known.
 
-    A call with the argument ``held`` is answered once ``released`` is set; one with ``refused`` is refused.
+    A call with the argument ``held`` is answered once ``released`` is set; one with ``refused`` is refused. The answer
+    to one with ``broken`` ends after an event's id, and all sessions with it; ``resumed`` counts requests for the rest.
     """
 
     def __init__(self) -> None:
@@ -34,13 +35,16 @@ class ForgetfulMcp:
         self.sessions: list[str] = []
         self.calls: list[Any] = []
         self.loses_all = False
+        self.resumed = 0
         self.released = threading.Event()
         self.app = FastAPI()
         self.app.add_api_route("/mcp", self._answer, methods=["POST"])
         # some have no stream of their own, and say so with the status of a session that they do not know
         self.app.add_api_route("/mcp", self._no_stream, methods=["GET"])
 
-    async def _no_stream(self) -> Response:
+    async def _no_stream(self, request: Request) -> Response:
+        if "last-event-id" in request.headers:
+            self.resumed += 1
         return Response(status_code=404)
 
     async def _answer(self, request: Request) -> Response:
@@ -66,6 +70,10 @@ class ForgetfulMcp:
         self.calls.append(arguments)
         if "held" in arguments:
             await asyncio.to_thread(self.released.wait, HANG_SECONDS)
+        if "broken" in arguments:
+            self.known.clear()
+            # resumed at once, and in vain: see _no_stream
+            return Response("id: 1\nretry: 1\ndata:\n\n", media_type="text/event-stream")
         if "refused" in arguments:
             error = {"code": -32602, "message": "not that one"}
             return JSONResponse({"jsonrpc": "2.0", "id": id, "error": error})

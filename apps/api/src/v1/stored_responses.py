@@ -88,10 +88,11 @@ def _listed(found: StoredResponse, request: Request) -> dict[str, Any]:
 async def _counted(request: Request, services: Services) -> Response | Request:
     """How many tokens the prompt of a response would have; exact, so of a model whose tokenizer is here."""
     call = with_earlier(await read_call(request, "/responses", services.gateway.router.is_local), services.gateway)
+    call = with_items(call, services.gateway)
     chat = services.gateway.router.candidates(str(call.body["model"]), Needs())[0].provider.chat
     if not isinstance(chat, Tokenizing):
         return Request(request.scope, _replayed(call, request.receive))
-    body, before = conversation_before(services.gateway.stored_responses, with_items(call, services.gateway))
+    body, before = conversation_before(services.gateway.stored_responses, call)
     return JSONResponse(await input_tokens(chat, chat_body(body, before), call.caller))
 
 

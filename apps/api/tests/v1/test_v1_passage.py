@@ -51,6 +51,8 @@ def upstream() -> Iterator[Upstream]:
         if path == "files/refused":
             # answered before the body has come
             return JSONResponse({"error": {"message": "too large", "code": "request_too_large"}}, 413)
+        if path == "responses/input_tokens":
+            return JSONResponse({"asked": await request.json()})
         async for chunk in request.stream():
             digest.update(chunk)
             size += len(chunk)
@@ -158,6 +160,17 @@ def test_a_callers_fault_keeps_its_status_and_no_other_tells_anything(client: op
     with pytest.raises(openai.APIStatusError) as key:
         client.moderations.create(input="hi")
     assert key.value.status_code == 502
+
+
+def test_tokens_that_the_upstream_counts_are_those_of_kept_items_too(
+    client: openai.OpenAI, served: str, http: httpx2.Client
+) -> None:
+    made = client.responses.create(model="scripted", input="hi").to_dict()["output"]
+    assert isinstance(made, list) and made
+    question = {"role": "user", "content": "on"}
+    body = {"model": "gpt-x", "input": [{"type": "item_reference", "id": made[0]["id"]}, question]}
+    answer = http.post(f"{served}/v1/responses/input_tokens", json=body)
+    assert answer.json() == {"asked": {**body, "input": [made[0], question]}}
 
 
 def test_an_answer_that_comes_before_the_body_has_gone_is_told(served: str, http: httpx2.Client) -> None:

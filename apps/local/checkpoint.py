@@ -111,6 +111,15 @@ def identity_of(folder: Path) -> str:
     return hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
 
 
+def revision_of(folder: Path) -> str:
+    """Changes with what the model is. Machines with the same files of a commit of the hub agree: times are left out."""
+    if folder.parent.name != "snapshots":
+        return identity_of(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stamps = [folder.name, *(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}" for path in files)]
+    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
+
+
 def parameters_of(folder: Path) -> int:
     """How many numbers the checkpoint's safetensors or GGUF files hold, read from their heads alone."""
     total = 0

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 # what a Llama-shaped checkpoint needs; never pickled weights (*.bin, *.pt), never code
 WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"]
 WANTED += ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja"]
+# the one folder of a repository that is wanted; the patterns above are for its top
+TEMPLATES = "additional_chat_templates/*.jinja"
 HUB_TIMEOUT = 4.0
 
 
@@ -102,9 +104,10 @@ class HubModel:
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
         with DownloadProgress(name, folder, size, report):
             try:
-                return Path(
-                    snapshot_download(name, revision=self._revision, allow_patterns=WANTED, ignore_patterns=["*/*"])
-                )
+                # first, as a snapshot that has its weights counts as whole
+                found = snapshot_download(name, revision=self._revision, allow_patterns=[TEMPLATES])
+                commit = Path(found).name
+                return Path(snapshot_download(name, revision=commit, allow_patterns=WANTED, ignore_patterns=["*/*"]))
             except Exception as error:
                 raise _judged(error, name, "the download broke off") from error
 

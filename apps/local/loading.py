@@ -24,6 +24,7 @@ from apps.local.checkpoint import (
     identity_of,
     is_at_hand,
     parameters_of,
+    revision_of,
 )
 from apps.local.engine.port import Engine, UnsupportedModel, UnusableDraft
 from apps.local.gguf import WEIGHTS
@@ -128,7 +129,7 @@ def _load(checkpoint: Checkpoint, settings: Settings, report: Report) -> Loaded:
     log.info("The local model %s is ready after %.1f s: %s", checkpoint.name, seconds, dict(engine.describe()))
     details = {
         "requested_model": settings.local_model,
-        "checkpoint": identity_of(checkpoint.folder),
+        "checkpoint": revision_of(checkpoint.folder),
         "parameters": parameters_of(checkpoint.folder),
         "fallback_reason": checkpoint.fallback_reason,
         "batching_refused": refused,

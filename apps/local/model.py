@@ -150,6 +150,7 @@ class LocalModel:
             queue_size=self.admission.queue_size,
             tokens_per_second=None if rate is None else round(rate, 2),
             context=None if engine is None else engine.context_length,
+            revision=self._revision(),
             predicted_wait=round(self.admission.predicted_wait(), 3),
             retry_after=None if state == "ready" else round(self._retry_after(), 1),
             steps=None if progress is None else progress.steps,
@@ -162,6 +163,9 @@ class LocalModel:
 
     def revision(self, request: ChatRequest) -> str | None:
         """None until it is loaded: which model will answer is not known yet."""
+        return self._revision()
+
+    def _revision(self) -> str | None:
         if self._serving is None:
             return None
         loaded = self._serving.loaded

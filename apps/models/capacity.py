@@ -33,6 +33,7 @@ class ModelCapacity(Schema):
         None, description="Tokens of all its answers together, measured over the last minute or so in which any ran"
     )
     context: int | None = Field(None, description="Most tokens of prompt and answer")
+    revision: str | None = Field(None, description="Changes with what its answers depend on: checkpoint and precision")
     predicted_wait: float | None = Field(None, description="Seconds that a call made now should wait for its slot")
     retry_after: float | None = Field(None, description="Seconds until it may answer, where it cannot answer now")
     steps: int | None = Field(None, description="Steps that the engine has computed; grows while calls run")

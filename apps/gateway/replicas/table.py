@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
-from apps.core.ports import Readiness
+from apps.core.ports import Readiness, digest_of
 from apps.gateway.protocol import WireCall
 from apps.models.capacity import Capacity, Kind, ModelCapacity
 
@@ -267,7 +267,10 @@ class ReplicaTable:
         waits = [model.predicted_wait for model in models if model.predicted_wait is not None]
         rates = [model.tokens_per_second for model in models if model.tokens_per_second is not None]
         contexts = [model.context for model in models if model.context is not None]
+        revisions = sorted({model.revision or "" for model in models})
         update = {
+            # while replicas are exchanged for those of another revision, it is that of both
+            "revision": revisions[0] or None if len(revisions) == 1 else digest_of(*revisions),
             "slots": sum(model.slots or 0 for model in models),
             "running": sum(model.running or 0 for model in models),
             "waiting": sum(model.waiting or 0 for model in models),

@@ -164,9 +164,9 @@ class ReplicaModel:
 
     def revision(self, request: ChatRequest) -> str | None:
         readiness = self.readiness()
-        return (
-            digest_of(readiness.name, readiness.details.get("context_length")) if readiness.state == "ready" else None
-        )
+        if readiness.state != "ready":
+            return None
+        return digest_of(readiness.name, readiness.details.get("context_length"), self.capacity().revision)
 
     def control_texts(self) -> list[str] | None:
         return self._control.get(self.readiness().name)

@@ -1,5 +1,6 @@
 """What a routing file can say: providers, and the model names that callers use."""
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from ipaddress import ip_address
@@ -74,6 +75,10 @@ Address = Annotated[
 PRIVATE_NAMES = (".internal", ".local", ".lan", ".home.arpa", ".svc", ".localdomain")
 
 
+# an IPv4 address as one number is one to most resolvers: 134744072 is 8.8.8.8
+NUMBER = re.compile(r"0x[0-9a-f]+|[0-9]+")
+
+
 def boundary_of(addresses: Iterable[str]) -> Boundary:
     """How far the furthest of these addresses is, by what stands there; nothing is resolved.
 
@@ -85,6 +90,8 @@ def boundary_of(addresses: Iterable[str]) -> Boundary:
 def _boundary(address: str) -> Boundary:
     parts = urlsplit(address)
     host = (parts.hostname or "").rstrip(".")
+    if NUMBER.fullmatch(host):
+        return "outside"
     if "unix" in parts.scheme or host == "localhost" or host.endswith(".localhost"):
         return "machine"
     try:

@@ -7,9 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from apps.core.callers import Caller
+from apps.core.messages import ChatRequest
 from apps.gateway.protocol import WireCall
 from apps.gateway.replicas.replica_set import Discovery, Pace, ReplicaSet
 from apps.gateway.replicas.table import MOST_PLACES, Load, Replica, ReplicaTable, Ring, affinity
+from apps.gateway.replicas.target import ReplicaModel, ReplicaTarget
 from apps.gateway.routing.config import ProviderConfig
 from apps.models.capacity import Capacity, ModelCapacity
 from apps.tests.support.clock import Clock
@@ -143,6 +145,19 @@ def test_calls_of_others_count_and_ones_own_are_not_counted_twice() -> None:
     assert one.others == {"chat": 3}
     made.probe_answered(two, capacity(running=0), {})
     assert {made.choose(b"%d" % key, "chat", "tiny") for key in range(20)} == {two}
+
+
+async def test_replicas_of_another_revision_are_another_model_to_a_cache() -> None:
+    made, _, (one, two) = table(2, revision="v1")
+    replicas = ReplicaSet(ProviderConfig(kind="replicas", addresses=NAMES[:1]), "")
+    replicas.table = made
+    model = ReplicaModel(ReplicaTarget(replicas))
+    before = model.revision(ChatRequest(()))
+    made.probe_answered(two, capacity(revision="v2"), {})
+    between = model.revision(ChatRequest(()))
+    made.probe_answered(one, capacity(revision="v2"), {})
+    after = model.revision(ChatRequest(()))
+    assert None not in (before, between, after) and len({before, between, after}) == 3
 
 
 def test_embeddings_take_no_slots_of_chats_and_no_places_of_conversations() -> None:

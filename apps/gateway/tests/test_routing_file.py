@@ -153,6 +153,8 @@ def test_merged_keys_and_anchors_work(tmp_path: Path) -> None:
         ("https://internal.example.com/v1", "outside"),
         # a name that some resolvers take for 127.0.0.1 is none that says so
         ("http://127.1/v1", "outside"),
+        ("http://134744072/v1", "outside"),
+        ("http://0x08080808/v1", "outside"),
     ],
 )
 def test_how_far_an_address_is(address: str, boundary: str) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from apps.local.checkpoint import CheckpointError, find_checkpoint, looks_like_folder, name_and_revision
+from apps.local.checkpoint import CheckpointError, find_checkpoint, looks_like_folder, name_and_revision, revision_of
 from apps.local.loading import hub_model
 from apps.local.packaged import packaged_checkpoint
 
 NAME = "someone/some-llama"
 REVISION = "a" * 40
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "tokenizer.json": b"{}"}
+TEMPLATE = "additional_chat_templates/tool_use.jinja"
 
 FIND = """
 import json, logging, os, sys
@@ -72,7 +73,13 @@ class Hub(BaseHTTPRequestHandler):
         self.asked.append(self.path)
         name = self.path.rsplit("/", 1)[-1]
         if f"/api/models/{NAME}/tree/" in self.path:
-            files = {**FILES, "pytorch_model.bin": b"pickle", "modeling.py": b"code", "onnx/model.safetensors": b"x"}
+            files = {
+                **FILES,
+                TEMPLATE: b"tools",
+                "pytorch_model.bin": b"pickle",
+                "modeling.py": b"code",
+                "onnx/model.safetensors": b"x",
+            }
             entries = [{"type": "file", "path": p, "size": len(b), "oid": "b" * 40} for p, b in files.items()]
             self.answer(200, json.dumps(entries).encode())
         elif self.path.startswith(f"/api/models/{NAME}/revision/"):
@@ -88,6 +95,8 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(429, b"{}")
         elif self.path.startswith("/api/models/"):
             self.answer(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+        elif self.path.endswith(TEMPLATE):
+            self.answer(200, b"tools", {"ETag": '"tool_use"', "X-Repo-Commit": REVISION})
         elif name in FILES:
             self.answer(200, FILES[name], {"ETag": f'"{name}"', "X-Repo-Commit": REVISION})
         else:
@@ -122,6 +131,19 @@ def checkpoint_folder(folder: Path) -> Path:
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def test_machines_with_the_same_commit_agree_on_its_revision_and_a_folder_changes_with_its_times(
+    tmp_path: Path,
+) -> None:
+    one, other = (checkpoint_folder(tmp_path / machine / "snapshots" / REVISION) for machine in ("a", "b"))
+    later = checkpoint_folder(tmp_path / "a" / "snapshots" / ("b" * 40))
+    own = checkpoint_folder(tmp_path / "own")
+    before = revision_of(own)
+    for folder in (other, own):
+        os.utime(folder / "model.safetensors", (1, 1))
+    assert revision_of(one) == revision_of(other) != revision_of(later)
+    assert revision_of(own) != before
 
 
 def test_a_folder_is_taken_as_it_is_and_named_by_its_own_name(tmp_path: Path) -> None:
@@ -214,7 +236,8 @@ def test_the_hub_gives_weights_config_and_tokenizer_and_neither_pickle_nor_code(
     answer, _ = find(endpoint, tmp_path / "hf", tmp_path)
     assert answer.get("name") == NAME, answer
     folder = Path(str(answer["folder"]))
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == FILES
+    assert [file.relative_to(folder).as_posix() for file in folder.rglob("*/*")] == [TEMPLATE]
     assert not [path for path in asked if path.endswith((".bin", ".py")) or "onnx" in path]
     # the second start needs no network
     asked.clear()
@@ -230,6 +253,7 @@ def test_a_revision_is_asked_for_and_kept_and_is_no_part_of_the_models_name(
     answer, _ = find(endpoint, tmp_path / "hf", tmp_path, name=f"{NAME}@{REVISION}")
     assert answer.get("name") == NAME, answer
     assert Path(str(answer["folder"])).name == REVISION
+    assert (Path(str(answer["folder"])) / TEMPLATE).read_bytes() == b"tools"
     weights = [path for path in asked if path.endswith("model.safetensors")]
     assert weights and all(f"/resolve/{REVISION}/" in path for path in weights)
     other, _ = find(endpoint, tmp_path / "hf", tmp_path, "packaged", f"{NAME}@refs/pr/9")

@@ -199,7 +199,7 @@ def settings_in(listed: str, in_force: Callable[[str], str]) -> dict[str, str]:
             continue
         name, value = name.replace("_", "-"), str(ast.literal_eval(written))
         if found[section].setdefault(name, value) != value:
-            found[section][name] = in_force(key)
+            found[section][name] = in_force(f"{section}.{name}")
     return {name: value for section in SECTIONS for name, value in found[section].items() if value.strip()}
 
 

@@ -100,7 +100,7 @@ def test_of_several_values_of_a_setting_the_one_that_pip_goes_by_is_taken() -> N
 
     found = packages.settings_in(listed, in_force)
     assert found == {"index-url": "https://machine.example/simple", "timeout": "60", "no-compile": "true"}
-    assert asked == ["global.index_url"]
+    assert asked == ["global.index-url"]
 
 
 def test_pip_installs_where_uv_has_no_place(tmp_path: Path) -> None:

@@ -17,16 +17,30 @@ from apps.core.settings import SettingsError
 
 ASK = "ask"
 GROUP_OPTIONS = frozenset({"--help", "--version", "--install-completion", "--show-completion"})
+# of the commands, and whether a value follows: people write them before the command, too
+COMMAND_OPTIONS = {"--url": True, "--key": True, "--json": False}
 
 
 class PromptGroup(TyperGroup):
     """Takes what is not a command for a prompt: `genai "What is Python?"`, and what is piped in without one."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        args = self._behind_command(args)
         piped = not args and sys.stdin is not None and not sys.stdin.isatty()
         if piped or (args and args[0] not in self.commands and args[0] not in GROUP_OPTIONS):
             args = [ASK, *args]
         return super().parse_args(ctx, args)
+
+    def _behind_command(self, args: list[str]) -> list[str]:
+        """`--url URL models` as `models --url URL`, and no prompt about models."""
+        begins = 0
+        while begins < len(args) and (name := args[begins].partition("=")[0]) in COMMAND_OPTIONS:
+            begins += 2 if COMMAND_OPTIONS[name] and name == args[begins] else 1
+        options, rest = args[:begins], args[begins:]
+        if not options or not rest or rest[0] not in self.commands:
+            return args
+        ends = rest.index("--") if "--" in rest else len(rest)
+        return [*rest[:ends], *options, *rest[ends:]]
 
 
 app = typer.Typer(

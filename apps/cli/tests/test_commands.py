@@ -55,6 +55,13 @@ def test_json_is_the_services_own(url: str, tmp_path: Path) -> None:
     assert "scripted" in [model["id"] for model in models["data"]]
 
 
+def test_options_may_stand_before_the_command_and_before_the_prompt(url: str, tmp_path: Path) -> None:
+    models = json.loads(genai(tmp_path, "--url", url, "--json", "models").stdout)
+    assert "scripted" in [model["id"] for model in models["data"]]
+    assert "scripted" in genai(tmp_path, f"--url={url}", "models").stdout
+    assert genai(tmp_path, "--url", url, "models of the world").stdout == "Hello [31mworld!\n"
+
+
 def test_a_conversation_has_a_history_and_commands(url: str, tmp_path: Path) -> None:
     typed = 'hello\n/help\n"""one\ntwo"""\n/reset\n/quit\n'
     done = genai(tmp_path, "chat", text=typed, GENAI_URL=url)

@@ -224,9 +224,12 @@ def _token_ids(body: Mapping[str, Any], name: str, most: int) -> tuple[int, ...]
         return ()
     if not isinstance(value, list) or not all(isinstance(one, int) and not isinstance(one, bool) for one in value):
         raise InvalidType(f"{label(name)} must be an array of integers", field=name)
-    if len(value) > most or not all(0 <= one <= LARGEST for one in value):
+    if len(value) > most:
         details = {"max": most, "received": len(value)}
         raise InvalidValue(f"{label(name)} must be at most {most} tokens", field=name, details=details)
+    if not all(0 <= one <= LARGEST for one in value):
+        details = {"min": 0, "max": LARGEST}
+        raise InvalidValue(f"{label(name)} must be between 0 and {LARGEST}", field=name, details=details)
     return tuple(dict.fromkeys(value))
 
 

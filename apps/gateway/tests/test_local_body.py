@@ -67,6 +67,8 @@ def test_what_may_come_and_what_may_not_arrives() -> None:
         with pytest.raises(error) as refused:
             read(**{field: value})
         assert refused.value.field == field
+    with pytest.raises(InvalidValue, match="must be between 0 and 2147483647"):
+        read(allowed_token_ids=[3, -5])
 
 
 def test_what_is_told_of_tokens_arrives_where_they_are_known() -> None:

@@ -5,7 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from apps.cli.remote import FAILED, URL, CommandFailure, Json, Key, Service, Url, print_json, print_table, read_stdin
+from apps.cli.remote import (
+    FAILED,
+    URL,
+    CommandFailure,
+    Json,
+    Key,
+    Service,
+    Url,
+    print_json,
+    print_table,
+    print_text,
+    read_stdin,
+)
 
 app = typer.Typer(no_args_is_help=True, help="List agents, run one, decide what a run waits for.")
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
@@ -90,7 +102,7 @@ def _print_run(run_answer: dict[str, Any], as_json: bool) -> None:
             for call in run_answer["pending"]:
                 typer.echo(f"? {json.dumps(call, ensure_ascii=False)}")
             typer.echo(f"Waits for an approval: genai agents approve {run_answer['run']} (or deny)")
-        typer.echo(run_answer["answer"])
+        print_text([run_answer["answer"]])
     if run_answer["status"] in ("failed", "cancelled"):
         error = run_answer["error"] or {}
         raise CommandFailure(str(error.get("message", f"The run is {run_answer['status']}")), FAILED)

@@ -1,8 +1,6 @@
 """`genai chat`, and `genai "prompt"`: questions to a model, answered as they are written."""
 
 import json
-import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -10,9 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from apps.cli.remote import URL, CommandFailure, Json, Key, Service, Url, print_json, read_stdin
+from apps.cli.remote import URL, CommandFailure, Json, Key, Service, Url, print_json, print_text, read_stdin
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LOCAL = "local"
 DONE = "[DONE]"
 FENCE = '"""'
@@ -94,9 +91,7 @@ def ask(
         body = {**talk._body([{"role": "user", "content": prompt}]), "stream": False}
         print_json(service.post("/v1/chat/completions", body))
         return
-    for piece in talk.ask(prompt):
-        _write(piece)
-    _write("\n")
+    print_text(talk.ask(prompt))
 
 
 def chat(
@@ -146,13 +141,11 @@ def _default_model(service: Service) -> str:
 
 def _answer(talk: Conversation, text: str) -> None:
     try:
-        for piece in talk.ask(text):
-            _write(piece)
+        print_text(talk.ask(text))
     except KeyboardInterrupt:
-        _write("\n(stopped; the question is forgotten)")
+        typer.echo("(stopped; the question is forgotten)")
     except CommandFailure as error:
         typer.echo(str(error), err=True)
-    _write("\n")
 
 
 def _command(talk: Conversation, line: str) -> bool:
@@ -167,7 +160,7 @@ def _command(talk: Conversation, line: str) -> bool:
     elif name == "reset":
         talk.messages.clear()
     else:
-        typer.echo(HELP)
+        print_text([HELP])
     return True
 
 
@@ -192,12 +185,6 @@ def _enable_line_editing() -> None:
         import readline  # noqa: F401 - importing it is what enables it
     except ImportError:
         return
-
-
-def _write(text: str) -> None:
-    # a terminal would obey control characters of a model's text
-    sys.stdout.write(CONTROL.sub("", text))
-    sys.stdout.flush()
 
 
 def _options(max_tokens: int | None, temperature: float | None) -> dict[str, Any]:

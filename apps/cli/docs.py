@@ -10,7 +10,7 @@ import typer
 
 from apps.cli.documents import find_files
 from apps.cli.documents import main as on_disk
-from apps.cli.remote import FAILED, URL, CommandFailure, Json, Key, Service, Url, print_json, print_table
+from apps.cli.remote import FAILED, URL, CommandFailure, Json, Key, Service, Url, print_json, print_table, print_text
 from apps.cli.serve import run_module
 from apps.core.callers import ANONYMOUS, SHARED
 from apps.rag.relevance import REFERENCE
@@ -183,7 +183,7 @@ def ask(
     if as_json:
         print_json(answer)
         return
-    typer.echo(answer["response"])
+    print_text([answer["response"]])
     cited = cited_in(answer)
     if answer["citations"] and not cited:
         typer.echo("The answer names no passage. These were found:")

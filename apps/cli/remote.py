@@ -1,11 +1,13 @@
 """The service as the commands reach it over HTTP: options, requests, streams and printed results."""
 
 import json
+import re
 import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,6 +24,9 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 330.0
 LONGEST_WAIT, MOST_WAITS = 60, 10
 # of a terminal's columns, for a text that is wrapped
 LEAST_ROOM = 20
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+FENCES = ("```", "~~~")
+TAB = 8
 
 Url = Annotated[str, typer.Option("--url", envvar="GENAI_URL", help="Address of the service.")]
 Key = Annotated[str, typer.Option("--key", envvar="GENAI_API_KEY", help="API key, where the service asks for one.")]
@@ -150,6 +155,90 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         typer.echo("  ".join([*first, lines[0]]).rstrip())
         for line in lines[1:]:
             typer.echo(" " * begin + line)
+
+
+class Wrap:
+    """Breaks a text that comes in pieces between words, for a terminal of so many columns.
+
+    A word waits until it is whole. Fenced code keeps its lines, so that they can be copied.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._column = 0
+        self._gap = self._word = self._fence = ""
+
+    def take(self, text: str) -> str:
+        """What can be shown now."""
+        shown = []
+        for letter in text:
+            if letter == "\n":
+                shown += [self.end(), letter]
+                self._column = 0
+            elif letter in " \t":
+                shown.append(self._place())
+                self._gap += letter
+            else:
+                self._word += letter
+                # texts without spaces are broken between any two letters that are two columns wide
+                if _columns(letter) == 2 or len(self._word) >= self._columns:
+                    shown.append(self._place())
+        return "".join(shown)
+
+    def end(self) -> str:
+        """The rest of the line."""
+        shown = self._place()
+        self._gap = ""
+        return shown
+
+    def _place(self) -> str:
+        word, gap = self._word, self._gap
+        if not word:
+            return ""
+        self._word = self._gap = ""
+        if self._column == 0 and word.startswith(self._fence or FENCES):
+            self._fence = "" if self._fence else word[:3]
+        wide = _columns(word)
+        end = self._column + _columns(gap) + wide
+        if self._column and end > self._columns and not self._fence:
+            self._column = wide
+            return f"\n{word}"
+        self._column = end
+        return gap + word
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes; a tab may take fewer."""
+    return sum(TAB if letter == "\t" else _columns_of(letter) for letter in text)
+
+
+def _columns_of(letter: str) -> int:
+    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def print_text(pieces: Iterable[str]) -> None:
+    """Print a model's text as it comes; on a terminal it is broken between words.
+
+    What has come is shown where ``pieces`` raises, too.
+    """
+    wrap = Wrap(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+    begun = False
+    try:
+        for piece in pieces:
+            # a terminal would obey control characters of a model's text
+            text = CONTROL.sub("", piece)
+            _write(text if wrap is None else wrap.take(text))
+            begun = True
+    finally:
+        if begun:
+            _write("\n" if wrap is None else f"{wrap.end()}\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def read_stdin() -> str:

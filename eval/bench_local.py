@@ -1,11 +1,13 @@
 """`make bench-local`: the local model and its peers over HTTP with SSE, in turns, and stock `model.generate`.
 
 python -m eval.bench_local [--only tinyllama|smollm2] [--rounds 3] [--tokens 64] [--without NAME,...] [--folder FOLDER]
+    [--against CHECKOUT]
 
 On TinyLlama's shape (random weights, written to FOLDER once) and on the packaged SmolLM2. The peers are llama.cpp and
 OpenVINO GenAI (eval/local_peers), both on one GGUF file of the same checkpoint; what cannot be had is left out, with
-its reason. Each row is measured for one server after the other, `--rounds` times, and the best is kept: other
-processes' work can only make a figure worse. All servers have 16 slots. Writes reports/bench_local.md, .json and .png.
+its reason. CHECKOUT is one more contender, "then": this project as it was, say in a git worktree of an earlier commit.
+Each row is measured for one server after the other, `--rounds` times, and the best is kept: other processes' work can
+only make a figure worse. All servers have 16 slots. Writes reports/bench_local.md, .json and .png.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from eval.bench_report import CALLERS
 from eval.bench_speculation import CASES
 from eval.bench_speculation import SCHEMA as SHIPMENTS
 from eval.case_server import ServerError
-from eval.local_contenders import CONTENDERS, OURS, Checkpoint, Contender, NotHere, ours
+from eval.local_contenders import CONTENDERS, OURS, THEN, Checkpoint, Contender, NotHere, Opening, ours
 from eval.local_peers import gguf_file
 
 PROMPTS = (128, 512, 1500)
@@ -127,7 +129,8 @@ def in_turns(contenders: Mapping[str, Contender], parts: Sequence[Part], rounds:
     found: dict[str, Figures] = {name: {} for name in contenders}
     for part in parts:
         for at in range(rounds):
-            for name, contender in contenders.items():
+            # one after the other in this round, the other way round in the next
+            for name, contender in list(contenders.items())[:: -1 if at % 2 else 1]:
                 for key, value in figures_of(name, part, contender.server, at).items():
                     found[name][key] = better(key, found[name].get(key), value)
         print(".", end="", flush=True, file=sys.stderr)
@@ -158,29 +161,28 @@ def program(module: str, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(checkpoint: Checkpoint, without: Sequence[str], rounds: int, tokens: int) -> dict[str, Any]:
+def measure(
+    checkpoint: Checkpoint, contenders: Mapping[str, Opening], stock: Sequence[str], rounds: int, tokens: int
+) -> dict[str, Any]:
     """Of one checkpoint: each contender's figures, the machine's limits, and why others are not there."""
     found: dict[str, Any] = {"limits": program("eval.machine_limits"), "missing": {}, "figures": {}, "notes": {}}
-    stock = [name for name in ("stock bf16", "stock fp32") if name not in without]
     for name in stock:
         found["figures"][name] = program("eval.bench_stock", str(checkpoint.folder), DTYPES[name])
-    contenders: dict[str, Contender] = {}
+    running: dict[str, Contender] = {}
     with ExitStack() as stack:
-        for name, opening in CONTENDERS.items():
-            if name in without:
-                continue
+        for name, opening in contenders.items():
             try:
-                contenders[name] = stack.enter_context(opening(checkpoint, max(CALLERS)))
+                running[name] = stack.enter_context(opening(checkpoint, max(CALLERS)))
             except (NotHere, ServerError, OSError) as error:
                 found["missing"][name] = str(error)
                 print(f"{name} is left out: {error}", file=sys.stderr)
         parts = parts_of(Prompts.of(checkpoint.folder), tokens)
-        for name, figures in in_turns(contenders, parts, rounds).items():
-            contender = contenders[name]
+        for name, figures in in_turns(running, parts, rounds).items():
+            contender = running[name]
             more = {"peak_bytes": float(contender.peak_bytes()), "start_seconds": contender.seconds}
             found["figures"][name] = figures | more | {"weights_bytes": float(contender.weights_bytes)}
             found["notes"][name] = contender.note
-    if OURS in contenders:
+    if OURS in running:
         found["figures"][OURS]["cold_seconds"] = cold_start(checkpoint)
     found["parameters"] = checkpoint.parameters()
     return found
@@ -219,13 +221,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--without", default="", help=f"{', '.join([*DTYPES, *CONTENDERS])}, separated by commas")
+    parser.add_argument("--against", type=Path, help="a checkout of this repository to run beside this one")
     options = parser.parse_args()
     without = [name for name in options.without.split(",") if name]
     if unknown := set(without) - {*DTYPES, *CONTENDERS}:
         parser.error(f"no contenders: {', '.join(sorted(unknown))}")
     cache_dir = load_settings().model_cache_dir
+    contenders = {name: opening for name, opening in CONTENDERS.items() if name not in without}
+    if options.against:
+        contenders[THEN] = partial(ours, checkout=options.against.resolve())
+    stock = [name for name in DTYPES if name not in without]
     results = {
-        checkpoint.name: measure(checkpoint, without, options.rounds, options.tokens)
+        checkpoint.name: measure(checkpoint, contenders, stock, options.rounds, options.tokens)
         for checkpoint in checkpoints(options.only, options.folder, cache_dir)
     }
     bench_report.write(results, Path("reports"))

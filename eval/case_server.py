@@ -42,15 +42,15 @@ class ServerError(Exception):
 
 
 @contextmanager
-def server(settings: Mapping[str, str], upstream: str, log: Path) -> Iterator[str]:
-    """A running API's base URL, for the time of a ``with`` block; its output goes to ``log``.
+def server(settings: Mapping[str, str], upstream: str, log: Path, checkout: Path = ROOT) -> Iterator[str]:
+    """The base URL of a running API of ``checkout``, for the time of a ``with`` block; its output goes to ``log``.
 
     Raises ServerError where it does not answer in time.
     """
     port = free_port()
     given = {"OPENAI_BASE_URL": upstream, **DEFAULTS, **settings}
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | given
-    environment |= {"DATA_DIR": "data", "API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    environment |= {"DATA_DIR": "data", "API_HOST": "127.0.0.1", "API_PORT": str(port), "PYTHONPATH": str(checkout)}
     command = [sys.executable, "-m", "apps.api.src.main"]
     with (
         tempfile.TemporaryDirectory() as folder,

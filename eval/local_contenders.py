@@ -26,7 +26,7 @@ PEERS = ROOT / ".cache/peers/bin/python"
 PROGRAMS = ROOT / "eval/local_peers"
 START_SECONDS = 300
 CONTEXT = 2048
-OURS, LLAMA_CPP, OPENVINO = "this project", "llama.cpp", "OpenVINO GenAI"
+OURS, THEN, LLAMA_CPP, OPENVINO = "this project", "then", "llama.cpp", "OpenVINO GenAI"
 
 
 class NotHere(Exception):
@@ -69,7 +69,8 @@ Opening = Callable[[Checkpoint, int], AbstractContextManager[Contender]]
 
 
 @contextmanager
-def ours(checkpoint: Checkpoint, slots: int) -> Iterator[Contender]:
+def ours(checkpoint: Checkpoint, slots: int, checkout: Path = ROOT) -> Iterator[Contender]:
+    """This project, as it is in ``checkout``."""
     settings = {
         "LOCAL_MODEL": str(checkpoint.folder),
         "LOCAL_SLOTS": str(slots),
@@ -79,7 +80,7 @@ def ours(checkpoint: Checkpoint, slots: int) -> Iterator[Contender]:
     }
     with tempfile.TemporaryDirectory() as logs:
         began = time.perf_counter()
-        with api_server(settings, "http://127.0.0.1:9", Path(logs) / "server.log") as url:
+        with api_server(settings, "http://127.0.0.1:9", Path(logs) / "server.log", checkout) as url:
             while (state := local_state(url))["status"] == "loading":
                 time.sleep(0.02)
             if state["status"] != "ready":

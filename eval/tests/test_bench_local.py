@@ -66,7 +66,7 @@ def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
 
     contenders = {name: Contender(Server(name), 0, 0.0, "", 0) for name in ("a", "b")}
     assert in_turns(contenders, [part], 2) == {name: {"decode_1": 1.0, "chat_seconds": 0.0} for name in ("a", "b")}
-    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert asked == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
 
 
 def test_the_report_is_a_table_with_shares_and_reasons_and_a_plot(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Every answer has its request's id and time, and every request a line in the access log."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -50,13 +51,19 @@ def test_every_answer_has_both_headers(path: str, url: str, http: httpx2.Client)
         assert re.fullmatch(r"app;dur=\d+\.\d", answer.headers["Server-Timing"])
 
 
+def lines_of(caplog: pytest.LogCaptureFixture, ids: Sequence[str]) -> list[Any]:
+    """Of the requests with these ids, once all are there: a line is written when its answer is out."""
+    found = [record.msg for record in caplog.records if getattr(record.msg, "request_id", None) in ids]
+    return found if len(found) >= len(ids) else []
+
+
 def test_each_request_is_one_line_with_its_id(url: str, http: httpx2.Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="apps.access")
-    http.post(f"{url}/generate?x=secret", json=BODY)
-    http.get(f"{url}/no/such%0d%0aroute")
-    assert until(lambda: len(caplog.records) == 2)  # a line is written when its answer is out
-    lines = [record.getMessage() for record in caplog.records]
-    assert [re.sub(r"[\d.]+ms", "", line) for line in lines] == ["POST /generate 200 ", "GET /no/such%0d%0aroute 404 "]
+    answers = [http.post(f"{url}/generate?x=secret", json=BODY), http.get(f"{url}/no/such%0d%0aroute")]
+    ids = [answer.headers["X-Request-ID"] for answer in answers]
+    assert until(lambda: lines_of(caplog, ids))
+    lines = [re.sub(r"[\d.]+ms", "", str(line)) for line in lines_of(caplog, ids)]
+    assert lines == ["POST /generate 200 ", "GET /no/such%0d%0aroute 404 "]
 
 
 class Known:
@@ -78,10 +85,10 @@ def test_a_line_says_whose_key_it_was_and_what_the_model_did(
     app = create_app(configured, on_record(configured, model, model, build_gateway(configured, model)))
     app.add_middleware(Known)
     with serving(app) as base:
-        http.post(f"{base}/generate", json=BODY)
-        http.get(f"{base}/v1/models/secret")
-        assert until(lambda: len(caplog.records) == 2)
-        lines: list[Any] = [record.msg for record in caplog.records]
+        answers = [http.post(f"{base}/generate", json=BODY), http.get(f"{base}/v1/models/secret")]
+        ids = [answer.headers["X-Request-ID"] for answer in answers]
+        assert until(lambda: lines_of(caplog, ids))
+    lines = lines_of(caplog, ids)
     assert [line.key_id for line in lines] == ["key-7", "key-7"]
     assert dict(lines[0].call_fields())["model"] == "scripted"
     assert [line.path for line in lines] == ["/generate", "/v1/models/{id:path}"]

@@ -67,7 +67,7 @@ end, `done` or `error` (`[DONE]` or an `error` chunk under `/v1`). One without a
 UNLIMITED = (
     "This server has no limits of its own: heads, slow clients and connections are unbounded. Put a proxy that has them"
     " before it, start it by `python -m apps.api.src.main`, or name the class that has them:"
-    " --http apps.api.src.http.server:Protocol"
+    " --http apps.api.src.http.protocol:Protocol"
 )
 TAGS = [
     {"name": "generate", "description": "The cloud model: one prompt in, an answer or a stream of it out."},

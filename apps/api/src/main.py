@@ -1,6 +1,6 @@
 """The app that a server imports, and the server that `make run` starts.
 
-uvicorn apps.api.src.main:app --host 0.0.0.0 --port 8000 --http apps.api.src.http.server:Protocol
+uvicorn apps.api.src.main:app --host 0.0.0.0 --port 8000 --http apps.api.src.http.protocol:Protocol
 python -m apps.api.src.main
 """
 
@@ -38,7 +38,7 @@ from apps.core.settings import Settings, SettingsError, load_settings
 from apps.gateway.routing.config import GatewayConfigError
 
 TRUST = "FORWARDED_ALLOW_IPS"
-SERVER = "apps.api.src.http.server"
+PROTOCOL = "apps.api.src.http.protocol"
 GC_THRESHOLDS = (20_000, 20, 50)
 
 
@@ -63,7 +63,7 @@ def _app(settings: Settings) -> FastAPI:
     except AgentsConfigError as error:
         sys.exit(f"Wrong setting AGENTS_CONFIG: {error}")
     # a server with our protocol in its options has imported it before the app
-    limited = __name__ == "__main__" or SERVER in sys.modules
+    limited = __name__ == "__main__" or PROTOCOL in sys.modules
     return create_app(settings, services, server_rewrites_client=server_rewrites, limited=limited)
 
 

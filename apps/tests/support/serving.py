@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps.api.src.application import create_app
-from apps.api.src.http.server import Protocol
+from apps.api.src.http.protocol import Protocol
 from apps.api.src.wiring.gateway import build_cloud, build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.api.src.wiring.stores import build_database

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from apps.api.src.http.server import Protocol
+from apps.api.src.http.protocol import Protocol
 from apps.core.errors import AppError
 from apps.tests.support.serving import serving_models
 from eval.mock_upstream import mock_upstream

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from apps.api.src.http.connections import STATE_KEY, ConnectionLimits, Connections
-from apps.api.src.http.server import Protocol
+from apps.api.src.http.protocol import Protocol
 
 STALLED_AFTER = 60.0
 

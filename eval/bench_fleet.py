@@ -169,21 +169,24 @@ def first_token(folder: Path, rounds: int) -> list[str]:
     ]
 
 
+def _checkpoint(model: str) -> Path:
+    cache_dir = load_settings().model_cache_dir
+    if model == "smollm2":
+        return packaged_checkpoint(cache_dir)
+    folder = cache_dir / "tinyllama-shape"
+    tinyllama_shape.write(folder)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--model", choices=["tinyllama", "smollm2"], default="tinyllama")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    cache_dir = load_settings().model_cache_dir
-    if options.model == "tinyllama":
-        folder = cache_dir / "tinyllama-shape"
-        tinyllama_shape.write(folder)
-    else:
-        folder = packaged_checkpoint(cache_dir)
     made: dict[str, Any] = {
-        "scale": lambda: scale(folder, options.rounds),
-        "first-token": lambda: first_token(folder, options.rounds),
+        "scale": lambda: scale(_checkpoint(options.model), options.rounds),
+        "first-token": lambda: first_token(_checkpoint(options.model), options.rounds),
         "workers": lambda: workers(options.rounds),
     }
     lines = [f"`python -m eval.bench_fleet {' '.join(sys.argv[1:])}`, {os.cpu_count()} cores", ""]

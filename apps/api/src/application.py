@@ -170,7 +170,7 @@ def create_app(
         app.add_middleware(Authentication, authenticator=_authenticator(settings, services))
     _add_middleware(app, settings, shutdown, server_rewrites_client)
     fixed = frozenset(path for route in app.routes if "{" not in (path := getattr(route, "path", "{")))
-    app.add_middleware(RequestScope, shutdown=shutdown, metrics=services.metrics.requests, fixed=fixed)
+    app.add_middleware(RequestScope, shutdown=shutdown, metrics=services.metrics, fixed=fixed)
     peers = Peers.of(settings.api_peers, settings.api_workers)
     if peers is not None:
         app.add_middleware(HandOver, peers=peers, max_bytes=settings.max_body_bytes)

@@ -54,6 +54,11 @@ class Discovery:
         self._lookup = lookup or _resolve
         self._known: dict[str, list[str]] = {}
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it finds the same addresses each time."""
+        return not any(address.startswith((DNS, LIST)) for address in self._addresses)
+
     async def find(self) -> list[str]:
         """The addresses as of now, in the file's order, each once."""
         found: list[str] = []
@@ -265,6 +270,8 @@ class ReplicaSet:
         while True:
             try:
                 await self._find()
+                if self._discovery.is_fixed:
+                    return
             except Exception:
                 # calls go on to the replicas that are known
                 log.exception("The replicas cannot be looked up")

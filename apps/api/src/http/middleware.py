@@ -29,7 +29,8 @@ from apps.api.src.auth.authentication import SCOPE_KEY
 from apps.api.src.exceptions import render
 from apps.api.src.http.request import RawRoute
 from apps.api.src.http.shutdown import ClientGone, Shutdown, ShuttingDown
-from apps.api.src.observability.call_metrics import OTHER, RequestMetrics, route_label
+from apps.api.src.observability.call_metrics import OTHER, route_label
+from apps.api.src.observability.metrics import Metrics
 from apps.api.src.observability.request_line import RequestLine, current_line
 from apps.api.src.observability.tracing import served_by, trace_of
 from apps.core.errors import AppError, InternalError, InvalidValue, PayloadTooLarge, forget_tracebacks
@@ -38,6 +39,8 @@ from apps.gateway.routing.config import FAMILIES
 # whose clients know a request by a header of their own
 ANTHROPIC = "/v1/messages"
 CAPACITY = "/v1/capacity"
+# asked for by what watches the service, all day long
+PROBES = frozenset({"/health", "/healthz", "/ready", "/metrics", CAPACITY})
 REQUEST_ID = re.compile(rb"[\w-]{1,128}")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -50,10 +53,11 @@ class RequestScope:
     ``fixed`` are the paths of routes without parameters.
     """
 
-    def __init__(self, app: ASGIApp, shutdown: Shutdown, metrics: RequestMetrics, fixed: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, shutdown: Shutdown, metrics: Metrics, fixed: frozenset[str]) -> None:
         self._app = app
         self._shutdown = shutdown
-        self._metrics = metrics
+        self._metrics = metrics.requests
+        self._lag = metrics.loop_lag
         self._fixed = fixed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +65,8 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        if not (probes := scope["path"] in PROBES):
+            self._lag.began()
         name = _request_id(scope)
         request_id.set(name)
         line = RequestLine(name)
@@ -86,6 +92,8 @@ class RequestScope:
             if line.status == 499:
                 await render(ShuttingDown(), scope["path"])(scope, receive, send_with_headers)
         finally:
+            if not probes:
+                self._lag.ended()
             line.seconds = time.perf_counter() - started
             self._ended(scope, line)
 

@@ -5,7 +5,8 @@ process a port, and let Prometheus scrape each. What is observed of the models a
 objects at a scrape, never kept.
 
 A timer that should have rung by now says how long every request had to wait. A thread beside it looks where the loop's
-own thread is meanwhile, so that the log can name the call: files and functions, and nothing that a caller sent.
+own thread is meanwhile, so that the log can name the call: files and functions, and nothing that a caller sent. Both
+wake seldom where no request has been there for a while: they would be most of what an idle process does.
 """
 
 import asyncio
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from apps.api.src.observability.instruments import Instruments
 
 EVERY = 0.1
-REMEMBERED = 150
+# between two rings of a process that no request has asked for so long
+IDLE_EVERY = 1.0
+CALM_SECONDS = 5.0
+REMEMBERED_SECONDS = 15.0
 STALL = 0.1
 SHOWN_FRAMES = 6
 ROOT = str(Path(__file__).parents[4])
@@ -43,13 +47,15 @@ log = logging.getLogger(__name__)
 class LoopLag:
     """An Observed: the longest delay of the last 15 seconds, which two scrapes in a row may both see.
 
-    A delay of ``stall`` seconds or more is counted, and written to the log with the call that made it.
+    A delay of ``stall`` seconds or more is counted, and written to the log with the call that made it. `began` and
+    `ended` tell of requests; without one for 5 s a delay under a second may go unseen.
     """
 
     def __init__(self, stall: float = STALL, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall = stall
         self._clock = clock
-        self._delays: deque[float] = deque(maxlen=REMEMBERED)
+        # each with the time when it was measured
+        self._delays: deque[tuple[float, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
         self._cpu = 0.0
@@ -57,22 +63,44 @@ class LoopLag:
         self._stalls = 0
         self._starting = False
         self._warned = True
-        self._over = threading.Event()
+        self._requests = 0
+        self._last_request = 0.0
+        self._every = EVERY
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = False
+        # for the thread: the timer's time has changed, or all is over
+        self._news = threading.Event()
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Measure the running loop for the length of the block."""
-        self._over.clear()
+        self._over, self._loop, self._last_request = False, asyncio.get_running_loop(), self._clock()
         watch = threading.Thread(target=self._watch, args=(threading.get_ident(),), name="loop-lag", daemon=True)
-        self._wait(asyncio.get_running_loop())
+        self._wait(self._loop)
         watch.start()
         try:
             yield
         finally:
-            self._over.set()
+            self._over = True
+            self._news.set()
             if self._timer is not None:
                 self._timer.cancel()
+            self._loop = None
             watch.join()
+
+    def began(self) -> None:
+        """A request is there, which waits for the loop."""
+        self._requests += 1
+        if self._every == IDLE_EVERY and self._loop is not None and self._timer is not None:
+            self._timer.cancel()
+            self._last_request = self._clock()
+            self._wait(self._loop)
+            self._news.set()
+
+    def ended(self) -> None:
+        """Its answer is over."""
+        self._requests -= 1
+        self._last_request = self._clock()
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -84,7 +112,8 @@ class LoopLag:
             self._starting = False
 
     def observations(self) -> Iterable[Observation]:
-        longest = max(self._delays, default=0.0)
+        self._forget(self._clock())
+        longest = max((delay for _, delay in self._delays), default=0.0)
         yield Observation("genai_event_loop_lag_seconds", "Longest delay of the event loop in the last 15 s", longest)
         text = f"Delays of the event loop of {self._stall:g} s and more; the log names the call"
         yield Observation("genai_event_loop_stalls_total", text, float(self._stalls), "counter")
@@ -93,12 +122,17 @@ class LoopLag:
         self._where, self._cpu = None, time.thread_time()
         # a stall that ends the start is seen only when its timer rings, after it
         self._warned = not self._starting
-        self._due = self._clock() + EVERY
-        self._timer = loop.call_later(EVERY, self._rang, loop)
+        now = self._clock()
+        calm = not self._requests and now - self._last_request > CALM_SECONDS
+        self._every = IDLE_EVERY if calm else EVERY
+        self._due = now + self._every
+        self._timer = loop.call_later(self._every, self._rang, loop)
 
     def _rang(self, loop: asyncio.AbstractEventLoop) -> None:
-        delay = max(0.0, self._clock() - self._due)
-        self._delays.append(delay)
+        now = self._clock()
+        delay = max(0.0, now - self._due)
+        self._forget(now)
+        self._delays.append((now, delay))
         if delay >= self._stall:
             self._stalls += 1
             used = time.thread_time() - self._cpu
@@ -109,10 +143,16 @@ class LoopLag:
                 log.info("The event loop stalled for %.2f s (%.2f s of CPU) in no call: a busy machine", delay, used)
         self._wait(loop)
 
+    def _forget(self, now: float) -> None:
+        while self._delays and now - self._delays[0][0] > REMEMBERED_SECONDS:
+            self._delays.popleft()
+
     def _watch(self, loop_thread: int) -> None:
-        # asleep until the timer is so late that it matters, and not on a clock of its own: it would wake as often again
-        while not self._over.wait(max(EVERY / 2, self._due + self._stall / 2 - self._clock())):
-            if self._where is None and self._clock() - self._due >= self._stall / 2:
+        while not self._over:
+            # asleep until the timer is so late that it matters, and not on a clock of its own: it would wake as often
+            if self._news.wait(max(EVERY / 2, self._due + self._stall / 2 - self._clock())):
+                self._news.clear()
+            elif self._where is None and self._clock() - self._due >= self._stall / 2:
                 frame = sys._current_frames().get(loop_thread)
                 if frame is not None and frame.f_code.co_name not in WAITING:
                     self._where = _calls(frame)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from apps.api.src.observability.metrics import EVERY, LoopLag
+from apps.api.src.observability.metrics import CALM_SECONDS, EVERY, LoopLag
 
 
 async def test_a_loop_that_is_held_up_is_late() -> None:
@@ -59,3 +59,27 @@ async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog:
     stalls = {one.name: one.value for one in lag.observations()}["genai_event_loop_stalls_total"]
     assert stalls >= 1
     assert any("hold_the_loop (apps/api/tests/observability/test_loop_stalls.py:" in line for line in caplog.messages)
+
+
+async def test_a_process_without_requests_looks_seldom_and_the_first_one_has_it_look_often() -> None:
+    """By a clock that the test sets; the real one only says when timers ring."""
+    now = 100.0
+    lag = LoopLag(clock=lambda: now)
+    with lag.measured():
+        now += CALM_SECONDS + EVERY
+        await asyncio.sleep(EVERY * 1.5)
+        # what the timer found; the next one rings in a second
+        assert [one.value for one in lag.observations()] == [pytest.approx(CALM_SECONDS), 1]
+        now += 60
+        assert [one.value for one in lag.observations()] == [0, 1]
+        lag.began()
+        now += EVERY + 0.25
+        await asyncio.sleep(EVERY * 1.5)
+        assert [one.value for one in lag.observations()] == [pytest.approx(0.25), 2]
+        # a long answer, and not a new request
+        now += 2 * CALM_SECONDS
+        await asyncio.sleep(EVERY * 1.5)
+        now += EVERY + 0.5
+        await asyncio.sleep(EVERY * 1.5)
+        assert [one.value for one in lag.observations()][1] == 4
+        lag.ended()

@@ -43,7 +43,7 @@ class Caller:
 
     def may_use(self, model: str) -> bool:
         """By the model's name; whether it is the local one is for others to know."""
-        return "*" in self.models or any(fnmatchcase(model, pattern) for pattern in self.models if pattern != LOCAL)
+        return any(fnmatchcase(model, pattern) for pattern in self.models if pattern != LOCAL)
 
     def may_call(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self.routes)

@@ -35,7 +35,7 @@ def validated(content: Any, model: type[M]) -> tuple[M | None, list[str]]:
     except ValidationError as error:
         return None, [
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_input=False, include_url=False)
+            for fault in error.errors()
         ]
 
 

@@ -109,7 +109,7 @@ class KnownFields(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            found = error.errors(include_url=False)
+            found = error.errors()
             if all(one["type"] != "extra_forbidden" for one in found):
                 raise
             known = ", ".join(cls.model_fields)

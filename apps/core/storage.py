@@ -32,7 +32,8 @@ def is_no_storage(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, NoStorage) or (isinstance(error, OSError) and error.errno in ERRNOS):
             return True
-        if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in SQLITE:
+        code: int | None = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in SQLITE:
             return True
         if isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in WORDS):
             return True

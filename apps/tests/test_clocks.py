@@ -9,7 +9,6 @@ CLOCKS = {f"{name}{suffix}" for name in ("time", "monotonic", "perf_counter", "t
 CLOCKS |= {"process_time", "process_time_ns", "clock_gettime", "elapsed"}
 DATES = "writes dates for the service, or compares dates that it wrote with those before and after"
 DEADLINES = "gives deadlines by the event loop's clock"
-HANGS = "ends what hangs"
 FAST = "has an event loop whose clock it sets"
 READERS = {
     "apps/api/tests/limits/test_limit_headers.py": DATES,
@@ -34,10 +33,7 @@ READERS = {
     "apps/gateway/tests/test_attempts.py": DEADLINES,
     "apps/models/tests/test_recording.py": DEADLINES,
     "apps/tests/support/oidc_issuer.py": DATES,
-    "apps/tests/support/postgres_server.py": HANGS,
-    "apps/tests/support/processes.py": "ends what hangs, and says how long an end took",
-    "apps/tests/support/redis_server.py": HANGS,
-    "apps/tests/support/waiting.py": HANGS,
+    "apps/tests/support/waiting.py": "ends what hangs",
     "apps/tests/watch.py": "says at the end how long the search for secrets took",
     "apps/transport/tests/test_client.py": FAST,
     "apps/transport/tests/test_parsing.py": DEADLINES,

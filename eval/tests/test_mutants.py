@@ -1,44 +1,97 @@
-"""What `make mutants` changes: one place at a time, and nothing that only readers or type checkers see."""
+"""What `make mutants` changes, how it runs the tests against it, and that no explanation outlives its line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
-from eval.mutants import ROOT, TARGETS, Target, mutants
+from eval.mutants.changes import changed_code, mutants
+from eval.mutants.running import ROOT
+from eval.mutants.targets import EXPLAINED, TARGETS
 
 MODULE = '''"""A module of 1 docstring."""
 import logging
+import sys
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 log = logging.getLogger(__name__)
 Kind = Literal["one", 2]
 T = TypeVar("T")
 MOST: "int" = 3
+if sys.platform == "win32":
+    MOST = 4
 
-def over(count: int) -> bool:
-    """Whether 7 < it."""
-    log.warning("seen %d", 5)
-    if count > MOST and not count == 9:
-        raise ValueError("words for people")
-    return count + 1
+@dataclass(frozen=True, slots=True)
+class Counter:
+    def over(self, count: int, less: int = 6) -> bool:
+        """Whether 7 < it."""
+        log.warning("seen %d", 5)
+        if count > MOST and not count == 9:
+            raise ValueError("words for people")
+        return count + 1
 '''
+IN_ITS_BODY = [
+    (18, "10"),
+    (18, "count != 9"),
+    (18, "count > MOST or not count == 9"),
+    (18, "count >= MOST"),
+    (18, "if not (count > MOST and (not count == 9)):"),
+    (19, "pass"),
+    (20, "2"),
+    (20, "count - 1"),
+    (20, "return None"),
+]
+TESTED = """
+from small import Counter
+
+def test_none_is_over() -> None:
+    assert Counter().over(3) == 4
+    assert Counter().over(9) == 10
+"""
+# runs a target of this folder, and prints what became of each change
+PROGRAM = """
+import sys
+from pathlib import Path
+from eval.mutants.changes import mutants
+from eval.mutants.running import Target, ends
+target = Target("small", ("test_small.py",), root=Path.cwd())
+for one, end in ends(target, list(mutants(target.file)), 2):
+    print(one.line, one.now, "killed" if end.killed else "survived", sep="|")
+"""
 
 
 def test_each_mutant_is_one_change_of_what_runs(tmp_path: Path) -> None:
+    file = tmp_path / "small.py"
+    file.write_text(MODULE)
+    found = list(mutants(file))
+    assert sorted((one.line, one.now) for one in found if one.function == "Counter.over") == IN_ITS_BODY
+    # a default is read when the function is made
+    assert [(one.line, one.now) for one in found if one.function is None] == [(9, "4"), (15, "7")]
+    assert len({changed_code(file, one).co_consts for one in found}) == len(found)
+
+
+def test_a_change_is_killed_by_the_test_that_notices_it_and_survives_without_one(tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(MODULE)
-    found = [(one.line, one.now) for one in mutants(Target("small", (), root=tmp_path))]
-    conditions = [(12, now) for _, now in found if now.startswith("if not ")]
-    assert len(conditions) == 1
-    assert sorted(one for one in found if not one[1].startswith("if ")) == [
-        (7, "4"),
-        (12, "10"),
-        (12, "count != 9"),
-        (12, "count > MOST or not count == 9"),
-        (12, "count >= MOST"),
-        (13, "raise KeyboardInterrupt"),
-        (14, "2"),
-        (14, "count - 1"),
-        (14, "return None"),
-    ]
+    (tmp_path / "test_small.py").write_text(TESTED)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTEST_ADDOPTS": "-c /dev/null"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    survived = [line.rpartition("|")[0] for line in done.stdout.splitlines() if line.endswith("|survived")]
+    assert len(done.stdout.splitlines()) == len(IN_ITS_BODY) + 2
+    assert sorted(survived) == ["15|7", "19|pass", "9|4"]
 
 
 def test_every_target_and_its_tests_are_there() -> None:
     assert all(one.file.exists() for one in TARGETS)
     assert all((ROOT / test).exists() for one in TARGETS for test in one.tests)
+
+
+def test_every_explanation_is_of_a_change_that_there_is() -> None:
+    files = {one.module: one.file for one in TARGETS}
+    for module, reasons in EXPLAINED.items():
+        made = {(one.was, one.now) for one in mutants(files[module])}
+        assert [change for change in reasons if change not in made] == []

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import NoStorage, NotFound
-from apps.core.storage import is_no_storage, storing
+from apps.core.storage import is_no_storage, storing, try_lock
 
 
 def test_a_full_device_is_no_storage(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(NoStorage) as caught, storing("a test"), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
     assert caught.value.status == 507
-    assert caught.value.retry_after
+    assert caught.value.retry_after == 60
     assert "The disk refuses a test: No space left on device" in caplog.text
 
 
@@ -38,7 +38,7 @@ def test_a_place_that_cannot_be_opened_is_no_storage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        *(OSError(number, "words") for number in (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES)),
+        *(OSError(number, "words") for number in (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES, errno.EDQUOT)),
         RuntimeError("LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"),
         NoStorage("because"),
     ],
@@ -55,6 +55,40 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert not is_no_storage(error)
     with pytest.raises(type(error)), storing("a test"):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        (sqlite3.SQLITE_READONLY_DBMOVED, True),
+        (sqlite3.SQLITE_IOERR_FSYNC, True),
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_CANTOPEN, True),
+        (sqlite3.SQLITE_BUSY, False),
+        (sqlite3.SQLITE_INTERRUPT, False),
+        (sqlite3.SQLITE_CORRUPT, False),
+        (sqlite3.SQLITE_PROTOCOL, False),
+    ],
+)
+def test_codes_of_sqlite_tell_the_disk_from_the_rest(code: int, refused: bool) -> None:
+    error = sqlite3.OperationalError("words")
+    error.sqlite_errorcode = code
+    assert is_no_storage(error) is refused
+
+
+def test_errors_that_came_from_each_other_are_looked_at_once() -> None:
+    first, second = KeyError("x"), ValueError("no")
+    first.__context__, second.__context__ = second, first
+    assert not is_no_storage(first)
+
+
+def test_a_lock_has_one_holder_until_its_file_is_closed(tmp_path: Path) -> None:
+    place = tmp_path / "lock"
+    with place.open("wb") as first, place.open("wb") as second:
+        assert try_lock(first)
+        assert not try_lock(second)
+        first.close()
+        assert try_lock(second)
 
 
 def test_errors_of_the_tree_pass() -> None:

@@ -5,9 +5,11 @@ import pytest
 from apps.core.messages import read_json_text
 
 
-@pytest.mark.parametrize("text", ['{"a": [1, 2.5, null, "\\u00e9"]}', "[]", '"x"'])
-def test_json_is_read(text: str) -> None:
-    assert read_json_text(text) is not None
+@pytest.mark.parametrize(
+    ("text", "value"), [('{"a": [1, 2.5, null, "\\u00e9"]}', {"a": [1, 2.5, None, "é"]}), ("[]", []), ('"x"', "x")]
+)
+def test_json_is_read(text: str, value: object) -> None:
+    assert read_json_text(text) == value
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from apps.tests.support.office_files import p, run
 class DocumentCase:
     """``has`` stand in one of its passages each, ``never`` in none; ``headings`` are those of the passage with a text.
 
-    ``answers`` are questions with what their best passage says. ``error`` is for what cannot be taken in.
+    ``metadata`` are fields that its passages have, as the document says them of itself. ``answers`` are questions with
+    what their best passage says. ``error`` is for what cannot be taken in.
     """
 
     name: str
@@ -21,6 +22,7 @@ class DocumentCase:
     has: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     headings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
     error: bool = False
 
@@ -202,7 +204,8 @@ def _markdown() -> Iterator[DocumentCase]:
     found = ("twenty five days of leave",)
     none: Mapping[str, tuple[str, ...]] = {"twenty five days of leave": (), "A note is needed": ("Sick leave",)}
     front = "---\ntitle: Holiday rules\ndate: 2024-05-01\ntags: [hr, leave]\n---\n\n"
-    yield DocumentCase("front.md", (front + text).encode(), found, ("tags:",), none)
+    said = {"title": "Holiday rules", "date": "2024-05-01"}
+    yield DocumentCase("front.md", (front + text).encode(), found, ("tags:",), none, said)
     windows = "\ufeff" + (front + text.replace("three", "two")).replace("\n", "\r\n")
     yield DocumentCase("windows.md", windows.encode(), found, ("tags:",), none)
     toml = '+++\ntitle = "Rules"\ntags = ["hr"]\n+++\n' + text.replace("three", "four")

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -68,11 +67,11 @@ class PostgresServer:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_without_rights()
         )
         self.process = process
-        end = time.monotonic() + HANG_SECONDS
-        while self._program("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)).returncode:
-            assert process.poll() is None, "PostgreSQL ended"
-            assert time.monotonic() < end, "PostgreSQL did not start"
-            time.sleep(0.05)
+        assert until(lambda: process.poll() is not None or self._is_ready()), "PostgreSQL did not start"
+        assert process.poll() is None, "PostgreSQL ended"
+
+    def _is_ready(self) -> bool:
+        return not self._program("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)).returncode
 
     def stop(self) -> None:
         """At once: connections are cut, nothing committed is lost."""

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from apps.tests.overheard import hearing_client
 from apps.tests.support.fork_server import FORKS, Forked, fork
 from apps.tests.support.migrated import lay_sqlite
 from apps.tests.support.ports import free_port
-from apps.tests.support.waiting import HANG_SECONDS
+from apps.tests.support.waiting import HANG_SECONDS, until
 from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +31,6 @@ most = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 os.execv(sys.argv[2], sys.argv[2:])
 """
-START_SECONDS = 90
 Process = subprocess.Popen[bytes] | Forked
 
 
@@ -42,15 +40,14 @@ class Running:
     url: str
     log: Path
 
-    def terminate(self) -> float:
-        """Send SIGTERM; returns the time."""
+    def terminate(self) -> None:
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
-        return time.monotonic()
 
-    def gone_after(self, since: float, at_most: float) -> float:
-        """Wait for the end; the seconds from ``since`` to it."""
-        self.process.wait(max(0.0, since + at_most - time.monotonic()))
-        return time.monotonic() - since
+    def end(self) -> None:
+        """Send SIGTERM and wait for the end."""
+        self.terminate()
+        self.process.wait(HANG_SECONDS)
 
 
 def command(kind: str, port: int) -> list[str]:
@@ -139,15 +136,17 @@ def hear_metrics(url: str) -> None:
 
 
 def _wait_for(process: Process, port: int, log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise AssertionError(f"did not start: {log.read_text()}")
+    until(lambda: process.poll() is not None or _listens(port))
+    if process.poll() is not None or not _listens(port):
+        raise AssertionError(f"did not start: {log.read_text()}")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def run_to_end(folder: Path, kind: str = "module", **changes: str) -> subprocess.CompletedProcess[str]:

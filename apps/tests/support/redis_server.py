@@ -3,7 +3,6 @@
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from redis.exceptions import ConnectionError as NotUp
 
 from apps.tests.marks import marked
 from apps.tests.support.ports import free_port
+from apps.tests.support.waiting import until
 from apps.tests.watch import WATCH
 
 needs_redis = pytest.mark.skipif(
@@ -49,22 +49,18 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
     server = RedisServer(f"redis://:{_password()}@127.0.0.1:{port}", process)
     try:
         with Redis.from_url(server.url) as client:
-            _wait_for(client)
+            assert until(lambda: _answers(client)), "redis-server did not start"
         yield server
     finally:
         server.stop()
 
 
-def _wait_for(client: Redis) -> None:
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        try:
-            client.ping()
-        except NotUp:
-            time.sleep(0.02)
-        else:
-            return
-    raise TimeoutError("redis-server did not start")
+def _answers(client: Redis) -> bool:
+    try:
+        client.ping()
+    except NotUp:
+        return False
+    return True
 
 
 def start_redis(port: int, folder: Path) -> subprocess.Popen[bytes]:

@@ -88,7 +88,7 @@ def raising() -> Iterator[str]:
         yield base
 
 
-@pytest.mark.parametrize("kind", list(error_classes()), ids=lambda kind: kind.code)
+@pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.code)
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_error_that_a_model_raises_is_its_envelope(
     kind: type[AppError], stream: bool, raising: str, http: httpx2.Client

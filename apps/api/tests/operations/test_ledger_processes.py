@@ -157,7 +157,7 @@ def test_sigterm_under_load_loses_no_row(stream: bool, on_sqlite: Site) -> None:
             loading(url, {**BODY, "stream": stream}, at.free) as free,
         ):
             assert until(lambda: paying.count(200) > 20 and free.count(200) > 40)
-            service.gone_after(service.terminate(), at_most=60)
+            service.end()
     answered = paying.count(200) + free.count(200)
     assert answered > 50
     assert answered <= at.rows <= answered + 8  # an answer may be written and not be read to its end
@@ -191,7 +191,7 @@ def test_without_postgresql_budgets_are_closed_and_open_again_with_it(
                 assert sum(seen.status == 200 for seen in without) <= 4
             again = load.count(200) + 10
             assert until(lambda: load.count(200) >= again)
-        service.gone_after(service.terminate(), at_most=60)
+        service.end()
     assert not [seen for seen in load.seen if seen.status not in (200, 503)]
     at.check()
     assert at.rows >= load.count(200)
@@ -218,7 +218,7 @@ def test_a_postgresql_that_is_killed_in_the_middle_loses_no_answered_call_and_do
         assert until(lambda: at.rows >= whole)
         assert at.rows == whole
         assert at.ask("SELECT count(DISTINCT id) FROM calls WHERE outcome = 'ok'") == whole
-        service.gone_after(service.terminate(), at_most=60)
+        service.end()
     assert at.rows == whole
     assert {seen.status for load in (paying, free) for seen in load.seen} <= {200, 503}
     at.check()

@@ -52,7 +52,7 @@ def test_no_secret_leaves_the_place_where_it_belongs(
         secrets += [made["key"], rotated["key"]]
         for key in (made["key"], rotated["key"]):
             answers += _bytes(http.get(f"{service.url}/v1/models", headers=bearer(key)))
-        service.gone_after(service.terminate(), 20)
+        service.end()
         log = service.log.read_bytes()
     assert b"/admin/keys" in log
     assert found_in(answers, secrets) == []

@@ -84,4 +84,4 @@ def test_a_service_on_a_full_disk_answers_refuses_what_it_cannot_keep_and_recove
         assert again.status_code == 202
         assert waited(http, url + NOTES, again.json()["job"])["status"] == "done"
         assert until(lambda: calls() >= 40), calls()
-        service.gone_after(service.terminate(), at_most=60)
+        service.end()

@@ -69,6 +69,11 @@ async def search_faults(http: httpx2.AsyncClient, case: DocumentCase) -> list[st
         found = [one for one in await passages_of(http, case, word, WIDE) if word in one["text"]]
         if [tuple(one["heading"]) for one in found] != [headings]:
             faults.append(f"{case.name}: {word!r} stands under {[one['heading'] for one in found]}")
+    if case.metadata:
+        for one in await passages_of(http, case, case.has[0], WIDE):
+            told_fields = {name: one["metadata"].get(name) for name in case.metadata}
+            if told_fields != case.metadata:
+                faults.append(f"{case.name}: its metadata has {told_fields}")
     for question, told in case.answers.items():
         best = max(await passages(http, question, TOP_K), key=lambda one: float(one["relevance"]))
         if best["name"] != case.name or told not in best["text"] or best["relevance"] < RELEVANT:

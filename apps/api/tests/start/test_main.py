@@ -67,7 +67,7 @@ def test_a_port_that_is_taken_is_said_and_is_the_end(tmp_path: Path) -> None:
 def test_a_request_is_one_line_of_the_log_with_its_id(tmp_path: Path, http: httpx2.Client) -> None:
     with running(tmp_path) as service:
         http.get(f"{service.url}/health", headers={"X-Request-ID": "marked-id"})
-        service.gone_after(service.terminate(), 10)
+        service.end()
     lines = [line for line in service.log.read_text().splitlines() if "GET /health" in line]
     assert len(lines) == 1
     assert re.fullmatch(

@@ -1,3 +1,5 @@
+"""CPUs that this process may use: its affinity and the quota of its cgroup, not the cores of the host."""
+
 import os
 from pathlib import Path
 

@@ -1,0 +1,72 @@
+"""python -m eval.mutants [--only PART] [--part N/OF] [--workers 1]
+
+Prints what survives, and keeps it in reports/mutants.json. Exits with 1 where a target's tests fail unchanged, or fewer
+than 90% of its mutants are killed or explained. Needs fork, so not Windows.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from eval.mutants.changes import Mutant, mutants
+from eval.mutants.running import ROOT, TestsFailUnchanged, ends
+from eval.mutants.targets import EXPLAINED, TARGETS
+
+REPORT = ROOT / "reports" / "mutants.json"
+ENOUGH = 0.9
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.mutants", description="What do the tests not notice?")
+    parser.add_argument("--only", default="", metavar="PART", help="modules whose names have this")
+    parser.add_argument("--part", default="1/1", metavar="N/OF", help="every OF-th mutant, from the N-th")
+    parser.add_argument("--workers", type=int, default=1, help="mutants at the same time")
+    options = parser.parse_args(arguments)
+    first, of = map(int, options.part.split("/"))
+    os.chdir(ROOT)
+    report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
+    enough = True
+    for target in TARGETS:
+        if options.only not in target.module:
+            continue
+        began = time.monotonic()
+        made = list(mutants(target.file))[first - 1 :: of]
+        reasons, left, hung = EXPLAINED.get(target.module, {}), list[Mutant](), 0
+        try:
+            for one, end in ends(target, made, options.workers):
+                hung += end.hung
+                why = reasons.get((one.was, one.now), "")
+                if not end.killed:
+                    left.append(one)
+                    print(f"    line {one.line}: {one.was}  ->  {one.now}{f'  ({why})' if why else ''}", flush=True)
+                elif why:
+                    print(f"    noticed, though explained: line {one.line}: {one.now}, by {end.by}", flush=True)
+        except TestsFailUnchanged:
+            print(f"{target.module}: its tests fail as it is", flush=True)
+            enough = False
+            continue
+        explained = sum((one.was, one.now) in reasons for one in left)
+        killed = len(made) - len(left)
+        enough &= killed + explained >= ENOUGH * len(made)
+        print(
+            f"{target.module}: {killed} of {len(made)} killed ({killed / len(made):.0%}; {hung} by a hang),"
+            f" {explained} of the others explained; {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+        report[target.module] = {
+            "part": options.part,
+            "mutants": len(made),
+            "killed": killed,
+            "hung": hung,
+            "explained": explained,
+            "left": [{"line": one.line, "was": one.was, "now": one.now} for one in left],
+        }
+        REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    return int(not enough)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

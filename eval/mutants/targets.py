@@ -1,0 +1,81 @@
+"""What `make mutants` changes, the tests that must notice, and the changes that no test could notice."""
+
+from eval.mutants.running import Target
+
+CORE = "apps/core/tests/"
+LIMITS = "apps/api/tests/limits/"
+TARGETS = (
+    Target(
+        "apps.core.errors",
+        (f"{CORE}test_errors.py", f"{CORE}test_error_table.py", f"{CORE}test_quoting.py"),
+    ),
+    Target("apps.core.storage", (f"{CORE}test_storage.py",)),
+    Target("apps.core.callers", (f"{CORE}test_callers.py", "apps/operations/tests/test_key_terms.py")),
+    Target("apps.core.calls", (f"{CORE}test_calls.py", "apps/models/tests/test_metering.py")),
+    Target("apps.core.config_file", (f"{CORE}test_config_file.py",)),
+    Target("apps.core.yaml_file", (f"{CORE}test_config_file.py", f"{CORE}test_yaml_file.py")),
+    Target("apps.core.deltas", (f"{CORE}test_deltas.py",)),
+    Target("apps.core.fields", (f"{CORE}test_fields.py",)),
+    Target("apps.core.messages", (f"{CORE}test_messages.py", f"{CORE}test_strict_json.py")),
+    Target("apps.core.ports", (f"{CORE}test_ports.py",)),
+    Target(
+        "apps.core.process",
+        (f"{CORE}test_loops.py", f"{CORE}test_lazy.py", f"{CORE}test_version.py", f"{CORE}test_cpus.py"),
+    ),
+    Target("apps.core.setting_types", (f"{CORE}test_settings.py", f"{CORE}test_setting_types.py")),
+    Target("apps.core.settings", (f"{CORE}test_settings.py",)),
+    Target(
+        "apps.core.agent_runs",
+        (f"{CORE}test_agent_runs.py",),
+    ),
+    Target(
+        "apps.api.src.http.streaming",
+        (
+            *("apps/api/tests/http/test_sse.py", "apps/api/tests/generate/test_answers.py"),
+            "apps/api/tests/generate/test_disconnects.py",
+        ),
+    ),
+    Target(
+        "apps.operations.budgets",
+        ("apps/operations/tests/test_budgets.py", "apps/operations/tests/test_budget_accounts.py"),
+        "not postgresql",
+        "not clients",
+    ),
+    Target(
+        "apps.api.src.limits.limiter",
+        (
+            *(f"{LIMITS}test_limit_headers.py", f"{LIMITS}test_token_limits.py", f"{LIMITS}test_limits.py"),
+            "apps/api/tests/operations/test_key_limits.py",
+        ),
+    ),
+    Target("apps.api.src.limits.counts", (f"{LIMITS}test_rate_windows.py", f"{LIMITS}test_shared_counts.py")),
+    Target("apps.api.src.limits.file_counts", (f"{LIMITS}test_file_counts.py",)),
+)
+# by module, then by the line as it stands (stripped) and what the change makes of its place
+EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
+    "apps.core.calls": {
+        ("ASSUMED_ANSWER = 1_000", "1001"): "a guess, and as good as its neighbours",
+        ('ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)', "'accountx'"): "for debuggers",
+    },
+    "apps.core.fields": {
+        ("return math.inf if value > 0 else -math.inf", "value >= 0"): "it is larger than any float, and not 0",
+        ("return math.inf if value > 0 else -math.inf", "1"): "it is larger than any float, and not 1",
+    },
+    "apps.core.ports": {
+        ('return hashlib.sha256("\\n".join(map(repr, words)).encode()).hexdigest()', "'\\nx'"): "as good a separator",
+    },
+    "apps.core.process": {
+        ('CGROUP_ROOT = Path("/sys/fs/cgroup")', "'/sys/fs/cgroupx'"): "the tests bring folders of their own",
+        ('CGROUP_OF_PROCESS = Path("/proc/self/cgroup")', "'/proc/self/cgroupx'"): "the tests bring files of their own",
+        ("return os.cpu_count() or 1", "return None"): "for systems without an affinity mask",
+        ("return os.cpu_count() or 1", "os.cpu_count() and 1"): "for systems without an affinity mask",
+        ("return os.cpu_count() or 1", "2"): "for systems without an affinity mask",
+        ("CANCEL_AGAIN_SECONDS = 0.5", "1.5"): "later is as good",
+    },
+    "apps.core.yaml_file": {
+        (
+            "def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:",
+            "True",
+        ): "its children are made now or later, and are the same",
+    },
+}

@@ -1,4 +1,4 @@
-"""python -m eval.mutants [--only PART] [--part N/OF] [--workers 1]
+"""python -m eval.mutants [--only PART...] [--part N/OF] [--workers 1]
 
 Prints what survives, and keeps it in reports/mutants.json. Exits with 1 where a target's tests fail unchanged, or fewer
 than 90% of its mutants are killed or explained. Needs fork, so not Windows.
@@ -21,7 +21,7 @@ ENOUGH = 0.9
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.mutants", description="What do the tests not notice?")
-    parser.add_argument("--only", default="", metavar="PART", help="modules whose names have this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="modules whose names have one of these")
     parser.add_argument("--part", default="1/1", metavar="N/OF", help="every OF-th mutant, from the N-th")
     parser.add_argument("--workers", type=int, default=1, help="mutants at the same time")
     options = parser.parse_args(arguments)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = json.loads(REPORT.read_text()) if REPORT.exists() else {}
     enough = True
     for target in TARGETS:
-        if options.only not in target.module:
+        if not any(part in target.module for part in options.only):
             continue
         began = time.monotonic()
         made = list(mutants(target.file))[first - 1 :: of]

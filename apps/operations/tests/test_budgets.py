@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from apps.core.callers import Budget
+from apps.core.callers import Budget, Caller
 from apps.core.calls import CallRecord, Usage
 from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
-from apps.operations.budgets import Budgets
+from apps.operations.budgets import Budgets, BudgetState
 from apps.operations.database import Database
 from apps.operations.ledger import Ledger
 from apps.operations.ledger_rows import Charge, day_of, entry_of
@@ -28,8 +28,13 @@ async def ledger(database: Database) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-def meter(database: Database, ledger: Ledger) -> Meter:
-    return Meter([ledger, Budgets(database, ledger)])
+def held(database: Database, ledger: Ledger) -> Budgets:
+    return Budgets(database, ledger)
+
+
+@pytest.fixture
+def meter(ledger: Ledger, held: Budgets) -> Meter:
+    return Meter([ledger, held])
 
 
 async def make(meter: Meter, record: CallRecord, cost: float | None = 1.0, seconds: float = 0) -> CallRecord:
@@ -114,14 +119,57 @@ async def test_the_refusal_says_what_is_spent_and_when_to_come_back(meter: Meter
         assert 1 <= refused.value.retry_after <= latest
 
 
-async def test_what_running_calls_have_reserved_is_worth_waiting_for(meter: Meter, ledger: Ledger) -> None:
+async def test_what_running_calls_have_reserved_is_worth_waiting_for(
+    meter: Meter, ledger: Ledger, held: Budgets
+) -> None:
     async with meter.call(call(estimated=12.0)):
         with pytest.raises(RateLimitExceeded) as refused:
             await make(meter, call())
         assert refused.value.details["reserved"] == 12
         assert refused.value.retry_after == 5
+        # what was refused holds nothing
+        assert (ledger.state().reservations, held.state()) == (1, BudgetState(exhausted=1, unavailable=0))
     await written(ledger)
     await make(meter, call())
+
+
+async def test_where_its_period_is_over_a_refusal_is_for_a_second(meter: Meter, ledger: Ledger) -> None:
+    yesterday = time.time() - 86_400
+    for refused in (False, True):
+        record = call()
+        record.begun_at = yesterday
+        if refused:
+            with pytest.raises(RateLimitExceeded, match="The day's budget of this key is used up") as raised:
+                await make(meter, record)
+            assert raised.value.retry_after == 1
+        else:
+            await make(meter, record, cost=11.0)
+            await written(ledger)
+
+
+async def test_what_a_key_has_spent_and_reserved_in_its_period_is_its_standing(
+    meter: Meter, ledger: Ledger, held: Budgets
+) -> None:
+    assert await held.standing(key()) == (0.0, 0.0)
+    await make(meter, call(), cost=2.5)
+    await make(meter, call(key(TEN, id="other")), cost=4.0)
+    await written(ledger)
+    async with meter.call(call(estimated=1.5)):
+        assert await held.standing(key()) == (2.5, 1.5)
+        # without a budget, and without a key, there is none
+        assert await held.standing(key(None)) == (0.0, 0.0)
+        assert await held.standing(Caller("t", budget=TEN)) == (0.0, 0.0)
+
+
+async def test_where_rows_are_about_to_be_lost_nothing_is_spent(tmp_path: Path) -> None:
+    away = Database("postgresql://nobody@127.0.0.1:1/none", tmp_path)
+    ledger = Ledger(away, most_waiting=1)
+    held = Budgets(away, ledger)
+    ledger.closing(call())
+    with pytest.raises(StoreUnavailable):
+        await held.opening(call())
+    assert held.state() == BudgetState(exhausted=0, unavailable=1)
+    await held.opening(call(estimated=0.0))
 
 
 async def test_a_caller_that_asks_one_after_the_other_never_meets_its_own_reservations(

@@ -45,7 +45,7 @@ def cgroup_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_OF_PROCESS)
 
 def _affinity() -> int:
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 

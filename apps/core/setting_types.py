@@ -115,7 +115,7 @@ def _algorithms(value: list[str]) -> list[str]:
 Rate = Annotated[str, AfterValidator(_rate)]
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
 Origins = Annotated[Listed, AfterValidator(_origins)]
-Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 HttpUrlOrNone = Annotated[str, AfterValidator(_http_url_or_none)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]

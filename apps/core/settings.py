@@ -56,9 +56,7 @@ class Settings(BaseSettings):
     serve_role: Literal["all", "model"] = Field(
         "all", description="all; or model: the local model, embeddings and reranking alone, for gateways of a fleet"
     )
-    fleet_secret: FleetSecret = Field(
-        SecretStr(""), validate_default=True, description="What the processes of a fleet know each other by"
-    )
+    fleet_secret: FleetSecret = Field(SecretStr(""), description="What the processes of a fleet know each other by")
     console: Literal["on", "off"] = Field("on", description="on: the page at / for browsers; off: JSON alone")
     debug: bool = Field(True, description="Tracebacks of crashes go to the log; answers never hold one")
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
@@ -90,9 +88,7 @@ class Settings(BaseSettings):
     )
     write_timeout: Seconds = Field(10, description="Seconds to send to the upstream")
     retry_attempts: int = Field(3, ge=1, le=10, description="Attempts in all, the first one included")
-    retry_backoff: float = Field(
-        1, ge=0, le=60, allow_inf_nan=False, description="First wait in seconds; it doubles, up to 8"
-    )
+    retry_backoff: float = Field(1, ge=0, le=60, description="First wait in seconds; it doubles, up to 8")
 
     rate_limit_enabled: bool = Field(True, description="Limits a client address on every route below")
     rate_limit_generate: Rate = Field("10/minute", description="POST /generate")
@@ -225,11 +221,10 @@ class Settings(BaseSettings):
     )
     secret_key: SecretKey = Field(
         SecretStr(""),
-        validate_default=True,
         description="Secret that keys are hashed with; outside production one is made in DATA_DIR",
     )
     oidc_issuer: IssuerUrl = Field("", description="Issuer of bearer tokens (OpenID Connect); empty: keys only")
-    oidc_audience: WithIssuer = Field("", validate_default=True, description="Audience that tokens must be for")
+    oidc_audience: WithIssuer = Field("", description="Audience that tokens must be for")
     oidc_jwks_url: IssuerUrl = Field("", description="Where the issuer's keys are; empty: as its configuration says")
     oidc_algorithms: Algorithms = Field(["RS256", "ES256"], description="Signatures that count, separated by commas")
     oidc_tenant_claim: str = Field("tenant", min_length=1, description="Claim that names the tenant")
@@ -251,9 +246,7 @@ class Settings(BaseSettings):
     forwarded_allow_ips: Listed = Field(
         [], description="Proxies (addresses or networks, separated by commas) whose X-Forwarded-For counts; * is all"
     )
-    shutdown_grace: float = Field(
-        20, ge=0, le=3600, allow_inf_nan=False, description="Seconds that running answers may take after SIGTERM"
-    )
+    shutdown_grace: float = Field(20, ge=0, le=3600, description="Seconds that running answers may take after SIGTERM")
 
     # --- Reranking
     rerank_model: str = Field(
@@ -274,9 +267,7 @@ class Settings(BaseSettings):
     rag_chunk_tokens: int = Field(
         220, ge=32, le=4096, description="Longest passage in tokens; less where the embedding model takes less"
     )
-    rag_chunk_overlap: float = Field(
-        0.15, ge=0, le=0.5, allow_inf_nan=False, description="Share of a passage that the next one repeats"
-    )
+    rag_chunk_overlap: float = Field(0.15, ge=0, le=0.5, description="Share of a passage that the next one repeats")
     rag_ocr: Literal["auto", "off"] = Field(
         "auto", description="auto: pictures and scanned pages are recognised where tesseract is installed"
     )
@@ -308,6 +299,6 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).upper() if first["loc"] else "settings"
+        name = str(first["loc"][0]).upper()
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"Wrong setting {name}: {reason}") from None

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 MOST_CPU_SECONDS = 20
 LEAST_SECONDS, MOST_SECONDS = 30.0, 120.0
 TIMES_UNCHANGED = 5
-KILLED, SURVIVED = 1, 0
+KILLED, SURVIVED, NO_TESTS = 1, 0, 3
 # what is of this tree must be imported behind the change; the rest is imported once for all mutants
 OWN = ("apps", "eval", "infra", "conftest")
 OPTIONS = (*("-x", "-q", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:randomly"),)
@@ -65,6 +65,10 @@ class End:
     killed: bool
     by: str = ""
     hung: bool = False
+
+
+class NoTests(Exception):
+    """There are no tests to run, so that none can fail."""
 
 
 class TestsFailUnchanged(Exception):
@@ -136,7 +140,10 @@ def _forked(work: Mapping[int, Callable[[int], None]], workers: int, patience: f
             by = os.read(reading, 4096).decode()
             os.close(reading)
             del running[child]
-            yield at, End(hung or os.waitstatus_to_exitcode(status) != SURVIVED, by, hung)
+            code = os.waitstatus_to_exitcode(status)
+            if code == NO_TESTS:
+                raise NoTests("a target's tests are not there any more")
+            yield at, End(hung or code != SURVIVED, by, hung)
 
 
 def _fork(work: Callable[[int], None]) -> tuple[int, int]:
@@ -165,7 +172,10 @@ def _run_tests(target: Target, plugin: object) -> None:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         selected = ["-k", target.selected] if target.selected else []
-        if pytest.main([*OPTIONS, "-m", target.marked, *selected, *target.tests], plugins=[plugin]) == 0:
+        code = pytest.main([*OPTIONS, "-m", target.marked, *selected, *target.tests], plugins=[plugin])
+        if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+            status = NO_TESTS
+        elif code == pytest.ExitCode.OK:
             status = SURVIVED
     finally:
         os._exit(status)

@@ -16,6 +16,10 @@ def tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+def version_1(folder: str, percent: int) -> dict[str, str]:
+    return {f"{folder}/cpu.cfs_quota_us": f"{percent}000\n", f"{folder}/cpu.cfs_period_us": "100000\n"}
+
+
 @pytest.mark.parametrize(
     ("files", "membership", "quota"),
     [
@@ -26,6 +30,20 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         ({"a/cpu.max": "100000 100000\n", "a/b/cpu.max": "300000 100000\n"}, "0::/a/b\n", 1.0),
         ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "4:cpu,cpuacct:/\n", 0.5),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "4:cpu,cpuacct:/\n", None),
+        ({"cpu,cpuacct/cpu.cfs_quota_us": "70000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, "", 0.7),
+        ({"cpu/a/cpu.cfs_quota_us": "60000", "cpu/a/cpu.cfs_period_us": "100000"}, "4:cpu:/a\n", 0.6),
+        (
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "50000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            "4:cpu,cpuacct:/a\n",
+            0.5,
+        ),
+        (
+            {"cpuacct,cpu/a/cpu.cfs_quota_us": "40000", "cpuacct,cpu/a/cpu.cfs_period_us": "100000"},
+            "4:cpuacct,cpu:/a\n",
+            0.4,
+        ),
+        ({"memory/a/cpu.max": "100000 100000\n", "a/cpu.max": "100000 100000\n"}, "4:memory:/a\n", None),
+        ({"cpu.max": "0 100000\n"}, "0::/\n", None),
         ({"cpu.max": "nonsense\n"}, "0::/\n", None),
         ({"cpu.max": "100000 0\n"}, "0::/\n", None),
     ],

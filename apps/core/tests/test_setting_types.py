@@ -44,7 +44,9 @@ def plain(value: Any) -> Any:
         ("fleet_secret", f" {SECRET}\n", SECRET),
         ("local_url", "http+unix://%2Frun%2Fmodel.sock", "http+unix://%2Frun%2Fmodel.sock"),
         ("local_url", "list+https://head:8642/replicas/all", "list+https://head:8642/replicas/all"),
+        ("local_url", "http://a:1/x/", "http://a:1/x"),
         ("local_url", "", ""),
+        ("read_timeout", 3600, 3600),
         ("oidc_issuer", "", ""),
         ("oidc_algorithms", ",".join(ALL_ALGORITHMS), ALL_ALGORITHMS),
         ("oidc_algorithms", "ES256", ["ES256"]),
@@ -57,6 +59,8 @@ def test_what_is_taken(name: str, given: Any, taken: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "says"),
     [
+        ("read_timeout", "3600.5", "less than or equal to 3600"),
+        ("read_timeout", "nan", "less than or equal to 3600"),
         ("rate_limit_generate", "0/minute", "must look like 10/minute"),
         ("rate_limit_generate", "10/minutely", "must look like 10/minute"),
         ("rate_limit_generate", "10 minute", "must look like 10/minute"),
@@ -133,6 +137,24 @@ def test_a_model_that_listens_on_a_port_shares_a_secret_with_its_gateways(values
 def test_an_issuer_has_https_in_production_and_an_audience(values: dict[str, Any], field: str) -> None:
     for name in ("oidc_issuer", "oidc_audience"):
         assert refused(name, {"secret_key": SECRET, **values}) is (name == field)
+
+
+def test_the_audience_of_an_issuer_is_kept() -> None:
+    assert made(oidc_issuer="https://issuer.example", oidc_audience="a").oidc_audience == "a"
+
+
+@pytest.mark.parametrize(
+    ("values", "starts"),
+    [
+        ({"api_workers": 1}, False),
+        ({"api_workers": 2}, True),
+        ({"api_workers": 2, "serve_role": "model", "fleet_secret": SECRET}, False),
+        # it is one of those that were started
+        ({"api_workers": 2, "api_peers": "0@/run/peers"}, False),
+    ],
+)
+def test_several_processes_are_started_by_one_that_serves_nothing_itself(values: dict[str, Any], starts: bool) -> None:
+    assert made(**values).starts_workers is starts
 
 
 def refused(name: str, values: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Settings: what `.env.example` says is what there is, and a wrong value is one clear line."""
 
 import re
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,19 @@ def test_env_example_has_the_defaults_but_for_two_where_it_says_them() -> None:
     assert "(without these two lines: 0.0 and 500)" in EXAMPLE.read_text()
 
 
+def test_the_env_file_of_the_working_folder_counts(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DEFAULT_MAX_TOKENS=7\nOF_SOMETHING_ELSE=1\nAPI_PORT=\n")
+    with chdir(tmp_path):
+        loaded = load_settings()
+    assert (loaded.default_max_tokens, loaded.api_port) == (7, 8000)
+
+
+def test_what_is_kept_lies_in_the_folders_that_the_example_names() -> None:
+    settings, example = Settings(_env_file=None), EXAMPLE.read_text()
+    for folder in (settings.model_cache_dir, settings.data_dir):
+        assert f"(default: {folder.relative_to(Path.home())} in the home folder)" in example
+
+
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
@@ -34,6 +48,9 @@ def test_every_setting_is_described() -> None:
         ("API_PORT", "70000"),
         ("READ_TIMEOUT", "0"),
         ("READ_TIMEOUT", "nan"),
+        ("RETRY_BACKOFF", "nan"),
+        ("RAG_CHUNK_OVERLAP", "inf"),
+        ("SHUTDOWN_GRACE", "inf"),
         ("RATE_LIMIT_LOCAL", "20 a minute"),
         ("RATE_LIMIT_STORAGE", "mysql://x"),
         ("OPENAI_BASE_URL", "example.com"),

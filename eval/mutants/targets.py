@@ -32,7 +32,9 @@ TARGETS = (
         "apps.api.src.http.streaming",
         (
             *("apps/api/tests/http/test_sse.py", "apps/api/tests/generate/test_answers.py"),
-            "apps/api/tests/generate/test_disconnects.py",
+            *("apps/api/tests/generate/test_disconnects.py", "apps/api/tests/generate/test_faults.py"),
+            *("apps/api/tests/http/test_exceptions.py", f"{LIMITS}test_limits.py"),
+            *("apps/api/tests/anthropic/test_message_start.py", "apps/api/tests/ollama/test_answers.py"),
         ),
     ),
     Target(
@@ -54,6 +56,14 @@ TARGETS = (
 IN_ANOTHER = "its test starts a process of its own, which the change does not reach"
 # by module, then by the line as it stands (stripped) and what the change makes of its place
 EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
+    "apps.core.agent_runs": {
+        ("MOST_RUNS = 1000", "1001"): "a bound of memory, which tests set",
+        ("MOST_UNSAVED = 1000", "1001"): "a bound of memory, which tests set",
+        ("RETRY_SECONDS = 5.0", "6.0"): "a wait, which tests set",
+        ("LAST_SECONDS = 2.0", "3.0"): "a bound of a wait: a second more is as good",
+        ("await asyncio.wait([self._retrying])", "pass"): "a try that is being cancelled writes the same once more",
+        ("began, most = time.monotonic(), 0", "1"): "for the log",
+    },
     "apps.core.calls": {
         ("ASSUMED_ANSWER = 1_000", "1001"): "a guess, and as good as its neighbours",
         ('ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)', "'accountx'"): "for debuggers",

@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi import Request
 
+from apps.api.src.limits.counts import SharedCounts
+from apps.api.src.limits.limiter import RateLimits
 from apps.core.deltas import Delta
-from apps.core.errors import UpstreamError
+from apps.core.errors import RateLimitExceeded, UpstreamError
 from apps.models.scripted import ScriptedModel
 from apps.tests.support.reading import JSON, envelope
-from apps.tests.support.serving import serving_models
+from apps.tests.support.serving import serving_models, settings
 
 LIMITS: dict[str, Any] = {
     "rate_limit_enabled": True,
@@ -122,3 +126,34 @@ def test_a_limit_is_told_before_a_model_is_asked(http: httpx2.Client) -> None:
     with serving_models(cloud=model, **LIMITS) as url:
         post_all(http, f"{url}/generate", 6)
     assert len(model.requests) == 3
+
+
+def request_from(address: str) -> Request:
+    return Request({"type": "http", "client": (address, 1), "headers": []})
+
+
+async def test_a_call_by_way_of_another_route_counts_against_its_own_limit() -> None:
+    limits = RateLimits(settings(rate_limit_enabled=True))
+    for _ in range(2):
+        await limits.count(request_from("10.0.0.1"), "generate", "2/minute")
+    with pytest.raises(RateLimitExceeded) as refused:
+        await limits.count(request_from("10.0.0.1"), "generate", "2/minute")
+    assert refused.value.headers["x-ratelimit-remaining"] == "0"
+    # another address, and another limit
+    await limits.count(request_from("10.0.0.2"), "generate", "2/minute")
+    await limits.count(request_from("10.0.0.1"), "local", "2/minute")
+    off = RateLimits(settings(rate_limit_enabled=False))
+    for _ in range(3):
+        await off.count(request_from("10.0.0.1"), "generate", "2/minute")
+
+
+async def test_limits_are_counted_where_the_setting_says(tmp_path: Path) -> None:
+    in_a_file = RateLimits(settings(rate_limit_storage=f"file://{tmp_path}/counts", api_workers=4)).counts
+    assert ((await in_a_file.hit("a", 60)).share, in_a_file.state().shared) == (1, True)
+    assert (tmp_path / "counts").exists()
+    await in_a_file.aclose()
+    nowhere = RateLimits(settings(rate_limit_storage=f"file://{tmp_path}/none/counts", api_workers=4)).counts
+    assert (await nowhere.hit("a", 60)).share == 4
+    here = RateLimits(settings(rate_limit_storage="memory://")).counts
+    assert not here.state().shared
+    assert isinstance(RateLimits(settings(rate_limit_storage="redis://127.0.0.1:1")).counts, SharedCounts)

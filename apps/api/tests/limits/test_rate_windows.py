@@ -5,7 +5,7 @@ from limits import parse
 from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
-from apps.api.src.limits.counts import SWEEP_EVERY, URI, WindowCounts
+from apps.api.src.limits.counts import SWEEP_EVERY, URI, Count, CountingState, LocalCounts, WindowCounts
 
 
 def test_the_engine_finds_it_by_its_uri() -> None:
@@ -60,3 +60,35 @@ def test_a_clock_that_jumps_neither_opens_nor_keeps_a_window(jump: float) -> Non
     wall[0] += 60
     assert windows.get("k") == 0
     assert windows.hit("k", 60)[0] == 1
+
+
+async def test_counts_of_one_process_are_nobodys_share() -> None:
+    counts = LocalCounts(WindowCounts(steady=lambda: 0.0, wall=lambda: 50_000.0))
+    await counts.start()
+    assert await counts.hit("a", 60) == Count(1, 50_060.0, share=1)
+    counts.add("a", 60, 5)
+    assert (await counts.hit("a", 60, 0)).used == 6
+    assert counts.state() == CountingState(False, False, processes=1, local_hits=0, outages=0)
+    await counts.aclose()
+
+
+def test_one_key_is_cleared_and_all_are_reset() -> None:
+    windows = WindowCounts()
+    for key in ("a", "b", "c"):
+        windows.incr(key, 60, 2)
+    windows.clear("a")
+    windows.clear("never")
+    assert [windows.get(key) for key in ("a", "b", "c")] == [0, 2, 2]
+    assert windows.reset() == 2
+    assert windows.get("b") == 0
+
+
+def test_what_is_forgotten_by_the_way_is_forgotten_again_later() -> None:
+    now = [0.0]
+    windows = WindowCounts(steady=lambda: now[0])
+    for _ in range(2):
+        for i in range(SWEEP_EVERY - 1):
+            windows.incr(str(i), 60)
+        now[0] += 60
+        windows.incr("last", 60)
+        assert windows.reset() == 1

@@ -62,10 +62,31 @@ class WireCall(NamedTuple):
         return PromptSize(tokens, images)
 
     def for_model(self, model: str) -> bytes:
-        """The bytes for a target: untouched where it has the caller's own name for the model."""
-        if self.body.get("model") == model:
+        """The bytes for a target: untouched where it has the caller's own name for the model.
+
+        A kept conversation that the call goes on from, which the target does not know, is in them.
+        """
+        body = self.body if self.earlier is None else self.self_contained()
+        if body is self.body and body.get("model") == model:
             return self.raw
-        return json.dumps({**self.body, "model": model}, ensure_ascii=False).encode()
+        return json.dumps({**body, "model": model}, ensure_ascii=False).encode()
+
+    def self_contained(self) -> Mapping[str, Any]:
+        """The body with the conversation that it goes on from in its ``input``, in place of the response's id.
+
+        Without what a model thought and the ids of items but answers, which OpenAI looks up where it has made them.
+        """
+        given = self.body.get("input")
+        if self.earlier is None or not isinstance(given, str | list):
+            return self.body
+        before = [
+            item if item.get("role") == "assistant" else {name: item[name] for name in item if name != "id"}
+            for item in self.earlier.parsed()
+            if item.get("type") != "reasoning"
+        ]
+        asked = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        body = {name: value for name, value in self.body.items() if name != "previous_response_id"}
+        return {**body, "input": [*before, *asked]}
 
 
 class Blocks(Protocol):

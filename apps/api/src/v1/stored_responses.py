@@ -18,7 +18,6 @@ from apps.core.ports import Tokenizing
 from apps.gateway.openai_api.response_events import MADE_HERE
 from apps.gateway.openai_api.responses_request import chat_body
 from apps.gateway.openai_api.stored_responses import StoredResponse, StoredResponses, conversation_before
-from apps.gateway.protocol import WireCall
 from apps.gateway.routing.router import Needs
 
 INPUT_TOKENS, ITEMS, CANCEL = "input_tokens", "input_items", "cancel"
@@ -91,13 +90,13 @@ async def _counted(request: Request, services: Services) -> Response | Request:
     call = with_items(call, services.gateway)
     chat = services.gateway.router.candidates(str(call.body["model"]), Needs())[0].provider.chat
     if not isinstance(chat, Tokenizing):
-        return Request(request.scope, _replayed(call, request.receive))
+        return Request(request.scope, _replayed(call.for_model(str(call.body["model"])), request.receive))
     body, before = conversation_before(services.gateway.stored_responses, call)
     return JSONResponse(await input_tokens(chat, chat_body(body, before), call.caller))
 
 
-def _replayed(call: WireCall, receive: Receive) -> Receive:
-    """The body that has been read already, and then what comes behind it."""
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A body that has been read already, and then what comes behind it."""
     sent = False
 
     async def again() -> Message:
@@ -105,6 +104,6 @@ def _replayed(call: WireCall, receive: Receive) -> Receive:
         if sent:
             return await receive()
         sent = True
-        return {"type": "http.request", "body": call.raw, "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     return again

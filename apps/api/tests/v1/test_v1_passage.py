@@ -51,7 +51,7 @@ def upstream() -> Iterator[Upstream]:
         if path == "files/refused":
             # answered before the body has come
             return JSONResponse({"error": {"message": "too large", "code": "request_too_large"}}, 413)
-        if path == "responses/input_tokens":
+        if path in ("responses", "responses/input_tokens"):
             return JSONResponse({"asked": await request.json()})
         async for chunk in request.stream():
             digest.update(chunk)
@@ -171,6 +171,43 @@ def test_tokens_that_the_upstream_counts_are_those_of_kept_items_too(
     body = {"model": "gpt-x", "input": [{"type": "item_reference", "id": made[0]["id"]}, question]}
     answer = http.post(f"{served}/v1/responses/input_tokens", json=body)
     assert answer.json() == {"asked": {**body, "input": [made[0], question]}}
+
+
+@pytest.mark.parametrize("path", ["responses", "responses/input_tokens"])
+def test_a_kept_conversation_goes_to_the_upstream_that_has_not_got_it(
+    path: str, client: openai.OpenAI, served: str, http: httpx2.Client
+) -> None:
+    weather: Any = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+    output: Any = {"type": "function_call_output", "call_id": "c", "output": "rain"}
+    thought: Any = {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+    given = [{"role": "user", "content": "hi"}, thought, weather, output]
+    first = client.responses.create(model="scripted", input=given)
+    second = client.responses.create(model="scripted", input="more", previous_response_id=first.id)
+    said = [response.output[0].to_dict() for response in (first, second)]
+
+    def asked(**body: Any) -> Any:
+        return http.post(f"{served}/v1/{path}", json={"model": "gpt-x", **body}).json()["asked"]
+
+    question = {"role": "user", "content": "on"}
+    body = asked(input="on", previous_response_id=second.id, temperature=0)
+    hi, more = ([{"type": "input_text", "text": text}] for text in ("hi", "more"))
+    assert body == {
+        "model": "gpt-x",
+        "temperature": 0,
+        "input": [
+            {"type": "message", "role": "user", "content": hi},
+            weather,
+            output,
+            said[0],
+            {"type": "message", "role": "user", "content": more},
+            said[1],
+            question,
+        ],
+    }
+    assert asked(input=[question], previous_response_id=second.id)["input"] == body["input"]
+    # what is wrong, and ids that are not kept here, are the upstream's to judge
+    for theirs in ({"input": 3, "previous_response_id": second.id}, {"input": "on", "previous_response_id": "resp_1"}):
+        assert asked(**theirs) == {"model": "gpt-x", **theirs}
 
 
 def test_an_answer_that_comes_before_the_body_has_gone_is_told(served: str, http: httpx2.Client) -> None:

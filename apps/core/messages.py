@@ -75,6 +75,8 @@ class ChatRequest:
     ``logit_bias`` by token, ``min_tokens`` before the answer may end, ``ignore_eos`` (only ``max_tokens`` ends it),
     ``stop_tokens`` that end it, ``allowed_tokens`` beside which no other comes, ``bad_words`` that are not written.
 
+    ``thinking_tokens`` is the most tokens of what the model thinks before its answer.
+
     The answer's form, at most one of them beside ``response_format``: ``answer_regex``, ``answer_choices``,
     ``answer_grammar`` (in the syntax of Lark).
 
@@ -115,6 +117,7 @@ class ChatRequest:
     allowed_tokens: tuple[int, ...] = ()
     bad_words: tuple[str, ...] = ()
     scored_tokens: tuple[int, ...] = ()
+    thinking_tokens: int | None = None
     answer_regex: str | None = None
     answer_choices: tuple[str, ...] = ()
     answer_grammar: str | None = None

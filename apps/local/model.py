@@ -17,10 +17,18 @@ from apps.core.errors import AppError, InternalError, ModelUnavailable
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness, State, digest_of
 from apps.core.settings import Settings
-from apps.local.answer_grammar import answer_grammar, begins_freely, offered_tools, open_compiler
+from apps.local.answer_grammar import answer_grammar, offered_tools, open_compiler
 from apps.local.checkpoint import model_name
 from apps.local.engine.port import Constraint
-from apps.local.engine_exchange import AnswerReader, LocalWindow, answer_limit, checked_tokens, sampling_of, tokenized
+from apps.local.engine_exchange import (
+    AnswerReader,
+    LocalWindow,
+    answer_limit,
+    checked_tokens,
+    sampling_of,
+    tokenized,
+    with_thinking_budget,
+)
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.prompt import text_of
 from apps.models.admission import Admission
@@ -200,10 +208,13 @@ class LocalModel:
             self.admission.check()
         tools = offered_tools(request)
         prompt = await tokenized(loaded, request, tools)
-        sampling = replace(sampling_of(request, loaded.tokenizer), constraint=await self._constraint(serving, request))
+        constraint = with_thinking_budget(
+            await self._constraint(serving, request), loaded, request, prompt, tools=bool(tools)
+        )
+        sampling = replace(sampling_of(request, loaded.tokenizer), constraint=constraint)
         limit = answer_limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
         sampling = replace(sampling, max_tokens=limit)
-        reading = AnswerReader(loaded, request, prompt, tools=bool(tools), free=begins_freely(request))
+        reading = AnswerReader(loaded, request, prompt, tools=bool(tools))
         waiting_since = time.perf_counter()
         async with (
             self.admission.slot(joins=request.joins),

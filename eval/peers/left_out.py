@@ -34,7 +34,7 @@ LLAMA_CPP: Mapping[str, str] = {
     r"test_completion(_stream)?\[.*": NATIVE,
     r"test_(completion_stream_vs_non_stream|consistent_result_.*|different_result_.*|n_probs.*|ignore_eos_.*)": NATIVE,
     r"test_completion_(with_tokens_input|parallel_slots.*|response_fields.*|prompt_cache)": NATIVE,
-    r"test_(nocache_long_input_prompt|json_prompt_.*|logit_bias\[.*|cancel_request)": NATIVE,
+    r"test_(nocache_long_input_prompt|json_prompt_no_mtmd|logit_bias\[.*|cancel_request)": NATIVE,
     r"test_chat_completion_stream\[.*": FIRST_DELTA,
     r"test_logprobs_stream": FIRST_DELTA,
     r"test_chat_completion_with_timings_per_token": FIRST_DELTA,

@@ -108,6 +108,7 @@ class LocalWire:
             request.top_logprobs is not None,
             None if self._asks_others else token_fields(call.body),
             prompt_logprobs=request.prompt_logprobs is not None,
+            reasoning=read_boolean(call.body, "include_reasoning") is not False,
         )
         # the attempts of those that it asks are not the call's
         requests = joined(seeded(request, choice_count(call.body)), None if self._asks_others else call.record)
@@ -147,12 +148,13 @@ class LocalWire:
 class AnswerDetails:
     """What an answer tells besides what it says. ``tokens`` is None where whoever answers knows no tokens.
 
-    ``running``: each chunk of a stream has the usage so far.
+    ``reasoning``: what the model thought before it. ``running``: each chunk of a stream has the usage so far.
     """
 
     logprobs: bool = False
     tokens: TokenFields | None = None
     prompt_logprobs: bool = False
+    reasoning: bool = True
     usage: bool = False
     running: bool = False
 
@@ -227,7 +229,7 @@ class _Chunks:
             block = self._chunk(index, role | _with_citations(delta.citations), more=prompt)
         if self._details.running or delta.finish_reason is not None:
             self._usages[index] = delta.usage
-        if delta.reasoning:
+        if delta.reasoning and self._details.reasoning:
             block += self._chunk(index, {"reasoning_content": delta.reasoning})
         tokens = {"token_ids": list(delta.tokens)} if delta.tokens else {}
         if delta.text or delta.logprobs or (tokens and not delta.tool_calls and not delta.finish_reason):
@@ -284,7 +286,7 @@ def _completion(head: Mapping[str, Any], whole: Sequence[Answer], details: Answe
 
 def _choice(index: int, answer: Answer, details: AnswerDetails) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
-    if answer.reasoning:
+    if answer.reasoning and details.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
         message["content"] = answer.text or None

@@ -21,7 +21,7 @@ SAMPLERS = frozenset({"temperature", "top_p", "stop", "seed", "top_k", "min_p", 
 SAMPLERS |= {"frequency_penalty", "presence_penalty", "logit_bias", "min_tokens", "ignore_eos"}
 READ = frozenset({"model", "messages", "stream", "stream_options", "n", "logprobs", "top_logprobs", *LIMITS, *SAMPLERS})
 READ |= {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
-READ |= {"continue_final_message", "add_generation_prompt", "documents", "chat_template_kwargs"}
+READ |= {"continue_final_message", "add_generation_prompt", "documents", "chat_template_kwargs", "include_reasoning"}
 FORMS = frozenset(
     {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema"}
 )
@@ -30,6 +30,7 @@ FORMS |= {"grammar"}
 OF_TOKENS = frozenset({"return_token_ids", "return_tokens_as_token_ids", "prompt_logprobs", "truncate_prompt_tokens"})
 TOKEN_RULES = frozenset({"stop_token_ids", "allowed_token_ids", "bad_words", "logprob_token_ids"})
 OF_TOKENS |= {"truncation_side", "echo", *TOKEN_RULES}
+THINKING_BUDGET = "thinking_token_budget"
 STREAM_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"include_obfuscation": (False,)}
 USAGE_OPTIONS = ("include_usage", "continuous_usage_stats")
 MOST_STOPS = 64
@@ -49,7 +50,7 @@ def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS, *, of_toke
 
     ``of_tokens``: whoever answers knows the tokens of prompt and answer.
     """
-    refuse_others(body, READ | FORMS | OF_TOKENS if of_tokens else READ | FORMS)
+    refuse_others(body, READ | FORMS | OF_TOKENS | {THINKING_BUDGET} if of_tokens else READ | FORMS)
     tools = read_tools(body.get("tools"))
     messages = read_messages(body.get("messages"))
     return replace(
@@ -62,6 +63,7 @@ def chat_request(body: Mapping[str, Any], caller: Caller = ANONYMOUS, *, of_toke
         continue_final_message=_continues(body, messages),
         generation_prompt=read_boolean(body, "add_generation_prompt") is not False,
         echo=_echoes(body, messages),
+        thinking_tokens=None if body.get(THINKING_BUDGET) == -1 else read_integer(body, THINKING_BUDGET, 0, LARGEST),
         documents=_objects(body, "documents"),
         template_arguments=_object(body, "chat_template_kwargs") or None,
         caller=caller,

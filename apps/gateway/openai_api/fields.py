@@ -49,7 +49,6 @@ IGNORED: Mapping[str, str] = {
     "dry_sequence_breakers": "without dry_multiplier it means nothing",
     "xtc_threshold": "without xtc_probability it means nothing",
     "timings_per_token": "the receipt tells the times",
-    "include_reasoning": "reasoning stands in a field of its own wherever there is any",
     "usage": "the usage is told in any case",
     "guided_decoding_backend": "there is one way of holding an answer to its form",
 }
@@ -61,6 +60,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "reasoning": ({}, {"enabled": False}, {"effort": "none"}),
     "thinking": ({"type": "disabled"}, {}, False),
+    "include_reasoning": (True,),
     "verbosity": ("medium",),
     "best_of": (1,),
     "use_beam_search": (False,),

@@ -38,6 +38,9 @@ REPEATED: dict[str, Any] = {
 PARTS = {"text": "output_text", "refusal": "refusal", "reasoning": "reasoning_text"}
 
 
+NO_NAMES: Mapping[str, tuple[str, str]] = {}
+
+
 class MessageItem:
     """An item of text: one content part, of kind ``text``, ``refusal`` or ``reasoning``."""
 
@@ -103,9 +106,10 @@ def _of_event(entries: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
 class CallItem:
     """An item that calls a function; its arguments come in pieces."""
 
-    def __init__(self, index: int, call_id: str, name: str) -> None:
+    def __init__(self, index: int, call_id: str, name: str, namespace: str | None = None) -> None:
         self.open = True
-        self._call_id, self._name, self._arguments = call_id, name, ""
+        self._call_id, self._arguments = call_id, ""
+        self._name = {"name": name} if namespace is None else {"namespace": namespace, "name": name}
         self._where: Event = {"item_id": f"fc_{secrets.token_hex(16)}", "output_index": index}
 
     def opening(self) -> Iterator[Event]:
@@ -122,17 +126,21 @@ class CallItem:
 
     def item(self, status: str) -> dict[str, Any]:
         head = {"id": self._where["item_id"], "type": "function_call", "status": status}
-        return {**head, "call_id": self._call_id, "name": self._name, "arguments": self._arguments}
+        return {**head, "call_id": self._call_id, **self._name, "arguments": self._arguments}
 
 
 class ResponseEvents:
     """One response in the making. ``body`` is the request; every event carries its ``sequence_number``.
 
     ``keep`` is given the response when it is whole; without it nothing is kept. ``store`` in the response says so.
+    ``namespaced`` are the namespace and the name of each function that the model calls by another one.
     """
 
-    def __init__(self, body: Mapping[str, Any], keep: Keep | None = None) -> None:
+    def __init__(
+        self, body: Mapping[str, Any], keep: Keep | None = None, namespaced: Mapping[str, tuple[str, str]] = NO_NAMES
+    ) -> None:
         self._body = body
+        self._namespaced = namespaced
         self._keep = keep
         self._is_kept = keep is not None
         self._whole: dict[str, Any] = {}
@@ -196,7 +204,7 @@ class ResponseEvents:
             name: default if self._body.get(name) is None else self._body[name] for name, default in REPEATED.items()
         }
         repeated["text"] = {**REPEATED["text"], **repeated["text"]}
-        repeated["tools"] = [{"strict": None, "parameters": None, **tool} for tool in repeated["tools"]]
+        repeated["tools"] = [_whole_tool(tool) for tool in repeated["tools"]]
         return {
             "id": self._id,
             "object": "response",
@@ -231,7 +239,9 @@ class ResponseEvents:
         item = self._calls.get(piece.index)
         if item is None:
             yield from self._close_message()
-            item = self._calls[piece.index] = CallItem(len(self._items), piece.id or "", piece.name or "")
+            name = piece.name or ""
+            namespace, name = self._namespaced.get(name, (None, name))
+            item = self._calls[piece.index] = CallItem(len(self._items), piece.id or "", name, namespace)
             self._items.append(item)
             yield from item.opening()
         if piece.arguments:
@@ -246,6 +256,13 @@ class ResponseEvents:
         for event in events:
             yield {**event, "sequence_number": self._count}
             self._count += 1
+
+
+def _whole_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the fields that a function has in any case, in a namespace too."""
+    if tool.get("type") == "namespace":
+        return {"description": "", **tool, "tools": [_whole_tool(one) for one in tool["tools"]]}
+    return {"strict": None, "parameters": None, **tool}
 
 
 def _item_event(what: str, index: int, item: Mapping[str, Any]) -> Event:

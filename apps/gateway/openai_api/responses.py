@@ -5,11 +5,13 @@ What a model thought goes back into the turn that it led to.
 """
 
 import logging
+from collections.abc import Sequence
+from functools import partial
 
 from apps.core.errors import AppError
 from apps.gateway.openai_api.over_chat import open_over_chat
 from apps.gateway.openai_api.response_events import Keep, ResponseEvents
-from apps.gateway.openai_api.responses_request import FIELDS, chat_body
+from apps.gateway.openai_api.responses_request import FIELDS, FlatTool, chat_body, flat_tools
 from apps.gateway.openai_api.stored_responses import StoredResponses, conversation_before, items_of
 from apps.gateway.protocol import WireCall, WireReply, WireTarget
 
@@ -28,8 +30,10 @@ class ResponsesOverChat:
     async def open(self, call: WireCall, model: str) -> WireReply:
         body, before = conversation_before(self._stored, call)
         chat = chat_body(body, before)
-        events = ResponseEvents(call.body, self._keeper(call))
-        return await open_over_chat(self._chat, call, model, chat, events, _callers_field)
+        tools = flat_tools(call.body.get("tools"))
+        namespaced = {tool.flat_name: (tool.namespace, tool.name) for tool in tools if tool.namespace is not None}
+        events = ResponseEvents(call.body, self._keeper(call), namespaced)
+        return await open_over_chat(self._chat, call, model, chat, events, partial(_callers_field, tools))
 
     def _keeper(self, call: WireCall) -> Keep | None:
         stored = self._stored
@@ -72,9 +76,11 @@ class ResponsesEitherWay:
         """Both are closed by their makers."""
 
 
-def _callers_field(field: str) -> str:
+def _callers_field(tools: Sequence[FlatTool], field: str) -> str:
     if field.startswith("tools."):
-        # chat holds a function one level deeper
-        return field.replace(".function", "", 1)
+        # chat holds a function one level deeper, and knows no namespaces
+        _, index, *rest = field.replace(".function", "", 1).split(".")
+        known = index.isascii() and index.isdigit() and int(index) < len(tools)
+        return ".".join((tools[int(index)].where if known else f"tools.{index}", *rest))
     # where in the messages something is wrong says nothing about where in the input
     return FIELDS.get(field.partition(".")[0], field)

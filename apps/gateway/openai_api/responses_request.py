@@ -6,11 +6,11 @@ What a chat call cannot say is refused with INVALID_VALUE by its name; so are fi
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from apps.core.errors import InvalidType, InvalidValue, MissingRequiredField
 from apps.gateway.openai_api import fields
-from apps.gateway.openai_api.chat_request import FORMS, SAMPLERS, TOKEN_RULES
+from apps.gateway.openai_api.chat_request import FORMS, SAMPLERS, THINKING_BUDGET, TOKEN_RULES
 from apps.gateway.openai_api.stored_responses import referenced_id
 
 Turn = dict[str, Any]
@@ -78,7 +78,9 @@ def _message(item: Mapping[str, Any], where: str) -> Turn:
 
 def _add_call(turns: list[Turn], item: Mapping[str, Any], where: str) -> None:
     """What a model asked for in one turn is one message in a chat, text and all calls together."""
-    function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
+    name, namespace = _string(item, "name", where), item.get("namespace")
+    name = in_namespace(namespace, name) if isinstance(namespace, str) else name
+    function = {"name": name, "arguments": _string(item, "arguments", where)}
     call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
     if not turns or turns[-1]["role"] != "assistant":
         turns.append({"role": "assistant", "content": None})
@@ -143,7 +145,7 @@ def _string(item: Mapping[str, Any], name: str, where: str) -> str:
 # the same word in both
 SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "user")
 # what this API has no word for, and clients of vLLM and llama.cpp send all the same: a chat's own words
-PASSED = (SAMPLERS | FORMS | TOKEN_RULES) - set(SHARED)
+PASSED = (SAMPLERS | FORMS | TOKEN_RULES | {THINKING_BUDGET, "include_reasoning"}) - set(SHARED)
 # these change nothing about the answer: the name, and why
 IGNORED: Mapping[str, str] = {
     **{name: why for name, why in fields.IGNORED.items() if name != "store"},
@@ -212,10 +214,11 @@ def chat_body(body: Mapping[str, Any], before: Items = ()) -> dict[str, Any]:
         if isinstance(limit, int) and limit < 1:
             raise InvalidValue("Max output tokens must be at least 1", field="max_output_tokens")
         chat["max_tokens"] = limit
-    if body.get("tools") is not None and (tools := list(_tools(body["tools"]))):
-        chat["tools"] = tools
+    tools = flat_tools(body.get("tools"))
+    if tools:
+        chat["tools"] = [{"type": "function", "function": {"name": tool.flat_name, **tool.function}} for tool in tools]
     if body.get("tool_choice") is not None:
-        chat["tool_choice"] = _tool_choice(body["tool_choice"])
+        chat["tool_choice"] = _tool_choice(body["tool_choice"], tools)
     chat |= _text_options(_object(body, "text")) | _reasoning_options(_object(body, "reasoning"))
     if body.get("stream"):
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -250,27 +253,78 @@ def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value or {}
 
 
-def _tools(tools: Any) -> Iterator[dict[str, Any]]:
+class FlatTool(NamedTuple):
+    """A function as a chat has it: ``where`` it stands in the body, and the ``namespace`` that its ``name`` is of."""
+
+    where: str
+    namespace: str | None
+    name: str
+    function: dict[str, Any]
+
+    @property
+    def flat_name(self) -> str:
+        """The name that the model calls it by."""
+        return self.name if self.namespace is None else in_namespace(self.namespace, self.name)
+
+
+def in_namespace(namespace: str, name: str) -> str:
+    return f"{namespace}__{name}"
+
+
+def flat_tools(tools: Any) -> list[FlatTool]:
+    """The functions, those of namespaces among them. Raises an error of the contract's table that names the field."""
+    if tools is None:
+        return []
     if not isinstance(tools, list):
         raise InvalidType("Tools must be an array", field="tools")
-    for index, tool in enumerate(tools):
-        where = f"tools.{index}"
-        if not isinstance(tool, Mapping):
-            raise InvalidType("A tool must be an object", field=where)
-        if tool.get("type") != "function":
-            raise InvalidValue("This model takes function tools only", field=f"{where}.type")
-        if not isinstance(tool.get("name"), str):
-            raise MissingRequiredField("Name is required", field=f"{where}.name")
-        function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if name in tool}
-        yield {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+    return [one for index, tool in enumerate(tools) for one in _flat(tool, f"tools.{index}")]
 
 
-def _tool_choice(choice: Any) -> Any:
+def _flat(tool: Any, where: str) -> Iterator[FlatTool]:
+    if not isinstance(tool, Mapping):
+        raise InvalidType("A tool must be an object", field=where)
+    if tool.get("type") != "namespace":
+        yield _function_tool(tool, where)
+        return
+    namespace, inner = _name(tool, where), tool.get("tools")
+    if not isinstance(inner, list):
+        raise InvalidType("Tools must be an array", field=f"{where}.tools")
+    for index, one in enumerate(inner):
+        at = f"{where}.tools.{index}"
+        if not isinstance(one, Mapping):
+            raise InvalidType("A tool must be an object", field=at)
+        about = [text for text in (tool.get("description"), one.get("description")) if isinstance(text, str) and text]
+        described = {**one, "description": "\n".join(about)} if about else one
+        yield _function_tool(described, at, namespace)
+
+
+def _function_tool(tool: Mapping[str, Any], where: str, namespace: str | None = None) -> FlatTool:
+    if tool.get("type") != "function":
+        raise InvalidValue("This model takes function tools only", field=f"{where}.type")
+    known = {name: tool.get(name) for name in ("description", "parameters", "strict")}
+    function = {name: value for name, value in known.items() if value is not None}
+    return FlatTool(where, namespace, _name(tool, where), function)
+
+
+def _name(tool: Mapping[str, Any], where: str) -> str:
+    name = tool.get("name")
+    if not isinstance(name, str):
+        raise MissingRequiredField("Name is required", field=f"{where}.name")
+    return name
+
+
+def _tool_choice(choice: Any, tools: Sequence[FlatTool]) -> Any:
     if choice in ("none", "auto", "required"):
         return choice
-    if isinstance(choice, Mapping) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
-        return {"type": "function", "function": {"name": choice["name"]}}
-    raise InvalidValue("Tool choice must be none, auto, required or a function by its name", field="tool_choice")
+    if not isinstance(choice, Mapping) or choice.get("type") != "function" or not isinstance(choice.get("name"), str):
+        raise InvalidValue("Tool choice must be none, auto, required or a function by its name", field="tool_choice")
+    name = choice["name"]
+    if name not in [tool.flat_name for tool in tools]:
+        within = [tool.flat_name for tool in tools if tool.name == name]
+        if len(within) > 1:
+            raise InvalidValue(f"Tool choice is one of {', '.join(within)}", field="tool_choice")
+        name = within[0] if within else name
+    return {"type": "function", "function": {"name": name}}
 
 
 def _text_options(text: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,11 @@ def test_what_may_come_and_what_may_not_arrives() -> None:
 
 def test_what_is_told_of_tokens_arrives_where_they_are_known() -> None:
     fields: dict[str, Any] = {"return_token_ids": True, "prompt_logprobs": 2, "truncate_prompt_tokens": 9}
+    fields["thinking_token_budget"] = 0
     request = read(**fields, truncation_side="right", add_generation_prompt=False)
     assert (request.token_ids, request.prompt_logprobs, request.generation_prompt) == (True, 2, False)
     assert (request.truncate_prompt, request.truncate_right) == (9, True)
+    assert request.thinking_tokens == 0 and read(thinking_token_budget=-1).thinking_tokens is None
     assert read(truncate_prompt_tokens=-1).truncate_prompt == -1
     usage = {"include_usage": True, "continuous_usage_stats": True}
     assert read(stream=True, stream_options=usage).running_usage
@@ -205,6 +207,8 @@ def test_choices_and_usage() -> None:
         ({"documents": ["x"]}, "documents", InvalidType),
         ({"functions": [{"name": "f"}]}, "functions", InvalidValue),
         ({"audio": {"voice": "x"}}, "audio", InvalidValue),
+        ({"thinking_token_budget": -2}, "thinking_token_budget", InvalidValue),
+        ({"thinking_token_budget": True}, "thinking_token_budget", InvalidType),
         ({"reasoning_effort": "low"}, "reasoning_effort", InvalidValue),
         ({"nobody_knows": 0}, "nobody_knows", InvalidValue),
         ({"logprobs": 1}, "logprobs", InvalidType),

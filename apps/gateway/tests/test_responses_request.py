@@ -30,6 +30,7 @@ FIELDS = [
     "anything",
 ]
 WORDS = ["type", "role", "content", "name", "text", "format", "function", "message", "user", "call_id", "output"]
+WORDS += ["tools", "namespace"]
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -102,3 +103,49 @@ def test_a_chats_own_words_are_passed_on_and_bookkeeping_is_left_out() -> None:
     samplers |= {"stop_token_ids": [3], "allowed_token_ids": [3, 4], "bad_words": ["no"]}
     chat = chat_body({"model": "m", "input": "hi", **samplers, "session_id": "s", "timings_per_token": True})
     assert chat == {"model": "m", "messages": [{"role": "user", "content": "hi"}], **samplers}
+
+
+def test_functions_of_a_namespace_are_functions_by_both_names() -> None:
+    def named(name: str, **more: Any) -> dict[str, Any]:
+        return {"type": "function", "name": name, "parameters": {"type": "object"}, **more}
+
+    crm = {"type": "namespace", "name": "crm", "description": "Customers.", "tools": [named("find"), named("add")]}
+    crm["tools"][0]["description"] = "Finds one."  # type: ignore[index]
+    shop = {"type": "namespace", "name": "shop", "tools": [named("find", strict=True)]}
+    call = {"type": "function_call", "namespace": "crm", "name": "add", "call_id": "c", "arguments": "{}"}
+    body = {"model": "m", "input": [call], "tools": [named("ping"), crm, shop]}
+    chat = chat_body(body)
+    assert [tool["function"] for tool in chat["tools"]] == [
+        {"name": "ping", "parameters": {"type": "object"}},
+        {"name": "crm__find", "description": "Customers.\nFinds one.", "parameters": {"type": "object"}},
+        {"name": "crm__add", "description": "Customers.", "parameters": {"type": "object"}},
+        {"name": "shop__find", "parameters": {"type": "object"}, "strict": True},
+    ]
+    assert chat["messages"][0]["tool_calls"][0]["function"] == {"name": "crm__add", "arguments": "{}"}
+    for choice, name in (
+        ("add", "crm__add"),
+        ("shop__find", "shop__find"),
+        ("ping", "ping"),
+        ("none_such", "none_such"),
+    ):
+        chosen = chat_body({**body, "tool_choice": {"type": "function", "name": choice}})["tool_choice"]
+        assert chosen == {"type": "function", "function": {"name": name}}
+    with pytest.raises(AppError, match="one of crm__find, shop__find") as refused:
+        chat_body({**body, "tool_choice": {"type": "function", "name": "find"}})
+    assert refused.value.field == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("tool", "field"),
+    [
+        ({"type": "namespace", "tools": []}, "tools.0.name"),
+        ({"type": "namespace", "name": "a"}, "tools.0.tools"),
+        ({"type": "namespace", "name": "a", "tools": [3]}, "tools.0.tools.0"),
+        ({"type": "namespace", "name": "a", "tools": [{"type": "custom", "name": "b"}]}, "tools.0.tools.0.type"),
+        ({"type": "namespace", "name": "a", "tools": [{"type": "function"}]}, "tools.0.tools.0.name"),
+    ],
+)
+def test_what_a_namespace_lacks_is_named(tool: dict[str, Any], field: str) -> None:
+    with pytest.raises(AppError) as refused:
+        chat_body({"model": "m", "input": "hi", "tools": [tool]})
+    assert refused.value.field == field

@@ -75,6 +75,25 @@ async def test_a_prefilled_answer_goes_on(model: LocalModel) -> None:
     assert answer.text.startswith(" programming") or answer.text.startswith(",")
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_thoughts_are_as_long_as_their_budget(model: LocalModel, temperature: float) -> None:
+    begun = (*QUESTION, Message("assistant", "<think>"))
+    fields: dict[str, Any] = {"continue_final_message": True, "max_tokens": 24, "token_ids": True, "seed": 1}
+    fields["temperature"] = temperature
+    free = await ask(model, begun, **fields)
+    assert (free.text, free.usage and free.usage.reasoning_tokens) == ("", 24)
+    bounded = await ask(model, begun, thinking_tokens=6, **fields)
+    mark = await model.tokenize(ChatRequest(user_message("</think>"), raw=True), special=False)
+    assert bounded.tokens[:6] == free.tokens[:6]
+    assert bounded.tokens[6 : 6 + len(mark)] == mark
+    assert bounded.reasoning == await model.detokenize(bounded.tokens[:6]) and bounded.text
+    assert bounded.usage is not None and bounded.usage.reasoning_tokens == 6 + len(mark)
+    # a model that does not think has nothing to bound
+    fields["continue_final_message"] = False
+    plain = [await ask(model, thinking_tokens=budget, **fields) for budget in (None, 0)]
+    assert plain[0].text == plain[1].text
+
+
 async def test_tokens_are_told_and_prompts_are_cut(model: LocalModel) -> None:
     request = ChatRequest(QUESTION, max_tokens=4, temperature=0.0, token_ids=True, prompt_logprobs=1)
     deltas = [delta async for delta in model.stream(request)]

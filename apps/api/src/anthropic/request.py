@@ -15,7 +15,7 @@ from apps.gateway.openai_api.fields import asks_for_nothing
 Turn = dict[str, Any]
 IGNORED: Mapping[str, str] = {
     "metadata": "bookkeeping of the caller's",
-    "thinking": "a budget that a model may use; models that think do so by themselves",
+    "thinking": "models that think do so by themselves; the local model keeps within `budget_tokens`",
     "service_tier": "there is one tier",
     "cache_control": "prompts are cached without being asked for",
     "inference_geo": "where a call goes is the routing file's to say",
@@ -62,6 +62,13 @@ def is_prefilled(body: Mapping[str, Any]) -> bool:
     """Whether the last message is the beginning of the answer."""
     messages = body.get("messages")
     return isinstance(messages, list) and bool(messages) and messages[-1].get("role") == "assistant"
+
+
+def thinking_budget(body: Mapping[str, Any]) -> int | None:
+    """The most tokens of thoughts; None where the body sets none."""
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, Mapping) else None
+    return budget if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0 else None
 
 
 def _messages(body: Mapping[str, Any]) -> Iterator[Turn]:

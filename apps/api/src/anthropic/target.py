@@ -10,11 +10,11 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from apps.api.src.anthropic.request import chat_body, is_prefilled
+from apps.api.src.anthropic.request import chat_body, is_prefilled, thinking_budget
 from apps.core.errors import AppError
 from apps.core.messages import ChatRequest
 from apps.core.ports import Writer
-from apps.gateway.openai_api.chat_request import chat_request
+from apps.gateway.openai_api.chat_request import THINKING_BUDGET, chat_request
 from apps.gateway.openai_api.over_chat import Event, open_over_chat
 from apps.gateway.protocol import WireCall, WireReply, WireTarget
 
@@ -216,6 +216,8 @@ class MessagesOverChat:
         body = chat_body(call.body)
         if self._in_process and is_prefilled(call.body):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if self._in_process and (budget := thinking_budget(call.body)) is not None:
+            body[THINKING_BUDGET] = budget
         events = MessageEvents(model or str(call.body["model"]), await self._counted(call, body))
         return await open_over_chat(self._chat, call, model, body, events, _callers_field, fits=True)
 

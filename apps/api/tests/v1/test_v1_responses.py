@@ -16,7 +16,7 @@ from apps.api.src.v1.relay import with_earlier
 from apps.api.src.wiring.gateway import build_gateway
 from apps.core.callers import Caller
 from apps.core.calls import Usage
-from apps.core.deltas import Delta, TokenLogprob
+from apps.core.deltas import Delta, TokenLogprob, ToolCallDelta
 from apps.core.messages import ChatRequest, Message
 from apps.gateway.protocol import WireCall
 from apps.models.event_stream import EventStreamDecoder
@@ -360,6 +360,30 @@ def test_function_calls_stream_their_arguments(http: httpx2.Client, chat_only: s
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
 
 
+def calling(request: ChatRequest) -> Sequence[Step]:
+    call = ToolCallDelta(0, "call_1", "crm__find", "{}")
+    return [Delta(tool_calls=(call,)), Delta("", (), "tool_calls", Usage(1, 1), "tiny")]
+
+
+def test_a_call_of_a_namespaces_function_has_both_names(http: httpx2.Client) -> None:
+    local = ScriptedModel(calling, name="tiny")
+    inner = {"type": "function", "name": "find", "parameters": {"type": "object", "properties": {}}}
+    space = {"type": "namespace", "name": "crm", "description": "Customers.", "tools": [inner]}
+    with serving_models(local=local) as url:
+        events = events_of(http, f"{url}/v1", model="tiny", tools=[space])
+        last = events[-1]["response"]
+        items = [event["item"] for event in events if "item" in event] + last["output"]
+        assert [(item["namespace"], item["name"]) for item in items] == [("crm", "find")] * 3
+        assert last["tools"] == [{**space, "tools": [{**inner, "strict": None}]}]
+        body = {"model": "tiny", "input": "on", "tools": [space], "previous_response_id": last["id"]}
+        assert http.post(f"{url}/v1/responses", json=body).status_code == 200
+        wrong = {**space, "tools": [inner, {**inner, "name": "a b"}]}
+        refused = http.post(f"{url}/v1/responses", json={"model": "tiny", "input": "on", "tools": [TOOL, wrong]})
+    assert refused.json()["error"]["param"] == "tools.1.tools.1.name"
+    assert [tool["function"]["name"] for tool in local.requests[0].tools] == ["crm__find"]
+    assert [call.name for message in local.requests[1].messages for call in message.tool_calls] == ["crm__find"]
+
+
 def test_calls_and_their_outputs_go_back_to_the_upstream_as_messages(chat_only: str, mock: MockUpstream) -> None:
     with openai.OpenAI(base_url=chat_only, api_key="unused") as client:
         first = client.responses.create(model="tool-call", input="hi", tools=[TOOL])
@@ -450,3 +474,35 @@ def test_what_a_model_thinks_is_an_item_and_goes_back_into_its_turn() -> None:
     assert chat.usage.completion_tokens_details.reasoning_tokens == 2
     told = [chunk.choices[0].delta.to_dict().get("reasoning_content") for chunk in chunks]
     assert [text for text in told if text] == ["Let me ", "see."]
+
+
+def test_thoughts_are_left_out_and_bounded_where_that_is_asked_for(http: httpx2.Client) -> None:
+    local = ScriptedModel(thinking, name="tiny")
+    with serving_models(local=local) as url:
+
+        def ask(path: str, **body: Any) -> httpx2.Response:
+            return http.post(f"{url}/v1/{path}", json={"model": "tiny", "include_reasoning": False, **body})
+
+        user = [{"role": "user", "content": "hi"}]
+        chat = ask("chat/completions", messages=user, thinking_token_budget=7).json()
+        assert chat["choices"][0]["message"] == {"role": "assistant", "content": "Hi", "refusal": None}
+        assert chat["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+        stream = ask("chat/completions", messages=user, stream=True)
+        deltas = [
+            json.loads(event.data)["choices"][0]["delta"]
+            for event in EventStreamDecoder().feed(stream.content)
+            if event.data != b"[DONE]"
+        ]
+        # the first one is there before the thoughts are over
+        assert deltas == [{"role": "assistant", "content": ""}, {"content": "Hi"}, {}]
+        response = ask("responses", input="hi", thinking_token_budget=8).json()
+        assert [item["type"] for item in response["output"]] == ["message"]
+        assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 2}
+        message = {"model": "tiny", "max_tokens": 50, "messages": user}
+        for thought in ({"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}, {"budget_tokens": "9"}):
+            assert http.post(f"{url}/v1/messages", json={**message, "thinking": thought}).status_code == 200
+        refused = ask("chat/completions", messages=user, include_reasoning="no").json()["error"]
+        assert (refused["error_code"], refused["param"]) == ("INVALID_TYPE", "include_reasoning")
+        # a bare prompt's answer is one text
+        assert ask("completions", prompt="hi").json()["error"]["param"] == "include_reasoning"
+    assert [request.thinking_tokens for request in local.requests] == [7, None, 8, 1024, None, None]

@@ -37,6 +37,7 @@ def sampling_of(request: ChatRequest, tokenizer: ChatTokenizer) -> Sampling:
         ("stop_token_ids", request.stop_tokens),
         ("allowed_token_ids", request.allowed_tokens),
         ("logprob_token_ids", request.scored_tokens),
+        ("logit_bias", tuple(request.logit_bias or ())),
     ):
         _check_tokens(tokens, tokenizer.vocabulary_size, field)
     return Sampling(
@@ -65,9 +66,10 @@ def sampling_of(request: ChatRequest, tokenizer: ChatTokenizer) -> Sampling:
 
 
 def _check_tokens(tokens: Sequence[int], vocabulary: int, field: str) -> None:
-    if not all(token < vocabulary for token in tokens):
+    unknown = [token for token in tokens if token >= vocabulary]
+    if unknown:
         raise InvalidValue(
-            f"{field.replace('_', ' ').capitalize()} must be tokens of the model",
+            f"{field.replace('_', ' ').capitalize()} must be of the model's {vocabulary} tokens: {unknown[0]} is none",
             field=field,
             details={"min": 0, "max": vocabulary - 1},
         )

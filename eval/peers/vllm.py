@@ -24,7 +24,7 @@ SECONDS = 120
 ABOUT = {
     "--api-key", "--root-path", "--chat-template", "--enable-prompt-embeds",
     "--return-tokens-as-token-ids", "--enable-force-include-usage", "--enable-per-request-metrics-only",
-    "--logprobs-mode", "--tool-server", "--trust-request-chat-template", "--mm-processor-kwargs",
+    "--logprobs-mode", "--trust-request-chat-template", "--mm-processor-kwargs",
 }  # fmt: skip
 
 
@@ -63,7 +63,8 @@ class Internal:
 
 
 # what their files import and ask nothing of over HTTP; where it is installed, it is left alone
-STOOD_IN_FOR = ("vllm", *(name for name in ("torch", "pybase64") if importlib.util.find_spec(name) is None))
+IMPORTED = ("torch", "pybase64", "transformers", "openai_harmony", "gpt_oss")
+STOOD_IN_FOR = ("vllm", *(name for name in IMPORTED if importlib.util.find_spec(name) is None))
 
 
 class Internals(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -117,7 +118,18 @@ class Hub:
         return "adapter"
 
 
-OURS = {"get_tokenizer": Tokenizer, "hf_api": Hub}
+class ModelConfig:
+    """What their tests ask of a model's configuration, as the service tells it."""
+
+    def __init__(self, **more: object) -> None:
+        self._url = os.environ["PEER_PROXY"]
+
+    def get_vocab_size(self) -> int:
+        refused = requests.post(f"{self._url}/detokenize", json={"tokens": [2**31 - 1]}, timeout=SECONDS).json()
+        return int(refused["error"]["details"]["max"]) + 1
+
+
+OURS = {"get_tokenizer": Tokenizer, "hf_api": Hub, "ModelConfig": ModelConfig}
 
 
 class RemoteOpenAIServer:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from apps.core.callers import ANONYMOUS, Caller
-from apps.core.errors import InvalidType, InvalidValue
+from apps.core.errors import InvalidType, InvalidValue, quoted
 from apps.core.messages import ChatRequest, JsonObject, Message, read_json_text
 from apps.gateway.openai_api.chat_messages import (
     read_messages,
@@ -40,6 +40,8 @@ MOST_TOP_LOGPROBS = 20
 MOST_ALLOWED = 300_000
 MOST_BIASES = 1024
 MOST_SCORED = 128
+# of what is wrong, in the words of an error
+MOST_SHOWN = 10
 MOST_BAD_WORDS = 256
 LONGEST_BAD_WORD = 200
 LARGEST = 2**31 - 1
@@ -209,15 +211,19 @@ def _logit_bias(bias: Any) -> dict[int, float] | None:
     if len(bias) > MOST_BIASES:
         details = {"max": MOST_BIASES, "received": len(bias)}
         raise InvalidValue(f"Logit bias must have at most {MOST_BIASES} tokens", field="logit_bias", details=details)
-    read: dict[int, float] = {}
+    wrong = [token for token in bias if not (token.isascii() and token.isdigit() and len(token) < 10)]
+    if wrong:
+        named = ", ".join(map(quoted, wrong[:MOST_SHOWN]))
+        raise InvalidValue(f"Logit bias takes the numbers of tokens: {named} is none", field="logit_bias")
     for token, value in bias.items():
-        if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise InvalidValue("Logit bias takes the numbers of tokens", field="logit_bias")
         if isinstance(value, bool) or not isinstance(value, int | float) or not -100 <= value <= 100:
             details = {"min": -100, "max": 100}
-            raise InvalidValue("A logit bias must be between -100 and 100", field="logit_bias", details=details)
-        read[int(token)] = value
-    return read
+            raise InvalidValue(
+                f"A logit bias must be between -100 and 100, and that of {token} is not",
+                field="logit_bias",
+                details=details,
+            )
+    return {int(token): value for token, value in bias.items()}
 
 
 def _token_ids(body: Mapping[str, Any], name: str, most: int) -> tuple[int, ...]:

@@ -71,6 +71,16 @@ def test_what_may_come_and_what_may_not_arrives() -> None:
         read(allowed_token_ids=[3, -5])
 
 
+def test_a_bias_that_is_none_is_named() -> None:
+    with pytest.raises(InvalidValue, match="takes the numbers of tokens: bad1, -2 is none"):
+        read(logit_bias={"bad1": 50.0, "7": 1, "-2": 20.0})
+    with pytest.raises(InvalidValue, match="between -100 and 100, and that of 9 is not"):
+        read(logit_bias={"7": 1, "9": "x"})
+    with pytest.raises(InvalidValue) as refused:
+        read(logit_bias={f"{n}x" * 100: 1 for n in range(1000)})
+    assert len(refused.value.message) < 1_200
+
+
 def test_what_is_told_of_tokens_arrives_where_they_are_known() -> None:
     fields: dict[str, Any] = {"return_token_ids": True, "prompt_logprobs": 2, "truncate_prompt_tokens": 9}
     fields["thinking_token_budget"] = 0

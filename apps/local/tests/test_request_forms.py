@@ -222,10 +222,11 @@ async def test_tokens_that_stop_that_are_allowed_and_words_that_are_not_written(
     wrong: dict[str, Any] = {
         "logprob_token_ids": {"scored_tokens": (10**9,), "top_logprobs": 0},
         "stop_token_ids": {"stop_tokens": (10**9,)},
+        "logit_bias": {"logit_bias": {5: 1.0, 10**9: 1.0}},
         "allowed_token_ids": {"allowed_tokens": (10**9,)},
     }
     for field, fields in wrong.items():
-        with pytest.raises(InvalidValue, match="tokens of the model") as refused:
+        with pytest.raises(InvalidValue, match="must be of the model's 49152 tokens: 1000000000 is none") as refused:
             await ask(model, **fields)
         assert refused.value.field == field
 

@@ -23,7 +23,7 @@ from apps.core.errors import (
 from apps.core.messages import ChatRequest, JsonObject, Message
 from apps.core.ports import STATES, ChatModel, ContextWindow, Readiness, Writer
 from apps.gateway.openai_api.stored_responses import StoredResponses
-from apps.gateway.protocol import LIMITS, ExpectedUse, WireCall, WireReply
+from apps.gateway.protocol import LIMITS, ExpectedUse, MakesResponses, WireCall, WireReply
 from apps.gateway.routing.attempts import Attempts, Opened
 from apps.gateway.routing.breaker import RetryBudgets
 from apps.gateway.routing.router import Needs, Router
@@ -83,6 +83,11 @@ class Gateway:
         finally:
             if not kept:
                 router.leave()
+
+    def makes_responses(self, call: WireCall) -> bool:
+        """Whether its first candidate's responses are made from chats here. Raises NotFound for an unknown model."""
+        wire = self.router.candidates(str(call.body["model"]), needs_of(call))[0].provider.wire
+        return isinstance(wire, MakesResponses) and wire.makes_responses
 
     async def stream(
         self, request: ChatRequest, record: CallRecord, *, upstream: bool = False

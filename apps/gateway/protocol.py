@@ -7,7 +7,7 @@ it will use at most, by the rule of thumb of four bytes a token.
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import ASSUMED_ANSWER, CallRecord
@@ -122,6 +122,15 @@ class WireTarget(Protocol):
         """Send the call; a streamed reply is returned once its first block is there."""
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class MakesResponses(Protocol):
+    """A WireTarget that says of its responses who makes them."""
+
+    @property
+    def makes_responses(self) -> bool:
+        """Whether they are made from chat completions here, as far as that is known."""
 
 
 # what these name lives outside the request, and changes

@@ -88,6 +88,16 @@ class Recording(Generic[T]):
             self.given_up = True
             self._task.cancel()
 
+    def cancel(self) -> None:
+        """End the execution, whoever reads."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the execution has ended, well or not."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def change(self, deadline: float | None) -> None:
         """Wait for an item or the end. Raises Timeout."""
         if self._more is None:

@@ -66,7 +66,6 @@ LAST_CHUNK = "their last chunk has text and the finish reason together; OpenAI's
 SHOWS_PROMPT = "about enable_response_messages, a field of theirs that shows the prompt"
 INNER_TOOLS = "about tools of gpt-oss, which run inside their server"
 EMBEDS = "about their flag --enable-prompt-embeds"
-BACKGROUND = "about responses in the background, which are refused by their name"
 VLLM: Mapping[str, str] = {
     r"test_chat\.py::test_chat_streaming.*": LAST_CHUNK,
     r"test_chat\.py::test_chat_completion_stream_options.*": LAST_CHUNK,
@@ -96,7 +95,6 @@ VLLM: Mapping[str, str] = {
     r"test_harmony\.py::test_(code_interpreter|mcp_tool_multi_turn)\[.*": INNER_TOOLS,
     r"test_harmony\.py::test_function_calling(_multi_turn|_full_history|_with_stream)?\[auto.*": THEIR_MODEL,
     r"test_harmony\.py::test_function_calling_no_code_interpreter_events\[auto.*": THEIR_MODEL,
-    r"test_harmony\.py::test_background.*": BACKGROUND,
     r"test_namespace_tool_separator\.py::.*": THEIR_MODEL,
     r"test_decisions_e2e\.py::.*": "about a route of theirs, /v1/decisions",
     r"test_models\.py::.*": "about adapters that a flag of theirs adds to a model",
@@ -117,6 +115,5 @@ VLLM: Mapping[str, str] = {
     r"test_return_token_ids\.py::test_chat_completion_with_tool_use.*": THEIR_MODEL,
     r"test_return_token_ids\.py::test_comparison_with.*": "their log probabilities have the end token too",
     r"test_return_tokens_as_ids\.py::test_chat_.*": "ends within a character, by another tokenizer than theirs",
-    r"test_stateful\.py::test_background.*": BACKGROUND,
     r"test_stateful\.py::test_(previous_response_id|two_responses_with_same_prev_id)": THEIR_MODEL,
 }

@@ -43,6 +43,7 @@ from apps.api.src.rag.documentation import document_rag
 from apps.api.src.rag.routes import rag_answer_router, rag_ingest_router, rag_router
 from apps.api.src.routes.local_routes import local_router
 from apps.api.src.routes.openai_routes import openai_router
+from apps.api.src.v1.background import BackgroundResponses
 from apps.api.src.v1.cached import Recordings
 from apps.api.src.v1.documentation import document_v1
 from apps.api.src.v1.models import embedding_tokens_router
@@ -122,6 +123,8 @@ def create_app(
         )
     )
 
+    background = BackgroundResponses(services.gateway.stored_responses)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if not limited:
@@ -138,6 +141,7 @@ def create_app(
                 yield {STATE_KEY: connections}
             finally:
                 await mcp.aclose()
+                await background.aclose()
                 await services.aclose()
 
     # a process that only gateways ask has no pages
@@ -156,6 +160,7 @@ def create_app(
     app.state.services = services
     app.state.shutdown = shutdown
     app.state.recordings = Recordings()
+    app.state.background = background
     exceptions.install(app)
     limits = accounts.limits
     routes = _fleet_routes(services, settings, limits) if serves_fleet else _routes(services, settings, limits, mcp)

@@ -7,8 +7,9 @@ What a model thought goes back into the turn that it led to.
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from apps.core.errors import AppError
+from apps.core.errors import AppError, InvalidValue
 from apps.gateway.openai_api.over_chat import open_over_chat
 from apps.gateway.openai_api.response_events import Keep, ResponseEvents
 from apps.gateway.openai_api.responses_request import FIELDS, FlatTool, chat_body, flat_tools
@@ -18,22 +19,26 @@ from apps.gateway.protocol import WireCall, WireReply, WireTarget
 log = logging.getLogger(__name__)
 # what an upstream answers to a path that it does not have
 NO_SUCH_PATH = (404, 405, 501)
+INSTEAD = "leave it out and wait, or stream"
 
 
 class ResponsesOverChat:
     """Implements WireTarget for POST /responses; ``stored`` keeps what is made, for calls that go on from it."""
+
+    makes_responses = True
 
     def __init__(self, chat: WireTarget, stored: StoredResponses | None = None) -> None:
         self._chat = chat
         self._stored = StoredResponses(0) if stored is None else stored
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        body, before = conversation_before(self._stored, call)
-        chat = chat_body(body, before)
+        if call.body.get("background"):
+            raise InvalidValue(f"This model cannot honour background: {INSTEAD}", field="background")
+        chat = chat_of(self._stored, call)
         tools = flat_tools(call.body.get("tools"))
         namespaced = {tool.flat_name: (tool.namespace, tool.name) for tool in tools if tool.namespace is not None}
         events = ResponseEvents(call.body, self._keeper(call), namespaced)
-        return await open_over_chat(self._chat, call, model, chat, events, partial(_callers_field, tools))
+        return await open_over_chat(self._chat, call, model, chat, events, partial(callers_field, tools))
 
     def _keeper(self, call: WireCall) -> Keep | None:
         stored = self._stored
@@ -44,6 +49,11 @@ class ResponsesOverChat:
 
     async def aclose(self) -> None:
         """The chat target is closed by its maker."""
+
+
+def chat_of(stored: StoredResponses, call: WireCall) -> dict[str, Any]:
+    """The body of the chat that a response is made from. Raises an error of the contract's table."""
+    return chat_body(*conversation_before(stored, call))
 
 
 class ResponsesEitherWay:
@@ -58,6 +68,10 @@ class ResponsesEitherWay:
         self._translated = translated
         self._name = name
         self._has_none = False
+
+    @property
+    def makes_responses(self) -> bool:
+        return self._has_none
 
     async def open(self, call: WireCall, model: str) -> WireReply:
         if self._has_none:
@@ -76,7 +90,8 @@ class ResponsesEitherWay:
         """Both are closed by their makers."""
 
 
-def _callers_field(tools: Sequence[FlatTool], field: str) -> str:
+def callers_field(tools: Sequence[FlatTool], field: str) -> str:
+    """The caller's own word for a field of the chat; ``tools`` are those of his body."""
     if field.startswith("tools."):
         # chat holds a function one level deeper, and knows no namespaces
         _, index, *rest = field.replace(".function", "", 1).split(".")

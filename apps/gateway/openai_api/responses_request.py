@@ -168,6 +168,7 @@ READ = frozenset(
         "reasoning",
         "stream",
         "store",
+        "background",
     }
 )
 # why nothing here can honour them
@@ -175,7 +176,6 @@ STATEFUL: Mapping[str, str] = {
     "previous_response_id": "send the conversation in input",
     "conversation": "send the conversation in input",
     "prompt": "send instructions and input",
-    "background": "leave it out and wait, or stream",
     "context_management": "send as much of the conversation as is to count",
 }
 LOGPROBS = "message.output_text.logprobs"
@@ -183,7 +183,6 @@ LOGPROBS = "message.output_text.logprobs"
 INCLUDED = ("reasoning.encrypted_content", LOGPROBS)
 # these may stand there with the values that mean "nothing special"
 ONLY: dict[str, tuple[Any, ...]] = {
-    "background": (False,),
     "truncation": ("disabled",),
     "include": ([], *([one] for one in INCLUDED), [*INCLUDED], [*reversed(INCLUDED)]),
     "stream_options": ({}, {"include_obfuscation": False}),
@@ -233,8 +232,8 @@ def _refuse(body: Mapping[str, Any]) -> None:
             continue
         if name in STATEFUL:
             raise InvalidValue(f"This model cannot honour {name}: {STATEFUL[name]}", field=name)
-        if name == "store" and not isinstance(value, bool):
-            raise InvalidType("Store must be true or false", field=name)
+        if name in ("store", "background") and not isinstance(value, bool):
+            raise InvalidType(f"{name.capitalize()} must be true or false", field=name)
         if name in ONLY or (name not in READ and name not in IGNORED):
             raise InvalidValue(f"This model cannot honour {name[:100]}", field=name[:100])
 

@@ -16,7 +16,7 @@ from apps.core.deltas import Delta
 from apps.core.errors import AppError, NotFound
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness
-from apps.gateway.protocol import TraceHeaders, WireCall, WireReply, WireTarget
+from apps.gateway.protocol import MakesResponses, TraceHeaders, WireCall, WireReply, WireTarget
 from apps.gateway.routing.config import ProviderConfig
 from apps.gateway.upstream.access import (
     Body,
@@ -65,6 +65,12 @@ class ByPath:
         if isinstance(rest, ByPath):
             # one look instead of one after the other
             self._targets, self._rest = {**rest._targets, **targets}, rest._rest
+
+    @property
+    def makes_responses(self) -> bool:
+        """As of MakesResponses."""
+        target = self._targets.get("/responses", self._rest)
+        return isinstance(target, MakesResponses) and target.makes_responses
 
     def open(self, call: WireCall, model: str) -> Coroutine[Any, Any, WireReply]:
         target = self._targets.get(call.path, self._rest)

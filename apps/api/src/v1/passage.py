@@ -234,7 +234,8 @@ PASSAGES: dict[Family, tuple[str, tuple[str, ...]]] = {
     "uploads": ("Uploads of large files in parts", ("POST",)),
     "batches": ("Batches", ("GET", "POST")),
     "responses": (
-        "Responses that are made and kept here, their input_items and input_tokens; others, that the upstream keeps",
+        "Responses that are made and kept here, their input_items, input_tokens and cancel; others, that the upstream "
+        "keeps",
         ("GET", "POST", "DELETE"),
     ),
     "conversations": ("Conversations that the upstream keeps", ("GET", "POST", "DELETE")),

@@ -6,7 +6,7 @@ What goes back are the bytes of a whole answer or of a stream; the receipt is am
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from fastapi import Request
@@ -19,6 +19,7 @@ from apps.api.src.http.request import age_headers, cache_control, cache_use, hea
 from apps.api.src.http.shutdown import guarded
 from apps.api.src.http.streaming import EventStream, RawHeaders, StreamedResponse, raw
 from apps.api.src.observability.request_line import note_body
+from apps.api.src.v1.background import begun, error_event, in_background, may_begin
 from apps.api.src.v1.cached import IdempotentRecording, Identity, Recordings, cached, identity, key_of
 from apps.api.src.v1.execution import Execution, WholeFrame, new_record
 from apps.api.src.wiring.services import Services
@@ -112,10 +113,7 @@ def _error_frame(error: AppError, path: str) -> bytes:
 
 
 def _response_error_frame(error: AppError, path: str) -> bytes:
-    """OpenAI's error event of a response stream, with the envelope in it: its clients raise APIError."""
-    body = envelope(error, path)
-    fields = {name: body["error"][name] for name in ("code", "message", "param")}
-    return json_event({"type": "error", **fields, **body}, "error")
+    return json_event(error_event(error, path), "error")
 
 
 def _message_error_frame(error: AppError, path: str) -> bytes:
@@ -146,8 +144,14 @@ async def respond(request: Request, call: WireCall) -> Response:
     record = new_record(call, gateway)
     call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits, call.earlier)
     execution = Execution(gateway, services.meter, call, record)
+    if call.body.get("background") is True and may_begin(call, gateway):
+        execution = Execution(gateway, services.meter, in_background(call), record, deadline)
+        items = partial(begun, request.app.state.background, call, execution)
+        if named is None:
+            return await _reply(request, items(), record)
+        return await _idempotent(request, named, execution, items, deadline, detached=True)
     if named is not None:
-        return await _idempotent(request, named, execution, deadline)
+        return await _idempotent(request, named, execution, execution.items, deadline)
     # a response that is kept is its caller's: what goes on from it, or deletes it, is not to meet another's
     if services.front is not None and not gateway.stored_responses.keeps(call):
         key = key_of(call, cache_control(request), services.front, gateway.router)
@@ -172,11 +176,24 @@ async def _cached(
     return await _reply(request, frames, record)
 
 
-async def _idempotent(request: Request, named: Identity, execution: Execution, deadline: float | None) -> Response:
-    """The answer of the call that was made under the same Idempotency-Key, which may be this one."""
+async def _idempotent(
+    request: Request,
+    named: Identity,
+    execution: Execution,
+    items: Callable[[], AsyncGenerator[bytes, None]],
+    deadline: float | None,
+    *,
+    detached: bool = False,
+) -> Response:
+    """The answer of the call that was made under the same Idempotency-Key, which may be this one.
+
+    ``detached``: what has begun goes on without a reader.
+    """
     recordings: Recordings = request.app.state.recordings
     record = execution.record
-    recording = recordings.join(named, record, execution.items)
+    recording = recordings.join(named, record, items)
+    if detached:
+        recording.enter()
     frames = recording.read(deadline)
     if recording.record is record:
         return await _reply(request, frames, record)

@@ -93,6 +93,9 @@ class ResponsesBody(_Body):
     store: bool | None = Field(
         None, description="false: a response that is made from chat completions is not kept for RESPONSES_TTL seconds"
     )
+    background: bool | None = Field(
+        None, description="Answer at once, status queued; GET /v1/responses/{id} tells how far it is"
+    )
 
 
 class EmbeddingsBody(_Body):

@@ -165,7 +165,7 @@ def test_a_streams_answer_can_be_sent_back_as_input(client: openai.OpenAI, local
         ({"input": [{"type": "reasoning", "content": "x"}]}, "INVALID_TYPE", "input.0.content"),
         ({"previous_response_id": "resp_1"}, "INVALID_VALUE", "previous_response_id"),
         ({"conversation": "conv_1"}, "INVALID_VALUE", "conversation"),
-        ({"background": True}, "INVALID_VALUE", "background"),
+        ({"background": "yes"}, "INVALID_TYPE", "background"),
         ({"prompt": {"id": "p"}}, "INVALID_VALUE", "prompt"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "INVALID_VALUE", "input.0.id"),
         ({"input": [{"type": "computer_call"}]}, "INVALID_VALUE", "input.0.type"),

@@ -1,0 +1,364 @@
+"""Responses in the background: polled, followed, cancelled, and refused before they begin."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from apps.api.src.v1.background import BackgroundResponses, in_background
+from apps.api.src.v1.execution import Execution, new_record
+from apps.api.src.wiring.gateway import build_gateway
+from apps.core.calls import Usage
+from apps.core.deltas import Delta
+from apps.core.errors import Overloaded, RateLimitExceeded
+from apps.core.messages import ChatRequest
+from apps.gateway.openai_api.stored_responses import StoredResponses
+from apps.gateway.protocol import WireCall
+from apps.models.event_stream import EventStreamDecoder
+from apps.models.metering import Meter
+from apps.models.scripted import ScriptedModel, Step, saying
+from apps.tests.support.clock import Clock
+from apps.tests.support.keys import bearer, make_keys
+from apps.tests.support.routing import HEALTHY, name, provider, routing_file
+from apps.tests.support.serving import serving_models, settings
+from eval.mock_upstream import MockUpstream
+
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+SECONDS = 60
+ENDED = ("completed", "incomplete", "failed", "cancelled")
+
+
+class Gate:
+    """A script whose answers stand still behind their first word until ``opened`` is set."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    def __call__(self, request: ChatRequest) -> Iterator[Step]:
+        yield Delta("Hel", model="tiny")
+        while not self.opened.is_set():
+            yield 0.01
+        yield Delta("lo")
+        yield Delta("", (), "length" if request.max_tokens == 2 else "stop", Usage(5, 2), "tiny")
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def model(gate: Gate) -> ScriptedModel:
+    return ScriptedModel(gate, name="tiny")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def url(model: ScriptedModel, gate: Gate) -> Iterator[str]:
+    with serving_models(local=model) as url:
+        yield f"{url}/v1"
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key="unused", max_retries=0, timeout=SECONDS) as client:
+        yield client
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What ``found`` gives, once it is something; a hang ends."""
+    end = time.monotonic() + SECONDS
+    while not (value := found()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return value
+
+
+def in_status(client: openai.OpenAI, id: str, *statuses: str) -> Any:
+    def found() -> Any:
+        response = client.responses.retrieve(id)
+        return response if response.status in statuses else None
+
+    return until(found)
+
+
+def begin(client: openai.OpenAI, **more: Any) -> Any:
+    return client.responses.create(model="tiny", input="hi", background=True, **more)
+
+
+def test_a_response_is_queued_made_and_kept(client: openai.OpenAI, gate: Gate, model: ScriptedModel) -> None:
+    queued = begin(client, instructions="Be brief", metadata={"a": "b"})
+    assert (queued.status, queued.background, queued.output) == ("queued", True, [])
+    assert (queued.instructions, queued.metadata, queued.completed_at) == ("Be brief", {"a": "b"}, None)
+    under_way = in_status(client, queued.id, "in_progress")
+    assert under_way.output == [] and under_way.created_at == queued.created_at
+    (asked,) = client.responses.input_items.list(queued.id)
+    assert asked.type == "message" and asked.content[0].to_dict()["text"] == "hi"
+    # nothing goes on from what is not whole
+    with pytest.raises(openai.BadRequestError) as early:
+        client.responses.create(model="tiny", input="on", previous_response_id=queued.id)
+    assert early.value.code == "previous_response_not_found"
+    gate.opened.set()
+    done = in_status(client, queued.id, *ENDED)
+    assert (done.status, done.output_text, done.id, done.background) == ("completed", "Hello", queued.id, True)
+    assert done.usage.total_tokens == 7 and done.to_dict()["store"] is True
+    on = client.responses.create(model="tiny", input="on", previous_response_id=queued.id)
+    assert on.output_text == "Hello"
+    assert [message.content for message in model.requests[-1].messages] == ["hi", "Hello", "on"]
+    # what is over cannot be cancelled any more, and is told as it is
+    assert client.responses.cancel(queued.id).to_dict() == done.to_dict()
+    client.responses.delete(queued.id)
+    for ask in (client.responses.retrieve, client.responses.cancel):
+        with pytest.raises(openai.NotFoundError):
+            ask(queued.id)
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model="tiny", input="on", previous_response_id=queued.id)
+
+
+def test_one_goes_on_from_another_and_ends_at_its_limit(client: openai.OpenAI, gate: Gate) -> None:
+    gate.opened.set()
+    first = client.responses.create(model="tiny", input="one")
+    second = begin(client, previous_response_id=first.id, max_output_tokens=2)
+    done = in_status(client, second.id, *ENDED)
+    assert (done.status, done.previous_response_id) == ("incomplete", first.id)
+    assert done.incomplete_details.reason == "max_output_tokens"
+    items: Any = list(client.responses.input_items.list(second.id, order="asc"))
+    assert [item.content[0].to_dict()["text"] for item in items] == ["one", "Hello", "hi"]
+
+
+def test_a_response_that_is_cancelled_ends_the_models_work(
+    client: openai.OpenAI, gate: Gate, model: ScriptedModel
+) -> None:
+    queued = begin(client)
+    in_status(client, queued.id, "in_progress")
+    assert model.open == 1
+    cancelled = client.responses.cancel(queued.id)
+    assert (cancelled.status, cancelled.output) == ("cancelled", [])
+    until(lambda: model.open == 0)
+    gate.opened.set()
+    assert client.responses.retrieve(queued.id).status == "cancelled"
+    assert client.responses.cancel(queued.id).status == "cancelled"
+    deleted = begin(client)
+    client.responses.delete(deleted.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(deleted.id)
+
+
+def events_of(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(event.data) for event in EventStreamDecoder().feed(content)]
+
+
+def test_a_stream_is_left_and_followed_again(client: openai.OpenAI, url: str, http: httpx2.Client, gate: Gate) -> None:
+    stream = begin(client, stream=True)
+    seen = [next(stream) for _ in range(4)]
+    assert [event.type for event in seen[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    id = seen[0].response.id
+    stream.close()
+    gate.opened.set()
+    assert in_status(client, id, *ENDED).output_text == "Hello"
+    rest = events_of(http.get(f"{url}/responses/{id}", params={"stream": "true", "starting_after": 3}).content)
+    whole = events_of(http.get(f"{url}/responses/{id}", params={"stream": "true"}).content)
+    assert whole[4:] == rest and [event.to_dict() for event in seen] == whole[:4]
+    assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
+    assert {event["response"]["id"] for event in whole if "response" in event} == {id}
+    last = whole[-1]
+    assert last["type"] == "response.completed" and last["response"]["output"][0]["content"][0]["text"] == "Hello"
+    assert client.responses.retrieve(id).to_dict() == last["response"]
+    for event in whole:
+        assert not EVENT.validate_python(event, strict=False).model_extra
+    wrong = http.get(f"{url}/responses/{id}", params={"stream": "true", "starting_after": "x"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "starting_after")
+
+
+def test_who_follows_one_that_is_cancelled_is_told(client: openai.OpenAI) -> None:
+    stream = begin(client, stream=True)
+    first = next(stream)
+    client.responses.cancel(first.response.id)
+    with pytest.raises(openai.APIError, match="The response was cancelled"):
+        list(stream)
+
+
+def test_what_fails_on_the_way_is_a_failed_response(http: httpx2.Client) -> None:
+    def script(request: ChatRequest) -> Sequence[Step]:
+        return [Delta("a"), RateLimitExceeded("Slowly")] if request.max_tokens else [Overloaded("The queue is full")]
+
+    with (
+        serving_models(local=ScriptedModel(script, name="tiny")) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client,
+    ):
+        for limit, code, message in ((None, "server_error", "The queue is full"), (9, "rate_limit_exceeded", "Slowly")):
+            queued = begin(client, max_output_tokens=limit)
+            failed = in_status(client, queued.id, *ENDED)
+            assert (failed.status, failed.error.code, failed.error.message) == ("failed", code, message)
+            events = events_of(http.get(f"{url}/v1/responses/{queued.id}?stream=true").content)
+            assert events[-1]["type"] == "response.failed" and events[-1]["response"] == failed.to_dict()
+            with pytest.raises(openai.BadRequestError):
+                client.responses.create(model="tiny", input="on", previous_response_id=queued.id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"store": False}, "background"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "function", "name": "a b", "parameters": {}}]}, "tools.0.name"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"reasoning": {"effort": "low"}}, "reasoning.effort"),
+        ({"x_unknown": 1}, "x_unknown"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_before_it_begins(
+    http: httpx2.Client, url: str, model: ScriptedModel, fields: dict[str, Any], field: str
+) -> None:
+    body = {"model": "tiny", "input": "hi", "background": True, **fields}
+    error = http.post(f"{url}/responses", json=body).json()["error"]
+    assert (error["status"], error["param"]) == (400, field)
+    assert not model.requests
+
+
+def test_a_call_that_is_sent_again_under_its_key_begins_one(
+    http: httpx2.Client, url: str, client: openai.OpenAI, gate: Gate, model: ScriptedModel
+) -> None:
+    body = {"model": "tiny", "input": "hi", "background": True}
+    ids = set()
+    for stream in (False, False, True, True):
+        key = {"Idempotency-Key": f"k-{stream}"}
+        with http.stream("POST", f"{url}/responses", json={**body, "stream": stream}, headers=key) as answer:
+            assert answer.status_code == 200
+            lines = answer.iter_lines()
+            told = next(line for line in lines if '"id"' in line)
+        found = json.loads(told.removeprefix("data: "))
+        ids.add((stream, found.get("id") or found["response"]["id"]))
+    assert len(ids) == 2
+    gate.opened.set()
+    for _, id in ids:
+        assert in_status(client, id, *ENDED).status == "completed"
+    assert len(model.requests) == 2
+
+
+def test_one_is_for_keys_that_may_ask_its_model(mock: MockUpstream, http: httpx2.Client, tmp_path: Path) -> None:
+    content = {
+        "providers": {"main": provider(mock.base_url, responses="chat")},
+        "models": {"mine": name(HEALTHY), "other": name(HEALTHY)},
+    }
+    auth: dict[str, Any] = {"auth": "on", "data_dir": tmp_path}
+    terms: list[dict[str, Any]] = [{"models": ["mine"]}, {"models": ["other"]}]
+    mine, other = make_keys(settings(**auth), *({"tenant": "red", **each} for each in terms))
+    (blue,) = make_keys(settings(**auth), {"tenant": "blue"})
+    with serving_models(gateway_config=str(routing_file(tmp_path, content)), **auth) as url:
+        body = {"model": "mine", "input": "hi", "background": True}
+        made = http.post(f"{url}/v1/responses", headers=bearer(mine), json=body).json()["id"]
+
+        def asked(key: str, method: str = "GET", path: str = "") -> int:
+            return http.request(method, f"{url}/v1/responses/{made}{path}", headers=bearer(key)).status_code
+
+        for method, path in (("GET", ""), ("GET", "/input_items"), ("POST", "/cancel"), ("DELETE", "")):
+            assert (asked(other, method, path), asked(blue, method, path)) == (403, 404)
+        assert asked(mine) == 200 and asked(mine, "POST", "/x") == 404
+
+        def status() -> Any:
+            found = http.get(f"{url}/v1/responses/{made}", headers=bearer(mine)).json()
+            return found if found["status"] in ENDED else None
+
+        done = until(status)
+        assert (done["status"], done["model"]) == ("completed", HEALTHY) and done["usage"]["output_tokens"] > 0
+        assert asked(mine, "DELETE") == 200 and asked(mine) == 404
+
+
+def test_an_upstream_makes_its_own_where_it_has_any(mock: MockUpstream, http: httpx2.Client) -> None:
+    body = {"model": "m", "input": "hi", "background": True}
+    with serving_models(openai_base_url=mock.base_url) as url:
+        assert http.post(f"{url}/v1/responses", json=body).status_code == 200
+        assert mock.stats()["last_body"] == body
+    with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
+        # until a call has told that it has none
+        refused = http.post(f"{url}/v1/responses", json=body)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+        http.post(f"{url}/v1/responses", json={"model": "m", "input": "hi"})
+        begun = http.post(f"{url}/v1/responses", json=body).json()
+        assert begun["status"] == "queued"
+        until(lambda: http.get(f"{url}/v1/responses/{begun['id']}").json()["status"] == "completed")
+
+
+def test_where_nothing_is_kept_nothing_is_made_in_the_background(http: httpx2.Client) -> None:
+    with serving_models(local=ScriptedModel(saying("a"), name="tiny"), responses_ttl=0) as url:
+        body = {"model": "tiny", "input": "hi", "background": True}
+        assert http.post(f"{url}/v1/responses", json=body).json()["error"]["param"] == "background"
+
+
+def test_a_service_that_ends_cancels_what_is_under_way(gate: Gate, model: ScriptedModel, http: httpx2.Client) -> None:
+    with serving_models(local=model) as url:
+        body = {"model": "tiny", "input": "hi", "background": True}
+        made = http.post(f"{url}/v1/responses", json=body).json()["id"]
+        until(lambda: model.open == 1)
+    assert model.open == 0
+    with serving_models(local=model) as url:
+        assert http.get(f"{url}/v1/responses/{made}").status_code == 404
+
+
+class Jobs:
+    """Responses in the background of a process of its own."""
+
+    def __init__(self, script: Any = None, **bounds: Any) -> None:
+        self.clock = Clock()
+        self.model = ScriptedModel(script or saying("a"), name="tiny")
+        self.gateway = build_gateway(settings(), self.model, None)
+        stored = StoredResponses(60, clock=self.clock)
+        self.responses = BackgroundResponses(stored, clock=self.clock, **bounds)
+
+    def begin(self, text: str = "hi") -> Any:
+        body = {"model": "tiny", "input": text, "background": True}
+        call = WireCall("/responses", json.dumps(body).encode(), body, False)
+        record = new_record(call, self.gateway)
+        return self.responses.begin(call, Execution(self.gateway, Meter(), in_background(call), record))
+
+
+async def test_so_many_are_made_at_a_time_and_so_many_wait(gate: Gate) -> None:
+    jobs = Jobs(gate, most_at_once=2, most_under_way=3)
+    under_way = [jobs.begin() for _ in range(3)]
+    for one in under_way[:2]:
+        async with aclosing(one.events(1)) as events:
+            assert b"response.in_progress" in await anext(events)
+    assert [one.response["status"] for one in under_way] == ["in_progress", "in_progress", "queued"]
+    with pytest.raises(RateLimitExceeded):
+        jobs.begin()
+    # one that waits is cancelled before it has begun
+    under_way[2].cancel()
+    await under_way[2].recording.ended()
+    assert len(jobs.model.requests) == 2
+    again = jobs.begin()
+    gate.opened.set()
+    for one in (*under_way[:2], again):
+        await one.recording.ended()
+        assert one.response["status"] == "completed"
+    await jobs.responses.aclose()
+
+
+async def test_those_that_have_ended_are_kept_for_a_time_and_bounded_in_bytes() -> None:
+    jobs = Jobs()
+    first = jobs.begin()
+    await first.recording.ended()
+    jobs.clock.now = 30
+    second = jobs.begin()
+    await second.recording.ended()
+    assert jobs.responses.find(first.tenant, first.id) is first
+    jobs.clock.now = 60
+    assert jobs.responses.find(first.tenant, first.id) is None
+    assert jobs.responses.find(second.tenant, second.id) is second and len(jobs.responses) == 1
+    small = Jobs(most_bytes=second.recording.size + 100)
+    for _ in range(3):
+        last = small.begin()
+        await last.recording.ended()
+    assert len(small.responses) == 1 and small.responses.find(last.tenant, last.id) is last
+    small.responses.delete(last)
+    assert len(small.responses) == 0

@@ -25,14 +25,14 @@ from xml.etree import ElementTree
 
 from eval import case_server
 from eval.mock_upstream import mock_upstream
-from eval.peers.left_out import CHECKED
+from eval.peers.left_out import CHECKED, UNREADABLE
 from eval.peers.renaming_proxy import Names, renaming_proxy, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".cache" / "clients" / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 # llama.cpp's conftest starts their server; vLLM's have fixtures, but for the one above `entrypoints`, which starts it
 CONFTESTS = {"eval.peers.llama_cpp": ["--noconftest"], "eval.peers.vllm": []}
-UNREADABLE = "about their internals, which the file needs to be read at all"
+INTERNALS = "about their internals, which the file needs to be read at all"
 EMBEDDER = "all-MiniLM-L6-v2"
 SECONDS = 900
 SUITES = {
@@ -140,7 +140,8 @@ def _report(cases: Iterable[ElementTree.Element], place: Path) -> int:
         skipped = case.find("skipped")
         error = case.find("error")
         if error is not None and error.get("message") == "collection failure":
-            found["left_out"].setdefault(UNREADABLE, []).append(name)
+            reason = next((why for file, why in UNREADABLE.items() if name.endswith(file)), INTERNALS)
+            found["left_out"].setdefault(reason, []).append(name)
         elif skipped is not None:
             found["left_out"].setdefault(skipped.get("message", ""), []).append(name)
         else:

@@ -84,9 +84,9 @@ class WireCall(NamedTuple):
             for item in self.earlier.parsed()
             if item.get("type") != "reasoning"
         ]
-        asked = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        new = [{"role": "user", "content": given}] if isinstance(given, str) else given
         body = {name: value for name, value in self.body.items() if name != "previous_response_id"}
-        return {**body, "input": [*before, *asked]}
+        return {**body, "input": [*before, *new]}
 
 
 class Blocks(Protocol):

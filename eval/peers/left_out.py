@@ -65,7 +65,15 @@ EFFORT = "asks for an effort, which is refused by its name: as at OpenAI, the mo
 LAST_CHUNK = "their last chunk has text and the finish reason together; OpenAI's and ours has the reason alone"
 SHOWS_PROMPT = "about enable_response_messages, a field of theirs that shows the prompt"
 INNER_TOOLS = "about tools of gpt-oss, which run inside their server"
+BATCHED = "about a route of theirs for many chats in one body"
 EMBEDS = "about their flag --enable-prompt-embeds"
+# files that cannot be read here, as their names end; all others are about their internals
+UNREADABLE: Mapping[str, str] = {
+    "test_batched_chat_completions": BATCHED,
+    "with_prompt_embeds": EMBEDS,
+    "test_lmeval": "measures how well their model answers, with a package for that",
+    "test_openai_schema": "reads their OpenAPI document, and asks what it has with a package for that",
+}
 VLLM: Mapping[str, str] = {
     r"test_chat\.py::test_chat_streaming.*": LAST_CHUNK,
     r"test_chat\.py::test_chat_completion_stream_options.*": LAST_CHUNK,
@@ -79,10 +87,9 @@ VLLM: Mapping[str, str] = {
     r"test_chat_echo\.py::test_(prompt|top)_logprobs": "about their flag --max-logprobs",
     r"test_chat_completion\.py::test_kv_transfer.*": "about kv_transfer_params, a field between two of their servers",
     r"test_chat_completion\.py::test_per_request_metrics.*": "about their flag for metrics in an answer",
-    r"test_batched_chat_completions\.py::.*": "about a route of theirs for many chats in one body",
+    r"test_batched_chat_completions\.py::.*": BATCHED,
     r"test_completion\.py::test_(completion_streaming|parallel_streaming).*": LAST_CHUNK,
     r"test_completion\.py::test_batch_completions.*": "asks for beam search, which is refused by its name",
-    r"test_completion_with_prompt_embeds\.py::.*": EMBEDS,
     r"test_thinking_token_budget\.py::test_thinking_token_budget_limits_reasoning.*": THINKING,
     r"test_parsable_context\.py::test_(reasoning_and_function_items|function_call_first_turn).*": THINKING,
     r"test_parsable_context\.py::test_max_tokens.*": EFFORT,
@@ -105,7 +112,8 @@ VLLM: Mapping[str, str] = {
     r"test_simple\.py::test_enable_response_messages.*": SHOWS_PROMPT,
     r"test_basic\.py::test_(simple_input|instructions|chat)": THEIR_MODEL,
     r"test_structured_output\.py::.*": THEIR_MODEL,
-    r"test_completion_with_function_calling\.py::test_function_tool_use.*": THINKING,
+    r"test_completion_with_function_calling\.py::test_function_tool_use\[(plain|watermarked)-True-.*": THINKING,
+    r"test_completion_with_function_calling\.py::test_function_tool_use\[.*-False-auto-.*": THEIR_MODEL,
     r"test_function_call\.py::test_function_tool_use\[required.*": THINKING,
     r"test_completion_with_function_calling\.py::test_named_tool_use.*": THEIR_MODEL,
     r"test_function_call\.py::test_function_calling_with_streaming_(expected_arguments|types).*": THEIR_MODEL,

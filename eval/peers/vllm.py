@@ -63,7 +63,7 @@ class Internal:
 
 
 # what their files import and ask nothing of over HTTP; where it is installed, it is left alone
-IMPORTED = ("torch", "pybase64", "transformers", "openai_harmony", "gpt_oss")
+IMPORTED = ("torch", "pybase64", "openai_harmony", "gpt_oss")
 STOOD_IN_FOR = ("vllm", *(name for name in IMPORTED if importlib.util.find_spec(name) is None))
 
 

@@ -32,7 +32,7 @@ class ResponsesOverChat:
         self._stored = StoredResponses(0) if stored is None else stored
 
     async def open(self, call: WireCall, model: str) -> WireReply:
-        if call.body.get("background"):
+        if call.body.get("background") is True:
             raise InvalidValue(f"This model cannot honour background: {INSTEAD}", field="background")
         chat = chat_of(self._stored, call)
         tools = flat_tools(call.body.get("tools"))

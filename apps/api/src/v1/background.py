@@ -36,6 +36,8 @@ MOST_BYTES = 16 * 1024 * 1024
 RETRY_AFTER = 10.0
 # the codes that OpenAI's errors of a response have
 CODES = {RateLimitExceeded.status: "rate_limit_exceeded"}
+# a comment, since a stream has something in it
+NOTHING_MORE = LastFrame(b": nothing more\n\n")
 log = logging.getLogger(__name__)
 
 
@@ -90,6 +92,8 @@ class BackgroundResponse:
                 if number > after:
                     yield frame
                 if isinstance(frame, LastFrame):
+                    if number <= after:
+                        yield NOTHING_MORE
                     return
                 number += 1
 
@@ -109,9 +113,9 @@ class BackgroundResponse:
     def fail(self, error: AppError) -> None:
         if self.whole:
             return
-        told = envelope(error, PATH)["error"]
+        shown = envelope(error, PATH)["error"]
         code = CODES.get(error.status, "server_error" if error.status >= 500 else "invalid_prompt")
-        self.response = {**self.response, "status": "failed", "error": {"code": code, "message": told["message"]}}
+        self.response = {**self.response, "status": "failed", "error": {"code": code, "message": shown["message"]}}
         self._tell({"type": "response.failed", "response": self.response}, last=True)
 
     def cancel(self) -> None:

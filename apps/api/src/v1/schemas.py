@@ -51,6 +51,10 @@ class ChatCompletionsBody(_Body):
     response_format: JsonObject | None = Field(None, description="text, json_object or json_schema")
     continue_final_message: bool = Field(False, description="Go on from the last message, the assistant's; local model")
     add_generation_prompt: bool = Field(True, description="Whether the assistant's turn is begun; local model")
+    include_reasoning: bool = Field(
+        True, description="false: what the model thought is left out; models of this service"
+    )
+    thinking_token_budget: int | None = Field(None, ge=-1, description="Thoughts end after so many tokens; local model")
     echo: bool = Field(False, description="Begin the answer with the text of the last message; local model")
     return_token_ids: bool = TOKEN_IDS
     return_tokens_as_token_ids: bool = AS_TOKEN_IDS

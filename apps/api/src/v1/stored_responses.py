@@ -45,7 +45,7 @@ async def answered_here(request: Request, path: str) -> Response | Request:
     going = background.find(caller_of(request).tenant, id)
     if going is not None:
         _allow(request, services, going.model)
-        return await _of_background(request, background, going, operation)
+        return _of_background(request, background, going, operation)
     stored, found = _found(request, services, id)
     if operation == ("GET", ""):
         if request.query_params.get("stream") == "true":
@@ -63,7 +63,7 @@ async def answered_here(request: Request, path: str) -> Response | Request:
     raise NotFound("No such route")
 
 
-async def _of_background(
+def _of_background(
     request: Request, background: BackgroundResponses, found: BackgroundResponse, operation: tuple[str, str]
 ) -> Response:
     if operation == ("GET", ""):

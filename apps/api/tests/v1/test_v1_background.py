@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -14,9 +13,11 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from apps.api.src.v1.background import BackgroundResponses, in_background
+from apps.api.src.application import create_app
+from apps.api.src.v1.background import BackgroundResponse, BackgroundResponses, in_background
 from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.wiring.gateway import build_gateway
+from apps.api.src.wiring.services import on_record
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import Overloaded, RateLimitExceeded
@@ -29,7 +30,8 @@ from apps.models.scripted import ScriptedModel, Step, saying
 from apps.tests.support.clock import Clock
 from apps.tests.support.keys import bearer, make_keys
 from apps.tests.support.routing import HEALTHY, name, provider, routing_file
-from apps.tests.support.serving import serving_models, settings
+from apps.tests.support.serving import serving, serving_models, settings
+from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -73,21 +75,19 @@ def client(url: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def until(found: Callable[[], Any]) -> Any:
-    """What ``found`` gives, once it is something; a hang ends."""
-    end = time.monotonic() + SECONDS
-    while not (value := found()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return value
+def found(value: Callable[[], Any]) -> Any:
+    """What ``value`` gives, once it is something."""
+    last: list[Any] = []
+    assert until(lambda: last.append(value()) or last[-1])  # type: ignore[func-returns-value]
+    return last[-1]
 
 
 def in_status(client: openai.OpenAI, id: str, *statuses: str) -> Any:
-    def found() -> Any:
-        response = client.responses.retrieve(id)
-        return response if response.status in statuses else None
+    def response() -> Any:
+        made = client.responses.retrieve(id)
+        return made if made.status in statuses else None
 
-    return until(found)
+    return found(response)
 
 
 def begin(client: openai.OpenAI, **more: Any) -> Any:
@@ -142,7 +142,7 @@ def test_a_response_that_is_cancelled_ends_the_models_work(
     assert model.open == 1
     cancelled = client.responses.cancel(queued.id)
     assert (cancelled.status, cancelled.output) == ("cancelled", [])
-    until(lambda: model.open == 0)
+    assert until(lambda: model.open == 0)
     gate.opened.set()
     assert client.responses.retrieve(queued.id).status == "cancelled"
     assert client.responses.cancel(queued.id).status == "cancelled"
@@ -174,6 +174,8 @@ def test_a_stream_is_left_and_followed_again(client: openai.OpenAI, url: str, ht
     assert client.responses.retrieve(id).to_dict() == last["response"]
     for event in whole:
         assert not EVENT.validate_python(event, strict=False).model_extra
+    nothing = http.get(f"{url}/responses/{id}", params={"stream": "true", "starting_after": len(whole)})
+    assert nothing.status_code == 200 and events_of(nothing.content) == []
     wrong = http.get(f"{url}/responses/{id}", params={"stream": "true", "starting_after": "x"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "starting_after")
 
@@ -237,8 +239,8 @@ def test_a_call_that_is_sent_again_under_its_key_begins_one(
             assert answer.status_code == 200
             lines = answer.iter_lines()
             told = next(line for line in lines if '"id"' in line)
-        found = json.loads(told.removeprefix("data: "))
-        ids.add((stream, found.get("id") or found["response"]["id"]))
+        data = json.loads(told.removeprefix("data: "))
+        ids.add((stream, data.get("id") or data["response"]["id"]))
     assert len(ids) == 2
     gate.opened.set()
     for _, id in ids:
@@ -267,10 +269,10 @@ def test_one_is_for_keys_that_may_ask_its_model(mock: MockUpstream, http: httpx2
         assert asked(mine) == 200 and asked(mine, "POST", "/x") == 404
 
         def status() -> Any:
-            found = http.get(f"{url}/v1/responses/{made}", headers=bearer(mine)).json()
-            return found if found["status"] in ENDED else None
+            now = http.get(f"{url}/v1/responses/{made}", headers=bearer(mine)).json()
+            return now if now["status"] in ENDED else None
 
-        done = until(status)
+        done = found(status)
         assert (done["status"], done["model"]) == ("completed", HEALTHY) and done["usage"]["output_tokens"] > 0
         assert asked(mine, "DELETE") == 200 and asked(mine) == 404
 
@@ -287,7 +289,7 @@ def test_an_upstream_makes_its_own_where_it_has_any(mock: MockUpstream, http: ht
         http.post(f"{url}/v1/responses", json={"model": "m", "input": "hi"})
         begun = http.post(f"{url}/v1/responses", json=body).json()
         assert begun["status"] == "queued"
-        until(lambda: http.get(f"{url}/v1/responses/{begun['id']}").json()["status"] == "completed")
+        assert until(lambda: http.get(f"{url}/v1/responses/{begun['id']}").json()["status"] == "completed")
 
 
 def test_where_nothing_is_kept_nothing_is_made_in_the_background(http: httpx2.Client) -> None:
@@ -300,10 +302,26 @@ def test_a_service_that_ends_cancels_what_is_under_way(gate: Gate, model: Script
     with serving_models(local=model) as url:
         body = {"model": "tiny", "input": "hi", "background": True}
         made = http.post(f"{url}/v1/responses", json=body).json()["id"]
-        until(lambda: model.open == 1)
+        assert until(lambda: model.open == 1)
     assert model.open == 0
     with serving_models(local=model) as url:
         assert http.get(f"{url}/v1/responses/{made}").status_code == 404
+
+
+def test_one_whose_events_are_gone_is_told_as_it_is_kept(gate: Gate, model: ScriptedModel) -> None:
+    gate.opened.set()
+    configured = settings(auth="off")
+    gateway = build_gateway(configured, model, None)
+    app = create_app(configured, on_record(configured, model, model, gateway))
+    app.state.background = BackgroundResponses(gateway.stored_responses, most_bytes=0)
+    with serving(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
+        first = begin(client)
+        done = in_status(client, first.id, *ENDED).to_dict()
+        in_status(client, begin(client).id, *ENDED)
+        with pytest.raises(openai.BadRequestError, match="cannot be streamed again"):
+            client.responses.retrieve(first.id, stream=True)
+        assert client.responses.retrieve(first.id).to_dict() == done
+        assert client.responses.cancel(first.id).to_dict() == done
 
 
 class Jobs:
@@ -316,7 +334,7 @@ class Jobs:
         stored = StoredResponses(60, clock=self.clock)
         self.responses = BackgroundResponses(stored, clock=self.clock, **bounds)
 
-    def begin(self, text: str = "hi") -> Any:
+    def begin(self, text: str = "hi") -> BackgroundResponse:
         body = {"model": "tiny", "input": text, "background": True}
         call = WireCall("/responses", json.dumps(body).encode(), body, False)
         record = new_record(call, self.gateway)
@@ -356,9 +374,10 @@ async def test_those_that_have_ended_are_kept_for_a_time_and_bounded_in_bytes() 
     assert jobs.responses.find(first.tenant, first.id) is None
     assert jobs.responses.find(second.tenant, second.id) is second and len(jobs.responses) == 1
     small = Jobs(most_bytes=second.recording.size + 100)
-    for _ in range(3):
-        last = small.begin()
-        await last.recording.ended()
-    assert len(small.responses) == 1 and small.responses.find(last.tenant, last.id) is last
-    small.responses.delete(last)
+    several = [small.begin() for _ in range(3)]
+    for one in several:
+        await one.recording.ended()
+    kept = [one for one in several if small.responses.find(one.tenant, one.id) is one]
+    assert len(small.responses) == len(kept) == 1
+    small.responses.delete(kept[0])
     assert len(small.responses) == 0

@@ -60,6 +60,8 @@ def sampling_of(request: ChatRequest, tokenizer: ChatTokenizer) -> Sampling:
         scored_tokens=request.scored_tokens,
         bad_sequences=_bad_sequences(request.bad_words, tokenizer),
         prompt_logprobs=_prompt_logprobs(request),
+        # who is told the tokens finds as many entries
+        end_logprob=request.token_ids,
         tenant=request.caller.tenant,
         keep=request.cache.store,
     )

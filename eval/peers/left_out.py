@@ -121,7 +121,6 @@ VLLM: Mapping[str, str] = {
     r"test_function_call\.py::test_max_tokens_with_tool_choice_required.*": "their response has an empty message where"
     " nothing is said, and ours no item",
     r"test_return_token_ids\.py::test_chat_completion_with_tool_use.*": THEIR_MODEL,
-    r"test_return_token_ids\.py::test_comparison_with.*": "their log probabilities have the end token too",
     r"test_return_tokens_as_ids\.py::test_chat_.*": "ends within a character, by another tokenizer than theirs",
     r"test_stateful\.py::test_(previous_response_id|two_responses_with_same_prev_id)": THEIR_MODEL,
 }

@@ -314,11 +314,12 @@ class OutputProcessor:
         """
         self._tokens += 1
         self._untold.append(token)
-        if token in self._end_tokens:
+        ends = token in self._end_tokens
+        if self._recorder is not None and (not ends or self._sampling.end_logprob):
+            self._logprobs.add([self._recorder.entry(logits, token)])
+        if ends:
             self._stop_token = token if token in self._sampling.stop_tokens else None
             return self._last("", "stop")
-        if self._recorder is not None:
-            self._logprobs.add([self._recorder.entry(logits, token)])
         text = self._detokenizer.feed(token)
         if self._tokens > self._sampling.min_tokens:
             text = self._stops.feed(text)

@@ -51,7 +51,8 @@ class Sampling:
 
     ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
     no log probabilities, a number for those of each token and of that many alternatives, which ``scored_tokens``
-    replace; ``prompt_logprobs`` likewise for the prompt's tokens. ``max_tokens`` 0 computes the prompt only.
+    replace; ``prompt_logprobs`` likewise for the prompt's tokens. With ``end_logprob`` the end token has its own too.
+    ``max_tokens`` 0 computes the prompt only.
 
     What was computed for a ``tenant`` is used again for the same one only; ``keep`` False keeps nothing of it on disk.
     """
@@ -76,6 +77,7 @@ class Sampling:
     bad_sequences: tuple[tuple[int, ...], ...] = ()
     scored_tokens: tuple[int, ...] = ()
     prompt_logprobs: int | None = None
+    end_logprob: bool = False
     tenant: str = ""
     keep: bool = True
 
@@ -85,9 +87,9 @@ class EngineOutput:
     """The text of one or more tokens, whole characters only; the last output has the ``finish_reason``.
 
     ``completion_tokens`` counts all tokens so far; ``cached_tokens`` of the prompt were not computed again.
-    ``logprobs`` are of the tokens whose text has become certain, the end token left out. ``prompt_logprobs`` come
-    with the first output, where they were asked for. ``tokens`` are all since the last output, the end token among
-    them. ``stopped_by`` is the stop string or stop token of the caller's that ended the answer.
+    ``logprobs`` are of the tokens whose text has become certain; of the end token where ``end_logprob`` asks for it.
+    ``prompt_logprobs`` come with the first output, where they were asked for. ``tokens`` are all since the last output,
+    the end token among them. ``stopped_by`` is the stop string or stop token of the caller's that ended the answer.
     """
 
     text: str

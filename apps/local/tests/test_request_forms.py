@@ -213,6 +213,10 @@ async def test_tokens_that_stop_that_are_allowed_and_words_that_are_not_written(
     assert (await ask(model, stop=(plain.text[4:8], "nowhere"))).stopped_by == plain.text[4:8]
     # told of as an end token is: among the tokens, and no part of the text
     assert stopped.tokens == plain.tokens[: plain.tokens.index(plain.tokens[4]) + 1]
+    entries = (await ask(model, stop_tokens=(plain.tokens[4],), top_logprobs=0)).logprobs
+    assert [entry.id for entry in entries] == stopped.tokens[:-1]
+    entries = (await ask(model, stop_tokens=(plain.tokens[4],), top_logprobs=0, token_ids=True)).logprobs
+    assert [entry.id for entry in entries] == stopped.tokens
     few = await ask(model, allowed_tokens=plain.tokens[:2], token_ids=True)
     assert set(few.tokens) <= set(plain.tokens[:2]) and few.finish_reason == "length"
     word = plain.text.split()[0]

@@ -19,7 +19,7 @@ import requests
 
 from eval.peers.left_out import VLLM, leave_out
 
-SECONDS = 120
+SECONDS = 600
 # flags that change what a caller sees; others are about speed, memory, or the choice of a parser
 ABOUT = {
     "--api-key", "--root-path", "--chat-template", "--enable-prompt-embeds",

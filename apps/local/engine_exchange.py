@@ -2,8 +2,8 @@
 
 A request becomes the prompt's tokens, how to sample, and how long the answer may be; ``LocalWindow`` counts prompts by
 the model's own tokenizer and chat template, to the token. Deltas are the prompt where that is echoed, thoughts, tool
-calls and text. The grammar of the answer has made sure of the form of tool calls (grammar.py); nothing is validated
-here.
+calls and text. Thoughts are `<think>` at the beginning of an answer, up to `</think>`; a budget may end them. The
+grammar of the answer has made sure of the form of tool calls (grammar.py); nothing is validated here.
 """
 
 import asyncio
@@ -18,12 +18,11 @@ from apps.core.calls import Usage
 from apps.core.deltas import Delta, PromptTokens, TokenLogprob, ToolCallDelta
 from apps.core.errors import ContextLengthExceeded, InvalidValue
 from apps.core.messages import ChatRequest, JsonObject, Message
-from apps.local.answer_grammar import begins_freely
-from apps.local.detokenizer import PendingLogprobs, StopStrings
-from apps.local.engine.port import Constraint, EngineOutput, Sampling
+from apps.local.answer_grammar import begins_freely, offered_tools
+from apps.local.detokenizer import Detokenizer, PendingLogprobs, StopStrings
+from apps.local.engine.port import EngineOutput, Sampling
 from apps.local.loading import Loaded
 from apps.local.prompt import CALL_BEGINS, PromptOptions, text_of
-from apps.local.reasoning import ReasoningReader, ThinkingBudget, begins_thoughts
 from apps.local.tokenizer import ChatTokenizer
 
 TEMPERATURE, TOP_P, MAX_TOKENS = 0.0, 0.9, 500
@@ -152,19 +151,137 @@ class LocalWindow:
         return len(await asyncio.to_thread(self._tokenizer.encode_chat, messages, tools))
 
 
+THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"
+
+
+# behind its mark a template may begin a line
+PROMPT_TAIL = 8
+
+
+def begins_thoughts(tokenizer: ChatTokenizer, prompt: Sequence[int]) -> bool:
+    """Whether the prompt's end has opened the thoughts already."""
+    return tokenizer.decode(prompt[-PROMPT_TAIL:]).rstrip().endswith(THOUGHT_BEGINS)
+
+
+def _ends(tools: bool) -> list[str]:
+    return [THOUGHT_ENDS, CALL_BEGINS] if tools else [THOUGHT_ENDS]
+
+
+class ReasoningReader:
+    """One answer's. ``tokens`` counts those of the thoughts, the marks among them.
+
+    ``begun``: the prompt's end has opened the thoughts already. ``tools``: a call ends them too, since the grammar
+    takes it for one wherever it begins.
+    """
+
+    def __init__(self, *, begun: bool = False, tools: bool = False) -> None:
+        self.tokens = 0
+        self._ends = _ends(tools)
+        self._end: StopStrings | None = StopStrings(self._ends) if begun else None
+        self._undecided: str | None = None if begun else ""
+        self._logprobs = PendingLogprobs()
+        self._tells_logprobs = False
+
+    def read(self, output: EngineOutput) -> tuple[str, EngineOutput]:
+        """The thoughts that have become certain, and the output without them and without their log probabilities."""
+        last = output.finish_reason is not None
+        self._tells_logprobs = self._tells_logprobs or bool(output.logprobs)
+        if self._end is None and self._undecided is None and not (last or self._tells_logprobs):
+            # an answer whose thoughts are over
+            return "", output
+        self._logprobs.add(output.logprobs)
+        thoughts, text, skipped = self._split(output.text, last)
+        if self._end is not None or thoughts or skipped:
+            self.tokens = output.completion_tokens
+        self._logprobs.take(skipped)
+        logprobs = self._logprobs.take(text)
+        if last:
+            logprobs += self._logprobs.rest() if self._end is None else ()
+        return thoughts, replace(output, text=text, logprobs=logprobs)
+
+    def _split(self, text: str, last: bool) -> tuple[str, str, str]:
+        """Thoughts, answer, and all of the text up to where the answer begins."""
+        whole = text
+        if self._undecided is not None:
+            whole = text = self._undecided + text
+            beginning = text.lstrip()
+            if (
+                not last
+                and THOUGHT_BEGINS.startswith(beginning[: len(THOUGHT_BEGINS)])
+                and len(beginning) < len(THOUGHT_BEGINS)
+            ):
+                self._undecided = text
+                return "", "", ""
+            self._undecided = None
+            if beginning.startswith(THOUGHT_BEGINS):
+                self._end, text = StopStrings(self._ends), beginning[len(THOUGHT_BEGINS) :].removeprefix("\n")
+        if self._end is None:
+            return "", text, ""
+        thoughts = self._end.feed(text)
+        if self._end.found:
+            call = self._end.found == CALL_BEGINS
+            rest = CALL_BEGINS + self._end.rest if call else self._end.rest.lstrip("\n")
+            self._end = None
+            # a mark may have begun in the text before
+            return thoughts, rest, whole[: max(0, len(whole) - len(rest))]
+        if last:
+            thoughts += self._end.flush()
+        return thoughts, "", whole
+
+
+class ThinkingBudget:
+    """Implements Prescription: after ``most`` tokens of thoughts their end mark comes.
+
+    ``begun`` and ``tools`` are those of `ReasoningReader`.
+    """
+
+    def __init__(self, most: int, tokenizer: ChatTokenizer, *, begun: bool, tools: bool) -> None:
+        self._most = most
+        self._detokenizer = Detokenizer(tokenizer.decode)
+        self._mark = tokenizer.encode_text(THOUGHT_ENDS)
+        self._written = 0
+        self._stops = StopStrings(_ends(tools))
+        self._beginning = ""
+        self._thinking = begun
+        self._over = False
+        self._count = 0
+
+    def due(self) -> int | None:
+        if self._over or not self._thinking or self._count < self._most:
+            return None
+        return self._mark[self._written]
+
+    def advance(self, token: int) -> None:
+        if self._over:
+            return
+        if (due := self.due()) is not None:
+            self._written += 1
+            # a grammar that has no place for the mark has none for the end of thoughts
+            self._over = token != due or self._written == len(self._mark)
+            return
+        text = self._detokenizer.feed(token)
+        if self._thinking:
+            self._count += 1
+            self._stops.feed(text)
+            self._over = self._stops.found is not None
+            return
+        self._beginning += text
+        beginning = self._beginning.lstrip()
+        self._thinking = beginning.startswith(THOUGHT_BEGINS)
+        self._over = not THOUGHT_BEGINS.startswith(beginning[: len(THOUGHT_BEGINS)])
+
+
 def thinks(request: ChatRequest) -> bool:
     """Whether thoughts may come before the answer; a raw prompt's answer is text and nothing else."""
     return begins_freely(request) and not request.raw
 
 
-def with_thinking_budget(
-    constraint: Constraint | None, loaded: Loaded, request: ChatRequest, prompt: Sequence[int], *, tools: bool
-) -> Constraint | None:
-    """The constraint of an answer whose thoughts are bounded too, where that is asked for."""
+def thinking_budget(loaded: Loaded, request: ChatRequest, prompt: Sequence[int]) -> ThinkingBudget | None:
+    """None where thoughts are not bounded."""
     if request.thinking_tokens is None or not thinks(request):
-        return constraint
-    begun = begins_thoughts(loaded.tokenizer, prompt)
-    return ThinkingBudget(request.thinking_tokens, loaded.tokenizer, constraint, begun=begun, tools=tools)
+        return None
+    begun, tools = begins_thoughts(loaded.tokenizer, prompt), bool(offered_tools(request))
+    return ThinkingBudget(request.thinking_tokens, loaded.tokenizer, begun=begun, tools=tools)
 
 
 HEAD = re.compile(r'\n\{"name": ("[^"]*"), "arguments": ')

@@ -26,8 +26,8 @@ from apps.local.engine_exchange import (
     answer_limit,
     checked_tokens,
     sampling_of,
+    thinking_budget,
     tokenized,
-    with_thinking_budget,
 )
 from apps.local.loading import FirstLoader, Loaded, Loader, LoadFailed, LocalLoader, NotConfigured
 from apps.local.prompt import text_of
@@ -208,10 +208,8 @@ class LocalModel:
             self.admission.check()
         tools = offered_tools(request)
         prompt = await tokenized(loaded, request, tools)
-        constraint = with_thinking_budget(
-            await self._constraint(serving, request), loaded, request, prompt, tools=bool(tools)
-        )
-        sampling = replace(sampling_of(request, loaded.tokenizer), constraint=constraint)
+        constraint, thinking = await self._constraint(serving, request), thinking_budget(loaded, request, prompt)
+        sampling = replace(sampling_of(request, loaded.tokenizer), constraint=constraint, thinking=thinking)
         limit = answer_limit(request, len(prompt), sampling.max_tokens, loaded.engine.context_length)
         sampling = replace(sampling, max_tokens=limit)
         reading = AnswerReader(loaded, request, prompt, tools=bool(tools))

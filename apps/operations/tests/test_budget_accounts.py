@@ -120,6 +120,28 @@ async def test_a_reservation_that_was_given_back_meanwhile_is_made_again(
     assert (after.spent, after.reserved, after.reservations) == (2 * BILLION, 0, 0)
 
 
+async def test_a_caller_who_leaves_pays_what_was_reserved_or_what_its_parts_have_cost_if_that_is_more(
+    meter: Meter, ledger: Ledger, database: Database
+) -> None:
+    async def leave(estimated: float, cost: float) -> None:
+        async with meter.call(call(key(Budget(100, "day")), estimated=estimated)):
+            account().spent(cost)
+            raise asyncio.CancelledError
+
+    for estimated, cost, paid in ((3.0, 5.0, 5.0), (3.0, 1.0, 5.0 + 3.0), (0.0, 0.5, 8.0 + 0.5)):
+        await asyncio.wait({asyncio.create_task(leave(estimated, cost))})
+        await written(ledger)
+        assert (await books(database)).spent == paid * BILLION
+
+
+async def test_what_was_expected_to_cost_nothing_and_does_cost_is_looked_at(meter: Meter) -> None:
+    async with meter.call(call(estimated=0.0)):
+        await account().check()
+        account().spent(11.0)
+        with pytest.raises(RateLimitExceeded, match="is used up"):
+            await account().check()
+
+
 async def test_without_an_answer_from_the_database_nothing_more_is_spent(
     meter: Meter, budgets: Budgets, database: Database
 ) -> None:

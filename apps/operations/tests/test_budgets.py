@@ -262,8 +262,9 @@ async def test_without_a_database_a_budget_is_closed_at_once(tmp_path: Path) -> 
 
 
 async def test_a_model_without_a_price_is_not_for_a_key_with_a_budget(meter: Meter) -> None:
-    with pytest.raises(Forbidden, match="price"):
+    with pytest.raises(Forbidden, match="price") as refused:
         await make(meter, call(estimated=None))
+    assert (refused.value.field, refused.value.details) == ("model", {"model": "m"})
     await make(meter, call(key(None), estimated=None))
 
 

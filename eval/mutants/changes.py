@@ -7,7 +7,7 @@ Texts with blanks in them, which are words for people, are not changed; nor is w
 import ast
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
 
@@ -38,7 +38,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One change: the ``number``-th node of the module's tree, in its ``way``.
+    """One change of a module's ``text``: the ``number``-th node of its tree, in its ``way``.
 
     ``was`` is the line where it begins, stripped, and ``now`` what stands in the place of the node. ``function`` is the
     qualified name of the outermost function in whose body it is; None: it is run when the module is imported.
@@ -50,6 +50,7 @@ class Mutant:
     function: str | None
     number: int
     way: int
+    text: str = field(repr=False)
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
@@ -62,12 +63,12 @@ def mutants(file: Path) -> Iterator[Mutant]:
             changed = _changed(deepcopy(node), way)
             line = getattr(node, "lineno", 0)
             now = ast.unparse(ast.fix_missing_locations(changed)).partition("\n")[0][:160]
-            yield Mutant(line, lines[line - 1].strip(), now, functions.get(id(node)), number, way)
+            yield Mutant(line, lines[line - 1].strip(), now, functions.get(id(node)), number, way, text)
 
 
 def changed_code(file: Path, mutant: Mutant) -> CodeType:
     """The module with that change, compiled."""
-    tree = ast.parse(file.read_text("utf-8"))
+    tree = ast.parse(mutant.text)
     place = next(node for at, node in enumerate(ast.walk(tree)) if at == mutant.number)
     _Replaced(place, _changed(place, mutant.way)).visit(tree)
     return compile(ast.fix_missing_locations(tree), str(file), "exec", dont_inherit=True)

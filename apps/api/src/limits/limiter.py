@@ -82,9 +82,7 @@ def standing(of: Rule, count: Count, expected: int = 0) -> Standing:
 def headers(standings: Sequence[Standing]) -> Raw:
     """In the form that a response keeps them in."""
     now = time.time()
-    tightest = standings[0]
-    if len(standings) > 1:
-        tightest = min(standings, key=lambda one: one.left / one.rule.amount)
+    tightest = min(standings, key=lambda one: one.left / one.rule.amount)
     return [
         (b"x-ratelimit-limit", b"%d" % tightest.rule.amount),
         (b"x-ratelimit-remaining", b"%d" % max(0, tightest.left)),

@@ -115,4 +115,9 @@ EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
         ("ELSEWHERE_SECONDS = 0.3", "1.3"): "a wait that is longer than most need: the answer is the same",
         ("SETTLE_STEP = 0.02", "1.02"): "a wait that is longer than most need: the answer is the same",
     },
+    "apps.api.src.http.streaming": {
+        ("self._sending = False", "True"): "set anew before it is read",
+        ("self._active_at = 0.0", "1.0"): "set anew before it is read",
+        ("self._stalled_after = 0.0", "1.0"): "set anew before it is read",
+    },
 }

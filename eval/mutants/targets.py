@@ -4,6 +4,7 @@ from eval.mutants.running import Target
 
 CORE = "apps/core/tests/"
 LIMITS = "apps/api/tests/limits/"
+GENERATE = "apps/api/tests/generate/"
 TARGETS = (
     Target(
         "apps.core.errors",
@@ -31,10 +32,12 @@ TARGETS = (
     Target(
         "apps.api.src.http.streaming",
         (
-            *("apps/api/tests/http/test_sse.py", "apps/api/tests/generate/test_answers.py"),
-            *("apps/api/tests/generate/test_disconnects.py", "apps/api/tests/generate/test_faults.py"),
-            *("apps/api/tests/http/test_exceptions.py", f"{LIMITS}test_limits.py"),
-            *("apps/api/tests/anthropic/test_message_start.py", "apps/api/tests/ollama/test_answers.py"),
+            *("apps/api/tests/http/test_sse.py", f"{GENERATE}test_answers.py", "apps/api/tests/ollama/test_answers.py"),
+            f"{GENERATE}test_disconnects.py::test_one_client_that_leaves_ends_its_work",
+            f"{GENERATE}test_faults.py::test_bare_text_that_fails_is_an_aborted_connection",
+            "apps/api/tests/http/test_exceptions.py::test_a_crash_in_a_model_is_an_internal_error",
+            "apps/api/tests/http/test_exceptions.py::test_a_traceback_goes_to_the_log_only_while_debugging",
+            f"{LIMITS}test_limits.py::test_errors_tell_what_is_left",
         ),
     ),
     Target(

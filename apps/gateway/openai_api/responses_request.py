@@ -145,7 +145,7 @@ def _string(item: Mapping[str, Any], name: str, where: str) -> str:
 # the same word in both
 SHARED = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "user")
 # what this API has no word for, and clients of vLLM and llama.cpp send all the same: a chat's own words
-PASSED = (SAMPLERS | FORMS | TOKEN_RULES | {THINKING_BUDGET, "include_reasoning"}) - set(SHARED)
+PASSED = (SAMPLERS | FORMS | TOKEN_RULES | {THINKING_BUDGET, "include_reasoning", "chat_template_kwargs"}) - set(SHARED)
 # these change nothing about the answer: the name, and why
 IGNORED: Mapping[str, str] = {
     **{name: why for name, why in fields.IGNORED.items() if name != "store"},
@@ -229,6 +229,8 @@ def _refuse(body: Mapping[str, Any]) -> None:
     logprobs = isinstance(included, list) and LOGPROBS in included
     for name, value in body.items():
         if value is None or value in ONLY.get(name, ()) or (name == "top_logprobs" and logprobs):
+            continue
+        if name not in READ and name not in ONLY and fields.asks_for_nothing(value, fields.NEUTRAL.get(name, ())):
             continue
         if name in STATEFUL:
             raise InvalidValue(f"This model cannot honour {name}: {STATEFUL[name]}", field=name)

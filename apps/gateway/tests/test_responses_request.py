@@ -101,8 +101,30 @@ async def test_a_chat_that_answers_nonsense_is_an_upstream_error(nonsense: bytes
 def test_a_chats_own_words_are_passed_on_and_bookkeeping_is_left_out() -> None:
     samplers = {"top_k": 3, "min_p": 0.1, "seed": 7, "stop": ["x"], "repetition_penalty": 1.1, "logit_bias": {"5": -1}}
     samplers |= {"stop_token_ids": [3], "allowed_token_ids": [3, 4], "bad_words": ["no"]}
+    samplers |= {"chat_template_kwargs": {"enable_thinking": False}, "thinking_token_budget": 5}
     chat = chat_body({"model": "m", "input": "hi", **samplers, "session_id": "s", "timings_per_token": True})
     assert chat == {"model": "m", "messages": [{"role": "user", "content": "hi"}], **samplers}
+
+
+def test_what_asks_for_nothing_is_no_error() -> None:
+    nothing: dict[str, Any] = {
+        "n": None,
+        "echo": False,
+        "skip_special_tokens": True,
+        "return_token_ids": False,
+        "best_of": 1,
+        "lora": [],
+    }
+    nothing |= {"include_stop_str_in_output": False, "thinking": {"type": "disabled"}, "conversation": None}
+    assert chat_body({"model": "m", "input": "hi", **nothing}) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    asked: list[tuple[str, Any]] = [("echo", True), ("best_of", 2), ("truncation", "auto"), ("conversation", "c")]
+    for name, value in asked:
+        with pytest.raises(AppError) as refused:
+            chat_body({"model": "m", "input": "hi", name: value})
+        assert refused.value.field == name
 
 
 def test_functions_of_a_namespace_are_functions_by_both_names() -> None:

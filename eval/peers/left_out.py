@@ -124,6 +124,7 @@ VLLM: Mapping[str, str] = {
     r"test_function_call\.py::test_max_tokens_with_tool_choice_required.*": "their response has an empty message where"
     " nothing is said, and ours no item",
     r"test_return_token_ids\.py::test_chat_completion_with_tool_use.*": THEIR_MODEL,
+    r"test_return_token_ids\.py::test_comparison_with.*": "their model writes on where the packaged one ends at once",
     r"test_return_tokens_as_ids\.py::test_chat_.*": "ends within a character, by another tokenizer than theirs",
     r"test_stateful\.py::test_background": HURRY,
     r"test_stateful\.py::test_previous_response_id": THEIR_MODEL,

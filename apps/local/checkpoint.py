@@ -38,9 +38,11 @@ class HubUnreachable(Exception):
 
 
 class Report(Protocol):
-    """Takes a step of the loading, and the seconds that it may take yet where they are known."""
+    """Takes a step of the loading; where they are known, the seconds that it may take yet, and its bytes of all."""
 
-    def __call__(self, step: str, seconds_left: float | None = None) -> None: ...
+    def __call__(
+        self, step: str, seconds_left: float | None = None, done: int | None = None, total: int | None = None
+    ) -> None: ...
 
 
 class Snapshot(Protocol):
@@ -203,24 +205,24 @@ class DownloadProgress:
         self._ended.set()
         self._thread.join()
 
-    def step(self, begun_with: int, seconds: float) -> tuple[str, float | None]:
-        """What is done so far, ``seconds`` after ``begun_with`` bytes were there; and the seconds left, if known."""
+    def step(self, begun_with: int, seconds: float) -> tuple[str, float | None, int]:
+        """What is done so far, ``seconds`` after ``begun_with`` bytes were there; the seconds left, if known; bytes."""
         done = _bytes_in(self._folder)
         rate = (done - begun_with) / seconds if seconds > 0 else 0.0
         of = f" of {self._size / GIGABYTE:.2f} GB ({min(1.0, done / self._size):.0%})" if self._size else " GB"
         text = f"downloading {self._name}: {done / GIGABYTE:.2f}{of}, {rate / MEGABYTE:.1f} MB/s"
         if not self._size or rate <= 0:
-            return text, None
+            return text, None, done
         left = max(0.0, self._size - done) / rate
-        return f"{text}, {left:.0f} s left", left
+        return f"{text}, {left:.0f} s left", left, done
 
     def _watch(self) -> None:
         begun_with, seconds = _bytes_in(self._folder), 0.0
         terminal = sys.stderr is not None and sys.stderr.isatty()
         while not self._ended.wait(PROGRESS_SECONDS):
             seconds += PROGRESS_SECONDS
-            text, left = self.step(begun_with, seconds)
-            self._report(text, left)
+            text, left, done = self.step(begun_with, seconds)
+            self._report(text, left, done, self._size or None)
             if terminal:
                 print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
             elif seconds % LOG_SECONDS == 0:

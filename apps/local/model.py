@@ -114,6 +114,7 @@ class LocalModel:
         self._first = loader.first if load is None else first
         self._serving: _Serving | None = None
         self._seconds_left: float | None = None
+        self._bytes: tuple[int | None, int | None] = (None, None)
         self._state: State = "loading"
         self._reason = "Not started yet"
         self._thread: threading.Thread | None = None
@@ -134,6 +135,8 @@ class LocalModel:
             "queue_size": self.admission.queue_size,
             "predicted_wait": self.admission.predicted_wait(),
             "seconds_left": self._seconds_left,
+            "loaded_bytes": self._bytes[0],
+            "total_bytes": self._bytes[1],
         }
         if (serving := self._serving) is not None:
             engine = serving.loaded.engine
@@ -329,10 +332,12 @@ class LocalModel:
         except RuntimeError:
             log.debug("The loop ended before the load did")
 
-    def _report(self, step: str, seconds_left: float | None = None) -> None:
+    def _report(
+        self, step: str, seconds_left: float | None = None, done: int | None = None, total: int | None = None
+    ) -> None:
         if self._closed.is_set():
             raise _Closed
-        self._seconds_left = seconds_left
+        self._seconds_left, self._bytes = seconds_left, (done, total)
         meanwhile = f"Answers until {self._requested} is here; " if self._serving is not None else ""
         self._reason = f"{meanwhile}{'s' if meanwhile else 'S'}till {step}"
 
@@ -347,7 +352,7 @@ class LocalModel:
                     # the same model stays, with other details; what runs on it knows the holder of before
                     before.loaded = loaded
                     self._serving, before = before, None
-                self._state, self._reason, self._seconds_left = state, reason, None
+                self._state, self._reason, self._seconds_left, self._bytes = state, reason, None, (None, None)
                 self._since = self._clock()
                 self._name = self._requested if loaded is None else loaded.name
                 made = None

@@ -40,7 +40,7 @@ class GatedLoader:
         try:
             report("importing everything")
             self.gate.wait(100)
-            return EchoLoader(self.engine)(settings, lambda step, seconds_left=None: None)
+            return EchoLoader(self.engine)(settings, lambda *_: None)
         finally:
             self.ended.set()
 
@@ -272,6 +272,24 @@ async def test_a_load_ends_between_two_steps_once_the_model_is_closed(settings: 
     go_on.set()
     await closing
     assert steps == ["one"]
+
+
+async def test_how_many_bytes_are_loaded_is_told_until_the_model_is_there(settings: Settings) -> None:
+    told = []
+
+    def load(settings: Settings, report: Report) -> Loaded:
+        for more in ((), (2.0, 30, 90)):
+            report("loading", *more)
+            told.append(model.readiness().details)
+        return EchoLoader(EchoEngine())(settings, report)
+
+    model = LocalModel(settings, load)
+    await model.start()
+    await model.settled()
+    told.append(model.readiness().details)
+    shares = [(one["seconds_left"], one["loaded_bytes"], one["total_bytes"]) for one in told]
+    assert shares == [(None, None, None), (2.0, 30, 90), (None, None, None)]
+    await model.aclose()
 
 
 async def test_a_folders_path_does_not_become_the_models_name(settings: Settings) -> None:

@@ -106,16 +106,17 @@ def test_each_part_has_its_sources_rows_in_their_places(precision: str, threads:
 
 def test_how_far_it_is_is_reported_and_the_second_start_packs_nothing(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path / "model")
-    told: list[tuple[str, float | None]] = []
+    told: list[tuple[str, float | None, int, int]] = []
     seconds = iter(range(1000))
     telling = replace(packer(), progress=lambda *step: told.append(step), clock=lambda: float(next(seconds)))
     load_weights(folder, read_shape(folder), "int4", tmp_path, telling)
-    done = [int(step.removeprefix("packing the weights for this CPU: ").removesuffix("%")) for step, _ in told]
+    done = [int(step.removeprefix("packing the weights for this CPU: ").removesuffix("%")) for step, *_ in told]
     assert done == sorted(done) and 0 < done[0] < done[-1] == 100
-    left = [seconds_left for _, seconds_left in told]
+    left = [seconds_left for _, seconds_left, *_ in told]
     # a second a slab: after the first of n slabs there are about as many seconds left as its share says
     assert left[0] == pytest.approx((100 - done[0]) / done[0], rel=0.2)
     assert left[-1] == 0
+    assert [100 * packed // total for *_, packed, total in told] == done
     told.clear()
     load_weights(folder, read_shape(folder), "int4", tmp_path, telling)
     assert told == []
@@ -126,7 +127,7 @@ class Ended(Exception):
 
 
 def test_a_report_that_raises_ends_the_packing_and_leaves_no_file(tmp_path: Path) -> None:
-    def end(step: str, seconds_left: float | None) -> None:
+    def end(*_: object) -> None:
         raise Ended
 
     folder = write_tiny_checkpoint(tmp_path / "model")

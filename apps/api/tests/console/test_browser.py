@@ -168,12 +168,17 @@ class Loading(ScriptedModel):
 async def test_the_start_shows_what_loads_and_then_what_to_try(browser: Browser) -> None:
     model = Loading(saying("hello"))
     step = "Still downloading a/big: 0.31 of 2.20 GB (14%), 5.2 MB/s, 363 s left"
-    model.now = Readiness("big", "loading", step, {"seconds_left": 363.0})
+    model.now = Readiness("big", "loading", step)
     with serving_models(cloud=model, local=model) as url:
         async with browser.tab(f"{url}/#/start") as page:
             loading = "document.querySelector('.model:has(progress)')"
             await page.wait_for(f"{loading}?.innerText.includes({json.dumps(step)})")
-            assert "6.1 min" in await page.run(f"{loading}.innerText")
+            assert await page.run("document.querySelector('progress').position") == -1
+            share = {"seconds_left": 363.0, "loaded_bytes": 308_000_000, "total_bytes": 2_200_000_000}
+            model.now = Readiness("big", "loading", step, share)
+            assert await page.wait_for("Math.max(0, document.querySelector('progress').position)") == 0.14
+            shown = await page.run(f"{loading}.innerText")
+            assert "6.1 min" in shown and "308 MB of 2.2 GB" in shown
             model.now = Readiness("big", "ready", "Loaded in 9.1 s")
             await page.wait_for("document.querySelector('.lead').innerText.includes('big is ready to answer')")
             assert await page.run("document.querySelectorAll('progress').length") == 0

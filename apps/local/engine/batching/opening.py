@@ -83,7 +83,7 @@ def open_engine(
     slots: int,
     cache_dir: Path,
     options: Options = Options(),
-    progress: Progress = lambda step, seconds_left: None,
+    progress: Progress = lambda *_: None,
 ) -> BatchingEngine:
     """Blocks: for a fraction of a second where kernels and packed weights are in the cache folder already.
 
@@ -217,7 +217,7 @@ def open_step(
     library: Library,
     caches: Caches = Caches(),
     slots: int = 0,
-    progress: Progress = lambda step, seconds_left: None,
+    progress: Progress = lambda *_: None,
 ) -> NativeStep:
     """The arithmetic alone, on the project's kernels. Raises UnsupportedModel, and what ``progress`` raises."""
     shape, threads = read_shape(folder), available_cpus()

@@ -49,7 +49,7 @@ ABANDONED_AFTER = 3600.0
 # takes where a slab begins, in bytes after the header, and its values: uint8 [blocks, width]
 Store = Callable[[int, Any], None]
 # takes what is being done, and the seconds that it may take yet where they are known
-Progress = Callable[[str, float | None], None]
+Progress = Callable[[str, float | None, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Packer:
 
     library: ctypes.CDLL
     threads: int
-    progress: Progress = lambda step, seconds_left: None
+    progress: Progress = lambda *_: None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -211,7 +211,7 @@ def _fill(store: Store, parts: Sequence[Part], tensors: Tensors, packer: Packer)
             for packed in pool.map(partial(slab, part, start, width, sources, rows), range(0, len(rows), SLAB)):
                 done += packed
                 left = (packer.clock() - began) * (total - done) / done
-                packer.progress(f"packing the weights for this CPU: {100 * done // total}%", left)
+                packer.progress(f"packing the weights for this CPU: {100 * done // total}%", left, done, total)
             tensors.forget_pages()
             start += blocks * width
 

@@ -8,6 +8,7 @@ function Model({ model }) {
   const facts = [
     ["Route", html`<code>${model.route}</code>`],
     ["Time left", details.seconds_left && duration(details.seconds_left)],
+    ["Loaded", details.total_bytes && `${bytes(details.loaded_bytes)} of ${bytes(details.total_bytes)}`],
     ["Size", details.parameters && `${number(details.parameters / 1e6, 0)} million parameters, ${bytes(details.weights_bytes)}`],
     ["Context", details.context_length && `${number(details.context_length)} tokens`],
     ["Engine", engineOf(details)],
@@ -15,7 +16,7 @@ function Model({ model }) {
   ].filter(([, value]) => value);
   return html`<article class="card model"><h3>${model.name} <${State} state=${model.status} /></h3>
     <p class="quiet">${model.reason}</p>
-    ${model.status === "loading" && html`<progress aria-label=${`Loading ${model.name}`} />`}
+    ${details.total_bytes ? html`<progress key="known" aria-label="Loading" value=${details.loaded_bytes} max=${details.total_bytes} />` : model.status === "loading" && html`<progress key="unknown" aria-label="Loading" />`}
     ${details.fallback_reason && html`<p class="notice">Answers in place of ${details.requested_model}: ${details.fallback_reason}</p>`}
     <dl class="facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl></article>`;
 }

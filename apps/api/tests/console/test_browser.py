@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.api.tests.console.hostile_texts import HOSTILE
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
 from apps.core.ports import Readiness
@@ -60,6 +61,25 @@ def area(width):
 > of two lines
 
 The end, **strong** and `code`."""
+
+ODD_MARKDOWN = [
+    "Entities: &amp; &lt;b&gt; &copy; &#39; &nbsp; & AT&T \"quoted\" 'so' a < b > c",
+    "`a < b && c` and **bold *and slanted* `code`** ~~gone~~ \\* \\<",
+    '[titled](https://example.org/?a=1&b=2 "a \\"title\\" & more") <https://example.org/> mail@example.org www.a.org',
+    "[relative](/docs) [anchor](#here) [script](javascript:alert) [spaced](<https://example.org/a b>) [](https://a.org)",
+    "![an image](https://example.org/a.png) beside",
+    "- [ ] to do\n- [x] done",
+    "3. three\n4. four\n   > quoted\n\n   ```\n   code\n   ```",
+    "| left | right | middle |\n|:--|--:|:-:|\n| `a` | **b** | c \\| d |\n| only |",
+    '```js\n\nif (a < b && c > d) { return "&amp;"; }\n```',
+    "    indented code\n\n    goes on",
+    "one  \ntwo\nthree\\\nfour",
+    "# One #\n## Two\n\nThree\n---\n***\n#### Four `code`",
+    "> a\n> > b\n> - c",
+    "H<sub>2</sub>O and <b>bold</b><br>line <!-- remark --> <span>span</span>",
+    "<details><summary>more</summary>\n\n*text*\n\n</details>",
+    "nul \u0000 and carriage\rreturn, tab\tand \u202e turned",
+]
 
 
 async def ask(page: Page, prompt: str) -> None:
@@ -130,16 +150,44 @@ async def test_markdown_that_grows_is_what_it_would_be_whole(browser: Browser) -
         "(pieces) => import('/console/static/markdown.js').then(({MarkdownWriter}) => {"
         " const place = document.createElement('div'); const writer = new MarkdownWriter(place);"
         " for (const piece of pieces) writer.append(piece);"
-        " const kinds = [...place.querySelectorAll('.block *')].map((one) => one.tagName);"
-        " return [kinds, place.textContent.replace(/\\s+/g, ' ').trim()]; })"
+        " const blocks = [...place.querySelectorAll('.block')].map((one) => one.innerHTML).join('');"
+        " return [[...new Set(Array.from(place.querySelectorAll('.block *'), (one) => one.tagName))], blocks]; })"
     )
     with serving_models(local=ScriptedModel(saying("hello"))) as url:
         async with browser.tab(f"{url}/#/chat") as page:
             await page.wait_for("!!document.querySelector('#send')")
             whole = await page.run(f"({write})({json.dumps([GROWING])})")
             assert {"PRE", "LI", "TABLE", "EM", "H1", "BLOCKQUOTE", "A"} <= set(whole[0])
-            for size in (1, 2, 3, 7, 50):
+            for size in (1, 2, 3, 7, 50, 1000):
                 assert await page.run(f"({write})({json.dumps(_cut(GROWING, size))})") == whole, size
+            assert page.errors == []
+
+
+async def test_markdown_is_what_the_sanitizer_leaves_of_it(browser: Browser) -> None:
+    """Whether it is built node by node or sanitized; and what grows keeps the nodes that it begins with."""
+    compare = (
+        "(texts) => Promise.all(['/console/static/markdown.js', 'marked', 'dompurify'].map((one) => import(one)))"
+        ".then(([{MarkdownWriter}, {marked}, {default: sanitizer}]) => texts.map((text) => {"
+        " const place = document.createElement('div'); const expected = document.createElement('div');"
+        " new MarkdownWriter(place).append(text); expected.append(sanitizer.sanitize(marked.parse(text)));"
+        " return [Array.from(place.querySelectorAll('.block'), (one) => one.innerHTML).join(''), expected.innerHTML];"
+        " }).filter(([found, expected]) => found !== expected))"
+    )
+    keeps = (
+        "import('/console/static/markdown.js').then(({MarkdownWriter}) => {"
+        " const place = document.createElement('div'); const writer = new MarkdownWriter(place);"
+        " writer.append('A **first** wo'); const [, strong, text] = place.querySelector('p').childNodes;"
+        " writer.append('rd\\n\\nNext');"
+        " return [strong, text].map((one) => place.contains(one) && one.textContent); })"
+    )
+    with serving_models(local=ScriptedModel(saying("hello"))) as url:
+        async with browser.tab(f"{url}/#/chat") as page:
+            await page.wait_for("!!document.querySelector('#send')")
+            # references reach no further than their block, and a block no further than some thousand characters
+            hostile = [text for text in HOSTILE if len(text) < 4000 and "]: " not in text]
+            texts = [*ODD_MARKDOWN, *hostile]
+            assert await page.run(f"({compare})({json.dumps(texts)})") == []
+            assert await page.run(keeps) == ["first", " word"]
             assert page.errors == []
 
 

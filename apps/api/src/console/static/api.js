@@ -57,14 +57,16 @@ export async function stream(path, body, { signal: aborted, onHeaders = () => {}
   });
   if (!response.ok) throw await failure(response);
   onHeaders(response.headers);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  // a stream of decoded pieces would make three times as many objects
+  const reader = response.body.getReader(), decoder = new TextDecoder();
   let rest = "", type = "", data = [];
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
-    rest += value;
+    const text = decoder.decode(value, { stream: true });
+    rest += text;
     // a line of megabytes comes in many pieces, and is not looked through again for each
-    if (!/[\r\n]/.test(value)) continue;
+    if (!/[\r\n]/.test(text)) continue;
     const lines = rest.split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     for (const line of lines) {

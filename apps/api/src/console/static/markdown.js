@@ -1,18 +1,23 @@
-// Markdown that grows: what is finished is rendered once, and only the last block again. A model's or a document's
-// text becomes markup through DOMPurify alone, which keeps neither images nor scripts nor styles.
+// Markdown that grows: what stands on the page stays, and only what has changed is made anew. A model's or a document's
+// text becomes elements of the kinds below alone, without images, scripts or styles: plain Markdown is built node by
+// node, and what has HTML or anything else of its own in it goes through DOMPurify.
 import { useLayoutEffect, useRef } from "preact/hooks";
 import DOMPurify from "dompurify";
 import { marked } from "marked";
 import { html } from "./ui.js";
 
-const CLEAN = {
-  RETURN_TRUSTED_TYPE: true,
-  ALLOWED_TAGS: ["p", "br", "hr", "strong", "em", "del", "code", "pre", "blockquote", "ul", "ol", "li", "a", "table",
-    "thead", "tbody", "tr", "th", "td", "h1", "h2", "h3", "h4", "h5", "h6", "sup", "sub"],
-  ALLOWED_ATTR: ["href", "title", "align", "start"],
-  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|#)/i,
-};
-DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+const TAGS = ["p", "br", "hr", "strong", "em", "del", "code", "pre", "blockquote", "ul", "ol", "li", "a", "table",
+  "thead", "tbody", "tr", "th", "td", "h1", "h2", "h3", "h4", "h5", "h6", "sup", "sub"];
+const ATTRIBUTES = ["href", "title", "align", "start"];
+const ADDRESS = /^(?:https?:|mailto:|#)/i;
+DOMPurify.setConfig({
+  RETURN_DOM_FRAGMENT: true, ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ATTRIBUTES, ALLOWED_URI_REGEXP: ADDRESS,
+  // no addresses: the others are, if they are not the sanitizer's own
+  ADD_URI_SAFE_ATTR: ["align", "start"],
+});
+DOMPurify.addHook("afterSanitizeAttributes", dress);
+
+function dress(node) {
   if (node.tagName === "A") {
     node.setAttribute("target", "_blank");
     node.setAttribute("rel", "noopener noreferrer nofollow");
@@ -22,8 +27,108 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   // the page has headings of its own above these
   const level = /^H([1-4])$/.exec(node.tagName);
   if (level) node.setAttribute("aria-level", String(Math.max(3, Number(level[1]) + 2)));
-});
-const OPTIONS = { gfm: true, breaks: true };
+}
+
+let foreign = false;
+marked.use({ gfm: true, breaks: true, renderer: { html() { foreign = true; return false; } } });
+
+/** HTML of Markdown: `own` where the text has none itself. */
+function render(tokens) {
+  foreign = false;
+  const html = marked.parser(tokens);
+  return { html, own: !foreign };
+}
+
+const PARTS = /<\/?[a-z]+[1-6]?(?: [a-z]+="[^"<>\0]*")*>|[^<\0]+/g;
+const TAG = /^<(\/?)([a-z]+[1-6]?)(.*)>$/;
+const ATTRIBUTE = / ([a-z]+)="([^"]*)"/g;
+const ENTITIES = { "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'" };
+const EMPTY = ["br", "hr"];
+const DEEPEST = 200;
+class Unknown extends Error {}
+
+function decode(text) {
+  return text.replace(/&(?:amp|lt|gt|quot|#39);|&/g, (entity) => {
+    if (!ENTITIES[entity]) throw new Unknown();
+    return ENTITIES[entity];
+  });
+}
+
+function element(tag, attributes) {
+  if (!TAGS.includes(tag)) throw new Unknown();
+  const node = document.createElement(tag);
+  for (const [, name, encoded] of attributes.matchAll(ATTRIBUTE)) {
+    if (name === "class") continue;
+    const value = decode(encoded).trim();
+    if (!ATTRIBUTES.includes(name) || /[<>]/.test(value) || (name === "href" && !ADDRESS.test(value))) throw new Unknown();
+    node.setAttribute(name, value);
+  }
+  dress(node);
+  return node;
+}
+
+/** A block on the page. Written again, it keeps the nodes of what its HTML begins with as before. */
+class Block {
+  constructor() {
+    this.root = document.createElement("div");
+    // the HTML's tags and texts; behind each of them: the element that is open, its last node, how deep it is
+    this.parts = [];
+    this.ends = [];
+  }
+
+  write({ html, own }, joined) {
+    this.root.className = `block${joined ? " joined" : ""}`;
+    try {
+      if (!own) throw new Unknown();
+      this.build(html);
+    } catch (problem) {
+      if (!(problem instanceof Unknown)) throw problem;
+      this.parts = [];
+      this.ends = [];
+      this.root.replaceChildren(DOMPurify.sanitize(html));
+    }
+  }
+
+  build(html) {
+    const parts = html.match(PARTS) || [];
+    if (parts.reduce((sum, part) => sum + part.length, 0) !== html.length) throw new Unknown();
+    let kept = 0;
+    while (kept < parts.length && parts[kept] === this.parts[kept]) kept += 1;
+    const isText = (part) => part && part[0] !== "<";
+    if (isText(parts[kept]) && isText(this.parts[kept])) {
+      this.ends[kept][1].data = decode(parts[kept]);
+      kept += 1;
+    }
+    this.parts = parts;
+    this.ends.length = kept;
+    let [open, last, depth] = this.ends[kept - 1] || [this.root, null, 0];
+    this.cut(open, last);
+    for (const part of parts.slice(kept)) {
+      const [, closing, tag, attributes] = TAG.exec(part) || [];
+      if (closing) {
+        if (open.localName !== tag || open === this.root) throw new Unknown();
+        [open, last, depth] = [open.parentNode, open, depth - 1];
+      } else {
+        last = open.appendChild(tag ? element(tag, attributes) : document.createTextNode(decode(part)));
+        if (tag && !EMPTY.includes(tag)) [open, last, depth] = [last, null, depth + 1];
+      }
+      // a browser's own parser has a bound, too
+      if (depth > DEEPEST) throw new Unknown();
+      this.ends.push([open, last, depth]);
+    }
+    if (open !== this.root) throw new Unknown();
+  }
+
+  /** Removes what stands behind the node `last` of `open`. */
+  cut(open, last) {
+    for (;;) {
+      while (open.lastChild !== last) open.lastChild.remove();
+      if (open === this.root) return;
+      [open, last] = [open.parentNode, open];
+    }
+  }
+}
+
 const LONGEST_BLOCK = 4000;
 const MOST_SHOWN = 200_000;
 const SECTION = 8000;
@@ -39,10 +144,10 @@ export class MarkdownWriter {
     this.shown = 0;
     this.hidden = 0;
     this.joined = false;
-    // blocks that are finished and not on the page yet, and the HTML of the one that grows
+    // blocks that are finished and not on the page yet, and what there is of the next one
     this.finished = [];
     this.growing = null;
-    this.last = place.appendChild(document.createElement("div"));
+    this.begin();
   }
 
   append(text) {
@@ -59,17 +164,15 @@ export class MarkdownWriter {
       this.tail += text.slice(from, from + 2 * LONGEST_BLOCK).replaceAll("\r\n", "\n");
       tokens = this.settle();
     }
-    this.growing = tokens ? clean(tokens) : rendered(this.tail);
+    this.growing = render(tokens || marked.lexer(this.tail));
   }
 
   show() {
-    for (const { html, length, joined } of this.finished) {
-      const block = document.createElement("div");
-      block.className = `block${joined ? " joined" : ""}`;
-      block.innerHTML = html;
-      this.section().append(block);
+    for (const { rendered, length, joined } of this.finished) {
+      this.block.write(rendered, joined);
       this.sections.at(-1).length += length;
       this.shown += length;
+      this.begin();
     }
     this.finished = [];
     while (this.shown > MOST_SHOWN) {
@@ -78,13 +181,12 @@ export class MarkdownWriter {
       this.shown -= oldest.length;
       this.hidden += oldest.length;
     }
-    this.last.className = `block${this.joined ? " joined" : ""}`;
-    if (this.growing !== null) this.last.innerHTML = this.growing;
+    if (this.growing) this.block.write(this.growing, this.joined);
   }
 
   /** Renders for good what can no longer change; returns the tokens of the tail where that is still the same. */
   settle() {
-    const tokens = marked.lexer(this.tail, OPTIONS);
+    const tokens = marked.lexer(this.tail);
     let growing = tokens.length - 1;
     const stands = () => { while (growing > 0 && tokens[growing].type === "space") growing -= 1; };
     stands();
@@ -107,20 +209,22 @@ export class MarkdownWriter {
   }
 
   close(end, rest = this.tail.slice(end)) {
-    this.finished.push({ html: rendered(this.tail.slice(0, end)), length: end, joined: this.joined });
+    const rendered = render(marked.lexer(this.tail.slice(0, end)));
+    this.finished.push({ rendered, length: end, joined: this.joined });
     this.joined = false;
     this.tail = rest;
   }
 
-  /** Where the next block goes: the browser leaves out sections that are not seen, and looks at each one for that. */
-  section() {
+  /** Begins a block: the browser leaves out sections that are not seen, and looks at each one for that. */
+  begin() {
     if (!this.sections.length || this.sections.at(-1).length > SECTION) {
       const place = document.createElement("div");
       place.className = "section";
-      this.place.insertBefore(place, this.last);
+      this.place.append(place);
       this.sections.push({ place, length: 0 });
     }
-    return this.sections.at(-1).place;
+    this.block = new Block();
+    this.sections.at(-1).place.append(this.block.root);
   }
 
   cut() {
@@ -136,9 +240,6 @@ export class MarkdownWriter {
     this.joined = true;
   }
 }
-
-const clean = (tokens) => DOMPurify.sanitize(marked.parser(tokens, OPTIONS), CLEAN);
-const rendered = (text) => clean(marked.lexer(text, OPTIONS));
 
 /** A text that is whole, as Markdown. */
 export function Markdown({ text }) {

@@ -17,7 +17,19 @@ from markdown_it import MarkdownIt
 
 from apps.tests.support import made_files
 from apps.tests.support.browser import BINARY, Page, browsing, chromium
-from apps.tests.support.console import AGENTS, MODEL, PAGES, Service, ask, console_service, fill, signed_in
+from apps.tests.support.console import (
+    AGENTS,
+    COLLECTION,
+    MODEL,
+    PAGES,
+    SUM,
+    Service,
+    console_service,
+    converse,
+    explain_route,
+    fill,
+    signed_in,
+)
 from apps.tests.support.processes import ROOT
 from apps.tests.support.waiting import until
 from eval.plots import draw
@@ -55,8 +67,6 @@ KEYS = (
 )
 QUESTIONS = ("What is Python?", "Explain a hash table in three sentences.", "Why is the sky blue?")
 CONVERSATION = ("Name three rivers of Europe as a list.", "What is Python?")
-COLLECTION = "handbook"
-SUM = "What is 12 * 3?"
 PAGES_OF_PDF = ("Trains are booked by the office.", "Every employee has thirty days of leave a year.")
 README_PAGE = (
     "<!doctype html><meta charset=utf-8><base href='%s/'><style>body{font:16px/1.5 sans-serif;max-width:880px;"
@@ -137,33 +147,15 @@ async def _photograph(service: Service, folder: Path, wanted: list[str], *, whol
 async def _fill(page: Page, name: str) -> None:
     """As the tests do, but for what makes a better picture."""
     if name == "chat":
-        for number, question in enumerate(CONVERSATION, 1):
-            await ask(page, question, "assistant", 80)
-            await page.wait_for(f"document.querySelectorAll('.receipt').length === {number}")
-    elif name == "compare":
-        await page.click("[value='rag/handbook']")
-        await page.type_into("#prompt", "Who books the trains?")
-        await page.click("#ask")
-        words = "[...document.querySelectorAll('.markdown')].map((one) => one.innerText.split(' ').length)"
-        await page.wait_for(f"{words}.length === 2 && {words}.every((count) => count > 5)")
-        await page.run("document.querySelector('form .danger')?.click()")
-        await page.wait_for("!!document.querySelector('[aria-label=Differences]')")
-        await page.click("[aria-expanded=false]")
+        await converse(page, CONVERSATION, "assistant", 80)
     elif name == "documents":
         await page.type_into("#collection", COLLECTION)
         await page.type_into("#question", "How many days of leave does every employee have?")
         await page.click("#question-form button")
         await page.click(".citation")
         await page.wait_for("!!document.querySelector('#cited')")
-    elif name == "agents":
-        await page.type_into("#task", SUM)
-        await page.click("#run")
-        await page.wait_for("!!document.querySelector('.waiting-run')")
-        await page.wait_for("!!document.querySelector('[aria-label=Runs]')")
     elif name == "routing":
-        await page.type_into("#route", "assistant")
-        await page.click("form button")
-        await page.wait_for("!!document.querySelector('#plan')")
+        await explain_route(page, "assistant")
     else:
         await fill(page, name)
     if name == "live":

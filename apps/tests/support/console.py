@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,8 @@ CAREFUL = {
 }
 AGENTS: JsonObject = {"agents": {"careful": CAREFUL}}
 BESIDE = "Trains are booked by the office in the second week."
+SUM = "What is 12 * 3?"
+COLLECTION = "handbook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def console_service(
         for each in (key, reader):
             with service.client(each) as http:
                 travel = {"name": "travel.md", "text": f"# Travel\n\n{BESIDE}"}
-                job = http.post("/rag/collections/handbook/documents", json=travel).json()["job"]
+                job = http.post(f"/rag/collections/{COLLECTION}/documents", json=travel).json()["job"]
                 _wait(partial(_ingested, http, job))
         yield service
 
@@ -124,42 +126,62 @@ async def ask(page: Page, prompt: str, model: str = MODEL, tokens: int | None = 
     await page.click("#send")
 
 
+async def converse(page: Page, prompts: Sequence[str], model: str, tokens: int) -> None:
+    for number, prompt in enumerate(prompts, 1):
+        await ask(page, prompt, model, tokens)
+        await page.wait_for(f"document.querySelectorAll('.receipt').length === {number}")
+
+
+async def compare(page: Page) -> None:
+    """Ask a model and the documents, and have the difference of their answers shown."""
+    await page.click(f"[value='rag/{COLLECTION}']")
+    await page.type_into("#prompt", "Who books the trains?")
+    await page.click("#ask")
+    words = "[...document.querySelectorAll('.markdown')].map((one) => one.innerText.split(' ').length)"
+    await page.wait_for(f"{words}.length === 2 && {words}.every((count) => count > 5)")
+    # a small model finds no end
+    await page.run("document.querySelector('form .danger')?.click()")
+    await page.wait_for("!!document.querySelector('[aria-label=Differences]')")
+    await page.click("[aria-expanded=false]")
+
+
+async def run_agent(page: Page) -> None:
+    """Begin a run that waits for an approval."""
+    await page.type_into("#task", SUM)
+    await page.click("#run")
+    await page.wait_for("!!document.querySelector('.waiting-run')")
+    await page.wait_for("!!document.querySelector('[aria-label=Runs]')")
+
+
+async def explain_route(page: Page, model: str) -> None:
+    await page.type_into("#route", model)
+    await page.click("form button")
+    await page.wait_for("!!document.querySelector('#plan')")
+
+
 async def fill(page: Page, name: str) -> None:
     """Do on a page what puts its contents there: an answer, a comparison, a run that waits, a plan."""
     if name == "start":
         await page.wait_for("!!document.querySelector('.model')")
     if name == "chat":
-        await ask(page, "Write a list of two fruits.", "other", 30)
-        await page.wait_for("!!document.querySelector('.receipt')")
+        await converse(page, ["Write a list of two fruits."], "other", 30)
         await page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     if name == "compare":
-        await page.click("[value='rag/handbook']")
-        await page.type_into("#prompt", "Who books the trains?")
-        await page.click("#ask")
-        # a small model finds no end
-        await page.wait_for("[...document.querySelectorAll('.markdown')].filter((one) => one.innerText).length === 2")
-        await page.run("document.querySelector('form .danger')?.click()")
-        await page.wait_for("!!document.querySelector('[aria-label=Differences]')")
-        await page.click("[aria-expanded=false]")
+        await compare(page)
     if name == "documents":
-        await page.type_into("#collection", "handbook")
+        await page.type_into("#collection", COLLECTION)
         await page.type_into("#question", "Who books the trains?")
         await page.run("[...document.querySelectorAll('button')].find((one) => one.innerText === 'Search').click()")
         await page.wait_for("!!document.querySelector('[aria-label=Passages]')")
         await page.click("[aria-label^=Read]")
         await page.wait_for("!!document.querySelector('.text')")
     if name == "agents":
-        await page.type_into("#task", "What is 1234 * 5678?")
-        await page.click("#run")
-        await page.wait_for("!!document.querySelector('.waiting-run')")
-        await page.wait_for("!!document.querySelector('[aria-label=Runs]')")
+        await run_agent(page)
     if name == "keys":
         await page.wait_for("!!document.querySelector('[aria-label=Keys]')")
         await page.click("#new-key")
     if name == "routing":
-        await page.type_into("#route", MODEL)
-        await page.click("form button")
-        await page.wait_for("!!document.querySelector('#plan')")
+        await explain_route(page, MODEL)
         await page.type_into("#routing-file", "models: {x: {targets: [{provider: nope}]}}")
         await page.click("#check")
         await page.wait_for("!!document.querySelector('#checked')")

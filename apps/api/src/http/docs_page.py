@@ -33,6 +33,9 @@ STYLE = """<style>
   .swagger-ui .opblock .opblock-summary { flex-wrap: wrap }
   .swagger-ui .opblock .opblock-summary-description { flex-basis: 100%; padding: 2px 10px }
   .swagger-ui .opblock .opblock-summary-path { max-width: none; word-break: break-all }
+  .swagger-ui .opblock-tag { flex-wrap: wrap }
+  .swagger-ui .opblock-tag .nostyle { flex: 1 }
+  .swagger-ui .opblock-tag small { order: 1; flex: 1 0 100%; padding: 4px 0 }
 }
 </style></head>"""  # noqa: E501 - CSS
 

@@ -33,7 +33,7 @@ export function Start({ reaches }) {
     ["compare", "Compare", "Put one prompt to several models at once, with their receipts."],
   ].filter(([id]) => reaches(id));
   const command = `curl ${location.origin}/local/generate${key.value ? ' -H "Authorization: Bearer $GENAI_API_KEY"' : ""} -H 'Content-Type: application/json' -d '{"prompt": "What is Python?"}'`;
-  const tries = next.length > 0 && html`<div key="tries"><h2>Try next</h2><div class="columns stretched">${next.map(([id, name, text]) => html`<a class="card next" href=${`#/${id}`}><b>${name}</b><span>${text}</span></a>`)}</div></div>`;
+  const tries = next.length > 0 && html`<div key="tries"><h2>Try next</h2><div class="columns">${next.map(([id, name, text]) => html`<a class="card next" href=${`#/${id}`}><b>${name}</b><span>${text}</span></a>`)}</div></div>`;
   const loaded = html`<div key="models"><h2>Models</h2>${!state && !error && html`<p class="quiet">Asking the service.</p>`}
     <div class="columns">${models.map((one) => html`<${Model} key=${one.route} model=${one} />`)}</div></div>`;
   return html`<section class="start"><h1>genai-project</h1>

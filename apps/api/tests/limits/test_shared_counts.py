@@ -89,11 +89,22 @@ async def test_what_is_added_counts_soon_and_all_of_it(pair: tuple[SharedCounts,
             await asyncio.sleep(0.02)
 
 
-async def test_what_was_added_is_counted_before_the_end(redis: RedisServer) -> None:
+async def test_what_is_added_later_counts_too(pair: tuple[SharedCounts, SharedCounts]) -> None:
+    one, two = pair
+    for total in (5, 10):
+        one.add("again", 60, 5)
+        async with asyncio.timeout(HANG_SECONDS):
+            while (await two.hit("again", 60, 0)).used != total:  # noqa: ASYNC110 - what it waits for has no event
+                await asyncio.sleep(0.02)
+
+
+async def test_what_was_added_is_counted_before_the_end_and_nothing_goes_on_behind_it(redis: RedisServer) -> None:
+    before = asyncio.all_tasks()
     ending = SharedCounts(redis.url, WindowCounts(), HANG_SECONDS)
     await ending.start()
     ending.add("at the end", 60, 7)
     await ending.aclose()
+    assert asyncio.all_tasks() == before
     with Redis.from_url(redis.url) as client:
         assert client.get(ours(redis, "at the end")) == b"7"
 

@@ -180,3 +180,24 @@ asyncio.run(run())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[2, 1]\n", done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell a process's open files")
+async def test_closed_it_holds_the_file_no_more(tmp_path: Path) -> None:
+    def held() -> list[str]:
+        links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [name for name in [*links, *Path("/proc/self/maps").read_text().split()] if name == str(path)]
+
+    path = tmp_path / "counts"
+    own = counts(path, Clock(50.0))
+    await own.hit("a", 60)
+    # as a file, and in the memory
+    assert len(held()) == 3
+    assert path.stat().st_mode & 0o777 == 0o600
+    await own.aclose()
+    assert held() == []
+    assert (await own.hit("a", 60)).used == 2
+    await own.aclose()
+    path.write_bytes(b"what somebody wrote\n" * 9)
+    assert (await own.hit("a", 60)).share == 2
+    assert held() == []

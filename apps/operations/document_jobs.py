@@ -128,14 +128,18 @@ class JobStatements:
     async def change(
         self, held: Held, values: Mapping[str, Any], *, due_in: float | None = None, ends: bool = False
     ) -> bool:
-        """Set ``values`` where the lease is still that of this claim; whether it is."""
+        """Set ``values`` where the lease is still that of this claim; whether it is. What ``ends`` needs no upload."""
         now, more = await self.now(), dict[str, Any]()
         if due_in is not None:
             more["due"] = now + due_in
         if ends:
             more |= {"finished": now, "percent": 100.0}
-        changed = update(rag_files).where(self._is_mine(held)).values(**values, **more)
-        return (await self._connection.execute(changed)).rowcount == 1
+        changed = update(rag_files).where(self._is_mine(held)).values(**values, **more).returning(rag_files.c.spooled)
+        spooled = (await self._connection.execute(changed)).scalars().all()
+        if ends:
+            # at once with the end: a process that dies now would leave it behind
+            await self.drop_uploads(spooled)
+        return len(spooled) == 1
 
     async def progress(self, held: Held, values: Mapping[str, Any]) -> bool:
         """Raise numbers to ``values``, where the lease is still that of this claim; none goes back."""

@@ -341,6 +341,32 @@ async def test_uploads_are_found_by_every_machine_until_they_are_ingested(
             pass
 
 
+async def test_an_upload_goes_at_once_with_the_end_of_its_file(
+    jobs: DatabaseJobs, uploads: DatabaseUploads, queue: QueueDatabase, clock: Clock
+) -> None:
+    """A worker that is killed right behind it leaves nothing."""
+
+    async def part_of(name: str) -> bytes | None:
+        return await queue(lambda rows: rows.part(f"spooled {name}", 0))
+
+    async def keep(name: str) -> None:
+        await queue(lambda rows: rows.keep_part(f"spooled {name}", 0, b"text"))
+
+    await keep("a")
+    await keep("b")
+    await jobs.add("ann", "docs", [new("a"), new("b")])
+    lost = await jobs.claim("one")
+    clock.now += 16
+    first, second = await jobs.claim("two"), await jobs.claim("two")
+    assert lost is not None and first is not None and second is not None
+    assert not await jobs.finish(lost, 1, 1) and not await jobs.fail(lost, InvalidValue("no"))
+    assert await part_of(first.name) is not None
+    assert await jobs.finish(first, 1, 1)
+    assert await part_of(first.name) is None and await part_of(second.name) is not None
+    assert await jobs.fail(second, InvalidValue("no"))
+    assert await part_of(second.name) is None
+
+
 async def test_what_waited_in_the_file_of_before_moves_once(
     jobs: DatabaseJobs, uploads: DatabaseUploads, tmp_path: Path
 ) -> None:

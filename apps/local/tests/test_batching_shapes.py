@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,14 @@ def checkpoint(folder: Path, kind: str, changes: dict[str, Any], dtype: str = "f
     return model
 
 
-def native(folder: Path, cache_dir: Path, precision: str = "fp32") -> NativeStep:
+def native(folder: Path, cache_dir: Path, precision: str = "fp32", threads: int = 2) -> NativeStep:
     try:
         library = load_library(build(AVX2, Settings().model_cache_dir))
     except NoKernel as error:
         pytest.skip(f"no kernels here: {error}")
     shape = read_shape(folder)
     weights = load_weights(folder, shape, precision, cache_dir, Packer(library, 2))
-    return NativeStep(library, "avx2", shape, weights, shape.context_length, 2, 64)
+    return NativeStep(library, "avx2", shape, weights, shape.context_length, threads, 64)
 
 
 def logits_of(model: Any) -> Any:
@@ -124,6 +125,30 @@ def test_the_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None
     assert np.linalg.norm(got - expected) < 1e-5 * np.linalg.norm(expected)
     assert np.array_equal(in_pieces(step, [7, 1, 1, 5, 1, 6]), got)
     step.close()
+
+
+@needs_avx2
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no thread on one core")
+def test_threads_without_cores_leave_the_team_and_the_logits_are_the_same(tmp_path: Path) -> None:
+    """Four threads on one core cannot use more than one core's time together."""
+    checkpoint(tmp_path / "model", "Llama", {})
+    alone = native(tmp_path / "model", tmp_path, threads=1)
+    expected = in_pieces(alone, [len(TOKENS)])
+    alone.close()
+    cores = os.sched_getaffinity(0)
+    # of this thread, and of those that it starts
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        crowded = native(tmp_path / "model", tmp_path, threads=4)
+        assert crowded.team == 4
+        places = list(range(len(TOKENS)))
+        caches = [crowded.new_cache()] * len(TOKENS)
+        for _ in range(200):
+            assert np.array_equal(crowded.run(TOKENS, places, caches, places), expected)
+        assert crowded.team == 1
+        crowded.close()
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.mark.parametrize("name", [*TAKEN, *WINDOWED])

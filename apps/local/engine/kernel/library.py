@@ -198,6 +198,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "kernel_compiler": (ctypes.c_char_p, []),
         "engine_new": (POINTER, [ctypes.POINTER(CModel), ctypes.c_int, INT]),
         "engine_free": (None, [POINTER]),
+        "engine_team": (ctypes.c_int, [POINTER]),
         "engine_step": (None, [POINTER, ctypes.POINTER(CRows)]),
         "linear_once": (None, [ctypes.POINTER(CLinear), INT, POINTER, POINTER]),
         "pack_blocks": (ctypes.c_int, [POINTER, POINTER, INT, INT, ctypes.c_int32, POINTER]),

@@ -205,6 +205,11 @@ class NativeStep(PooledBlocks):
             "cached_tokens_at_most": self._pool.free * self._pool.positions,
         }
 
+    @property
+    def team(self) -> int:
+        """How many of its threads compute: as many as there are cores for, beside other processes."""
+        return int(self._library.engine_team(self._engine))
+
     def close(self) -> None:
         if self._engine:
             self._library.engine_free(self._engine)

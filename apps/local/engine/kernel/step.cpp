@@ -172,6 +172,8 @@ void engine_step(void* engine, const Rows* rows) {
   e.begin(*rows);
   e.pool.run([&e](int thread) { e.m.cache == 2 ? e.step<int8_t>(thread) : e.m.cache ? e.step<Half>(thread) : e.step<float>(thread); });
 }
+// How many of its threads the next step has, unless it is one that finds out
+int engine_team(void* engine) { return ((Engine*)engine)->pool.team(); }
 int64_t block_positions() { return BLOCK; }
 // Which compiler, and its version: for an operator who asks what serves.
 const char* kernel_compiler() {

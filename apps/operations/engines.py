@@ -53,6 +53,11 @@ class ReleasingConnection(sqlite3.Connection):
             self.rollback()
         super().close()
 
+    def __del__(self) -> None:
+        # one that a cancelled task was still opening: from Python 3.13 on such an end is a warning
+        with suppress(sqlite3.Error):
+            self.close()
+
 
 def open_engine(url: str, data_dir: Path, seconds: float, *, patient: bool = False) -> AsyncEngine:
     """The engine of ``url``, or of a file in ``data_dir``, which is made.

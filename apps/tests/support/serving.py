@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -33,9 +34,15 @@ from apps.tests.watch import WATCH
 @cache
 def _data_folder(process: int) -> Path:
     """Each process has its own: a worker is a fork, and what one removes at its end another one may be using."""
-    folder = tempfile.TemporaryDirectory(prefix=f"genai-data-{process}-")
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
+    folder = Path(tempfile.mkdtemp(prefix=f"genai-data-{process}-"))
+    atexit.register(_remove, folder, process)
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    # what this process forks ends, too
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def settings(**changes: object) -> Settings:

@@ -19,6 +19,7 @@ from apps.tests.support.serving import serving, settings
 
 CALLERS = {
     "two": Caller("t", "k-two", requests_per_minute=2),
+    "other": Caller("t", "k-other", requests_per_minute=2),
     "three": Caller("t", "k-three", requests_per_minute=3),
     "tokens": Caller("t", "k-tokens", tokens_per_minute=100),
     "free": Caller("t", "k-free"),
@@ -58,6 +59,11 @@ def test_a_key_has_its_own_limit_on_all_routes_together(url: str, http: httpx2.C
     assert error["details"] == {"limit": "2 per 1 minute", "source": "key"}
     assert 1 <= int(answers[2].headers["Retry-After"]) <= 60
     assert ask(http, url, "three").status_code == 200
+
+
+def test_two_keys_of_a_tenant_with_the_same_limit_have_one_each(keys_only: str, http: httpx2.Client) -> None:
+    statuses = [ask(http, keys_only, who).status_code for who in ("two", "two", "other", "other", "two", "other")]
+    assert statuses == [200] * 4 + [429] * 2
 
 
 def test_the_address_is_limited_whoever_calls_from_it(url: str, http: httpx2.Client) -> None:

@@ -121,13 +121,11 @@ class StreamedResponse(Response):
         if not self._started:
             raise RuntimeError("a stream has a first frame")
         # the generator is closed, and what it held is free, before the client may know that the answer is whole
-        await self._write(last, more=False)
+        await self._write_last(last)
 
-    async def _write(self, frame: bytes, *, more: bool = True) -> None:
-        self._sending = True
-        self._active_at = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": frame, "more_body": more})
-        self._sending = False
+    async def _write_last(self, frame: bytes) -> None:
+        self._active_at, self._sending = asyncio.get_running_loop().time(), True
+        await self._send({"type": "http.response.body", "body": frame, "more_body": False})
 
     async def _tick(self) -> None:
         """Keep a silent stream alive; give up on a client that has stopped reading, under whatever server."""
@@ -147,7 +145,7 @@ class StreamedResponse(Response):
     async def _end_with(self, error: AppError) -> None:
         frame = self._error_frame(error)
         if frame:
-            await self._write(frame, more=False)
+            await self._write_last(frame)
         # else: returning without the end of the body makes the server cut the connection
 
 

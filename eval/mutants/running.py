@@ -1,4 +1,6 @@
-"""Runs the tests of a module against its mutants, each in a process of its own, so that no file is touched.
+"""Runs the tests of a module against its mutants, each in a process and a working folder of its own.
+
+So no file of the tree is touched.
 
 Most mutants change the body of a function. For these pytest collects the tests once, and each mutant is a fork of that
 process in which the function has its changed code. What is run when the module is imported needs an import: such a
@@ -15,8 +17,10 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -98,10 +102,13 @@ def ends(target: Target, made: Sequence[Mutant], workers: int) -> Iterator[tuple
         with suppress(ImportError):  # one that is gone from sys.modules' names again
             importlib.import_module(name)
     killers: list[str] = []
+    root = Path.cwd()
 
     def run(at: int, telling: int) -> None:
         sys.meta_path.insert(0, _Changed(target, made[at]))
-        _run_tests(target, _Ordered(killers, telling))
+        folder = Path.cwd()
+        os.chdir(root)
+        _run_tests(target, _Ordered(killers, telling, folder))
 
     left = {at: partial(run, at) for at in range(len(made)) if at not in done}
     for at, end in _forked(left, workers, patience):
@@ -116,7 +123,7 @@ def _note(killers: list[str], end: End) -> None:
 
 def _forked(work: Mapping[int, Callable[[int], None]], workers: int, patience: float) -> Iterator[tuple[int, End]]:
     """Run each in a child, which is given a pipe's end for the name of the test that fails, and ends itself."""
-    waiting, running = deque(work), dict[int, tuple[int, int, float]]()
+    waiting, running = deque(work), dict[int, tuple[int, int, Path, float]]()
     seen, waited = time.monotonic(), 0.0
     while waiting or running:
         # a machine that stands still for a while, and its processes with it, has made none of them hang
@@ -124,11 +131,11 @@ def _forked(work: Mapping[int, Callable[[int], None]], workers: int, patience: f
         seen, waited = now, waited + min(1.0, now - seen)
         if waiting and len(running) < workers:
             at = waiting.popleft()
-            child, reading = _fork(partial(_bounded, work[at]))
-            running[child] = at, reading, waited + patience
+            child, reading, folder = _fork(partial(_bounded, work[at]))
+            running[child] = at, reading, folder, waited + patience
             continue
         time.sleep(0.005)
-        for child, (at, reading, until) in list(running.items()):
+        for child, (at, reading, folder, until) in list(running.items()):
             hung = waited > until
             if not (os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) or hung):
                 continue
@@ -139,6 +146,7 @@ def _forked(work: Mapping[int, Callable[[int], None]], workers: int, patience: f
             os.set_blocking(reading, False)
             by = os.read(reading, 4096).decode()
             os.close(reading)
+            shutil.rmtree(folder, ignore_errors=True)
             del running[child]
             code = os.waitstatus_to_exitcode(status)
             if code == NO_TESTS:
@@ -146,21 +154,26 @@ def _forked(work: Mapping[int, Callable[[int], None]], workers: int, patience: f
             yield at, End(hung or code != SURVIVED, by, hung)
 
 
-def _fork(work: Callable[[int], None]) -> tuple[int, int]:
-    """A child in a process group of its own, and the end of a pipe where it can be heard."""
+def _fork(work: Callable[[int], None]) -> tuple[int, int, Path]:
+    """A child in a process group of its own, the end of a pipe where it can be heard, and its working folder.
+
+    The folder is the caller's to remove: a changed module may write wherever it is.
+    """
     reading, writing = os.pipe()
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
     child = os.fork()
     if not child:
         try:
             os.close(reading)
             os.setpgid(0, 0)
+            os.chdir(folder)
             work(writing)
         finally:
             os._exit(KILLED)
     os.close(writing)
     with suppress(PermissionError, ProcessLookupError):  # it has done so itself
         os.setpgid(child, child)
-    return child, reading
+    return child, reading, folder
 
 
 def _bounded(work: Callable[[int], None], telling: int) -> None:
@@ -208,15 +221,20 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Ordered:
-    """A plugin: tests of these names come first, in their order. The name of a test that fails goes to ``telling``."""
+    """A plugin: tests of these names come first, in their order. The name of a test that fails goes to ``telling``.
 
-    def __init__(self, first: Sequence[str], telling: int) -> None:
+    They are found in the tree and run in ``folder``.
+    """
+
+    def __init__(self, first: Sequence[str], telling: int, folder: Path) -> None:
         self._places = {name: at for at, name in enumerate(first)}
         self._telling = telling
+        self._folder = folder
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: self._places.get(item.nodeid, len(self._places)))
+        os.chdir(self._folder)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -264,10 +282,11 @@ class _Host:
         # what is called while modules are imported has been run before any change
         early = set(self._calls.names)
         began = time.monotonic()
-        child, reading = _fork(partial(self._run_unchanged, session))
+        child, reading, folder = _fork(partial(self._run_unchanged, session))
         with os.fdopen(reading, encoding="utf-8") as found:
             text = found.read()
         _, status = os.waitpid(child, 0)
+        shutil.rmtree(folder, ignore_errors=True)
         if os.waitstatus_to_exitcode(status) != SURVIVED:
             self._tell(text or "what they share cannot be ended")
             return True
@@ -284,7 +303,7 @@ class _Host:
     def _run_unchanged(self, session: pytest.Session, telling: int) -> None:
         """Writes the functions that each test calls, and the modules of other packages that they import."""
         called: dict[str, list[str]] = {}
-        session.config.pluginmanager.register(_Ordered((), telling))
+        session.config.pluginmanager.register(_Ordered((), telling, Path.cwd()))
         for item in list(session.items):
             self._calls.names.clear()
             self._calls.begin()
@@ -316,7 +335,7 @@ class _Host:
                     one.__code__ = code[name]
             callers = [name for name, names in called.items() if function in names]
             order = dict.fromkeys([*killers.get(function, ()), *callers, *items])
-            session.config.pluginmanager.register(_Ordered((), telling))
+            session.config.pluginmanager.register(_Ordered((), telling, Path.cwd()))
             _run(session, [items[name] for name in order])
             _end(session)
 

@@ -41,9 +41,11 @@ IN_ITS_BODY = [
     (20, "return None"),
 ]
 TESTED = """
+from pathlib import Path
 from small import Counter
 
 def test_none_is_over() -> None:
+    Path("written").touch()
     assert Counter().over(3) == 4
     assert Counter().over(9) == 10
 """
@@ -83,6 +85,8 @@ def test_a_change_is_killed_by_the_test_that_notices_it_and_survives_without_one
     survived = [line.rpartition("|")[0] for line in done.stdout.splitlines() if line.endswith("|survived")]
     assert len(done.stdout.splitlines()) == len(IN_ITS_BODY) + 2
     assert sorted(survived) == ["15|7", "19|pass", "9|4"]
+    # what a mutant writes where it is does not come into the tree
+    assert not (tmp_path / "written").exists()
 
 
 def test_every_target_and_its_tests_are_there() -> None:

@@ -166,6 +166,8 @@ def _fork(work: Callable[[int], None]) -> tuple[int, int, Path]:
         try:
             os.close(reading)
             os.setpgid(0, 0)
+            # the programs that tests start find the tree from there, too
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))
             os.chdir(folder)
             work(writing)
         finally:

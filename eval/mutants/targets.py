@@ -126,6 +126,11 @@ EXPLAINED: dict[str, dict[tuple[str, str], str]] = {
     "apps.api.src.http.streaming": {
         ("self._active_at = 0.0", "1.0"): "read before it is set where an only frame closes slowly: as long ago",
         ("self._stalled_after = 0.0", "1.0"): "set anew before it is read",
+        ("if self._sending and silence > self._stalled_after:", "silence >= self._stalled_after"): "the next tick does",
+        (
+            "if not self._sending and silence > PING_AFTER and self._ping:",
+            "silence >= PING_AFTER",
+        ): "the next tick does",
     },
     "apps.api.src.limits.counts": {
         ('URI = "loop://"', "'loop://x'"): "the engine looks at the scheme alone",

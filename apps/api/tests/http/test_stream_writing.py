@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from apps.api.src.http.shutdown import Shutdown
+from apps.api.src.http.shutdown import ClientGone, Shutdown
 from apps.api.src.http.streaming import LastFrame, StreamedResponse
 from apps.core.errors import AppError, UpstreamError
 
@@ -65,7 +65,10 @@ class Script:
 
 
 class Server:
-    """Sends a script as a response, to a client that takes ``reading`` seconds to read a body, by its text."""
+    """Sends a script as a response, to a client that takes ``reading`` seconds to read a body, by its text.
+
+    The client is there for ``stays`` seconds.
+    """
 
     def __init__(
         self,
@@ -73,14 +76,17 @@ class Server:
         reading: dict[bytes, float] | None = None,
         *,
         ping: bytes = PING,
+        stays: float = FOREVER * 2,
         on_body: Callable[[Message], None] = lambda message: None,
     ) -> None:
         self._reading = reading or {}
+        self._stays = stays
         self._on_body = on_body
         self._writing = 0
         self.most_at_once = 0
         self.messages: list[Message] = []
         self.times: list[float] = []
+        self.raised: Exception | None = None
         # held here, so that nothing but the response closes it
         self._frames = script.frames()
         with asyncio.Runner(loop_factory=JumpingLoop) as runner:
@@ -100,10 +106,14 @@ class Server:
         state = SimpleNamespace(settings=SimpleNamespace(stalled_after=STALLED_AFTER, debug=False))
         began = asyncio.get_running_loop().time()
         try:
-            await response({"type": "http", "app": SimpleNamespace(state=state)}, asyncio.Queue().get, self._send)
-        except RuntimeError as error:
-            self.error = str(error)
+            await response({"type": "http", "app": SimpleNamespace(state=state)}, self._receive, self._send)
+        except (RuntimeError, ClientGone) as error:
+            self.raised = error
         self.lasted = asyncio.get_running_loop().time() - began
+
+    async def _receive(self) -> Message:
+        await asyncio.sleep(self._stays)
+        return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
         self.messages.append(message)
@@ -143,8 +153,19 @@ def test_the_frames_are_closed_where_the_client_is_given_up() -> None:
 
 def test_a_stream_without_a_frame_is_an_error_and_nothing_of_it_is_sent() -> None:
     server = Server(Script())
-    assert server.error == "a stream has a first frame"
+    assert str(server.raised) == "a stream has a first frame"
     assert server.messages == []
+
+
+def test_a_client_that_leaves_before_the_first_frame_is_raised_to_who_would_answer_otherwise() -> None:
+    server = Server(Script(FOREVER, END), stays=5)
+    assert isinstance(server.raised, ClientGone)
+    assert (server.messages, server.closed) == ([], True)
+
+
+def test_a_client_that_leaves_behind_the_first_frame_ends_the_response() -> None:
+    server = Server(Script(A, FOREVER, END), stays=5)
+    assert (server.raised, server.bodies, server.closed) == (None, [A], True)
 
 
 @pytest.mark.parametrize("slow", [A, END])
@@ -187,6 +208,8 @@ def test_an_only_frame_is_sent_when_its_generator_takes_long_to_close() -> None:
     assert (server.bodies[-1], server.whole, server.closed) == (END, True, True)
 
 
-def test_an_error_behind_the_first_frame_is_the_end_of_the_body() -> None:
-    server = Server(Script(A, UpstreamError("no")))
+def test_an_error_behind_the_first_frame_is_the_end_of_the_body_and_holds_what_the_call_had_no_more() -> None:
+    error = UpstreamError("no")
+    server = Server(Script(A, error))
     assert (server.bodies, server.whole) == ([A, ERROR], True)
+    assert error.__traceback__ is None

@@ -207,7 +207,7 @@ class NativeStep(PooledBlocks):
 
     @property
     def team(self) -> int:
-        """How many of its threads compute: as many as there are cores for, beside other processes."""
+        """How many of its threads compute: on Linux as many as there are cores for, beside other processes."""
         return int(self._library.engine_team(self._engine))
 
     def close(self) -> None:

@@ -3,17 +3,23 @@
 //
 // A phase ends when its last thread does. Where other processes take the cores, all wait for one that does not run: two
 // threads on what is one core's time compute less than one, and the waiting takes time from the others. So the team has
-// as many threads as cores were really there for it, by the CPU time of all against the clock, and now and then a round
-// with all of them finds out whether there are more again. Who computes an item makes no difference to it.
+// as many threads as cores are there for it: now and then, in a round with all threads, Linux says of each how long it
+// ran and how long it was ready and had no core. Waiting for the others is neither, so that phases with few items take
+// no threads away; and where a system does not say it, all threads are always of the team. Who computes an item makes
+// no difference to it.
 #pragma once
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <ctime>
 #include <functional>
 #include <thread>
 #include <vector>
+#ifdef __linux__
+#include <fcntl.h>
+#include <unistd.h>
+#endif
 
 class Pool {
  public:
@@ -27,13 +33,11 @@ class Pool {
   }
   // Runs body(thread) on every thread of the team and returns when all are through.
   void run(const std::function<void(int)>& body) {
-    const bool were_all = team_ == threads_, all = since_all_++ >= ROUNDS || were_all;
-    if (all) since_all_ = 0, team_ = threads_;
-    const auto began = std::chrono::steady_clock::now();
+    measured_ = threads_ > 1 && ++since_measured_ > ROUNDS;
+    if (measured_) since_measured_ = 0, team_ = threads_;
     if (team_ > 1) begin(&body);
     share(0, body);
-    if (!all || threads_ == 1) return;
-    choose(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count(), were_all);
+    if (measured_) choose();
   }
   // How many threads the next round has, unless it is one with all of them.
   int team() const { return team_; }
@@ -58,37 +62,53 @@ class Pool {
     round_.notify_all();
   }
   void work(int thread) {
-    for (uint32_t round = 0;;) {
-      await(round_, round, nullptr, 0);
+    for (uint32_t round = 0, out = 0;;) {
+      // a thread that is not of the team leaves its core to others
+      if (out) round_.wait(round);
+      else await(round_, round, nullptr, 0);
       round = round_.load();
-      if (thread >= (int)(round % TEAM)) continue;
+      if ((out = thread >= (int)(round % TEAM))) continue;
       if (!body_) return;
       share(thread, *body_);
     }
   }
   void share(int thread, const std::function<void(int)>& body) {
-    const double before = cpu_seconds();
+    const bool measured = measured_;
+    const Times before = measured ? times() : Times{};
     body(thread);
-    shares_[thread].cpu = cpu_seconds() - before;
+    if (measured) {
+      const Times after = times();
+      const double ran = after.ran - before.ran, waited = after.waited - before.waited;
+      shares_[thread].core = ran > 0 && waited > 0 ? ran / (ran + waited) : 1;
+    }
     barrier();
   }
-  void choose(double seconds, bool were_all) {
-    double cpu = 0;
-    for (const Share& share : shares_) cpu += share.cpu;
-    const double more = std::min<double>(threads_, cpu / seconds) - cores_;
-    cores_ += more * (more < 0 && were_all ? SLOWLY : AT_ONCE);
+  void choose() {
+    double cores = 0;
+    for (const Share& share : shares_) cores += share.core;
+    // a single round may have met a moment in which another process ran, and that is no crowd
+    cores_ += (cores - cores_) / 2;
     team_ = cores_ < ENOUGH * threads_ ? std::max(1, (int)(cores_ + 0.5)) : threads_;
   }
-  // Of this thread. Windows counts it by ticks that are longer than a round: there all are always of the team.
-  static double cpu_seconds() {
-#ifdef _WIN32
-    static const auto start = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-#else
-    timespec at;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
-    return at.tv_sec + at.tv_nsec * 1e-9;
+  // Of this thread, in seconds: on a core, and ready without one. Both 0 where the system does not say.
+  struct Times {
+    double ran = 0, waited = 0;
+  };
+  static Times times() {
+    Times found;
+#ifdef __linux__
+    char text[96] = {};
+    const int file = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    if (file < 0) return found;
+    const ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    unsigned long long waited;
+    timespec ran;
+    // what the file says of running is as old as the last tick
+    if (length > 0 && std::sscanf(text, "%*u %llu", &waited) == 1 && !clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran))
+      found = {ran.tv_sec + ran.tv_nsec * 1e-9, waited * 1e-9};
 #endif
+    return found;
   }
   void barrier(const uint8_t* next = nullptr, int64_t bytes = 0) {
     // read before this thread arrives: the next round may have another team
@@ -121,17 +141,15 @@ class Pool {
 
   struct alignas(64) Share {
     std::atomic<int64_t> taken{0};
-    double cpu = 0;
+    double core = 1;  // the part of one that its thread had
   };
-  // Rounds between two with all threads, and a part of all threads' cores that is as good as all.
+  // Rounds between two that are measured, and a part of all threads' cores that is as good as all.
   static constexpr int ROUNDS = 16;
   static constexpr double ENOUGH = 0.75;
-  // How much a round with all says of the cores: less where the team loses threads, since a moment in which another
-  // process runs is no crowd.
-  static constexpr double AT_ONCE = 0.5, SLOWLY = 0.1;
 
   const int threads_;
-  int team_, since_all_ = 0;
+  int team_, since_measured_ = 0;
+  bool measured_ = false;
   double cores_;
   std::vector<Share> shares_;
   std::vector<std::thread> workers_;

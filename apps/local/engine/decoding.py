@@ -2,7 +2,7 @@
 
 The sampler's order is transformers': bias, repetition penalty, what may not come, temperature, top_k, top_p, min_p.
 OpenAI's frequency and presence penalties come after the repetition penalty, as in vLLM. What may not come is left out
-in the order grammar, end of thoughts, allowed tokens, bad words, end tokens. The output is text, log probabilities, and
+in the order grammar, allowed tokens, bad words, end of thoughts, end tokens. The output is text, log probabilities, and
 why it ended. Log probabilities are those of the model's own distribution, before constraint, temperature and top_p.
 """
 
@@ -100,12 +100,12 @@ class Sampler:
             self._penalize_counts(row)
         if sampling.constraint is not None:
             row = masked(row, sampling.constraint.allowed(sampling.max_tokens - self._chosen))
-        if sampling.thinking is not None and (due := sampling.thinking.due()) is not None:
-            row = _without(row, _tokens([due]), all_others=True)
         if len(self._allowed):
             row = _without(row, self._allowed, "allowed_token_ids", all_others=True)
         if sampling.bad_sequences and len(banned := self._banned.now()):
             row = _without(row, banned, "bad_words")
+        if sampling.thinking is not None and (due := sampling.thinking.due()) is not None:
+            row = _without(row, _tokens([due]), all_others=True)
         if self._chosen < sampling.min_tokens and len(self._all_ends):
             row = _without(row, self._all_ends)
         elif sampling.ignore_eos and len(self._model_ends):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,3 +139,12 @@ def test_a_grammar_without_a_place_for_the_mark_ends_no_thoughts() -> None:
     sampling = Sampling(0, 1, 9, thinking=ThinkingBudget(0, letters, begun=True, tools=False))
     assert Sampler(sampling).choose(row) == ord("<")
     assert Sampler(replace(sampling, constraint=Only(ord("a")))).choose(row) == ord("a")
+
+
+@pytest.mark.parametrize("field", [{"allowed_tokens": frozenset({ord("a")})}, {"bad_sequences": ((ord("<"),),)}])
+def test_a_budget_gives_up_where_the_caller_leaves_out_the_mark(field: dict[str, Any]) -> None:
+    budget = ThinkingBudget(0, EchoTokenizer(), begun=True, tools=False)
+    row = np.zeros(128, np.float32)
+    row[ord("a")] = 1
+    assert Sampler(Sampling(0, 1, 9, thinking=budget, **field)).choose(row) == ord("a")
+    assert budget.due() is None

@@ -65,8 +65,7 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        if not (probes := scope["path"] in PROBES):
-            self._lag.began()
+        probes = scope["path"] in PROBES
         name = _request_id(scope)
         request_id.set(name)
         line = RequestLine(name)
@@ -83,6 +82,8 @@ class RequestScope:
                 ]
             return send(message)
 
+        if not probes:
+            self._lag.began()
         try:
             with self._shutdown.request():
                 await self._app(scope, receive, send_with_headers)

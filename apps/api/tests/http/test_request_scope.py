@@ -6,10 +6,14 @@ from typing import Any
 
 import httpx2
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.api.src.application import create_app
 from apps.api.src.auth.authentication import SCOPE_KEY
+from apps.api.src.http.middleware import RequestScope
+from apps.api.src.http.shutdown import Shutdown
+from apps.api.src.observability.metrics import Metrics
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import Caller
@@ -49,6 +53,21 @@ def test_every_answer_has_both_headers(path: str, url: str, http: httpx2.Client)
     for answer in (http.post(url + path, json=BODY), http.get(url + path), http.post(url + path, content=b"x" * 2000)):
         assert answer.headers["X-Request-ID"]
         assert re.fullmatch(r"app;dur=\d+\.\d", answer.headers["Server-Timing"])
+
+
+async def test_a_request_without_headers_is_not_under_way_for_ever() -> None:
+    metrics = Metrics()
+    scope = RequestScope(Starlette(), Shutdown(0), metrics, frozenset())
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        raise AssertionError
+
+    with pytest.raises(KeyError):
+        await scope({"type": "http", "path": "/x"}, receive, send)
+    assert metrics.loop_lag._requests == 0
 
 
 def lines_of(caplog: pytest.LogCaptureFixture, ids: Sequence[str]) -> list[Any]:

@@ -5,33 +5,45 @@ from it as from any other that is kept.
 """
 
 import asyncio
+import json
 import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from apps.api.src.exceptions import envelope
 from apps.api.src.http.streaming import LastFrame
 from apps.api.src.v1.cached import FrameRecording
 from apps.api.src.v1.execution import Execution, WholeFrame
-from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, RateLimitExceeded, UpstreamError
+from apps.core.calls import CallRecord
+from apps.core.errors import (
+    AppError,
+    Conflict,
+    InternalError,
+    InvalidValue,
+    RateLimitExceeded,
+    Timeout,
+    UpstreamError,
+)
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_request import chat_request
 from apps.gateway.openai_api.response_events import MADE_HERE, ResponseEvents
 from apps.gateway.openai_api.responses import callers_field, chat_of
 from apps.gateway.openai_api.responses_request import flat_tools
 from apps.gateway.openai_api.stored_responses import Item, StoredResponses, items_of
-from apps.gateway.protocol import Conversation, WireCall
+from apps.gateway.protocol import WireCall
 from apps.models.event_stream import EventStreamDecoder, ServerSentEvent, json_bytes, json_event
 from apps.models.upstream_errors import parsed_object
 
 PATH = "/v1/responses"
 MOST_AT_ONCE = 4
 MOST_UNDER_WAY = 100
-# of the events of responses that have ended
+# of responses that have ended, of one tenant
+MOST_ENDED = 1_000
+# of what is kept of those, of all tenants
 MOST_BYTES = 16 * 1024 * 1024
 RETRY_AFTER = 10.0
 # the codes that OpenAI's errors of a response have
@@ -49,21 +61,23 @@ def error_event(error: AppError, path: str) -> dict[str, Any]:
 
 
 class BackgroundResponse:
-    """One response, from queued on. ``model`` is the name that its caller asked for, ``given`` the items of its input.
+    """One response, from queued on. ``model`` is the name that its caller asked for, ``record`` its execution's.
 
-    ``earlier`` is the conversation that it goes on from. ``ended_at`` is a time of the clock of those that keep it.
+    ``ended_at`` is a time of the clock of those that keep it, ``size`` the bytes of what is kept, once it has ended.
+    Its call and its execution are not kept.
     """
 
-    def __init__(self, call: WireCall, execution: Execution) -> None:
+    def __init__(self, call: WireCall, record: CallRecord) -> None:
         self.id = f"{MADE_HERE}{secrets.token_hex(24)}"
         self.tenant, self.model = call.caller.tenant, str(call.body["model"])
-        self.given: list[Item] = items_of(call.body["input"])
-        self.earlier: Conversation | None = call.earlier
-        self.ended_at: float | None = None
-        self.recording = FrameRecording(execution.record)
+        # as JSON, which is less than what it is read into
+        self._given = json_bytes(items_of(call.body["input"]))
+        self._earlier = call.earlier
+        self.ended_at = 0.0
+        self.size = 0
+        self.recording = FrameRecording(record)
         # its readers may all leave
         self.recording.enter()
-        self.execution = execution
         queued = ResponseEvents(call.body).response("queued")
         self._own = {
             "id": self.id,
@@ -82,7 +96,18 @@ class BackgroundResponse:
 
     def items(self) -> list[Item]:
         """The items of its input, those of the conversation that it goes on from first."""
-        return [*(self.earlier.parsed() if self.earlier else ()), *self.given]
+        return [*(self._earlier.parsed() if self._earlier else ()), *self.given()]
+
+    def given(self) -> list[Item]:
+        """The items of its input alone."""
+        items: list[Item] = json.loads(self._given)
+        return items
+
+    def end(self, now: float) -> None:
+        """Note that it ended ``now``, and how much is kept of it."""
+        earlier = len(self._earlier.items) if self._earlier else 0
+        self.ended_at = now
+        self.size = self.recording.size + len(json_bytes(self.response)) + len(self._given) + earlier
 
     async def events(self, after: int = -1) -> AsyncGenerator[bytes, None]:
         """Its events as they come, those whose sequence number is greater than ``after``."""
@@ -134,7 +159,9 @@ class BackgroundResponse:
 class BackgroundResponses:
     """Those of this process, for ``stored.ttl`` seconds after their end, bounded in number and bytes.
 
-    Each tenant has ``most_at_once`` made at a time, and ``most_under_way`` that wait or are made.
+    Each tenant has ``most_at_once`` made at a time, ``most_under_way`` that wait or are made, and ``most_ended`` that
+    have ended. Of all that have ended ``most_bytes`` are kept: the oldest of the tenant that has most goes first,
+    but never the only one.
     """
 
     def __init__(
@@ -143,44 +170,50 @@ class BackgroundResponses:
         most_at_once: int = MOST_AT_ONCE,
         most_under_way: int = MOST_UNDER_WAY,
         most_bytes: int = MOST_BYTES,
+        most_ended: int = MOST_ENDED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stored = stored
         self._most_at_once = most_at_once
         self._most_under_way = most_under_way
         self._most_bytes = most_bytes
+        self._most_ended = most_ended
         self._clock = clock
         self._under_way: dict[str, BackgroundResponse] = {}
-        self._ended: OrderedDict[str, BackgroundResponse] = OrderedDict()
+        self._ended: dict[str, OrderedDict[str, BackgroundResponse]] = {}
+        self._sizes: dict[str, int] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
-        self._size = 0
 
     def __len__(self) -> int:
-        return len(self._under_way) + len(self._ended)
+        return len(self._under_way) + sum(map(len, self._ended.values()))
 
     def begin(self, call: WireCall, execution: Execution) -> BackgroundResponse:
         """``execution`` streams the response that ``call`` asks for. Raises RateLimitExceeded."""
+        self._forget_old()
         tenant = call.caller.tenant
         if sum(one.tenant == tenant for one in self._under_way.values()) >= self._most_under_way:
             raise RateLimitExceeded(
                 f"{self._most_under_way} responses are under way in the background already", retry_after=RETRY_AFTER
             )
-        response = BackgroundResponse(call, execution)
+        response = BackgroundResponse(call, execution.record)
         self._under_way[response.id] = response
         turns = self._turns.setdefault(tenant, asyncio.Semaphore(self._most_at_once))
-        response.recording.begin(self._make(response, turns), lambda _: self._end(response))
+        response.recording.begin(self._make(response, execution, turns), lambda _: self._end(response))
         return response
 
     def find(self, tenant: str, id: str) -> BackgroundResponse | None:
         self._forget_old()
-        found = self._under_way.get(id) or self._ended.get(id)
-        return found if found is not None and found.tenant == tenant else None
+        found = self._under_way.get(id)
+        if found is not None:
+            return found if found.tenant == tenant else None
+        return self._ended.get(tenant, {}).get(id)
 
     def delete(self, response: BackgroundResponse) -> None:
         """Cancel it where it is under way, and forget it."""
         response.cancel()
         self._under_way.pop(response.id, None)
-        self._forget(response.id)
+        if response.id in self._ended.get(response.tenant, {}):
+            self._forget(response)
 
     async def aclose(self) -> None:
         """Cancel all; what is not kept elsewhere is gone."""
@@ -190,15 +223,14 @@ class BackgroundResponses:
         for response in under_way:
             await response.recording.ended()
 
-    async def _make(self, response: BackgroundResponse, turns: asyncio.Semaphore) -> None:
-        call = response.execution.call
+    async def _make(self, response: BackgroundResponse, execution: Execution, turns: asyncio.Semaphore) -> None:
         decoder = EventStreamDecoder()
 
         def keep(whole: Mapping[str, Any]) -> bool:
-            return self._stored.keep(response.tenant, response.model, whole, response.given, call.earlier)
+            return self._stored.keep(response.tenant, response.model, whole, response.given(), execution.call.earlier)
 
         try:
-            async with turns, aclosing(response.execution.frames()) as frames:
+            async with _turn(turns, execution.deadline), aclosing(execution.frames()) as frames:
                 async for frame in frames:
                     for event in decoder.feed(frame):
                         response.take(event, keep)
@@ -214,22 +246,47 @@ class BackgroundResponses:
             self._turns.pop(response.tenant, None)
         if self._under_way.pop(response.id, None) is None:
             return
-        response.ended_at = self._clock()
-        self._ended[response.id] = response
-        self._size += response.recording.size
-        while self._size > self._most_bytes and len(self._ended) > 1:
-            self._forget(next(iter(self._ended)))
+        self._forget_old()
+        response.end(self._clock())
+        kept = self._ended.setdefault(response.tenant, OrderedDict())
+        kept[response.id] = response
+        self._sizes[response.tenant] = self._sizes.get(response.tenant, 0) + response.size
+        if len(kept) > self._most_ended:
+            self._forget(_oldest(kept))
+        while sum(self._sizes.values()) > self._most_bytes and sum(map(len, self._ended.values())) > 1:
+            largest = max(self._sizes, key=lambda one: self._sizes[one])
+            self._forget(_oldest(self._ended[largest]))
 
     def _forget_old(self) -> None:
         oldest = self._clock() - self._stored.ttl
-        while self._ended and (first := next(iter(self._ended.values()))).ended_at is not None:
-            if first.ended_at > oldest:
-                return
-            self._forget(first.id)
+        for kept in list(self._ended.values()):
+            while kept and (first := _oldest(kept)).ended_at <= oldest:
+                self._forget(first)
 
-    def _forget(self, id: str) -> None:
-        if (forgotten := self._ended.pop(id, None)) is not None:
-            self._size -= forgotten.recording.size
+    def _forget(self, ended: BackgroundResponse) -> None:
+        kept = self._ended[ended.tenant]
+        del kept[ended.id]
+        self._sizes[ended.tenant] -= ended.size
+        if not kept:
+            del self._ended[ended.tenant], self._sizes[ended.tenant]
+
+
+def _oldest(kept: OrderedDict[str, BackgroundResponse]) -> BackgroundResponse:
+    return next(iter(kept.values()))
+
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore, deadline: float | None) -> AsyncIterator[None]:
+    """A place among those that are made; ``deadline`` is a time of the loop's clock. Raises Timeout."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await turns.acquire()
+    except TimeoutError:
+        raise Timeout("The deadline ran out") from None
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def may_begin(call: WireCall, gateway: Gateway) -> bool:

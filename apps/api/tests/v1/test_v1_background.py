@@ -1,5 +1,6 @@
 """Responses in the background: polled, followed, cancelled, and refused before they begin."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from apps.api.src.v1.background import BackgroundResponse, BackgroundResponses, 
 from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
+from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import Overloaded, RateLimitExceeded
@@ -334,11 +336,19 @@ class Jobs:
         stored = StoredResponses(60, clock=self.clock)
         self.responses = BackgroundResponses(stored, clock=self.clock, **bounds)
 
-    def begin(self, text: str = "hi") -> BackgroundResponse:
+    def begin(self, text: str = "hi", tenant: str = "red", deadline: float | None = None) -> BackgroundResponse:
         body = {"model": "tiny", "input": text, "background": True}
-        call = WireCall("/responses", json.dumps(body).encode(), body, False)
+        call = WireCall("/responses", json.dumps(body).encode(), body, False, Caller(tenant))
         record = new_record(call, self.gateway)
-        return self.responses.begin(call, Execution(self.gateway, Meter(), in_background(call), record))
+        return self.responses.begin(call, Execution(self.gateway, Meter(), in_background(call), record, deadline))
+
+    async def ended(self, text: str = "hi", tenant: str = "red") -> BackgroundResponse:
+        response = self.begin(text, tenant)
+        await response.recording.ended()
+        return response
+
+    def keeps(self, response: BackgroundResponse) -> bool:
+        return self.responses.find(response.tenant, response.id) is response
 
 
 async def test_so_many_are_made_at_a_time_and_so_many_wait(gate: Gate) -> None:
@@ -373,7 +383,7 @@ async def test_those_that_have_ended_are_kept_for_a_time_and_bounded_in_bytes() 
     jobs.clock.now = 60
     assert jobs.responses.find(first.tenant, first.id) is None
     assert jobs.responses.find(second.tenant, second.id) is second and len(jobs.responses) == 1
-    small = Jobs(most_bytes=second.recording.size + 100)
+    small = Jobs(most_bytes=second.size + 100)
     several = [small.begin() for _ in range(3)]
     for one in several:
         await one.recording.ended()
@@ -381,3 +391,57 @@ async def test_those_that_have_ended_are_kept_for_a_time_and_bounded_in_bytes() 
     assert len(small.responses) == len(kept) == 1
     small.responses.delete(kept[0])
     assert len(small.responses) == 0
+
+
+async def test_what_an_ended_one_keeps_of_its_input_counts() -> None:
+    long = "a" * 100_000
+    one = await Jobs().ended(long)
+    jobs = Jobs(most_bytes=one.size + one.size // 2)
+    first, second = await jobs.ended(long), await jobs.ended(long)
+    assert not jobs.keeps(first) and jobs.keeps(second)
+    # it is still told
+    ((item,), size) = second.items(), second.size
+    assert item["content"][0]["text"] == long and size > len(long)
+
+
+async def test_those_that_have_ended_are_bounded_in_number() -> None:
+    jobs = Jobs(most_ended=2)
+    of_red = [await jobs.ended() for _ in range(3)]
+    of_blue = [await jobs.ended(tenant="blue") for _ in range(2)]
+    assert [jobs.keeps(one) for one in (*of_red, *of_blue)] == [False, True, True, True, True]
+
+
+async def test_old_ones_are_forgotten_when_others_begin_and_end() -> None:
+    jobs = Jobs()
+    await jobs.ended()
+    jobs.clock.now = 60
+    later = jobs.begin(tenant="blue")
+    assert len(jobs.responses) == 1
+    await later.recording.ended()
+    last = jobs.begin()
+    jobs.clock.now = 120
+    await last.recording.ended()
+    assert len(jobs.responses) == 1 and jobs.keeps(last)
+
+
+async def test_what_one_tenant_has_forgets_nothing_of_another() -> None:
+    size = (await Jobs().ended()).size
+    jobs = Jobs(most_bytes=size * 4)
+    blue = await jobs.ended(tenant="blue")
+    red = [await jobs.ended() for _ in range(6)]
+    assert jobs.keeps(blue) and jobs.keeps(red[-1]) and not jobs.keeps(red[0])
+
+
+async def test_a_deadline_bounds_the_wait_for_a_turn(gate: Gate) -> None:
+    jobs = Jobs(gate, most_at_once=1)
+    first = jobs.begin()
+    async with aclosing(first.events(1)) as events:
+        await anext(events)
+    waits = jobs.begin(deadline=asyncio.get_running_loop().time() + 0.01)
+    async with asyncio.timeout(SECONDS):
+        await waits.recording.ended()
+    assert (waits.response["status"], waits.response["error"]["message"]) == ("failed", "The deadline ran out")
+    assert not first.whole and len(jobs.model.requests) == 1
+    gate.opened.set()
+    await first.recording.ended()
+    assert (await jobs.ended()).response["status"] == "completed"

@@ -67,6 +67,9 @@ class Gateway:
 
         name, router = str(call.body["model"]), self.router
         candidates = router.candidates(name, needs_of(call))
+        if call.path == "/responses" and call.body.get("background") is True:
+            # one that cannot do it has no better answer than the error of one that can
+            candidates = [one for one in candidates if not _makes_responses(one)] or candidates
         router.enter()
         kept = False
         try:
@@ -86,8 +89,7 @@ class Gateway:
 
     def makes_responses(self, call: WireCall) -> bool:
         """Whether its first candidate's responses are made from chats here. Raises NotFound for an unknown model."""
-        wire = self.router.candidates(str(call.body["model"]), needs_of(call))[0].provider.wire
-        return isinstance(wire, MakesResponses) and wire.makes_responses
+        return _makes_responses(self.router.candidates(str(call.body["model"]), needs_of(call))[0])
 
     async def stream(
         self, request: ChatRequest, record: CallRecord, *, upstream: bool = False
@@ -155,6 +157,11 @@ class Gateway:
             task.cancel()
         for router in routers:
             await router.aclose()
+
+
+def _makes_responses(target: Target) -> bool:
+    wire = target.provider.wire
+    return isinstance(wire, MakesResponses) and wire.makes_responses
 
 
 def _priced(delta: Delta, price: Price | None) -> Delta:

@@ -60,7 +60,8 @@ class ResponsesEitherWay:
     """Asks ``native`` first; where it has no such path, and only then, ``translated``.
 
     That is settled, and said in the log, once a translated call has succeeded: before that a 404 may be about the
-    model.
+    model. A call with ``background``, which is never translated, settles nothing: after its 404 those that follow are
+    begun as responses that are made here, until one of the upstream's own tells better.
     """
 
     def __init__(self, native: WireTarget, translated: WireTarget, name: str) -> None:
@@ -68,19 +69,24 @@ class ResponsesEitherWay:
         self._translated = translated
         self._name = name
         self._has_none = False
+        self._may_have_none = False
 
     @property
     def makes_responses(self) -> bool:
-        return self._has_none
+        return self._has_none or self._may_have_none
 
     async def open(self, call: WireCall, model: str) -> WireReply:
         if self._has_none:
             return await self._translated.open(call, model)
         try:
-            return await self._native.open(call, model)
+            reply = await self._native.open(call, model)
         except AppError as error:
             if error.upstream_status not in NO_SUCH_PATH:
                 raise
+        else:
+            self._may_have_none = False
+            return reply
+        self._may_have_none = self._may_have_none or call.body.get("background") is True
         reply = await self._translated.open(call, model)
         self._has_none = True
         log.warning("Provider %s has no /responses: its responses are made from chat completions", self._name)

@@ -80,7 +80,7 @@ def streamed_reply(
 ) -> StreamedResponse:
     """A stream of frames, with what the record says when the first one is there among the headers."""
     path: str = request.scope["path"]
-    error_frame = ERROR_FRAMES.get(path.removeprefix("/v1"), _error_frame)
+    error_frame = ERROR_FRAMES.get(path.removeprefix("/v1/").partition("/")[0], _error_frame)
     return StreamedResponse(
         frames,
         media_type="text/event-stream",
@@ -120,7 +120,8 @@ def _message_error_frame(error: AppError, path: str) -> bytes:
     return json_event(envelope(error, path), "error")
 
 
-ERROR_FRAMES = {"/responses": _response_error_frame, "/messages": _message_error_frame}
+# by the first part of the path below /v1
+ERROR_FRAMES = {"responses": _response_error_frame, "messages": _message_error_frame}
 
 
 # answered whole, whatever a field of this name may mean to an upstream

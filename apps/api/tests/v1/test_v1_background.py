@@ -19,7 +19,7 @@ from apps.api.src.v1.background import BackgroundResponse, BackgroundResponses, 
 from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
-from apps.core.callers import Caller
+from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import Usage
 from apps.core.deltas import Delta
 from apps.core.errors import Overloaded, RateLimitExceeded
@@ -285,13 +285,62 @@ def test_an_upstream_makes_its_own_where_it_has_any(mock: MockUpstream, http: ht
         assert http.post(f"{url}/v1/responses", json=body).status_code == 200
         assert mock.stats()["last_body"] == body
     with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
-        # until a call has told that it has none
+        # the first call tells that it has none
         refused = http.post(f"{url}/v1/responses", json=body)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
-        http.post(f"{url}/v1/responses", json={"model": "m", "input": "hi"})
         begun = http.post(f"{url}/v1/responses", json=body).json()
         assert begun["status"] == "queued"
         assert until(lambda: http.get(f"{url}/v1/responses/{begun['id']}").json()["status"] == "completed")
+
+
+def test_a_404_about_the_model_does_not_end_what_an_upstream_makes_itself(
+    http: httpx2.Client, mock: MockUpstream
+) -> None:
+    with serving_models(openai_base_url=mock.base_url, retry_attempts=1) as url:
+
+        def begun(model: str) -> dict[str, Any]:
+            answer: dict[str, Any] = http.post(
+                f"{url}/v1/responses", json={"model": model, "input": "hi", "background": True}
+            ).json()
+            return answer
+
+        assert begun("fault-404")["error"]["param"] == "background"
+        # made here of the upstream's own, which settles it
+        here = begun("m")["id"]
+        assert until(lambda: http.get(f"{url}/v1/responses/{here}").json()["status"] == "completed")
+        assert begun("m")["id"] == "resp_mock"
+
+
+def test_an_upstream_that_is_down_is_told_of_where_no_other_can_do_it(
+    http: httpx2.Client, mock: MockUpstream, tmp_path: Path
+) -> None:
+    content = {
+        "providers": {
+            "down": provider("http://127.0.0.1:9/v1", responses="native"),
+            "chat": provider(mock.base_url, responses="chat"),
+        },
+        "models": {"m": {"targets": [{"provider": "down", "model": "m"}, {"provider": "chat", "model": "m"}]}},
+    }
+    with serving_models(gateway_config=routing_file(tmp_path, content), retry_attempts=1) as url:
+        error = http.post(f"{url}/v1/responses", json={"model": "m", "input": "hi", "background": True}).json()["error"]
+        assert error["status"] >= 500 and error["param"] is None
+        assert http.post(f"{url}/v1/responses", json={"model": "m", "input": "hi"}).status_code == 200
+
+
+async def test_who_follows_one_that_breaks_off_gets_an_error_event(gate: Gate) -> None:
+    jobs = Jobs(gate)
+    one = jobs.begin(tenant=ANONYMOUS.tenant)
+    async with aclosing(one.events(1)) as events:
+        await anext(events)
+    one.recording.cancel()
+    await one.recording.ended()
+    configured = settings(auth="off")
+    app = create_app(configured, on_record(configured, jobs.model, jobs.model, jobs.gateway))
+    app.state.background = jobs.responses
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.get(f"/v1/responses/{one.id}", params={"stream": "true"})
+    *_, last = EventStreamDecoder().feed(answer.content)
+    assert last.type == "error" and json.loads(last.data)["type"] == "error"
 
 
 def test_where_nothing_is_kept_nothing_is_made_in_the_background(http: httpx2.Client) -> None:

@@ -246,7 +246,9 @@ class Settings(BaseSettings):
     forwarded_allow_ips: Listed = Field(
         [], description="Proxies (addresses or networks, separated by commas) whose X-Forwarded-For counts; * is all"
     )
-    shutdown_grace: float = Field(20, ge=0, le=3600, description="Seconds that running answers may take after SIGTERM")
+    shutdown_grace: float = Field(
+        20, ge=0, le=3600, description="Seconds that answers which somebody waits for may take after SIGTERM"
+    )
 
     # --- Reranking
     rerank_model: str = Field(

@@ -206,7 +206,8 @@ class BackgroundResponses:
         found = self._under_way.get(id)
         if found is not None:
             return found if found.tenant == tenant else None
-        return self._ended.get(tenant, {}).get(id)
+        kept = self._ended.get(tenant)
+        return None if kept is None else kept.get(id)
 
     def delete(self, response: BackgroundResponse) -> None:
         """Cancel it where it is under way, and forget it."""

@@ -129,7 +129,7 @@ class Server:
 
     @property
     def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.messages[1:]]
+        return [message["body"] for message in self.messages if message["type"] == "http.response.body"]
 
     @property
     def whole(self) -> bool:

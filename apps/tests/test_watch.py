@@ -138,7 +138,7 @@ def test_what_came_when_its_test_was_over_fails_the_run(tmp_path: Path) -> None:
     body = "later = tmp_path.parent / 'of-a-module'; later.mkdir(); (later / 'log').write_text(PART)"
     done = run(tmp_path, {"it": body}, "x9" + secrets.token_urlsafe(30))
     assert done.returncode == 1
-    assert "API key #2: in file of-a-module/log" in done.stdout
+    assert re.search(r"API key #\d+: in file of-a-module/log", done.stdout)
 
 
 LATE = """
@@ -156,10 +156,11 @@ def pytest_sessionfinish(session):
 def test_what_a_worker_finds_at_its_end_fails_the_run_of_all_workers(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(LATE)
     done = run(tmp_path, {"leak": "(tmp_path / 'log').write_text(PART)", "quiet": "assert PART"}, SECRET, "-n2")
-    assert done.returncode == 1
+    # no second try of the tests that failed could take it back
+    assert done.returncode == pytest.ExitCode.INTERNAL_ERROR
     assert "2 passed, 1 error" in done.stdout, done.stdout
     assert "ERROR at teardown of test_leak" in done.stdout
-    assert "(2):\nAPI key #2: in log of a thread that goes on" in done.stdout
+    assert re.search(r"\(2\):\nAPI key #\d+: in log of a thread that goes on", done.stdout)
 
 
 def order(folder: Path, *more: str) -> list[str]:

@@ -209,6 +209,7 @@ class ReplicaSet:
         self._finding: asyncio.Task[None] | None = None
         self._first: asyncio.Event | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._again: asyncio.Task[None] | None = None
         self._chosen_at = 0.0
         self._called = asyncio.Event()
 
@@ -224,6 +225,8 @@ class ReplicaSet:
         finding, self._finding = self._finding, None
         tasks = [task for task in (finding, *(member.task for member in self._members.values())) if task is not None]
         tasks += self._leaving
+        if self._again is not None:
+            tasks.append(self._again)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -247,7 +250,28 @@ class ReplicaSet:
                 self._first.set()
                 log.warning("No replica has answered within %g s", FIRST_SECONDS)
             replica = self.table.choose(key, kind, name, tried)
+        if replica is None and not tried:
+            await self._look_again()
+            replica = self.table.choose(key, kind, name, tried)
         return None if replica is None else self._members.get(replica.address)
+
+    async def _look_again(self) -> None:
+        """What is known may be a second old, and a model ready since. Calls that come meanwhile share one look."""
+        if self._again is None:
+            self._again = asyncio.create_task(self._ask_all())
+        again = self._again
+        await asyncio.wait({again})
+        if self._again is again:
+            self._again = None
+
+    async def _ask_all(self) -> None:
+        async def ask(member: Member) -> None:
+            in_flight = member.replica.in_flight.copy()
+            # what goes wrong is the next probe's to say
+            with suppress(HttpFailure, TimeoutError, _Refused):
+                self.table.probe_answered(member.replica, await self._probe(member), in_flight)
+
+        await asyncio.gather(*(ask(member) for member in self._members.values() if member.replica.standing == "ready"))
 
     def _note_call(self) -> None:
         """Probe often from now on, for a while."""

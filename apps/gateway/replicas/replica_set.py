@@ -257,12 +257,10 @@ class ReplicaSet:
 
     async def _look_again(self) -> None:
         """What is known may be a second old, and a model ready since. Calls that come meanwhile share one look."""
-        if self._again is None:
+        # those that wait for a look may have left before its end
+        if self._again is None or self._again.done():
             self._again = asyncio.create_task(self._ask_all())
-        again = self._again
-        await asyncio.wait({again})
-        if self._again is again:
-            self._again = None
+        await asyncio.wait({self._again})
 
     async def _ask_all(self) -> None:
         async def ask(member: Member) -> None:

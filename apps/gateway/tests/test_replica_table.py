@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from apps.core.callers import Caller
@@ -267,30 +268,112 @@ async def test_a_list_that_others_keep_is_read_and_outlives_its_absence() -> Non
     assert await discovery.find() == ["https://two:1"]
 
 
-async def test_replicas_that_no_call_needs_are_probed_seldom_and_by_the_next_call_at_once() -> None:
-    probes, heads = asyncio.Queue[bytes](), list[asyncio.StreamWriter]()
-    body = capacity().model_dump_json().encode()
+class Probed:
+    """A replica: answers each probe with what it is now, once it may. ``probes`` are the heads of those that came."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(writer)
+    def __init__(self) -> None:
+        self.now = capacity()
+        self.probes = asyncio.Queue[bytes]()
+        self.connections = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with suppress(asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
+                self.probes.put_nowait(head)
+                await self.may_answer.wait()
+                body = self.now.model_dump_json().encode()
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                probes.put_nowait(head)
         writer.close()
 
-    async with asyncio.timeout(60), await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        config = ProviderConfig(kind="replicas", addresses=[url])
-        replicas = ReplicaSet(config, "", pace=Pace(busy=0.001, idle=3600.0, calm=0.0))
+    @asynccontextmanager
+    async def known(self, pace: Pace) -> AsyncIterator[ReplicaSet]:
+        """The set of this one alone."""
+        async with asyncio.timeout(60), await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            replicas = ReplicaSet(ProviderConfig(kind="replicas", addresses=[url]), "", pace=pace)
+            try:
+                yield replicas
+            finally:
+                await replicas.aclose()
+
+    @asynccontextmanager
+    async def loading(self) -> AsyncIterator[ReplicaSet]:
+        """It answered that its model loads, and is not probed again before a call asks."""
+        self.now = capacity(status="loading")
+        async with self.known(Pace(busy=3600.0, idle=3600.0)) as replicas:
+            replicas.start()
+            await self.probes.get()
+            (replica,) = await _listed(replicas)
+            while replica.standing == "unknown":  # noqa: ASYNC110 - probes are told nowhere
+                await asyncio.sleep(0.01)
+            yield replicas
+
+
+async def _listed(replicas: ReplicaSet) -> list[Replica]:
+    while not replicas.table.replicas:  # noqa: ASYNC110 - what is found is told nowhere
+        await asyncio.sleep(0.01)
+    return list(replicas.table.replicas.values())
+
+
+async def test_replicas_that_no_call_needs_are_probed_seldom_and_by_the_next_call_at_once() -> None:
+    probed = Probed()
+    async with probed.known(Pace(busy=0.001, idle=3600.0, calm=0.0)) as replicas:
         # the first is probed at once, and so by each call; between two of them there is none
         for _ in range(3):
             assert await replicas.choose(b"key", "chat", "") is not None
-            assert b"GET /v1/capacity " in await probes.get()
+            assert b"GET /v1/capacity " in await probed.probes.get()
             await asyncio.sleep(0.05)
-            assert probes.empty()
-        assert len(heads) == 1, "they share a connection"
-        await replicas.aclose()
+            assert probed.probes.empty()
+        assert probed.connections == 1, "they share a connection"
+
+
+async def test_a_call_that_would_be_refused_looks_again_first() -> None:
+    probed = Probed()
+    async with probed.loading() as replicas:
+        assert await replicas.choose(b"key", "chat", "") is None, "it still loads"
+        assert probed.probes.qsize() == 1
+        probed.now = capacity()
+        assert await replicas.choose(b"key", "chat", "") is not None
+        assert await replicas.choose(b"key", "chat", "") is not None
+        assert probed.probes.qsize() == 2, "what is known to be ready is not looked at"
+        # what a call has tried already is not looked at either
+        assert await replicas.choose(b"key", "chat", "", tried=list(replicas.table.replicas)) is None
+        assert probed.probes.qsize() == 2
+
+
+async def test_calls_that_would_be_refused_at_the_same_time_share_one_look() -> None:
+    probed = Probed()
+    async with probed.loading() as replicas:
+        probed.may_answer.clear()
+        calls = [asyncio.create_task(replicas.choose(b"%d" % key, "chat", "")) for key in range(8)]
+        await probed.probes.get()
+        probed.now = capacity()
+        probed.may_answer.set()
+        assert None not in await asyncio.gather(*calls)
+        assert probed.probes.empty()
+
+
+async def test_a_look_that_its_call_has_left_is_not_the_next_calls() -> None:
+    probed = Probed()
+    async with probed.loading() as replicas:
+        probed.may_answer.clear()
+        left = asyncio.create_task(replicas.choose(b"key", "chat", ""))
+        await probed.probes.get()
+        left.cancel()
+        await asyncio.wait({left})
+        (replica,) = replicas.table.replicas.values()
+        before = replica.answered_at
+        probed.may_answer.set()
+        while replica.answered_at == before:  # noqa: ASYNC110 - probes are told nowhere
+            await asyncio.sleep(0.01)
+        # the turns of the loop in which the look ends
+        for _ in range(10):
+            await asyncio.sleep(0)
+        probed.now = capacity()
+        assert await replicas.choose(b"key", "chat", "") is not None
 
 
 async def test_an_address_that_is_none_is_left_out_and_the_others_are_asked() -> None:

@@ -5,7 +5,8 @@ python -m eval.bench_local [--only tinyllama|smollm2] [--rounds 3] [--tokens 64]
 
 On TinyLlama's shape (random weights, written to FOLDER once) and on the packaged SmolLM2. The peers are llama.cpp and
 OpenVINO GenAI (eval/local_peers), both on one GGUF file of the same checkpoint; what cannot be had is left out, with
-its reason. CHECKOUT is one more contender, "then": this project as it was, say in a git worktree of an earlier commit.
+its reason. CHECKOUT is one more contender, "then": this project as it was, say in a git worktree of an earlier commit;
+a column more says how many times as good this one is, by the median over the rounds.
 Each row is measured for one server after the other, `--rounds` times, and the best is kept: other processes' work can
 only make a figure worse. All servers have 16 slots. Writes reports/bench_local.md, .json and .png.
 """
@@ -21,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from apps.core.settings import load_settings
@@ -117,25 +119,37 @@ def parts_of(prompts: Prompts, tokens: int) -> list[Part]:
     ]
 
 
-def better(name: str, one: float | None, other: float) -> float:
+def best(name: str, values: Sequence[float]) -> float:
     """Seconds are better where they are fewer, all else is where there is more of it."""
-    if one is None:
-        return other
-    return min(one, other) if name.endswith("seconds") else max(one, other)
+    return min(values) if name.endswith("seconds") else max(values)
 
 
-def in_turns(contenders: Mapping[str, Contender], parts: Sequence[Part], rounds: int) -> dict[str, Figures]:
-    """The best of each contender's figures."""
-    found: dict[str, Figures] = {name: {} for name in contenders}
+def in_turns(
+    contenders: Mapping[str, Contender], parts: Sequence[Part], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Each contender's figures, a value a round."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
     for part in parts:
         for at in range(rounds):
             # one after the other in this round, the other way round in the next
             for name, contender in list(contenders.items())[:: -1 if at % 2 else 1]:
                 for key, value in figures_of(name, part, contender.server, at).items():
-                    found[name][key] = better(key, found[name].get(key), value)
+                    found[name].setdefault(key, []).append(value)
         print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
     return found
+
+
+def ratios(now: Mapping[str, Sequence[float]], then: Mapping[str, Sequence[float]]) -> Figures:
+    """How many times as good ``now`` is, over 1 where it is better: the median of the rounds' own ratios.
+
+    Both of one round were measured seconds apart, so that a machine whose speed changes by the minute changes both.
+    """
+    both = {key: list(zip(values, then[key], strict=False)) for key, values in now.items() if key in then}
+    return {
+        key: median(old / new if key.endswith("seconds") else new / old for new, old in pairs)
+        for key, pairs in both.items()
+    }
 
 
 def figures_of(name: str, part: Part, server: Server, at: int) -> Figures:
@@ -177,11 +191,15 @@ def measure(
                 found["missing"][name] = str(error)
                 print(f"{name} is left out: {error}", file=sys.stderr)
         parts = parts_of(Prompts.of(checkpoint.folder), tokens)
-        for name, figures in in_turns(running, parts, rounds).items():
+        measured = in_turns(running, parts, rounds)
+        for name, values in measured.items():
+            figures = {key: best(key, each) for key, each in values.items()}
             contender = running[name]
             more = {"peak_bytes": float(contender.peak_bytes()), "start_seconds": contender.seconds}
             found["figures"][name] = figures | more | {"weights_bytes": float(contender.weights_bytes)}
             found["notes"][name] = contender.note
+    if THEN in running:
+        found["ratios"] = ratios(measured[OURS], measured[THEN])
     if OURS in running:
         found["figures"][OURS]["cold_seconds"] = cold_start(checkpoint)
     found["parameters"] = checkpoint.parameters()

@@ -66,12 +66,15 @@ def processor() -> str:
 def table(name: str, found: Mapping[str, Any]) -> str:
     figures: Mapping[str, Mapping[str, float]] = found["figures"]
     named = list(figures)
-    rows = [f"## {name}", "", f"| | {' | '.join(named)} |", f"|---|{'---|' * len(named)}"]
+    ratios: Mapping[str, float] = found.get("ratios", {})
+    heads = [*named, *(["now : then, median of the rounds"] if ratios else [])]
+    rows = [f"## {name}", "", f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for label, key, decimals, unit in ROWS:
         # generate answers one caller after the other
         values = [figures[one].get(key, figures[one].get("decode") if key == "decode_1" else None) for one in named]
         if any(value is not None for value in values):
-            rows.append(row(label, [None if value is None else value / unit for value in values], decimals))
+            ratio = f" {ratios[key]:.2f} |" if key in ratios else " |" if ratios else ""
+            rows.append(row(label, [None if value is None else value / unit for value in values], decimals) + ratio)
     rows += shares(found)
     lines = [f"{one}: {note}." for one, note in found["notes"].items() if note]
     lines += [f"{one} was left out: {why}." for one, why in found["missing"].items()]

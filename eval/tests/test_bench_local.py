@@ -9,7 +9,7 @@ from apps.core.settings import Settings
 from apps.tests.support.tiny_checkpoint import write_tiny_checkpoint
 from eval import bench_report
 from eval.bench_client import Refused, Server, Timed, ask, decode_speed, read_events, said
-from eval.bench_local import better, in_turns
+from eval.bench_local import best, in_turns, ratios
 from eval.local_contenders import CONTENDERS, LLAMA_CPP, OPENVINO, Checkpoint, Contender, NotHere
 from eval.local_peers.gguf_file import gguf_name, write
 
@@ -57,7 +57,7 @@ def test_events_are_read_through_chunks_and_a_cut_stream_is_refused() -> None:
 
 
 def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
-    assert better("gap_seconds", 0.2, 0.1) == 0.1 and better("decode_4", 0.2, 0.1) == 0.2
+    assert best("gap_seconds", [0.2, 0.1]) == 0.1 and best("decode_4", [0.2, 0.1]) == 0.2
     asked = []
 
     async def part(server: Server, at: int) -> dict[str, float]:
@@ -65,8 +65,21 @@ def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
         return {"decode_1": float(at), "chat_seconds": float(at)}
 
     contenders = {name: Contender(Server(name), 0, 0.0, "", 0) for name in ("a", "b")}
-    assert in_turns(contenders, [part], 2) == {name: {"decode_1": 1.0, "chat_seconds": 0.0} for name in ("a", "b")}
+    rounds = {"decode_1": [0.0, 1.0], "chat_seconds": [0.0, 1.0]}
+    assert in_turns(contenders, [part], 2) == {"a": rounds, "b": rounds}
     assert asked == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
+
+
+def test_an_earlier_commit_is_compared_round_by_round() -> None:
+    now = {"decode_1": [10.0, 40.0, 9.0], "gap_seconds": [0.1, 0.1, 0.2], "json": [1.0]}
+    then = {"decode_1": [10.0, 20.0, 10.0], "gap_seconds": [0.2, 0.3, 0.2]}
+    # 1.0, 2.0, 0.9 and, of seconds the other way round, 2.0, 3.0, 1.0
+    assert ratios(now, then) == pytest.approx({"decode_1": 1.0, "gap_seconds": 2.0})
+    page = bench_report.table("Some model", FOUND | {"ratios": {"decode_1": 1.0}})
+    head, rule, *rows = page.splitlines()[2:]
+    assert head.endswith("| now : then, median of the rounds |") and head.count("|") == rule.count("|")
+    assert all(line.count("|") == head.count("|") for line in rows if line.startswith("| decode, callers"))
+    assert any(line.startswith("| decode, callers: 1,") and line.endswith(" 1.00 |") for line in rows)
 
 
 def test_the_report_is_a_table_with_shares_and_reasons_and_a_plot(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The Helm chart: its values meet their schema, its templates read nothing else, and pods have what they must have.
 
-Where helm, kubeconform, helm-python-sdk and kubernetes-validate are installed they check it too.
+Where .ci/requirements-helm.txt is installed, Helm's own code and the schemas of Kubernetes check it too.
 """
 
 import json
@@ -122,8 +122,8 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("changes", [{}, EVERYTHING, {"redis": {"enabled": False}, "postgresql": {"enabled": False}}])
 def test_helms_own_code_and_the_schemas_of_kubernetes_find_nothing(changes: dict[str, Any]) -> None:
     """helm lint --strict, and each rendered document held to its schema, unknown fields too."""
-    chart = pytest.importorskip("helm_python.chart", reason="pip install helm-python-sdk kubernetes-validate")
-    schemas = pytest.importorskip("kubernetes_validate", reason="pip install helm-python-sdk kubernetes-validate")
+    chart = pytest.importorskip("helm_python.chart", reason="pip install -r .ci/requirements-helm.txt")
+    schemas = pytest.importorskip("kubernetes_validate", reason="pip install -r .ci/requirements-helm.txt")
     told = chart.lint(str(CHART), changes, strict=True)
     assert told["errors"] == [] and all(message["severity"] <= 1 for message in told["messages"]), told
     rendered = chart.Chart.load(str(CHART)).render(changes, name="x", namespace="default")

@@ -109,13 +109,14 @@ class StreamedResponse(Response):
                 if not self._started:
                     self.raw_headers += self._late_headers()
                     await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                    self._started = True
+                    self._active_at, self._started = time(), True
                 if isinstance(frame, LastFrame):
                     last = frame
                     break
                 self._active_at, self._sending = time(), True
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
-                self._sending = False
+                # silence begins when the client has taken what was sent
+                self._active_at, self._sending = time(), False
         finally:
             await frames.aclose()
         if not self._started:
@@ -131,16 +132,18 @@ class StreamedResponse(Response):
         """Keep a silent stream alive; give up on a client that has stopped reading, under whatever server."""
         if not self._started:
             return
-        silence = asyncio.get_running_loop().time() - self._active_at
+        time = asyncio.get_running_loop().time
+        silence = time() - self._active_at
         if self._sending and silence > self._stalled_after:
             raise ClientGone
         if not self._sending and silence > PING_AFTER and self._ping:
-            self._active_at += silence
             try:
                 async with asyncio.timeout(self._stalled_after):
                     await self._send({"type": "http.response.body", "body": self._ping, "more_body": True})
             except TimeoutError:
                 raise ClientGone from None
+            if not self._sending:
+                self._active_at = time()
 
     async def _end_with(self, error: AppError) -> None:
         frame = self._error_frame(error)

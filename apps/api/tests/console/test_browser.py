@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
+from apps.api.src.application import create_app
+from apps.api.src.wiring.gateway import build_gateway
+from apps.api.src.wiring.services import on_record
 from apps.api.tests.console.hostile_texts import HOSTILE
 from apps.core.deltas import Delta
 from apps.core.messages import ChatRequest
@@ -160,6 +165,35 @@ async def test_markdown_that_grows_is_what_it_would_be_whole(browser: Browser) -
             assert {"PRE", "LI", "TABLE", "EM", "H1", "BLOCKQUOTE", "A"} <= set(whole[0])
             for size in (1, 2, 3, 7, 50, 1000):
                 assert await page.run(f"({write})({json.dumps(_cut(GROWING, size))})") == whole, size
+            assert page.errors == []
+
+
+async def test_what_a_stream_ends_with_is_read_whatever_is_missing_behind_it(browser: Browser) -> None:
+    async def echo(request: Request) -> Response:
+        return Response(bytes.fromhex((await request.json())["hex"]), media_type="text/event-stream")
+
+    read = (
+        "(bodies) => import('/console/static/api.js').then(({stream}) => Promise.all(bodies.map(async (hex) => {"
+        " const events = []; await stream('/echo', {hex}, {onEvent: (...event) => events.push(event)});"
+        " return events; })))"
+    )
+    ends = {
+        "data: a\n\nevent: done\ndata: {}\n\n": [["message", "a"], ["done", "{}"]],
+        "data: a\r\revent: done\rdata: {}\r\r": [["message", "a"], ["done", "{}"]],
+        "data: a\n\ndata: b\n": [["message", "a"], ["message", "b"]],
+        "data: a\n\ndata: bé": [["message", "a"], ["message", "bé"]],
+        "data: a\n\n: receipt {}": [["message", "a"], ["receipt", "{}"]],
+    }
+    bodies = [*(text.encode() for text in ends), "data: bé".encode()[:-1]]
+    configured, model = settings(auth="off"), ScriptedModel(saying("hello"))
+    app = create_app(configured, on_record(configured, model, model, build_gateway(configured, model, None)))
+    app.add_route("/echo", echo, methods=["POST"])
+    with serving(app) as url:
+        async with browser.tab(f"{url}/#/chat") as page:
+            await page.wait_for("!!document.querySelector('#send')")
+            events = await page.run(f"({read})({json.dumps([body.hex() for body in bodies])})")
+            # of a letter that is cut its mark is left
+            assert events == [*ends.values(), [["message", "b\ufffd"]]]
             assert page.errors == []
 
 

@@ -196,6 +196,13 @@ def test_a_ping_comes_in_the_sixteenth_second_of_silence() -> None:
     assert 15 < ping - first <= 16
 
 
+def test_silence_begins_when_the_client_has_taken_what_was_sent() -> None:
+    server = Server(Script(A, 14.0, B, END), {A: 14.0})
+    assert server.bodies == [A, B, END]
+    server = Server(Script(A, 50.0, B, END), {PING: 20.0})
+    assert server.bodies == [A, PING, B, END]
+
+
 def test_a_client_that_does_not_take_a_ping_is_given_up() -> None:
     server = Server(Script(A, FOREVER, END), {PING: FOREVER})
     assert server.bodies == [A, PING]
@@ -205,7 +212,7 @@ def test_a_client_that_does_not_take_a_ping_is_given_up() -> None:
 
 def test_an_only_frame_is_sent_when_its_generator_takes_long_to_close() -> None:
     server = Server(Script(END, closing=5.0))
-    assert (server.bodies[-1], server.whole, server.closed) == (END, True, True)
+    assert (server.bodies, server.whole, server.closed) == ([END], True, True)
 
 
 def test_an_error_behind_the_first_frame_is_the_end_of_the_body_and_holds_what_the_call_had_no_more() -> None:

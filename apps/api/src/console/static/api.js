@@ -60,15 +60,16 @@ export async function stream(path, body, { signal: aborted, onHeaders = () => {}
   // a stream of decoded pieces would make three times as many objects
   const reader = response.body.getReader(), decoder = new TextDecoder();
   let rest = "", type = "", data = [];
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    const text = decoder.decode(value, { stream: true });
+  for (let done = false; !done;) {
+    const read = await reader.read();
+    done = read.done;
+    const text = decoder.decode(read.value, { stream: !done });
     rest += text;
     // a line of megabytes comes in many pieces, and is not looked through again for each
-    if (!/[\r\n]/.test(text)) continue;
-    const lines = rest.split(/\r\n|\n|\r(?!$)/);
-    rest = lines.pop();
+    if (!done && !/[\r\n]/.test(text)) continue;
+    // what is left at the end is a line, and the end of its event
+    const lines = done ? [...rest.split(/\r\n|\n|\r/), ""] : rest.split(/\r\n|\n|\r(?!$)/);
+    if (!done) rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
         if (data.length) onEvent(type || "message", data.join("\n"));

@@ -7,6 +7,7 @@ pytest-xdist each worker searches what its own tests made, and the process that 
 import logging
 import os
 import random
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -64,8 +65,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In a random order the tests of a file stay together, since they share what the file sets up; workers agree.
 
-    What is long may take long: its bound of time only ends a hang.
+    What is long may take long: its bound of time only ends a hang. Nor does hypothesis fail a slow example.
     """
+    if hypothesis := sys.modules.get("hypothesis"):
+        patient = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+        hypothesis.settings.register_profile("patient", **patient)
+        hypothesis.settings.load_profile("patient")
     for item in items:
         if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LONG_SECONDS))

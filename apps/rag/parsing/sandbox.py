@@ -106,7 +106,7 @@ class Sandbox:
             "tokens": limits.chunk_tokens,
             "overlap": int(limits.chunk_tokens * limits.chunk_overlap),
             "tokenizer": str(self._tokenizer) if self._tokenizer else None,
-            "ocr": _ocr(limits),
+            "ocr": ocr_of(limits),
         }
         self._process = process
         try:
@@ -129,7 +129,7 @@ class Sandbox:
         return unreadable("Reading it ended the process that read it: out of memory, or damaged")
 
 
-def _ocr(limits: Limits) -> dict[str, Any]:
+def ocr_of(limits: Limits) -> dict[str, Any]:
     """How pictures are recognised, or why not."""
     command = shutil.which("tesseract") if limits.ocr else None
     reason = "RAG_OCR is off" if not limits.ocr else "tesseract is not installed here" if command is None else ""

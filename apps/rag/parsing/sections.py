@@ -26,6 +26,11 @@ class OcrOptions:
     languages: str = "eng"
     reason: str = "RAG_OCR is off"
 
+    @classmethod
+    def of(cls, sent: Mapping[str, Any]) -> "OcrOptions":
+        """As they are sent to the parsing process, which cannot be sent a Path."""
+        return cls(Path(sent["command"]) if sent["command"] else None, sent["languages"], sent["reason"])
+
 
 Warn = Callable[[str], None]
 """Takes what could not be read in a document, in words for its owner."""

@@ -81,18 +81,17 @@ def main() -> None:
     warnings.simplefilter("ignore")
     tokenizer = Path(options["tokenizer"]) if options["tokenizer"] else None
     splitter = Splitter(options["tokens"], options["overlap"], tokenizer)
-    ocr_options = options["ocr"]
-    command = Path(ocr_options["command"]) if ocr_options["command"] else None
-    ocr = OcrOptions(command, ocr_options["languages"], ocr_options["reason"])
+    ocr = OcrOptions.of(options["ocr"])
     _say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)
         limits.begin_file()
-        for event in _events(Path(order["path"]), order["name"], splitter, options["chars"], ocr):
+        for event in events_of(Path(order["path"]), order["name"], splitter, options["chars"], ocr):
             _say(event)
 
 
-def _events(path: Path, name: str, splitter: Splitter, most_chars: int, ocr: OcrOptions) -> Iterator[dict[str, Any]]:
+def events_of(path: Path, name: str, splitter: Splitter, most_chars: int, ocr: OcrOptions) -> Iterator[dict[str, Any]]:
+    """What is said of one file: its pages and passages, and at the end how it went."""
     try:
         with path.open("rb") as file:
             yield from _parsed(file, name, splitter, most_chars, ocr)

@@ -4,14 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from apps.rag.index.database import missing_requirements
 from apps.rag.library import Library
-from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.records import Limits
 from apps.rag.tests.hashing_embedder import HashingEmbedder
 from apps.rag.tests.libraries import LIMITS
+from apps.tests.support.parsing import Parser, ParserHere
 
 HERE = Path(__file__).parent
 
@@ -34,9 +33,7 @@ async def library(tmp_path: Path) -> AsyncIterator[Library]:
     await made.aclose()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox() -> AsyncIterator[Sandbox]:
-    """A parsing process with the limits of a service, for a file whose tests share a loop."""
-    made = Sandbox(Limits(), None)
-    yield made
-    await made.aclose()
+@pytest.fixture
+def parser() -> Parser:
+    """With the limits of a service; test_parsing.py and the API's tests read in the parsing process."""
+    return ParserHere(Limits())

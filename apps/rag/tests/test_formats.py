@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from apps.rag.parsing.sandbox import Sandbox
 from apps.tests.support import office_files as office
 from apps.tests.support.office_files import p, run
-from apps.tests.support.parsing import read, text_of
+from apps.tests.support.parsing import Parser, read, text_of
 
-# one loop for all, since all share one parsing process
-pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.local
 
 PLAIN = office.word(p(run("Employees get twenty five days of leave.")))
 MAIN = "application/vnd.ms-word.document.macroEnabled.main+xml"
@@ -83,9 +81,9 @@ WORD: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("what", WORD)
-async def test_word_documents_say_what_their_reader_sees(sandbox: Sandbox, tmp_path: Path, what: str) -> None:
+async def test_word_documents_say_what_their_reader_sees(parser: Parser, tmp_path: Path, what: str) -> None:
     block, has, lacks = WORD[what]
-    text = await text_of(sandbox, tmp_path, "a.docx", office.word(block))
+    text = await text_of(parser, tmp_path, "a.docx", office.word(block))
     assert has in text
     assert not lacks or lacks not in text
 
@@ -100,23 +98,21 @@ async def test_word_documents_say_what_their_reader_sees(sandbox: Sandbox, tmp_p
     ],
     ids=["of Word on the web", "with macros", "a template", "strict"],
 )
-async def test_every_flavour_of_word_package_is_read(
-    sandbox: Sandbox, tmp_path: Path, name: str, package: bytes
-) -> None:
-    assert await text_of(sandbox, tmp_path, name, package) == LEAVE
+async def test_every_flavour_of_word_package_is_read(parser: Parser, tmp_path: Path, name: str, package: bytes) -> None:
+    assert await text_of(parser, tmp_path, name, package) == LEAVE
 
 
-async def test_headings_are_known_by_their_style_in_every_language(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_headings_are_known_by_their_style_in_every_language(parser: Parser, tmp_path: Path) -> None:
     block = p(f'<w:pPr><w:pStyle w:val="Heading2"/></w:pPr>{run("Urlaub")}')
     german = office.rewritten(
         office.word(block, p(run("dreißig Tage"))),
         lambda name, data: (name, data.replace(b'"Heading2"', b'"berschrift2"')),
     )
-    chunks, _ = await read(sandbox, tmp_path, "a.docx", german)
+    chunks, _ = await read(parser, tmp_path, "a.docx", german)
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [(["Urlaub"], "## Urlaub\n\ndreißig Tage")]
 
 
-async def test_notes_comments_headers_and_footers_are_read_once(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_notes_comments_headers_and_footers_are_read_once(parser: Parser, tmp_path: Path) -> None:
     refers = "<w:r><w:footnoteReference w:id='2'/></w:r><w:r><w:endnoteReference w:id='2'/></w:r>"
     refers += "<w:r><w:commentReference w:id='0'/></w:r>"
     package = office.with_notes(
@@ -125,18 +121,18 @@ async def test_notes_comments_headers_and_footers_are_read_once(sandbox: Sandbox
         endnotes=f'<w:endnote w:id="2">{p(run("Since May."))}</w:endnote>',
         comments=f'<w:comment w:id="0" w:author="Zoe">{p(run("Is it?"))}</w:comment>',
     )
-    text = await text_of(sandbox, tmp_path, "a.docx", package)
+    text = await text_of(parser, tmp_path, "a.docx", package)
     assert text == "HEAD\n\nFOOT\n\nThe fee is due.\n\nFive euros.\n\nSince May.\n\nComment by Zoe:\n\nIs it?\n\nLast."
 
 
-async def test_what_a_document_holds_beside_text_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_what_a_document_holds_beside_text_is_told(parser: Parser, tmp_path: Path) -> None:
     package = office.word(p(f"{run('see')}<w:r><w:pict><v:shape><v:imagedata/></v:shape></w:pict></w:r>"))
-    _, done = await read(sandbox, tmp_path, "a.docx", package)
+    _, done = await read(parser, tmp_path, "a.docx", package)
     assert done["warnings"] == ["pictures not read: 1"]
 
 
-async def test_slides_have_pages_in_their_order_titles_tables_and_notes(sandbox: Sandbox, tmp_path: Path) -> None:
-    chunks, done = await read(sandbox, tmp_path, "a.pptx", office.slides())
+async def test_slides_have_pages_in_their_order_titles_tables_and_notes(parser: Parser, tmp_path: Path) -> None:
+    chunks, done = await read(parser, tmp_path, "a.pptx", office.slides())
     assert done["pages"] == 3
     told = [(chunk["page"], chunk["headings"], chunk["text"]) for chunk in chunks]
     rest = "grouped badger {0}\n\n| Basic | 10 | 10 |\n\nspoken walrus {0}"
@@ -147,29 +143,29 @@ async def test_slides_have_pages_in_their_order_titles_tables_and_notes(sandbox:
     ]
 
 
-async def test_sheets_are_tables_under_their_names(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_sheets_are_tables_under_their_names(parser: Parser, tmp_path: Path) -> None:
     rows: list[list[object]] = [
         ["Plan", "R&D <x>", "When"],
         ["Basic", 5, datetime.date(2024, 5, 1)],
         ["Pro", 9.5, True],
     ]
     book = office.workbook({"Prices": rows, "Other": [["walrus"]]})
-    chunks, _ = await read(sandbox, tmp_path, "a.xlsx", book)
+    chunks, _ = await read(parser, tmp_path, "a.xlsx", book)
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         (["Prices"], "## Prices\n\n| Plan | R&D <x> | When |\n| Basic | 5 | 2024-05-01 |\n| Pro | 9.5 | true |"),
         (["Other"], "## Other\n\n| walrus |"),
     ]
 
 
-async def test_every_part_of_a_long_table_begins_with_its_first_row(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_every_part_of_a_long_table_begins_with_its_first_row(parser: Parser, tmp_path: Path) -> None:
     rows: list[list[object]] = [["Part", "Price"], *([f"seal kit {number}", number] for number in range(300))]
-    chunks, _ = await read(sandbox, tmp_path, "a.xlsx", office.workbook({"Parts": rows}))
+    chunks, _ = await read(parser, tmp_path, "a.xlsx", office.workbook({"Parts": rows}))
     assert len(chunks) > 5
     assert all("| Part | Price |" in chunk["text"] for chunk in chunks)
     assert sum(chunk["text"].count("| seal kit") for chunk in chunks) == 300
 
 
-async def test_open_document_texts_are_read_whole(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_open_document_texts_are_read_whole(parser: Parser, tmp_path: Path) -> None:
     body = (
         "<text:tracked-changes><text:changed-region><text:deletion><text:p>gone</text:p></text:deletion>"
         '</text:changed-region></text:tracked-changes><text:h text:outline-level="2">Fees</text:h>'
@@ -184,43 +180,43 @@ async def test_open_document_texts_are_read_whole(sandbox: Sandbox, tmp_path: Pa
         "<office:master-styles><style:master-page><style:header><text:p>running</text:p></style:header>"
         "</style:master-page></office:master-styles>"
     )
-    chunks, _ = await read(sandbox, tmp_path, "a.odt", office.open_document("text", body, styles))
+    chunks, _ = await read(parser, tmp_path, "a.odt", office.open_document("text", body, styles))
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         ([], "running"),
         (["Fees"], "## Fees\n\nR&D  pays all.\n\nnoted\n\nframed\n\n- item\n\n| 10 | 10 | 12 |"),
     ]
 
 
-async def test_open_document_sheets_are_tables(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_open_document_sheets_are_tables(parser: Parser, tmp_path: Path) -> None:
     cells = "".join(
         f'<table:table-cell office:value-type="string"><text:p>{text}</text:p></table:table-cell>'
         for text in ("Basic", "5")
     )
     body = f'<table:table table:name="Prices"><table:table-row>{cells}</table:table-row></table:table>'
-    text = await text_of(sandbox, tmp_path, "a.ods", office.open_document("spreadsheet", body))
+    text = await text_of(parser, tmp_path, "a.ods", office.open_document("spreadsheet", body))
     assert "| Basic | 5 |" in text and "Prices" in text
 
 
-async def test_rtf_is_read_with_its_code_page_and_tables(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_rtf_is_read_with_its_code_page_and_tables(parser: Parser, tmp_path: Path) -> None:
     rtf = rb"{\rtf1\ansi\ansicpg1252 Die Geb\'fchr <x> R&D \b bold\b0\par\trowd\cellx9\cellx99 A1\cell B1\cell\row\par}"
-    text = await text_of(sandbox, tmp_path, "a.rtf", rtf)
+    text = await text_of(parser, tmp_path, "a.rtf", rtf)
     assert "Die Gebühr <x> R&D bold" in text and "| A1 | B1 |" in text
 
 
-async def test_a_book_is_read_in_the_order_of_its_spine(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_book_is_read_in_the_order_of_its_spine(parser: Parser, tmp_path: Path) -> None:
     pages = {"b": "<h1>Two</h1><div>R&amp;D</div>", "a": "<h1>One</h1><dl><dt>T</dt><dd>D</dd></dl>"}
-    chunks, _ = await read(sandbox, tmp_path, "a.epub", office.epub(pages, ["a", "b"]))
+    chunks, _ = await read(parser, tmp_path, "a.epub", office.epub(pages, ["a", "b"]))
     assert [chunk["text"] for chunk in chunks] == ["# One\n\nT\n\nD", "# Two\n\nR&D"]
 
 
-async def test_an_email_is_its_head_its_text_and_its_attachments(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_an_email_is_its_head_its_text_and_its_attachments(parser: Parser, tmp_path: Path) -> None:
     message = EmailMessage()
     message["Subject"], message["From"] = "Grüße aus Köln", "Ann <ann@example.com>"
     message.set_content("Die Gebühr ist fünf Euro.\n", charset="iso-8859-1")
     message.add_alternative("<p>Die Gebühr ist fünf Euro.</p>", subtype="html")
     message.add_attachment(b"a;b\r\nwalrus;2\r\n", maintype="text", subtype="csv", filename="../list.csv")
     message.add_attachment(b"\x7fELF" + bytes(100), maintype="application", subtype="x", filename="tool")
-    chunks, done = await read(sandbox, tmp_path, "a.eml", message.as_bytes())
+    chunks, done = await read(parser, tmp_path, "a.eml", message.as_bytes())
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         ([], "Subject: Grüße aus Köln\nFrom: Ann <ann@example.com>"),
         ([], "Die Gebühr ist fünf Euro."),

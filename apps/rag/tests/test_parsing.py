@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import json
 import sys
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -13,7 +14,9 @@ import pytest_asyncio
 from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.records import Limits
 from apps.tests.support import made_files as made
+from apps.tests.support import office_files as office
 from apps.tests.support.parsing import read
+from apps.tests.support.processes import environment, run_module
 
 # one loop for all, since all share one parsing process
 pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
@@ -85,6 +88,49 @@ async def test_a_csv_row_names_its_columns(sandbox: Sandbox, tmp_path: Path, del
     chunks, done = await read(sandbox, tmp_path, "a.csv", "\r\n".join(delimiter.join(row) for row in rows).encode())
     assert done["kind"] == "csv"
     assert [chunk["text"] for chunk in chunks] == ['name: Ann; age: 41\nname: Bob, or "B"\nname: Eve; age: 7; extra']
+
+
+async def test_other_kinds_are_read_within_the_limits_of_the_process(sandbox: Sandbox, tmp_path: Path) -> None:
+    text = "<text:p>walrus</text:p>"
+    cell = f'<table:table-cell office:value-type="string">{text}</table:table-cell>'
+    table = f'<table:table table:name="Zoo"><table:table-row>{cell}</table:table-row></table:table>'
+    files = {
+        "a.pptx": office.slides(),
+        "a.xlsx": office.workbook({"Other": [["walrus"]]}),
+        "a.odt": office.open_document("text", text),
+        "a.ods": office.open_document("spreadsheet", table),
+        "a.rtf": rb"{\rtf1\ansi walrus\par}",
+        "a.epub": office.epub({"a": "<p>walrus</p>"}, ["a"]),
+        "a.eml": b"Subject: walrus\r\n\r\nIt is fat.\r\n",
+    }
+    for name, content in files.items():
+        chunks, done = await read(sandbox, tmp_path, name, content)
+        assert done["kind"] == {"a.eml": "email"}.get(name, name[2:])
+        assert any("walrus" in chunk["text"] for chunk in chunks), name
+
+
+async def test_the_parsing_process_reads_one_file_after_another_until_it_is_told_no_more(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("Two owls.\n\n\n\n\n\nOne bat.")
+    (tmp_path / "bad").write_bytes(b"\x7fELF" + bytes(100))
+    ocr = {"command": None, "languages": "eng", "reason": "RAG_OCR is off"}
+    options = {"memory": 2**32, "seconds": 60, "chars": 100, "tokens": 40, "overlap": 0, "tokenizer": None, "ocr": ocr}
+    files = [
+        {"path": str(tmp_path / "good"), "name": "a.txt"},
+        {"path": str(tmp_path / "bad"), "name": "b.txt"},
+        {"path": str(tmp_path / "none"), "name": "c.txt"},
+        {"path": str(tmp_path / "good"), "name": "d.txt"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in (options, *files))
+    done = await asyncio.to_thread(run_module, "apps.rag.parsing.worker", [], tmp_path, environment(0, {}), text)
+    assert (done.returncode, done.stderr) == (0, "")
+    ready, *said = map(json.loads, done.stdout.splitlines())
+    assert ready == {"ready": True}
+    ends = [event for event in said if "chunk" not in event]
+    assert [list(event) for event in ends] == [["done"], ["error"], ["error"], ["done"]]
+    assert "It is a program" in ends[1]["error"]["message"]
+    assert "(FileNotFoundError)" in ends[2]["error"]["message"]
+    passages = [event["chunk"]["text"] for event in said if "chunk" in event]
+    assert passages[:1] == passages[1:] == ["Two owls.\n\n\nOne bat."]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

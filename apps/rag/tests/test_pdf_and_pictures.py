@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from apps.core.errors import InvalidValue
-from apps.rag.parsing.sandbox import Sandbox
 from apps.rag.records import Limits
 from apps.tests.support import made_files as made
-from apps.tests.support.parsing import read, text_of
+from apps.tests.support.parsing import Parser, ParserHere, read, text_of
 
-# one loop for all, since all share one parsing process
-pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.local
 
 
 def form(value: str) -> bytes:
@@ -24,12 +22,12 @@ def form(value: str) -> bytes:
     return page.replace(b"/Type/Page/", f"/Type/Page/Annots[{field}]/".encode())
 
 
-async def test_what_is_filled_into_a_form_is_read(sandbox: Sandbox, tmp_path: Path) -> None:
-    assert await text_of(sandbox, tmp_path, "a.pdf", form("Zanzibar")) == "Name of the applicant\nsurname: Zanzibar"
+async def test_what_is_filled_into_a_form_is_read(parser: Parser, tmp_path: Path) -> None:
+    assert await text_of(parser, tmp_path, "a.pdf", form("Zanzibar")) == "Name of the applicant\nsurname: Zanzibar"
 
 
-async def test_hyphens_at_the_ends_of_lines_stay_what_they_are(sandbox: Sandbox, tmp_path: Path) -> None:
-    assert await text_of(sandbox, tmp_path, "a.pdf", made.pdf(["The docu-\nmentation"])) == "The docu-\nmentation"
+async def test_hyphens_at_the_ends_of_lines_stay_what_they_are(parser: Parser, tmp_path: Path) -> None:
+    assert await text_of(parser, tmp_path, "a.pdf", made.pdf(["The docu-\nmentation"])) == "The docu-\nmentation"
 
 
 def scan(text: str, tmp_path: Path) -> bytes:
@@ -55,26 +53,23 @@ needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="
 
 
 @needs_tesseract
-async def test_pictures_and_scanned_pages_are_recognised_where_tesseract_is(sandbox: Sandbox, tmp_path: Path) -> None:
-    assert "pelican" in await text_of(sandbox, tmp_path, "a.png", scan("A white pelican", tmp_path))
-    chunks, done = await read(sandbox, tmp_path, "a.pdf", scanned_pdf(tmp_path, "A grey walrus"))
+async def test_pictures_and_scanned_pages_are_recognised_where_tesseract_is(parser: Parser, tmp_path: Path) -> None:
+    assert "pelican" in await text_of(parser, tmp_path, "a.png", scan("A white pelican", tmp_path))
+    chunks, done = await read(parser, tmp_path, "a.pdf", scanned_pdf(tmp_path, "A grey walrus"))
     assert [chunk["page"] for chunk in chunks] == [1] and "walrus" in chunks[0]["text"]
     assert done["warnings"] == []
 
 
 async def test_without_recognition_the_error_says_so_and_a_page_is_told(tmp_path: Path) -> None:
-    sandbox = Sandbox(Limits(ocr=False), None)
-    try:
-        with pytest.raises(InvalidValue, match="RAG_OCR is off"):
-            await text_of(sandbox, tmp_path, "a.png", scan("A white pelican", tmp_path))
-        with pytest.raises(InvalidValue, match=r"pictures: 1 \(RAG_OCR is off\)"):
-            await text_of(sandbox, tmp_path, "a.pdf", scanned_pdf(tmp_path, "A grey walrus"))
-    finally:
-        await sandbox.aclose()
+    parser = ParserHere(Limits(ocr=False))
+    with pytest.raises(InvalidValue, match="RAG_OCR is off"):
+        await text_of(parser, tmp_path, "a.png", scan("A white pelican", tmp_path))
+    with pytest.raises(InvalidValue, match=r"pictures: 1 \(RAG_OCR is off\)"):
+        await text_of(parser, tmp_path, "a.pdf", scanned_pdf(tmp_path, "A grey walrus"))
 
 
 @pytest.mark.long
-async def test_a_picture_that_unpacks_to_a_huge_one_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_picture_that_unpacks_to_a_huge_one_is_refused(parser: Parser, tmp_path: Path) -> None:
     def part(name: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
 
@@ -82,4 +77,4 @@ async def test_a_picture_that_unpacks_to_a_huge_one_is_refused(sandbox: Sandbox,
     head = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
     png = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", made.deflated(2**30)) + part(b"IEND", b"")
     with pytest.raises(InvalidValue, match="image"):
-        await text_of(sandbox, tmp_path, "a.png", png)
+        await text_of(parser, tmp_path, "a.png", png)

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 
-from apps.rag.parsing.sandbox import Sandbox
-from apps.tests.support.parsing import read, text_of
+from apps.tests.support.parsing import Parser, read, text_of
 
-# one loop for all, since all share one parsing process
-pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.local
 
 
 @pytest.mark.parametrize(
@@ -30,10 +28,8 @@ pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
         ("one<br>two <b>bo</b>ld <input value=V><img alt=owl>", "one\ntwo bold V owl"),
     ],
 )
-async def test_pages_are_what_a_browser_makes_of_them(
-    sandbox: Sandbox, tmp_path: Path, page: str, expected: str
-) -> None:
-    assert await text_of(sandbox, tmp_path, "a.html", page.encode()) == expected
+async def test_pages_are_what_a_browser_makes_of_them(parser: Parser, tmp_path: Path, page: str, expected: str) -> None:
+    assert await text_of(parser, tmp_path, "a.html", page.encode()) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,8 +51,8 @@ async def test_pages_are_what_a_browser_makes_of_them(
         ("Name Ort Jürgen Köln", "utf-16"),
     ],
 )
-async def test_texts_without_a_declaration_are_read(sandbox: Sandbox, tmp_path: Path, text: str, encoding: str) -> None:
-    assert await text_of(sandbox, tmp_path, "a.txt", text.encode(encoding)) == text
+async def test_texts_without_a_declaration_are_read(parser: Parser, tmp_path: Path, text: str, encoding: str) -> None:
+    assert await text_of(parser, tmp_path, "a.txt", text.encode(encoding)) == text
 
 
 @pytest.mark.parametrize(
@@ -69,16 +65,16 @@ async def test_texts_without_a_declaration_are_read(sandbox: Sandbox, tmp_path: 
     ],
 )
 async def test_a_page_is_read_in_the_encoding_that_it_declares(
-    sandbox: Sandbox, tmp_path: Path, head: str, encoding: str
+    parser: Parser, tmp_path: Path, head: str, encoding: str
 ) -> None:
     word = {"cp1252": "Gebühr – fünf", "iso8859-2": "złotych", "cp932": "図書館"}[encoding]
     page = f"{head}<body><p>{word}".encode(encoding)
-    assert await text_of(sandbox, tmp_path, "a.html", page) == word
+    assert await text_of(parser, tmp_path, "a.html", page) == word
 
 
-async def test_a_few_wrong_bytes_in_utf8_are_told_and_cost_nothing_else(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_few_wrong_bytes_in_utf8_are_told_and_cost_nothing_else(parser: Parser, tmp_path: Path) -> None:
     content = "Grüße aus Köln. ".encode() * 20 + b"\xff ende"
-    chunks, done = await read(sandbox, tmp_path, "a.txt", content)
+    chunks, done = await read(parser, tmp_path, "a.txt", content)
     assert chunks[0]["text"].startswith("Grüße aus Köln.") and chunks[-1]["text"].endswith("ende")
     assert done["warnings"] == ["1 places could not be decoded as utf-8"]
 
@@ -98,9 +94,9 @@ async def test_a_few_wrong_bytes_in_utf8_are_told_and_cost_nothing_else(sandbox:
     ],
 )
 async def test_the_delimiter_of_a_csv_is_the_one_that_gives_equal_rows(
-    sandbox: Sandbox, tmp_path: Path, content: str, expected: str
+    parser: Parser, tmp_path: Path, content: str, expected: str
 ) -> None:
-    assert await text_of(sandbox, tmp_path, "a.csv", content.encode()) == expected
+    assert await text_of(parser, tmp_path, "a.csv", content.encode()) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,9 +111,9 @@ async def test_the_delimiter_of_a_csv_is_the_one_that_gives_equal_rows(
     ],
 )
 async def test_front_matter_is_metadata_and_no_passage(
-    sandbox: Sandbox, tmp_path: Path, front: str, metadata: dict[str, Any]
+    parser: Parser, tmp_path: Path, front: str, metadata: dict[str, Any]
 ) -> None:
-    chunks, done = await read(sandbox, tmp_path, "a.md", f"{front}\nThe text.\n\n# Sick\n\nA note.\n".encode())
+    chunks, done = await read(parser, tmp_path, "a.md", f"{front}\nThe text.\n\n# Sick\n\nA note.\n".encode())
     assert [(chunk["headings"], chunk["text"]) for chunk in chunks] == [
         ([], "The text."),
         (["Sick"], "# Sick\n\nA note."),
@@ -125,14 +121,14 @@ async def test_front_matter_is_metadata_and_no_passage(
     assert done["metadata"] == metadata
 
 
-async def test_a_rule_at_the_top_is_no_front_matter_and_an_alias_no_bomb(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_rule_at_the_top_is_no_front_matter_and_an_alias_no_bomb(parser: Parser, tmp_path: Path) -> None:
     for front in ("---\nWell: [then\n---\n", "---\na: &a [x]\nb: [*a, *a]\n---\n"):
-        text = await text_of(sandbox, tmp_path, "a.md", f"{front}\nThe text.\n".encode())
+        text = await text_of(parser, tmp_path, "a.md", f"{front}\nThe text.\n".encode())
         assert text.startswith("---") and text.endswith("The text.")
 
 
-async def test_lines_of_markdown_end_at_newlines_alone(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_lines_of_markdown_end_at_newlines_alone(parser: Parser, tmp_path: Path) -> None:
     source = "# A\n\none\u2028two\u2028three\x0bfour\u2029five\n\n# B\n\nplums\n"
-    chunks, _ = await read(sandbox, tmp_path, "a.md", source.encode())
+    chunks, _ = await read(parser, tmp_path, "a.md", source.encode())
     assert [chunk["headings"] for chunk in chunks] == [["A"], ["B"]]
     assert "plums" in chunks[1]["text"]

@@ -2,7 +2,7 @@
 
 A started process is a real one: it has an environment, a folder, output files and signals of its own, and runs the
 module as ``python -m`` does. What it shares with the next one are the imported modules, before anything ran in them.
-Where a start itself is tested, and under coverage, processes are started without this.
+Where a start itself is tested, processes are started without this.
 """
 
 import atexit
@@ -23,7 +23,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-FORKS = hasattr(os, "pidfd_open") and "COVERAGE_PROCESS_CONFIG" not in os.environ
+FORKS = hasattr(os, "pidfd_open")
+MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""How make coverage reaches a process."""
 ROOT = Path(__file__).parents[3]
 START = ("apps.api.src.application", "apps.api.src.http.server", "apps.cli.main")
 NEXT = (
@@ -32,6 +34,7 @@ NEXT = (
     *("structlog", "uvicorn.main", "uvloop"),
 )
 """What a start imports, and what the service imports next: its database, migrations, logs and metrics."""
+KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", MEASURED)
 _server: socket.socket | None = None
 _shared: Path | None = None
 
@@ -141,7 +144,7 @@ def _run(*listening: socket.socket) -> tuple[socket.socket, Callable[[], None]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "apps.tests.support.fork_server", *map(str, descriptors)],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV")},
+        env={name: value for name, value in os.environ.items() if name in KEPT},
         stdin=subprocess.DEVNULL,
         pass_fds=descriptors,
     )

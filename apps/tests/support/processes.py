@@ -15,7 +15,7 @@ import httpx2
 
 from apps.tests.marks import PROVIDERS_VARIABLE, learn_environment, marked
 from apps.tests.overheard import hearing_client
-from apps.tests.support.fork_server import FORKS, Forked, fork
+from apps.tests.support.fork_server import FORKS, MEASURED, Forked, fork
 from apps.tests.support.migrated import lay_sqlite
 from apps.tests.support.ports import free_port
 from apps.tests.support.waiting import HANG_SECONDS, until
@@ -23,8 +23,8 @@ from apps.tests.watch import WATCH
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = ("uvicorn", "module")
-# of this machine's environment; the last is how make coverage reaches a process
-KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG")
+KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "SSL_CERT_FILE", MEASURED)
+"""Of this machine's environment."""
 LIMITED = """
 import os, resource, sys
 most = int(sys.argv[1])
@@ -106,9 +106,18 @@ def running(folder: Path, kind: str = "module", **changes: str) -> Iterator[Runn
         if process.poll() is None:
             hear_metrics(f"http://127.0.0.1:{port}")
     finally:
-        process.kill()
-        process.wait()
+        end(process)
         WATCH.took_file(log)
+
+
+def end(process: Process) -> None:
+    """Kill it; under make coverage it first has the time to write down what it ran."""
+    if MEASURED in os.environ:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(HANG_SECONDS)
+    process.kill()
+    process.wait()
 
 
 def start(
@@ -120,6 +129,7 @@ def start(
     """
     if FORKS:
         return fork(module, arguments, folder, variables, (log, log), files=files)
+    variables = {"PYTHONPATH": str(ROOT), **variables}
     return _popen([sys.executable, "-m", module, *arguments], folder, variables, log, files)
 
 

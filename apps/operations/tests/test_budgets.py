@@ -206,12 +206,19 @@ async def test_however_a_call_ends_it_is_settled_once(
     assert (after.consistent, after.spent, after.reserved, after.rows) == (True, round(spent * BILLION), 0, 1)
 
 
+async def answer_never(meter: Meter, record: CallRecord, let_in: asyncio.Event) -> None:
+    async with meter.call(record):
+        let_in.set()
+        await asyncio.Event().wait()
+
+
 async def test_a_caller_who_leaves_before_anything_is_known_pays_what_was_reserved(
     meter: Meter, ledger: Ledger, database: Database
 ) -> None:
     for cost, spent in ((None, 3.0), (0.5, 3.5)):
-        task = asyncio.create_task(make(meter, call(estimated=3.0, cost=cost), cost=cost, seconds=30))
-        await asyncio.sleep(0.3)
+        let_in = asyncio.Event()
+        task = asyncio.create_task(answer_never(meter, call(estimated=3.0, cost=cost), let_in))
+        await let_in.wait()
         task.cancel()
         await asyncio.wait({task})
         await written(ledger)

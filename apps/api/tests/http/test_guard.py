@@ -77,13 +77,17 @@ async def test_a_tick_that_raises_ends_the_work_with_its_error(client: Queue) ->
 
 
 async def test_ticks_come_while_the_work_runs(client: Queue) -> None:
-    ticks = []
+    ticks = asyncio.Semaphore(0)
 
     async def tick() -> None:
-        ticks.append(1)
+        ticks.release()
 
-    assert await guarded(work(0.2), client.get, Shutdown(20), tick, every=0.02) == "done"
-    assert len(ticks) > 2
+    async def until_three() -> str:
+        for _ in range(3):
+            await ticks.acquire()
+        return "done"
+
+    assert await guarded(until_three(), client.get, Shutdown(20), tick, every=0.02) == "done"
 
 
 async def test_a_cancellation_from_outside_stays_one(client: Queue) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -203,10 +204,14 @@ def test_a_commit_is_checked_as_make_lint_checks(tmp_path: Path) -> None:
 
 
 def test_a_public_host_tests_every_python_that_is_promised() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
-    assert workflow["jobs"]["linux"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
-    assert any(".ci/run" in step.get("run", "") for step in workflow["jobs"]["linux"]["steps"])
-    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()
+    linux = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["linux"]
+    versions = linux["strategy"]["matrix"]["python"]
+    assert versions == ["3.11", "3.12", "3.13", "3.14"]
+    assert "${{ matrix.python }}" in linux["container"]["image"]
+    assert any(".ci/run" in step.get("run", "") for step in linux["steps"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={versions[0]}"
+    assert project["classifiers"] == [f"Programming Language :: Python :: {version}" for version in versions]
 
 
 def test_the_ci_scripts_are_valid_and_can_be_run() -> None:

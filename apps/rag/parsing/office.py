@@ -184,7 +184,7 @@ PICTURE = re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)")
 NOT_READ = (
     (re.compile(r"/media/|^Pictures/", re.IGNORECASE), "pictures"),
     (re.compile(r"/charts/chart\d*\.xml$|^Object \d+/$", re.IGNORECASE), "charts"),
-    (re.compile(r"xl/(?:comments\d*|threadedComments/.+)\.xml$", re.IGNORECASE), "parts with comments"),
+    (re.compile(r"xl/(?:comments\d*|comments/.+|threadedComments/.+)\.xml$", re.IGNORECASE), "parts with comments"),
 )
 
 

@@ -24,15 +24,13 @@ SECONDS = 60
 
 
 def image_sections(file: BinaryIO, reading: Reading) -> Iterator[Section]:
-    if reading.ocr.command is None:
-        raise unreadable(f"It is an image, and images are not recognised here: {reading.ocr.reason}")
     yield Section(recognised(file.read(), reading.ocr).strip(), page=1)
 
 
 def recognised(image: bytes, options: OcrOptions) -> str:
     """The text of an image file in any format that tesseract reads. Raises InvalidValue."""
     if options.command is None:
-        raise unreadable(f"Images are not recognised here: {options.reason}")
+        raise unreadable(f"It is an image, and images are not recognised here: {options.reason}")
     command = [str(options.command), "stdin", "stdout", "-l", options.languages]
     # one thread: its own threads wait for each other more than they gain on a page
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}

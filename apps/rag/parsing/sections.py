@@ -114,16 +114,6 @@ class SectionBuilder:
         if len(groups) > 1:
             self.cut()
 
-    def turn(self, page: int | None) -> None:
-        """What follows is on that page."""
-        if page != self.page:
-            self.cut()
-            self.page = page
-
-    def close_headings(self) -> None:
-        self.cut()
-        self._path = HeadingPath()
-
     def cut(self) -> None:
         if self._blocks:
             self._done.append(Section("\n\n".join(self._blocks), self.page, self._path.path(), markdown=True))

@@ -67,9 +67,10 @@ export async function stream(path, body, { signal: aborted, onHeaders = () => {}
     rest += text;
     // a line of megabytes comes in many pieces, and is not looked through again for each
     if (!done && !/[\r\n]/.test(text)) continue;
-    // what is left at the end is a line, and the end of its event
-    const lines = done ? [...rest.split(/\r\n|\n|\r/), ""] : rest.split(/\r\n|\n|\r(?!$)/);
-    if (!done) rest = lines.pop();
+    // a last carriage return may be half of a line's end, until the body's end. What is whole then is read: half an
+    // event is none
+    const lines = rest.split(done ? /\r\n|\n|\r/ : /\r\n|\n|\r(?!$)/);
+    rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
         if (data.length) onEvent(type || "message", data.join("\n"));

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from apps.agents.progress import ApprovalRequired, Emit, Event, Progress, RunEnded
 from apps.core.agent_runs import AgentRun, RunStore
-from apps.core.calls import DISCONNECTED
+from apps.core.calls import DISCONNECTED, SHUT_DOWN
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue
 from apps.core.messages import Message
+from apps.models.metering import outcome_of
 
 MOST_WAITING = 256
 SAVE_SECONDS = 5.0
@@ -148,7 +149,7 @@ class RunSession:
             self.run.status = "cancelled"
         self.progress.failed(_as_error(outcome))
         if outcome is None or not isinstance(outcome, Exception):
-            self.run.outcome = DISCONNECTED
+            self.run.outcome = DISCONNECTED if outcome is None else outcome_of(outcome)
         await self._save_in_the_end()
 
     async def _save(self) -> None:
@@ -190,6 +191,8 @@ def _as_error(outcome: BaseException | None) -> AppError:
         return outcome
     if isinstance(outcome, Exception):
         return InternalError("The agent failed", details={"cause": type(outcome).__name__})
+    if outcome is not None and outcome_of(outcome) == SHUT_DOWN:
+        return Conflict("The service shut down before the end")
     return Conflict("The caller left before the end")
 
 

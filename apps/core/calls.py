@@ -14,7 +14,9 @@ CacheUse = Literal["off", "miss", "hit", "semantic", "replay"]
 Boundary = Literal["machine", "network", "outside"]
 """How far a call's text goes: not beyond this machine, not beyond private addresses, or further."""
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
-DISCONNECTED = "CLIENT_GONE"
+DISCONNECTED, CANCELLED, SHUT_DOWN = "CLIENT_GONE", "CANCELLED", "SHUT_DOWN"
+# outcomes of calls that were ended from outside before their answers were whole: an upstream may well send its bill
+CUT_OFF = frozenset({DISCONNECTED, CANCELLED, SHUT_DOWN})
 # calls that are answered in these ways reuse an answer that another call has paid for
 REUSED = frozenset({"hit", "semantic", "replay"})
 
@@ -64,7 +66,8 @@ class CallRecord:
     """The model that answers."""
     provider: str = ""
     outcome: str = "ok"
-    """``ok``, a code of the error tree, or CLIENT_GONE where the caller leaves before the end."""
+    """``ok``, a code of the error tree, or what ended it before its end: CLIENT_GONE (the caller left), CANCELLED (by
+    the caller's word) or SHUT_DOWN (with the service)."""
     cache: CacheUse = "off"
     """``miss``: made for this call; ``hit`` or ``semantic``: from the response cache; ``replay``: recorded under the
     same Idempotency-Key; ``off``: the cache is not asked."""

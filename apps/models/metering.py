@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 
-from apps.core.calls import ASSUMED_ANSWER, DISCONNECTED, Bookkeeper, CallRecord, Price, Usage, cost, priced
+from apps.core.calls import ASSUMED_ANSWER, CUT_OFF, DISCONNECTED, Bookkeeper, CallRecord, Price, Usage, cost, priced
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, InternalError
 from apps.core.messages import ChatRequest
@@ -87,11 +87,15 @@ class MeteredCall:
 
 
 def outcome_of(error: BaseException) -> str:
-    """A code of the error tree; a call that was cancelled or closed early lost its client."""
+    """A code of the error tree; of a call that was cancelled or closed early, one of CUT_OFF.
+
+    The cancellation's message says which: ``task.cancel(SHUT_DOWN)``. Without one the call lost its client.
+    """
     if isinstance(error, AppError):
         return error.code
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return DISCONNECTED
+        message = error.args[0] if error.args else None
+        return message if isinstance(message, str) and message in CUT_OFF else DISCONNECTED
     return InternalError.code
 
 

@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Generic, Self, TypeVar
 
-from apps.core.calls import CallRecord
+from apps.core.calls import DISCONNECTED, CallRecord
 from apps.core.errors import AppError, InternalError, Timeout
+from apps.models.metering import outcome_of
 
 T = TypeVar("T")
 
@@ -81,17 +82,17 @@ class Recording(Generic[T]):
         """A reader comes."""
         self._readers += 1
 
-    def leave(self) -> None:
-        """A reader goes, for the first time."""
+    def leave(self, error: BaseException | None = None) -> None:
+        """A reader goes, for the first time; ``error`` is what ends it, where anything does."""
         self._readers -= 1
         if not self._readers and not self.whole and self._task is not None:
             self.given_up = True
-            self._task.cancel()
+            self._task.cancel(DISCONNECTED if error is None else outcome_of(error))
 
-    def cancel(self) -> None:
-        """End the execution, whoever reads."""
+    def cancel(self, outcome: str) -> None:
+        """End the execution, whoever reads; ``outcome`` is one of CUT_OFF."""
         if self._task is not None:
-            self._task.cancel()
+            self._task.cancel(outcome)
 
     async def ended(self) -> None:
         """Wait until the execution has ended, well or not."""
@@ -130,8 +131,8 @@ class _Reading(AsyncGenerator[T, None]):
     async def __anext__(self) -> T:
         try:
             return await self._next()
-        except BaseException:
-            self._leave()
+        except BaseException as error:
+            self._leave(error)
             raise
 
     async def asend(self, value: None) -> T:
@@ -161,10 +162,10 @@ class _Reading(AsyncGenerator[T, None]):
             await asyncio.sleep(0)
         return item
 
-    def _leave(self) -> None:
+    def _leave(self, error: BaseException | None = None) -> None:
         if self._open:
             self._open = False
-            self._recording.leave()
+            self._recording.leave(error)
 
 
 def own_copy(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from apps.core.callers import Budget, Caller
-from apps.core.calls import ACCOUNT, DISCONNECTED, CallRecord
+from apps.core.calls import ACCOUNT, CUT_OFF, CallRecord
 from apps.core.errors import AppError, Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.database import Database, with_statements
 from apps.operations.ledger import Ledger
@@ -153,7 +153,7 @@ def _charge(call: CallRecord, amount: int) -> Charge:
 
 def _is_guess(call: CallRecord, known: float) -> bool:
     """Whether the record has less of the cost than its parts reported: they ended before they could be summed up."""
-    if call.outcome == DISCONNECTED and call.cost is None:
+    if call.outcome in CUT_OFF and call.cost is None:
         return known > (call.estimated_cost or 0.0)
     return call.cost is None or call.estimated
 

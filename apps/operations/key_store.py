@@ -98,6 +98,10 @@ class KeyStore:
         found = row is not None and hmac.compare_digest(row["digest"], digest)
         return (_stored(row) if row is not None and found else None), KeysState(*state)
 
+    async def is_void(self, id: str) -> bool:
+        """Whether the key with this id was revoked or has expired; False where no key ever had it."""
+        return await self._database.read(_on_keys(lambda keys: keys.is_void(id, time.time())))
+
     async def state(self) -> KeysState:
         return KeysState(*await self._database.read(_on_keys(lambda keys: keys.state())))
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from apps.core.callers import Budget, Caller, Period
-from apps.core.calls import DISCONNECTED, CacheUse, CallRecord, Usage
+from apps.core.calls import CUT_OFF, CacheUse, CallRecord, Usage
 
 DAY = 86_400
 
@@ -115,13 +115,13 @@ def _charge(call: CallRecord, cost: int) -> Charge | None:
 def _cost(call: CallRecord) -> tuple[int | None, bool]:
     """What the call cost, and whether that is only supposed.
 
-    A caller who left before anything was known pays what was reserved: his upstream may well send the bill.
+    A call that was cut off before anything was known costs what was reserved: its upstream may well send the bill.
     """
     if call.cache not in PAID:
         return 0, False
     if call.cost is not None:
         return billionths(call.cost), False
-    if call.outcome == DISCONNECTED and call.estimated_cost:
+    if call.outcome in CUT_OFF and call.estimated_cost:
         return billionths(call.estimated_cost), True
     return None, False
 

@@ -308,6 +308,12 @@ class KeyStatements:
         row = rows.mappings().one_or_none()
         return None if row is None else _row(row), await self.state()
 
+    async def is_void(self, id: str, now: float) -> bool:
+        """Whether there is a key of this id that is revoked or has expired."""
+        void = api_keys.c.revoked_at.is_not(None) | (api_keys.c.expires_at <= now)
+        rows = await self._connection.execute(select(exists().where(api_keys.c.id == id, void)))
+        return bool(rows.scalar_one())
+
     async def state(self) -> tuple[int, bool]:
         """The number of the last change, and whether any key was ever made."""
         statement = select(key_changes.c.number, exists(select(api_keys.c.id)))

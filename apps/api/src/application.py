@@ -123,7 +123,8 @@ def create_app(
         )
     )
 
-    background = BackgroundResponses(services.gateway.stored_responses)
+    background = BackgroundResponses(services.gateway.stored_responses, services.keys)
+    services.metrics.observe(background)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

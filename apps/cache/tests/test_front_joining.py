@@ -10,7 +10,7 @@ from apps.cache.response_cache import ResponseCache
 from apps.cache.store import MemoryStore
 from apps.cache.tests.cached_models import END, A, Books, cached_model, len_of, request, rig
 from apps.core.callers import Budget, Caller
-from apps.core.calls import CallRecord, Price, Usage
+from apps.core.calls import DISCONNECTED, SHUT_DOWN, CallRecord, Price, Usage
 from apps.core.deltas import Delta, collect
 from apps.core.errors import AppError, Forbidden, UpstreamError
 from apps.models.metering import Meter, MeteredModel
@@ -107,16 +107,17 @@ async def test_who_is_refused_has_left() -> None:
     assert made.model.open == 0
 
 
-async def test_when_all_have_left_it_is_cancelled_and_not_kept() -> None:
+@pytest.mark.parametrize("outcome", [DISCONNECTED, SHUT_DOWN])
+async def test_when_all_have_left_it_is_cancelled_and_not_kept(outcome: str) -> None:
     made = rig([Delta("one"), 30.0, END])
     tasks = [asyncio.create_task(made.ask()) for _ in range(3)]
     await asyncio.sleep(0.02)
     for task in tasks:
-        task.cancel()
+        task.cancel(outcome)
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.sleep(0.01)
     assert (made.model.open, len_of(made.cache)) == (0, 0)
-    assert [record.outcome for record in made.books.closed] == ["CLIENT_GONE"] * 3
+    assert [record.outcome for record in made.books.closed] == [outcome] * 3
 
 
 async def test_a_reader_that_stops_early_leaves_as_well() -> None:

@@ -60,8 +60,8 @@ class ResponsesEitherWay:
     """Asks ``native`` first; where it has no such path, and only then, ``translated``.
 
     That is settled, and said in the log, once a translated call has succeeded: before that a 404 may be about the
-    model. A call with ``background``, which is never translated, settles nothing: after its 404 those that follow are
-    begun as responses that are made here, until one of the upstream's own tells better.
+    model. A call with ``background``, which is never translated, settles nothing: after its 404 `makes_responses` says
+    so, until a response of the upstream's own tells better.
     """
 
     def __init__(self, native: WireTarget, translated: WireTarget, name: str) -> None:

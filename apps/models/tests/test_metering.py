@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from apps.core.callers import ANONYMOUS, Budget, Caller
-from apps.core.calls import CallRecord, Price, Usage
+from apps.core.calls import CUT_OFF, CallRecord, Price, Usage
 from apps.core.deltas import Delta, collect
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.messages import ChatRequest, user_message
@@ -84,14 +84,18 @@ async def test_a_caller_who_leaves_is_on_record_once() -> None:
     assert [record.outcome for record in book.closed] == ["CLIENT_GONE"]
 
 
-async def test_a_call_that_is_cancelled_is_on_record() -> None:
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [(None, "CLIENT_GONE"), ("of another", "CLIENT_GONE"), *((each, each) for each in sorted(CUT_OFF))],
+)
+async def test_a_call_that_is_cancelled_is_on_record_with_who_did_it(message: str | None, outcome: str) -> None:
     book = Book()
     task = asyncio.ensure_future(collect(metered([10.0], book)))
     await asyncio.sleep(0.01)
-    task.cancel()
+    task.cancel(message)
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [record.outcome for record in book.closed] == ["CLIENT_GONE"]
+    assert [record.outcome for record in book.closed] == [outcome]
 
 
 async def test_who_leaves_with_the_last_delta_in_hand_had_a_whole_answer() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from apps.core.callers import Budget
-from apps.core.calls import ACCOUNT, Account, CallRecord, Usage
+from apps.core.calls import ACCOUNT, CUT_OFF, Account, CallRecord, Usage
 from apps.core.errors import RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets
 from apps.operations.database import Database
@@ -120,13 +120,14 @@ async def test_a_reservation_that_was_given_back_meanwhile_is_made_again(
     assert (after.spent, after.reserved, after.reservations) == (2 * BILLION, 0, 0)
 
 
-async def test_a_caller_who_leaves_pays_what_was_reserved_or_what_its_parts_have_cost_if_that_is_more(
-    meter: Meter, ledger: Ledger, database: Database
+@pytest.mark.parametrize("outcome", sorted(CUT_OFF))
+async def test_a_call_that_is_cut_off_costs_what_was_reserved_or_what_its_parts_have_cost_if_that_is_more(
+    meter: Meter, ledger: Ledger, database: Database, outcome: str
 ) -> None:
     async def leave(estimated: float, cost: float) -> None:
         async with meter.call(call(key(Budget(100, "day")), estimated=estimated)):
             account().spent(cost)
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError(outcome)
 
     for estimated, cost, paid in ((3.0, 5.0, 5.0), (3.0, 1.0, 5.0 + 3.0), (0.0, 0.5, 8.0 + 0.5)):
         await asyncio.wait({asyncio.create_task(leave(estimated, cost))})

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from apps.core.callers import Budget, Caller
-from apps.core.calls import CallRecord, Usage
+from apps.core.calls import CANCELLED, DISCONNECTED, SHUT_DOWN, CallRecord, Usage
 from apps.core.errors import Forbidden, RateLimitExceeded, StoreUnavailable
 from apps.operations.budgets import Budgets, BudgetState
 from apps.operations.database import Database
@@ -212,14 +212,15 @@ async def answer_never(meter: Meter, record: CallRecord, let_in: asyncio.Event) 
         await asyncio.Event().wait()
 
 
-async def test_a_caller_who_leaves_before_anything_is_known_pays_what_was_reserved(
+async def test_a_call_that_is_cut_off_before_anything_is_known_costs_what_was_reserved(
     meter: Meter, ledger: Ledger, database: Database
 ) -> None:
-    for cost, spent in ((None, 3.0), (0.5, 3.5)):
+    cases = ((None, DISCONNECTED, 3.0), (0.5, DISCONNECTED, 3.5), (None, CANCELLED, 6.5), (None, SHUT_DOWN, 9.5))
+    for cost, outcome, spent in cases:
         let_in = asyncio.Event()
         task = asyncio.create_task(answer_never(meter, call(estimated=3.0, cost=cost), let_in))
         await let_in.wait()
-        task.cancel()
+        task.cancel(outcome)
         await asyncio.wait({task})
         await written(ledger)
         assert (await books(database)).spent == round(spent * BILLION)

@@ -12,7 +12,7 @@ from apps.core.errors import NotFound, StoreUnavailable
 from apps.operations.database import Database
 from apps.operations.key_store import EVERY, TRUSTED_SECONDS, KeyRing, KeysState, KeyStore, StoredKey
 from apps.operations.key_terms import KeyTerms
-from apps.operations.tables import key_changes
+from apps.operations.tables import api_keys, key_changes
 from apps.tests.marks import learn
 from apps.tests.support.migrated import create_migrated
 from apps.tests.support.postgres_server import PostgresServer
@@ -169,6 +169,18 @@ async def test_an_expired_key_is_not_known_any_more(ring: KeyRing) -> None:
     assert found.expires_at is not None
     assert before + 59 <= found.expires_at <= after + 60  # a store may keep whole seconds
     assert ring.known(key) is not None
+
+
+async def test_a_key_is_void_by_its_id_once_it_is_revoked_or_has_expired(ring: KeyRing, database: Database) -> None:
+    store = ring.store
+    live, revoked, rotated, expired = [(await created(store, TERMS))[0].id for _ in range(4)]
+    await store.revoke(revoked)
+    await store.rotate(rotated)
+    over = update(api_keys).where(api_keys.c.id == expired).values(expires_at=1.0)
+    await database.write(lambda connection: connection.execute(over))
+    # the id of a key that is rotated goes on
+    void = [await store.is_void(id) for id in (live, revoked, rotated, expired, "of no key")]
+    assert void == [False, True, False, True, False]
 
 
 async def test_whether_any_key_was_ever_made(ring: KeyRing) -> None:

@@ -41,7 +41,8 @@ class Meter:
                 open_.append(book)
             yield
         except BaseException as error:
-            record.outcome = DISCONNECTED if isinstance(error, asyncio.CancelledError) else "INTERNAL_ERROR"
+            cut_off = isinstance(error, asyncio.CancelledError)
+            record.outcome = str(*error.args or (DISCONNECTED,)) if cut_off else "INTERNAL_ERROR"
             raise
         finally:
             for book in reversed(open_):

@@ -145,7 +145,7 @@ class RunAnswer(Schema):
     begun_at: float = Field(description="Unix time")
     ended_at: float | None
     key_id: str | None = Field(description="Of the key that began it")
-    outcome: str = Field(description="ok, or the code of the error")
+    outcome: str = Field(description="ok, the code of the error, or what cut it off: CLIENT_GONE, SHUT_DOWN")
     error: dict[str, Any] | None
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from starlette.types import Receive
 
+from apps.core.calls import DISCONNECTED, SHUT_DOWN
 from apps.core.errors import ModelUnavailable
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class Shutdown:
     def _force(self) -> None:
         self.forced = True
         for task in list(self._requests):
-            task.cancel()
+            task.cancel(SHUT_DOWN)
 
 
 class _Listed(Generic[T]):
@@ -152,7 +153,7 @@ async def guarded(
     def stop(reason: Exception) -> None:
         if not reasons:
             reasons.append(reason)
-            task.cancel()
+            task.cancel(SHUT_DOWN if isinstance(reason, ShuttingDown) else DISCONNECTED)
 
     watch = _Watch(receive, stop, tick, every)
     try:

@@ -59,7 +59,7 @@ class Instruments:
         )
         self.calls = counter(
             "genai_calls_total",
-            "Calls for a model that ended; outcome: ok, an error's code, or CLIENT_GONE",
+            "Calls for a model that ended; outcome: ok, an error's code, CLIENT_GONE, CANCELLED or SHUT_DOWN",
             *("route", "model", "provider", "outcome"),
         )
         self.call_seconds = histogram(

@@ -9,16 +9,18 @@ import json
 import logging
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+from apps.api.src.auth.authentication import unauthorized
 from apps.api.src.exceptions import envelope
 from apps.api.src.http.streaming import LastFrame
 from apps.api.src.v1.cached import FrameRecording
-from apps.api.src.v1.execution import Execution, WholeFrame
-from apps.core.calls import CallRecord
+from apps.api.src.v1.execution import Execution, WholeFrame, new_record
+from apps.core.callers import Caller
+from apps.core.calls import CANCELLED, SHUT_DOWN, CallRecord
 from apps.core.errors import (
     AppError,
     Conflict,
@@ -28,6 +30,7 @@ from apps.core.errors import (
     Timeout,
     UpstreamError,
 )
+from apps.core.ports import Observation
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_request import chat_request
 from apps.gateway.openai_api.response_events import MADE_HERE, ResponseEvents
@@ -37,6 +40,7 @@ from apps.gateway.openai_api.stored_responses import Item, StoredResponses, item
 from apps.gateway.protocol import WireCall
 from apps.models.event_stream import EventStreamDecoder, ServerSentEvent, json_bytes, json_event
 from apps.models.upstream_errors import parsed_object
+from apps.operations.key_store import KeyRing
 
 PATH = "/v1/responses"
 MOST_AT_ONCE = 4
@@ -46,6 +50,7 @@ MOST_ENDED = 1_000
 # of what is kept of those, of all tenants
 MOST_BYTES = 16 * 1024 * 1024
 RETRY_AFTER = 10.0
+ENDS = ("completed", "incomplete", "failed", "cancelled")
 # the codes that OpenAI's errors of a response have
 CODES = {RateLimitExceeded.status: "rate_limit_exceeded"}
 # a comment, since a stream has something in it
@@ -63,8 +68,8 @@ def error_event(error: AppError, path: str) -> dict[str, Any]:
 class BackgroundResponse:
     """One response, from queued on. ``model`` is the name that its caller asked for, ``record`` its execution's.
 
-    ``ended_at`` is a time of the clock of those that keep it, ``size`` the bytes of what is kept, once it has ended.
-    Its call and its execution are not kept.
+    ``is_made`` from its turn on. ``ended_at`` is a time of the clock of those that keep it, ``size`` the bytes of what
+    is kept, once it has ended. Its call and its execution are not kept.
     """
 
     def __init__(self, call: WireCall, record: CallRecord) -> None:
@@ -73,6 +78,7 @@ class BackgroundResponse:
         # as JSON, which is less than what it is read into
         self._given = json_bytes(items_of(call.body["input"]))
         self._earlier = call.earlier
+        self.is_made = False
         self.ended_at = 0.0
         self.size = 0
         self.recording = FrameRecording(record)
@@ -143,13 +149,16 @@ class BackgroundResponse:
         self.response = {**self.response, "status": "failed", "error": {"code": code, "message": shown["message"]}}
         self._tell({"type": "response.failed", "response": self.response}, last=True)
 
-    def cancel(self) -> None:
-        """End it, unless it has ended; those that follow it get an error, since OpenAI's streams know no such event."""
+    def cancel(self, outcome: str = CANCELLED) -> None:
+        """End it, unless it has ended; those that follow it get an error, since OpenAI's streams know no such event.
+
+        ``outcome`` is its call's.
+        """
         if self.whole:
             return
         self.response = {**self.response, "status": "cancelled"}
         self._tell(error_event(Conflict("The response was cancelled"), PATH), last=True)
-        self.recording.cancel()
+        self.recording.cancel(outcome)
 
     def _tell(self, data: dict[str, Any], *, last: bool = False) -> None:
         frame = json_event({**data, "sequence_number": len(self.recording.items)}, str(data["type"]))
@@ -161,12 +170,15 @@ class BackgroundResponses:
 
     Each tenant has ``most_at_once`` made at a time, ``most_under_way`` that wait or are made, and ``most_ended`` that
     have ended. Of all that have ended ``most_bytes`` are kept: the oldest of the tenant that has most goes first,
-    but never the only one.
+    but never the only one. ``keys`` know whether the key of one that has waited for its turn is still good.
+
+    It is Observed.
     """
 
     def __init__(
         self,
         stored: StoredResponses,
+        keys: KeyRing | None = None,
         most_at_once: int = MOST_AT_ONCE,
         most_under_way: int = MOST_UNDER_WAY,
         most_bytes: int = MOST_BYTES,
@@ -174,6 +186,8 @@ class BackgroundResponses:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stored = stored
+        self._keys = keys
+        self._ends: Counter[str] = Counter()
         self._most_at_once = most_at_once
         self._most_under_way = most_under_way
         self._most_bytes = most_bytes
@@ -220,9 +234,19 @@ class BackgroundResponses:
         """Cancel all; what is not kept elsewhere is gone."""
         under_way = list(self._under_way.values())
         for response in under_way:
-            response.cancel()
+            response.cancel(SHUT_DOWN)
         for response in under_way:
             await response.recording.ended()
+
+    def observations(self) -> Iterable[Observation]:
+        made = sum(response.is_made for response in self._under_way.values())
+        for state, count in (("queued", len(self._under_way) - made), ("in_progress", made)):
+            text = "Responses in the background that wait for their turn, and that are made"
+            yield Observation("genai_background_responses", text, float(count), labels={"state": state})
+        for status in ENDS:
+            text = "Responses in the background that have ended"
+            name, ended = "genai_background_responses_ended_total", float(self._ends[status])
+            yield Observation(name, text, ended, "counter", {"status": status})
 
     async def _make(self, response: BackgroundResponse, execution: Execution, turns: asyncio.Semaphore) -> None:
         decoder = EventStreamDecoder()
@@ -231,10 +255,13 @@ class BackgroundResponses:
             return self._stored.keep(response.tenant, response.model, whole, response.given(), execution.call.earlier)
 
         try:
-            async with _turn(turns, execution.deadline), aclosing(execution.frames()) as frames:
-                async for frame in frames:
-                    for event in decoder.feed(frame):
-                        response.take(event, keep)
+            async with _turn(turns, execution.deadline):
+                await self._check_key(execution.call.caller)
+                response.is_made = True
+                async with aclosing(execution.frames()) as frames:
+                    async for frame in frames:
+                        for event in decoder.feed(frame):
+                            response.take(event, keep)
             response.fail(UpstreamError("The upstream's answer was cut off before its end"))
         except AppError as error:
             response.fail(error)
@@ -242,7 +269,13 @@ class BackgroundResponses:
             log.exception("A response in the background failed")
             response.fail(InternalError("Internal server error", details={"cause": type(error).__name__}))
 
+    async def _check_key(self, caller: Caller) -> None:
+        """Raise Unauthorized where the caller's key was revoked or has expired since the response was begun."""
+        if self._keys is not None and caller.key_id is not None and await self._keys.store.is_void(caller.key_id):
+            raise unauthorized()
+
     def _end(self, response: BackgroundResponse) -> None:
+        self._ends[str(response.response["status"])] += 1
         if not any(one.tenant == response.tenant for one in self._under_way.values() if one is not response):
             self._turns.pop(response.tenant, None)
         if self._under_way.pop(response.id, None) is None:
@@ -319,12 +352,45 @@ def in_background(call: WireCall) -> WireCall:
     return call._replace(raw=json_bytes(body), body=body, stream=True)
 
 
-async def begun(responses: BackgroundResponses, call: WireCall, execution: Execution) -> AsyncGenerator[bytes, None]:
-    """The frames of the answer to a call that begins one: the response as it is queued, or its events."""
-    response = responses.begin(call, execution)
+async def begun(
+    responses: BackgroundResponses, execution: Execution, deadline: float | None
+) -> AsyncGenerator[bytes, None]:
+    """The frames of the answer to a call that begins one: the response as it is queued, or its events.
+
+    It is made on the record of ``execution``, up to ``deadline``.
+    """
+    call = execution.call
+    making = Execution(execution.gateway, execution.meter, in_background(call), execution.record, deadline)
+    response = responses.begin(call, making)
     if not call.stream:
         yield WholeFrame.of("application/json", json_bytes(response.response))
         return
     async with aclosing(response.events()) as events:
         async for event in events:
             yield event
+
+
+async def begun_elsewhere(
+    responses: BackgroundResponses, execution: Execution, deadline: float | None
+) -> AsyncGenerator[bytes, None]:
+    """Those of ``execution``, whose upstream makes its own; where it turns out to have none, of one begun here.
+
+    The call that found it out is on record as refused.
+    """
+    call, gateway = execution.call, execution.gateway
+    async with aclosing(execution.items()) as frames:
+        try:
+            first = await anext(frames)
+        except InvalidValue as error:
+            if error.field != "background" or not may_begin(call, gateway):
+                raise
+        else:
+            yield first
+            async for frame in frames:
+                yield frame
+            return
+    record = new_record(call, gateway)
+    here = Execution(gateway, execution.meter, call._replace(record=record), record)
+    async with aclosing(begun(responses, here, deadline)) as frames:
+        async for frame in frames:
+            yield frame

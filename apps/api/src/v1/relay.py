@@ -19,7 +19,7 @@ from apps.api.src.http.request import age_headers, cache_control, cache_use, hea
 from apps.api.src.http.shutdown import guarded
 from apps.api.src.http.streaming import EventStream, RawHeaders, StreamedResponse, raw
 from apps.api.src.observability.request_line import note_body
-from apps.api.src.v1.background import begun, error_event, in_background, may_begin
+from apps.api.src.v1.background import begun, begun_elsewhere, error_event, may_begin
 from apps.api.src.v1.cached import IdempotentRecording, Identity, Recordings, cached, identity, key_of
 from apps.api.src.v1.execution import Execution, WholeFrame, new_record
 from apps.api.src.wiring.services import Services
@@ -145,12 +145,8 @@ async def respond(request: Request, call: WireCall) -> Response:
     record = new_record(call, gateway)
     call = WireCall(call.path, call.raw, call.body, call.stream, call.caller, record, call.fits, call.earlier)
     execution = Execution(gateway, services.meter, call, record)
-    if call.body.get("background") is True and may_begin(call, gateway):
-        execution = Execution(gateway, services.meter, in_background(call), record, deadline)
-        items = partial(begun, request.app.state.background, call, execution)
-        if named is None:
-            return await _reply(request, items(), record)
-        return await _idempotent(request, named, execution, items, deadline, detached=True)
+    if call.body.get("background") is True:
+        return await _in_background(request, named, execution, deadline)
     if named is not None:
         return await _idempotent(request, named, execution, execution.items, deadline)
     # a response that is kept is its caller's: what goes on from it, or deletes it, is not to meet another's
@@ -163,6 +159,18 @@ async def respond(request: Request, call: WireCall) -> Response:
         return streamed_reply(request, execution.frames(), record)
     reply = await guarded(execution.whole(), request.receive, request.app.state.shutdown)
     return WholeResponse(reply.content_type, reply.body, record)
+
+
+async def _in_background(
+    request: Request, named: Identity | None, execution: Execution, deadline: float | None
+) -> Response:
+    """The answer to a call that begins a response in the background, here or at an upstream."""
+    begin = begun if may_begin(execution.call, execution.gateway) else begun_elsewhere
+    items = partial(begin, request.app.state.background, execution, deadline)
+    if named is not None:
+        return await _idempotent(request, named, execution, items, deadline, detached=True)
+    execution.deadline = deadline
+    return await _reply(request, items(), execution.record)
 
 
 async def _cached(

@@ -7,6 +7,10 @@ import pytest
 from starlette.types import Message
 
 from apps.api.src.http.shutdown import ClientGone, Shutdown, ShuttingDown, guarded
+from apps.core.callers import ANONYMOUS
+from apps.core.calls import CallRecord
+from apps.models.metering import Meter
+from apps.tests.support.caching import Books
 
 Queue = asyncio.Queue[Message]
 
@@ -65,6 +69,23 @@ async def test_the_end_of_the_grace_period_ends_the_work(client: Queue) -> None:
     with pytest.raises(ShuttingDown):
         await guarded(work(), client.get, shutdown)
     assert ended == ["work"]
+
+
+@pytest.mark.parametrize(("shuts_down", "outcome"), [(True, "SHUT_DOWN"), (False, "CLIENT_GONE")])
+async def test_what_ends_the_work_is_on_record(client: Queue, shuts_down: bool, outcome: str) -> None:
+    shutdown, books = Shutdown(20), Books()
+
+    async def call() -> None:
+        async with Meter([books]).call(CallRecord(ANONYMOUS, "/generate", "m")):
+            asyncio.get_running_loop().call_soon(
+                shutdown._expire if shuts_down else lambda: client.put_nowait({"type": "http.disconnect"})
+            )
+            async with asyncio.timeout(60):
+                await asyncio.create_task(work())
+
+    with pytest.raises((ShuttingDown, ClientGone)):
+        await guarded(call(), client.get, shutdown)
+    assert [record.outcome for record in books.closed] == [outcome]
 
 
 async def test_a_tick_that_raises_ends_the_work_with_its_error(client: Queue) -> None:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from apps.api.src.v1.execution import Execution, new_record
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import ANONYMOUS, Caller
-from apps.core.calls import Usage
+from apps.core.calls import CANCELLED, SHUT_DOWN, Usage
 from apps.core.deltas import Delta
 from apps.core.errors import Overloaded, RateLimitExceeded
 from apps.core.messages import ChatRequest
@@ -29,9 +30,13 @@ from apps.gateway.protocol import WireCall
 from apps.models.event_stream import EventStreamDecoder
 from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel, Step, saying
+from apps.operations.database import Database
+from apps.operations.key_store import KeyStore
+from apps.tests.support.caching import Books
 from apps.tests.support.clock import Clock
-from apps.tests.support.keys import bearer, make_keys
+from apps.tests.support.keys import bearer, make_keys, with_store
 from apps.tests.support.routing import HEALTHY, name, provider, routing_file
+from apps.tests.support.scraping import scrape
 from apps.tests.support.serving import serving, serving_models, settings
 from apps.tests.support.waiting import until
 from eval.mock_upstream import MockUpstream
@@ -285,12 +290,27 @@ def test_an_upstream_makes_its_own_where_it_has_any(mock: MockUpstream, http: ht
         assert http.post(f"{url}/v1/responses", json=body).status_code == 200
         assert mock.stats()["last_body"] == body
     with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
-        # the first call tells that it has none
-        refused = http.post(f"{url}/v1/responses", json=body)
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
-        begun = http.post(f"{url}/v1/responses", json=body).json()
-        assert begun["status"] == "queued"
-        assert until(lambda: http.get(f"{url}/v1/responses/{begun['id']}").json()["status"] == "completed")
+
+        def is_completed(path: str) -> bool:
+            return bool(http.get(path).json()["status"] == "completed")
+
+        # the first call finds out that it has none
+        for stream in (False, True):
+            answer = http.post(f"{url}/v1/responses", json={**body, "stream": stream})
+            begun = events_of(answer.content)[0]["response"] if stream else answer.json()
+            assert (answer.status_code, begun["status"]) == (200, "queued")
+            path = f"{url}/v1/responses/{begun['id']}"
+            assert until(partial(is_completed, path))
+
+
+def test_the_first_streamed_call_finds_out_too_and_is_made_once_under_its_key(
+    mock: MockUpstream, http: httpx2.Client
+) -> None:
+    body = {"model": "m", "input": "hi", "background": True, "stream": True}
+    with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
+        key = {"Idempotency-Key": "k"}
+        first, again = (events_of(http.post(f"{url}/v1/responses", json=body, headers=key).content) for _ in range(2))
+        assert first == again and first[-1]["type"] == "response.completed"
 
 
 def test_a_404_about_the_model_does_not_end_what_an_upstream_makes_itself(
@@ -304,7 +324,8 @@ def test_a_404_about_the_model_does_not_end_what_an_upstream_makes_itself(
             ).json()
             return answer
 
-        assert begun("fault-404")["error"]["param"] == "background"
+        unknown = begun("fault-404")["id"]
+        assert until(lambda: http.get(f"{url}/v1/responses/{unknown}").json()["status"] == "failed")
         # made here of the upstream's own, which settles it
         here = begun("m")["id"]
         assert until(lambda: http.get(f"{url}/v1/responses/{here}").json()["status"] == "completed")
@@ -332,7 +353,7 @@ async def test_who_follows_one_that_breaks_off_gets_an_error_event(gate: Gate) -
     one = jobs.begin(tenant=ANONYMOUS.tenant)
     async with aclosing(one.events(1)) as events:
         await anext(events)
-    one.recording.cancel()
+    one.recording.cancel(SHUT_DOWN)
     await one.recording.ended()
     configured = settings(auth="off")
     app = create_app(configured, on_record(configured, jobs.model, jobs.model, jobs.gateway))
@@ -384,12 +405,15 @@ class Jobs:
         self.gateway = build_gateway(settings(), self.model, None)
         stored = StoredResponses(60, clock=self.clock)
         self.responses = BackgroundResponses(stored, clock=self.clock, **bounds)
+        self.books = Books()
 
     def begin(self, text: str = "hi", tenant: str = "red", deadline: float | None = None) -> BackgroundResponse:
         body = {"model": "tiny", "input": text, "background": True}
         call = WireCall("/responses", json.dumps(body).encode(), body, False, Caller(tenant))
         record = new_record(call, self.gateway)
-        return self.responses.begin(call, Execution(self.gateway, Meter(), in_background(call), record, deadline))
+        return self.responses.begin(
+            call, Execution(self.gateway, Meter([self.books]), in_background(call), record, deadline)
+        )
 
     async def ended(self, text: str = "hi", tenant: str = "red") -> BackgroundResponse:
         response = self.begin(text, tenant)
@@ -479,6 +503,75 @@ async def test_what_one_tenant_has_forgets_nothing_of_another() -> None:
     blue = await jobs.ended(tenant="blue")
     red = [await jobs.ended() for _ in range(6)]
     assert jobs.keeps(blue) and jobs.keeps(red[-1]) and not jobs.keeps(red[0])
+
+
+async def test_what_ends_one_that_is_made_is_its_calls_outcome(gate: Gate) -> None:
+    jobs = Jobs(gate, most_at_once=3)
+    cancelled, deleted, under_way, queued = (jobs.begin() for _ in range(4))
+    for one in (cancelled, deleted, under_way):
+        async with aclosing(one.events(1)) as events:
+            await anext(events)
+    queued.cancel()
+    cancelled.cancel()
+    jobs.responses.delete(deleted)
+    await deleted.recording.ended()
+    await jobs.responses.aclose()
+    # one that waited was no call
+    assert [record.outcome for record in jobs.books.closed] == [CANCELLED, CANCELLED, SHUT_DOWN]
+
+
+def test_how_many_there_are_and_how_they_ended_is_in_the_metrics(gate: Gate, model: ScriptedModel) -> None:
+    def seen() -> list[float]:
+        now = scrape(base)
+        counts = [now.sum("genai_background_responses", state=state) for state in ("queued", "in_progress")]
+        ends = (now.sum("genai_background_responses_ended_total", status=status) for status in ENDED)
+        calls = (now.sum("genai_calls_total", outcome=outcome) for outcome in ("ok", CANCELLED))
+        return [*counts, *ends, *calls]
+
+    with (
+        serving_models(local=model) as base,
+        openai.OpenAI(base_url=f"{base}/v1", api_key="x", max_retries=0, timeout=SECONDS) as client,
+    ):
+        ids = [begin(client, **more).id for more in ({}, {}, {}, {"max_output_tokens": 2}, {}, {})]
+        assert until(lambda: model.open == 4)
+        assert seen() == [2, 4, 0, 0, 0, 0, 0, 0]
+        client.responses.cancel(ids[0])
+        client.responses.delete(ids[5])
+        assert until(lambda: seen() == [0, 4, 0, 0, 0, 2, 0, 1])
+        gate.opened.set()
+        assert until(lambda: seen() == [0, 0, 3, 1, 0, 2, 4, 1])
+
+
+def test_one_that_waits_ends_where_its_key_is_revoked_meanwhile(
+    gate: Gate, model: ScriptedModel, http: httpx2.Client, tmp_path: Path
+) -> None:
+    configured = settings(auth="on", data_dir=tmp_path)
+    gone, stays = make_keys(configured, {"tenant": "red"}, {"tenant": "red"})
+    body = {"model": "tiny", "input": "hi", "background": True}
+    with serving_models(local=model, auth="on", data_dir=tmp_path, secret_key=configured.secret_key) as url:
+
+        def asked(key: str) -> str:
+            id: str = http.post(f"{url}/v1/responses", headers=bearer(key), json=body).json()["id"]
+            return id
+
+        def status(id: str) -> tuple[str, str | None]:
+            now = http.get(f"{url}/v1/responses/{id}", headers=bearer(stays)).json()
+            return now["status"], None if now["error"] is None else now["error"]["message"]
+
+        made = [asked(gone) for _ in range(4)]
+        assert until(lambda: model.open == 4)
+        waiting, of_another = asked(gone), asked(stays)
+
+        async def revoke(store: KeyStore, _: Database) -> None:
+            (first, _other) = await store.all()
+            await store.revoke(first.id)
+
+        with_store(configured, revoke)
+        gate.opened.set()
+        # what has begun is made, as a stream that somebody reads would be
+        ends = [("completed", None)] * 4 + [("failed", "A valid API key is required"), ("completed", None)]
+        assert until(lambda: [status(id) for id in (*made, waiting, of_another)] == ends)
+    assert len(model.requests) == 5
 
 
 async def test_a_deadline_bounds_the_wait_for_a_turn(gate: Gate) -> None:

@@ -55,7 +55,7 @@ def run(code: str, cache: Path, **env: str) -> tuple[dict[str, object], str]:
         env={**os.environ, "HF_ENDPOINT": closed, "HF_HOME": str(cache / "hf"), "MODEL_CACHE_DIR": str(cache), **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr

@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,53 @@ def native(folder: Path, cache_dir: Path, precision: str = "fp32", threads: int 
     shape = read_shape(folder)
     weights = load_weights(folder, shape, precision, cache_dir, Packer(library, 2))
     return NativeStep(library, "avx2", shape, weights, shape.context_length, threads, 64)
+
+
+# threads of this process take a GiB of addresses each, and there are some for two more
+FEW_THREADS = """
+import ctypes, os, resource, sys
+from pathlib import Path
+from apps.core.settings import Settings
+from apps.local.engine.batching.packed_cache import Packer, load_weights
+from apps.local.engine.batching.shape import read_shape
+from apps.local.engine.kernel.build import AVX2, build
+from apps.local.engine.kernel.library import load_library
+from apps.local.engine.kernel.native_step import NativeStep
+from apps.local.engine.port import NoKernel
+
+def step(threads):
+    return NativeStep(library, "avx2", shape, weights, shape.context_length, threads, 64)
+
+folder, GIB = Path(sys.argv[1]), 1 << 30
+library, shape = load_library(build(AVX2, Settings().model_cache_dir)), read_shape(folder)
+weights = load_weights(folder, shape, "fp32", folder / "cache", Packer(library, 2))
+libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+assert not libc.pthread_attr_init(attributes)
+assert not libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(GIB))
+assert not libc.pthread_setattr_default_np(attributes)
+addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (addresses + 5 * GIB // 2, resource.RLIM_INFINITY))
+before = len(os.listdir("/proc/self/task"))
+try:
+    step(4)
+except NoKernel as error:
+    print(error)
+print(len(os.listdir("/proc/self/task")) - before)
+two = step(2)
+print(two.run([3, 17], [0, 1], [two.new_cache()] * 2, [1]).shape)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="limits and counts threads by Linux's means")
+def test_threads_that_cannot_be_started_are_an_error_and_leave_none_behind(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "Llama", {})
+    native(tmp_path, tmp_path / "cache")
+    command = [sys.executable, "-c", FEW_THREADS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        ["no memory or no threads for 64 rows on 4 threads", "0", "(1, 75)"],
+    ), done.stderr
 
 
 def logits_of(model: Any) -> Any:

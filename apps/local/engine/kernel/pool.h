@@ -23,14 +23,18 @@
 
 class Pool {
  public:
+  // Throws std::system_error where a thread cannot be started.
   explicit Pool(int threads)
       : threads_(std::min(threads, (int)TEAM - 1)), team_(threads_), cores_(threads_), shares_(threads_) {
-    for (int t = 1; t < threads_; t++) workers_.emplace_back([this, t] { work(t); });
+    try {
+      for (int t = 1; t < threads_; t++) workers_.emplace_back([this, t] { work(t); });
+    } catch (...) {
+      // the system has no more threads; no destructor ends those that there are
+      end();
+      throw;
+    }
   }
-  ~Pool() {
-    team_ = threads_;
-    for (begin(nullptr); auto& worker : workers_) worker.join();
-  }
+  ~Pool() { end(); }
   // Runs body(thread) on every thread of the team and returns when all are through.
   void run(const std::function<void(int)>& body) {
     measured_ = threads_ > 1 && ++since_measured_ > ROUNDS;
@@ -60,6 +64,10 @@ class Pool {
     body_ = body;
     round_.store((round_.load() / TEAM + 1) * TEAM + (uint32_t)team_);
     round_.notify_all();
+  }
+  void end() {
+    team_ = threads_;
+    for (begin(nullptr); auto& worker : workers_) worker.join();
   }
   void work(int thread) {
     for (uint32_t round = 0, out = 0;;) {

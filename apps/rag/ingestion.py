@@ -72,6 +72,11 @@ class Ingestion:
         self._news.set()
 
     @property
+    def at_work(self) -> bool:
+        """Whether this process takes files in or brings an index up to date now."""
+        return bool(self._in_hand) or self._tending.locked()
+
+    @property
     def _idle(self) -> bool:
         return not self._in_hand and self._clock() - self._busy_at > BUSY_SECONDS
 

@@ -172,6 +172,11 @@ class Library:
         await self._parts.database.aclose()
         await self._jobs.aclose()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether documents go in now, whoever waits for it."""
+        return self._ingestion.at_work
+
     async def submit(self, tenant: str, collection: str, uploads: Sequence[Upload]) -> Job:
         """Take files in. When this returns they are on the disk and survive a crash.
 

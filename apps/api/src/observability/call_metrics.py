@@ -137,6 +137,11 @@ class CallMetrics:
         self._in_progress = 0
         self._ended: list[CallRecord] = []
 
+    @property
+    def in_progress(self) -> int:
+        """Calls that have begun and not ended."""
+        return self._in_progress
+
     async def opening(self, call: CallRecord) -> None:
         self._in_progress += 1
 

@@ -6,7 +6,7 @@ objects at a scrape, never kept.
 
 A timer that should have rung by now says how long every request had to wait. A thread beside it looks where the loop's
 own thread is meanwhile, so that the log can name the call: files and functions, and nothing that a caller sent. Both
-wake seldom where no request has been there for a while: they would be most of what an idle process does.
+wake seldom where there has been no work for a while: they would be most of what an idle process does.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from apps.api.src.observability.instruments import Instruments
 
 EVERY = 0.1
-# between two rings of a process that no request has asked for so long
+# between two rings of a process that has had no work for so long
 IDLE_EVERY = 1.0
 CALM_SECONDS = 5.0
 REMEMBERED_SECONDS = 15.0
@@ -48,7 +48,7 @@ class LoopLag:
     """An Observed: the longest delay of the last 15 seconds, which two scrapes in a row may both see.
 
     A delay of ``stall`` seconds or more is counted, and written to the log with the call that made it. `began` and
-    `ended` tell of requests; without one for 5 s a delay under a second may go unseen.
+    `ended` tell of requests, and `watch` of other work; without any for 5 s a delay under a second may go unseen.
     """
 
     def __init__(self, stall: float = STALL, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,8 @@ class LoopLag:
         self._starting = False
         self._warned = True
         self._requests = 0
-        self._last_request = 0.0
+        self._watched: list[Callable[[], bool]] = []
+        self._worked_at = 0.0
         self._every = EVERY
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = False
@@ -74,7 +75,7 @@ class LoopLag:
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Measure the running loop for the length of the block."""
-        self._over, self._loop, self._last_request = False, asyncio.get_running_loop(), self._clock()
+        self._over, self._loop, self._worked_at = False, asyncio.get_running_loop(), self._clock()
         watch = threading.Thread(target=self._watch, args=(threading.get_ident(),), name="loop-lag", daemon=True)
         self._wait(self._loop)
         watch.start()
@@ -88,19 +89,22 @@ class LoopLag:
             self._loop = None
             watch.join()
 
+    def watch(self, at_work: Callable[[], bool]) -> None:
+        """Ask a part at each ring whether it is at work, for a request or without one."""
+        self._watched.append(at_work)
+
     def began(self) -> None:
         """A request is there, which waits for the loop."""
         self._requests += 1
         if self._every == IDLE_EVERY and self._loop is not None and self._timer is not None:
             self._timer.cancel()
-            self._last_request = self._clock()
             self._wait(self._loop)
             self._news.set()
 
     def ended(self) -> None:
         """Its answer is over."""
         self._requests -= 1
-        self._last_request = self._clock()
+        self._worked_at = self._clock()
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -123,8 +127,9 @@ class LoopLag:
         # a stall that ends the start is seen only when its timer rings, after it
         self._warned = not self._starting
         now = self._clock()
-        calm = not self._requests and now - self._last_request > CALM_SECONDS
-        self._every = IDLE_EVERY if calm else EVERY
+        if self._requests or any(at_work() for at_work in self._watched):
+            self._worked_at = now
+        self._every = IDLE_EVERY if now - self._worked_at > CALM_SECONDS else EVERY
         self._due = now + self._every
         self._timer = loop.call_later(self._every, self._rang, loop)
 
@@ -189,6 +194,7 @@ class Metrics:
         self.loop_lag = LoopLag()
         self.requests = RequestMetrics(lambda: self._instruments)
         self.calls = CallMetrics(lambda: self._instruments, models or KnownNames(), providers or KnownNames())
+        self.loop_lag.watch(lambda: self.calls.in_progress > 0)
         self._observed: tuple[Observed, ...] = (self.loop_lag, self.calls, *observed)
         self._version = version
 

@@ -219,6 +219,9 @@ def on_record(
         *observed,
     )
     metrics = Metrics(models, providers, parts, VERSION)
+    if documents is not None:
+        library = documents.library
+        metrics.loop_lag.watch(lambda: library.at_work)
     spans = [tracing.call_spans(models, providers)] if tracing is not None else []
     meter = Meter((CallsOnLine(), metrics.calls, *spans, *accounts.bookkeepers(), *bookkeepers))
     keys = (

@@ -61,6 +61,23 @@ async def test_a_stall_of_the_loop_is_counted_and_the_log_names_its_call(caplog:
     assert any("hold_the_loop (apps/api/tests/observability/test_loop_stalls.py:" in line for line in caplog.messages)
 
 
+async def test_a_process_that_works_without_a_request_looks_often_too() -> None:
+    """By a clock that the test sets, as below: a response in the background, say, or documents that go in."""
+    now, working = 100.0, True
+    lag = LoopLag(clock=lambda: now)
+    lag.watch(lambda: False)
+    lag.watch(lambda: working)
+    seen = []
+    with lag.measured():
+        for works, later in ((True, CALM_SECONDS), (False, 0.25), (False, CALM_SECONDS), (False, 0.25)):
+            working = works
+            now += EVERY + later
+            await asyncio.sleep(EVERY * 1.5)
+            seen.append([one.value for one in lag.observations()][1])
+    # the first was no calm time, since there was work; behind the third the next ring is a second away
+    assert seen == [1, 2, 3, 3]
+
+
 async def test_a_process_without_requests_looks_seldom_and_the_first_one_has_it_look_often() -> None:
     """By a clock that the test sets; the real one only says when timers ring."""
     now = 100.0

@@ -1,6 +1,7 @@
 """Runs the tests of a module against its mutants, each in a process and a working folder of its own.
 
-So no file of the tree is touched.
+Changed code may write wherever it is, and beside its own file: `python -m eval.mutants` runs in a copy of the tree,
+which is removed at the end. So no file of the tree is touched, and it may be changed meanwhile.
 
 Most mutants change the body of a function. For these pytest collects the tests once, and each mutant is a fork of that
 process in which the function has its changed code. What is run when the module is imported needs an import: such a
@@ -25,7 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,19 @@ KILLED, SURVIVED, NO_TESTS = 1, 0, 3
 # what is of this tree must be imported behind the change; the rest is imported once for all mutants
 OWN = ("apps", "eval", "infra", "conftest")
 OPTIONS = (*("-x", "-q", "--assert=plain", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:randomly"),)
+
+
+# no code, and large
+NOT_COPIED = (".git", ".venv*", "node_modules", ".*_cache", "reports")
+
+
+@contextmanager
+def copied(tree: Path) -> Iterator[Path]:
+    """A copy of a tree for the length of the block."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder) / "tree"
+        shutil.copytree(tree, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        yield copy
 
 
 @dataclass(frozen=True, slots=True)

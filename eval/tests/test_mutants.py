@@ -1,11 +1,13 @@
 """What `make mutants` changes, how it runs the tests against it, and that no explanation outlives its line."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from eval.mutants.changes import changed_code, mutants
-from eval.mutants.running import ROOT
+from eval.mutants.running import ROOT, copied
 from eval.mutants.targets import EXPLAINED, TARGETS
 
 MODULE = '''"""A module of 1 docstring."""
@@ -29,6 +31,15 @@ class Counter:
             raise ValueError("words for people")
         return count + 1
 '''
+WRITES = """
+from pathlib import Path
+MOST = 3
+Path(__file__).with_name(f"written-{MOST}").touch()
+"""
+ONE_TARGET = """
+from eval.mutants.running import Target
+TARGETS, EXPLAINED = [Target("apps.small", ("apps/test_small.py",))], {}
+"""
 IN_ITS_BODY = [
     (18, "10"),
     (18, "count != 9"),
@@ -87,6 +98,44 @@ def test_a_change_is_killed_by_the_test_that_notices_it_and_survives_without_one
     assert sorted(survived) == ["15|7", "19|pass", "9|4"]
     # what a mutant writes where it is does not come into the tree
     assert not (tmp_path / "written").exists()
+
+
+def test_what_is_changed_and_written_in_the_copy_of_a_tree_is_not_in_the_tree(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("apps/one.py", "conftest.py", ".env.example", ".git/HEAD", ".venv/bin/python", "reports/mutants.json"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+    with copied(tree) as copy:
+        found = sorted(str(one.relative_to(copy)) for one in copy.rglob("*") if one.is_file())
+        assert found == [".env.example", "apps/one.py", "conftest.py"]
+        (copy / "apps/one.py").write_text("changed")
+        (copy / "apps/written").touch()
+    assert not copy.exists()
+    assert (tree / "apps/one.py").read_text() == "apps/one.py" and not (tree / "apps/written").exists()
+
+
+def test_a_run_is_one_in_a_copy_and_its_report_comes_into_the_tree(tmp_path: Path) -> None:
+    """Of a small tree with the runner in it, whose module writes beside its own file, changed or not."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "eval/mutants", tree / "eval/mutants", ignore=shutil.ignore_patterns("__pycache__"))
+    files = {
+        "eval/__init__.py": "",
+        "eval/mutants/targets.py": ONE_TARGET,
+        "apps/__init__.py": "",
+        "apps/small.py": WRITES,
+        "apps/test_small.py": "from apps.small import MOST\n\ndef test_most():\n    assert MOST == 3\n",
+        "pytest.ini": "[pytest]\n",
+        "reports/mutants.json": "{}",
+    }
+    for name, text in files.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text(text)
+    before = sorted(tree.rglob("*"))
+    command = [sys.executable, "-m", "eval.mutants"]
+    subprocess.run(command, cwd=tree, env={"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, check=False)
+    assert sorted(tree.rglob("*")) == before
+    found = json.loads((tree / "reports/mutants.json").read_text())["apps.small"]
+    assert (found["mutants"], found["killed"], {one["line"] for one in found["left"]}) == (3, 1, {4})
 
 
 def test_every_target_and_its_tests_are_there() -> None:

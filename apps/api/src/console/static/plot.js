@@ -32,7 +32,7 @@ export function Plot({ title, labels, data, days = false, unit = "", height = 14
       y: { range: (_, from, to) => [0, to > 0 ? to * 1.15 : 1] },
     };
     const size = () => ({ width: Math.max(180, place.current.clientWidth), height });
-    plot.current = new uPlot({ ...size(), tzDate: days ? (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : undefined, series: [{}, ...series], axes, scales, padding: [8, 16, 0, 0], legend: { show: false }, cursor: { show: false } }, data, place.current);
+    plot.current = new uPlot({ ...size(), tzDate: days ? (at) => uPlot.tzDate(new Date(at * 1000), "Etc/UTC") : undefined, series: [{}, ...series], axes, scales, padding: [8, days ? 16 : 28, 0, 0], legend: { show: false }, cursor: { show: false } }, data, place.current);
     const watch = new ResizeObserver(() => place.current && plot.current.setSize(size()));
     const recolour = () => plot.current.redraw(false, true);
     watch.observe(place.current);

@@ -18,24 +18,19 @@ from apps.api.src.auth.authentication import unauthorized
 from apps.api.src.exceptions import envelope
 from apps.api.src.http.streaming import LastFrame
 from apps.api.src.v1.cached import FrameRecording
-from apps.api.src.v1.execution import Execution, WholeFrame, new_record
+from apps.api.src.v1.execution import Execution, error_event
 from apps.core.callers import Caller
 from apps.core.calls import CANCELLED, SHUT_DOWN, CallRecord
 from apps.core.errors import (
     AppError,
     Conflict,
     InternalError,
-    InvalidValue,
     RateLimitExceeded,
     Timeout,
     UpstreamError,
 )
 from apps.core.ports import Observation
-from apps.gateway.gateway import Gateway
-from apps.gateway.openai_api.chat_request import chat_request
 from apps.gateway.openai_api.response_events import MADE_HERE, ResponseEvents
-from apps.gateway.openai_api.responses import callers_field, chat_of
-from apps.gateway.openai_api.responses_request import flat_tools
 from apps.gateway.openai_api.stored_responses import Item, StoredResponses, items_of
 from apps.gateway.protocol import WireCall
 from apps.models.event_stream import EventStreamDecoder, ServerSentEvent, json_bytes, json_event
@@ -56,13 +51,6 @@ CODES = {RateLimitExceeded.status: "rate_limit_exceeded"}
 # a comment, since a stream has something in it
 NOTHING_MORE = LastFrame(b": nothing more\n\n")
 log = logging.getLogger(__name__)
-
-
-def error_event(error: AppError, path: str) -> dict[str, Any]:
-    """OpenAI's error event of a response stream, with the envelope in it: its clients raise APIError."""
-    body = envelope(error, path)
-    fields = {name: body["error"][name] for name in ("code", "message", "param")}
-    return {"type": "error", **fields, **body}
 
 
 class BackgroundResponse:
@@ -321,76 +309,3 @@ async def _turn(turns: asyncio.Semaphore, deadline: float | None) -> AsyncIterat
         yield
     finally:
         turns.release()
-
-
-def may_begin(call: WireCall, gateway: Gateway) -> bool:
-    """Whether a response in the background is made here: its upstream makes its own, where it has any.
-
-    Raises what its body alone is refused for, before anything has begun, and NotFound for an unknown model.
-    """
-    stored = gateway.stored_responses
-    if call.path != "/responses" or not stored.on or not gateway.makes_responses(call):
-        return False
-    if not stored.keeps(call):
-        raise InvalidValue("background can only be used when `store` is true", field="background")
-    chat = chat_of(stored, call)
-    if gateway.router.is_local(call.body["model"]):
-        try:
-            chat_request(chat, call.caller)
-        except AppError as error:
-            error.field = (
-                None if error.field is None else callers_field(flat_tools(call.body.get("tools")), error.field)
-            )
-            raise
-    return True
-
-
-def in_background(call: WireCall) -> WireCall:
-    """The call that makes a response of this one, which its maker does not keep: it has no id of its own."""
-    body = {name: value for name, value in call.body.items() if name != "background"}
-    body |= {"stream": True, "store": False}
-    return call._replace(raw=json_bytes(body), body=body, stream=True)
-
-
-async def begun(
-    responses: BackgroundResponses, execution: Execution, deadline: float | None
-) -> AsyncGenerator[bytes, None]:
-    """The frames of the answer to a call that begins one: the response as it is queued, or its events.
-
-    It is made on the record of ``execution``, up to ``deadline``.
-    """
-    call = execution.call
-    making = Execution(execution.gateway, execution.meter, in_background(call), execution.record, deadline)
-    response = responses.begin(call, making)
-    if not call.stream:
-        yield WholeFrame.of("application/json", json_bytes(response.response))
-        return
-    async with aclosing(response.events()) as events:
-        async for event in events:
-            yield event
-
-
-async def begun_elsewhere(
-    responses: BackgroundResponses, execution: Execution, deadline: float | None
-) -> AsyncGenerator[bytes, None]:
-    """Those of ``execution``, whose upstream makes its own; where it turns out to have none, of one begun here.
-
-    The call that found it out is on record as refused.
-    """
-    call, gateway = execution.call, execution.gateway
-    async with aclosing(execution.items()) as frames:
-        try:
-            first = await anext(frames)
-        except InvalidValue as error:
-            if error.field != "background" or not may_begin(call, gateway):
-                raise
-        else:
-            yield first
-            async for frame in frames:
-                yield frame
-            return
-    record = new_record(call, gateway)
-    here = Execution(gateway, execution.meter, call._replace(record=record), record)
-    async with aclosing(begun(responses, here, deadline)) as frames:
-        async for frame in frames:
-            yield frame

@@ -1,4 +1,4 @@
-"""One execution of a call of /v1: on record, by the target that the gateway finds."""
+"""One execution of a call of /v1: on record, by the target that the gateway finds; and its answer, with a receipt."""
 
 import asyncio
 import json
@@ -6,11 +6,18 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self
 
-from apps.api.src.http.request import cache_use
-from apps.api.src.http.streaming import LastFrame
-from apps.core.calls import CallRecord, Usage, priced
+from starlette.requests import Request
+from starlette.responses import Response
+
+from apps.api.src.exceptions import envelope
+from apps.api.src.generate import model_header
+from apps.api.src.http.request import age_headers, cache_use
+from apps.api.src.http.shutdown import guarded
+from apps.api.src.http.streaming import EventStream, LastFrame, RawHeaders, StreamedResponse, raw
+from apps.core.calls import CacheUse, CallRecord, Usage, priced
 from apps.core.errors import AppError, Timeout
 from apps.gateway.gateway import Gateway
 from apps.gateway.protocol import Blocks, WireCall, WireReply, expected_use
@@ -18,6 +25,7 @@ from apps.gateway.routing.attempts import Opened
 from apps.gateway.routing.router import Needs
 from apps.gateway.upstream.event_blocks import END as RESPONSE_END
 from apps.gateway.upstream.event_blocks import find_done
+from apps.models.event_stream import json_event
 from apps.models.metering import Meter, MeteredCall
 
 
@@ -202,3 +210,101 @@ END_OF = {
     "/responses": _end_by(RESPONSE_END),
     "/messages": _end_by(re.compile(rb"(?:^|(?<=[\r\n]))event: ?message_stop\b")),
 }
+
+
+class WholeResponse(Response):
+    """A whole answer: the bytes as they came, and the receipt of ``record`` among the headers."""
+
+    def __init__(self, content_type: str, body: bytes, record: CallRecord, cache: CacheUse | None = None) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", content_type.encode("latin-1")),
+            *receipt_headers(record, cache),
+        ]
+
+
+def receipt_headers(record: CallRecord, cache: CacheUse | None = None) -> RawHeaders:
+    """What is known when the headers go out; ``cache`` where it is not what the record says."""
+    headers = [
+        *_model_header(record.model),
+        (b"x-provider", record.provider.encode("latin-1")),
+        (b"x-attempts", b"%d" % record.attempts),
+        (b"x-cache", (cache or cache_use(record)).encode()),
+        (b"x-queue-ms", b"%.1f" % (record.queued * 1000)),
+    ]
+    if record.age is not None:
+        headers += raw(age_headers(record.age, record.score))
+    if record.latency is not None:
+        headers.append((b"x-first-token-ms", b"%.1f" % (record.latency * 1000)))
+    usage = record.usage
+    if usage is not None:
+        headers.append((b"x-prompt-tokens", b"%d" % usage.prompt_tokens))
+        headers.append((b"x-completion-tokens", b"%d" % usage.completion_tokens))
+    cost = record.cost
+    if cost is not None:
+        headers.append((b"x-cost-usd", b"%.8f" % cost))
+    return headers
+
+
+@lru_cache(maxsize=1024)
+def _model_header(model: str) -> RawHeaders:
+    return raw(model_header(model))
+
+
+def streamed_reply(
+    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
+) -> StreamedResponse:
+    """A stream of frames, with what the record says when the first one is there among the headers."""
+    path: str = request.scope["path"]
+    error_frame = ERROR_FRAMES.get(path.removeprefix("/v1/").partition("/")[0], _error_frame)
+    return StreamedResponse(
+        frames,
+        media_type="text/event-stream",
+        ping=EventStream.ping,
+        error_frame=lambda error: error_frame(error, path),
+        headers=lambda: receipt_headers(record, cache),
+        shutdown=request.app.state.shutdown,
+    )
+
+
+async def whole_reply(
+    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
+) -> WholeResponse:
+    """A whole answer, which is the only frame."""
+    try:
+        frame = await guarded(anext(frames), request.receive, request.app.state.shutdown)
+    finally:
+        await frames.aclose()
+    return whole_response(frame, record, cache)
+
+
+def whole_response(frame: bytes, record: CallRecord, cache: CacheUse | None = None) -> WholeResponse:
+    if not isinstance(frame, WholeFrame):
+        raise TypeError("a whole answer is one frame")
+    return WholeResponse(frame.content_type, frame, record, cache)
+
+
+def error_event(error: AppError, path: str) -> dict[str, Any]:
+    """OpenAI's error event of a response stream, with the envelope in it: its clients raise APIError."""
+    body = envelope(error, path)
+    fields = {name: body["error"][name] for name in ("code", "message", "param")}
+    return {"type": "error", **fields, **body}
+
+
+def _error_frame(error: AppError, path: str) -> bytes:
+    return json_event(envelope(error, path))
+
+
+def _response_error_frame(error: AppError, path: str) -> bytes:
+    return json_event(error_event(error, path), "error")
+
+
+def _message_error_frame(error: AppError, path: str) -> bytes:
+    return json_event(envelope(error, path), "error")
+
+
+# by the first part of the path below /v1
+ERROR_FRAMES = {"responses": _response_error_frame, "messages": _message_error_frame}

@@ -18,7 +18,7 @@ from apps.api.src.http.request import JSON_TYPE, RawRoute, header, parse_json, r
 from apps.api.src.http.shutdown import Shutdown
 from apps.api.src.http.streaming import RawHeaders, StreamedResponse, raw
 from apps.api.src.limits.limiter import RateLimits
-from apps.api.src.v1.relay import receipt_headers
+from apps.api.src.v1.execution import receipt_headers
 from apps.api.src.v1.stored_responses import answered_here
 from apps.api.src.wiring.services import Services
 from apps.core.callers import ANONYMOUS, Caller

@@ -1,128 +1,45 @@
 """Relays a call of /v1 to the gateway and its answer to the caller, byte for byte, with a receipt.
 
-What goes back are the bytes of a whole answer or of a stream; the receipt is among the headers.
+What goes back are the bytes of a whole answer or of a stream; the receipt is among the headers. A response in the
+background is begun here, or by its upstream.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
 from apps.api.src.auth.authentication import allow_model, caller_of, fits
-from apps.api.src.exceptions import envelope
-from apps.api.src.generate import model_header
-from apps.api.src.http.request import age_headers, cache_control, cache_use, header, read_json, refuse_duplicates
+from apps.api.src.http.request import cache_control, header, read_json, refuse_duplicates
 from apps.api.src.http.shutdown import guarded
-from apps.api.src.http.streaming import EventStream, RawHeaders, StreamedResponse, raw
 from apps.api.src.observability.request_line import note_body
-from apps.api.src.v1.background import begun, begun_elsewhere, error_event, may_begin
+from apps.api.src.v1.background import BackgroundResponses
 from apps.api.src.v1.cached import IdempotentRecording, Identity, Recordings, cached, identity, key_of
-from apps.api.src.v1.execution import Execution, WholeFrame, new_record
+from apps.api.src.v1.execution import (
+    Execution,
+    WholeFrame,
+    WholeResponse,
+    new_record,
+    streamed_reply,
+    whole_reply,
+    whole_response,
+)
 from apps.api.src.wiring.services import Services
 from apps.cache.entry import CacheKey
 from apps.cache.front import CacheFront, replayed
 from apps.core.calls import CacheUse, CallRecord
 from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
 from apps.gateway.gateway import Gateway
+from apps.gateway.openai_api.chat_request import chat_request
+from apps.gateway.openai_api.responses import callers_field, chat_of
+from apps.gateway.openai_api.responses_request import flat_tools
 from apps.gateway.protocol import WireCall
-from apps.models.event_stream import json_bytes, json_event
+from apps.models.event_stream import json_bytes
 from apps.models.metering import Meter
-
-
-class WholeResponse(Response):
-    """A whole answer: the bytes as they came, and the receipt of ``record`` among the headers."""
-
-    def __init__(self, content_type: str, body: bytes, record: CallRecord, cache: CacheUse | None = None) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = body
-        self.raw_headers = [
-            (b"content-length", b"%d" % len(body)),
-            (b"content-type", content_type.encode("latin-1")),
-            *receipt_headers(record, cache),
-        ]
-
-
-def receipt_headers(record: CallRecord, cache: CacheUse | None = None) -> RawHeaders:
-    """What is known when the headers go out; ``cache`` where it is not what the record says."""
-    headers = [
-        *_model_header(record.model),
-        (b"x-provider", record.provider.encode("latin-1")),
-        (b"x-attempts", b"%d" % record.attempts),
-        (b"x-cache", (cache or cache_use(record)).encode()),
-        (b"x-queue-ms", b"%.1f" % (record.queued * 1000)),
-    ]
-    if record.age is not None:
-        headers += raw(age_headers(record.age, record.score))
-    if record.latency is not None:
-        headers.append((b"x-first-token-ms", b"%.1f" % (record.latency * 1000)))
-    usage = record.usage
-    if usage is not None:
-        headers.append((b"x-prompt-tokens", b"%d" % usage.prompt_tokens))
-        headers.append((b"x-completion-tokens", b"%d" % usage.completion_tokens))
-    cost = record.cost
-    if cost is not None:
-        headers.append((b"x-cost-usd", b"%.8f" % cost))
-    return headers
-
-
-@lru_cache(maxsize=1024)
-def _model_header(model: str) -> RawHeaders:
-    return raw(model_header(model))
-
-
-def streamed_reply(
-    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
-) -> StreamedResponse:
-    """A stream of frames, with what the record says when the first one is there among the headers."""
-    path: str = request.scope["path"]
-    error_frame = ERROR_FRAMES.get(path.removeprefix("/v1/").partition("/")[0], _error_frame)
-    return StreamedResponse(
-        frames,
-        media_type="text/event-stream",
-        ping=EventStream.ping,
-        error_frame=lambda error: error_frame(error, path),
-        headers=lambda: receipt_headers(record, cache),
-        shutdown=request.app.state.shutdown,
-    )
-
-
-async def whole_reply(
-    request: Request, frames: AsyncGenerator[bytes, None], record: CallRecord, cache: CacheUse | None = None
-) -> WholeResponse:
-    """A whole answer, which is the only frame."""
-    try:
-        frame = await guarded(anext(frames), request.receive, request.app.state.shutdown)
-    finally:
-        await frames.aclose()
-    return whole_response(frame, record, cache)
-
-
-def whole_response(frame: bytes, record: CallRecord, cache: CacheUse | None = None) -> WholeResponse:
-    if not isinstance(frame, WholeFrame):
-        raise TypeError("a whole answer is one frame")
-    return WholeResponse(frame.content_type, frame, record, cache)
-
-
-def _error_frame(error: AppError, path: str) -> bytes:
-    return json_event(envelope(error, path))
-
-
-def _response_error_frame(error: AppError, path: str) -> bytes:
-    return json_event(error_event(error, path), "error")
-
-
-def _message_error_frame(error: AppError, path: str) -> bytes:
-    return json_event(envelope(error, path), "error")
-
-
-# by the first part of the path below /v1
-ERROR_FRAMES = {"responses": _response_error_frame, "messages": _message_error_frame}
-
 
 # answered whole, whatever a field of this name may mean to an upstream
 NEVER_STREAMED = frozenset({"/embeddings", "/messages/count_tokens"})
@@ -171,6 +88,79 @@ async def _in_background(
         return await _idempotent(request, named, execution, items, deadline, detached=True)
     execution.deadline = deadline
     return await _reply(request, items(), execution.record)
+
+
+def may_begin(call: WireCall, gateway: Gateway) -> bool:
+    """Whether a response in the background is made here: its upstream makes its own, where it has any.
+
+    Raises what its body alone is refused for, before anything has begun, and NotFound for an unknown model.
+    """
+    stored = gateway.stored_responses
+    if call.path != "/responses" or not stored.on or not gateway.makes_responses(call):
+        return False
+    if not stored.keeps(call):
+        raise InvalidValue("background can only be used when `store` is true", field="background")
+    chat = chat_of(stored, call)
+    if gateway.router.is_local(call.body["model"]):
+        try:
+            chat_request(chat, call.caller)
+        except AppError as error:
+            error.field = (
+                None if error.field is None else callers_field(flat_tools(call.body.get("tools")), error.field)
+            )
+            raise
+    return True
+
+
+def in_background(call: WireCall) -> WireCall:
+    """The call that makes a response of this one, which its maker does not keep: it has no id of its own."""
+    body = {name: value for name, value in call.body.items() if name != "background"}
+    body |= {"stream": True, "store": False}
+    return call._replace(raw=json_bytes(body), body=body, stream=True)
+
+
+async def begun(
+    responses: BackgroundResponses, execution: Execution, deadline: float | None
+) -> AsyncGenerator[bytes, None]:
+    """The frames of the answer to a call that begins one: the response as it is queued, or its events.
+
+    It is made on the record of ``execution``, up to ``deadline``.
+    """
+    call = execution.call
+    making = Execution(execution.gateway, execution.meter, in_background(call), execution.record, deadline)
+    response = responses.begin(call, making)
+    if not call.stream:
+        yield WholeFrame.of("application/json", json_bytes(response.response))
+        return
+    async with aclosing(response.events()) as events:
+        async for event in events:
+            yield event
+
+
+async def begun_elsewhere(
+    responses: BackgroundResponses, execution: Execution, deadline: float | None
+) -> AsyncGenerator[bytes, None]:
+    """Those of ``execution``, whose upstream makes its own; where it turns out to have none, of one begun here.
+
+    The call that found it out is on record as refused.
+    """
+    call, gateway = execution.call, execution.gateway
+    async with aclosing(execution.items()) as frames:
+        try:
+            first = await anext(frames)
+        except InvalidValue as error:
+            if error.field != "background" or not may_begin(call, gateway):
+                raise
+        else:
+            yield first
+            async for frame in frames:
+                yield frame
+            return
+    record = new_record(call, gateway)
+    here = Execution(gateway, execution.meter, call._replace(record=record), record)
+    async with aclosing(begun(responses, here, deadline)) as frames:
+        async for frame in frames:
+            yield frame
 
 
 async def _cached(

@@ -13,8 +13,9 @@ from starlette.types import Message, Receive
 
 from apps.api.src.auth.authentication import allow_model, caller_of
 from apps.api.src.v1.background import BackgroundResponse, BackgroundResponses
+from apps.api.src.v1.execution import streamed_reply
 from apps.api.src.v1.models import input_tokens
-from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, streamed_reply, with_earlier, with_items
+from apps.api.src.v1.relay import OF_A_RESPONSE, read_call, with_earlier, with_items
 from apps.api.src.wiring.services import Services
 from apps.core.errors import InvalidValue, NotFound, quoted
 from apps.core.ports import Tokenizing

@@ -16,8 +16,9 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from apps.api.src.application import create_app
-from apps.api.src.v1.background import BackgroundResponse, BackgroundResponses, in_background
+from apps.api.src.v1.background import BackgroundResponse, BackgroundResponses
 from apps.api.src.v1.execution import Execution, new_record
+from apps.api.src.v1.relay import in_background
 from apps.api.src.wiring.gateway import build_gateway
 from apps.api.src.wiring.services import on_record
 from apps.core.callers import ANONYMOUS, Caller

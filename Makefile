@@ -110,12 +110,11 @@ lock: $(VENV)/.dev ## Write the lock files anew from the requirements (UPGRADE=1
 sbom: $(VENV)/.dev ## Write the bill of materials (CycloneDX) and the list of licences; reports/
 	$(BIN)/python infra/sbom.py
 
-coverage: $(VENV)/.dev ## Measure which lines and branches of apps/ the tests run; reports/coverage/index.html
+coverage: $(VENV)/.dev ## Measure which lines and branches of apps/ the tests run, the long ones too; reports/coverage/index.html
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(PARALLEL)
-	$(BIN)/python -m coverage combine -q
-	$(BIN)/python -m coverage html -q -d reports/coverage
-	$(BIN)/python -m coverage report --skip-covered --fail-under=95
+	@TEST_BUDGETS=$${TEST_BUDGETS:-short} $(BIN)/python -m coverage run -m pytest $(PARALLEL) -m 'not clients'; tests=$$?; \
+	$(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage html -q -d reports/coverage && \
+	$(BIN)/python -m coverage report --skip-covered --fail-under=95 && exit $$tests
 
 clean: ## Remove .venv, caches and reports
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache

@@ -18,6 +18,7 @@ import pytest
 from apps.api.src.observability.logs import LineFormatter
 from apps.api.src.observability.request_line import Redactor
 from apps.tests.marks import MARKS, PROVIDERS_VARIABLE, marked
+from apps.tests.support.measuring import follow_tasks
 from apps.tests.support.postgres_server import PROGRAMS, PostgresServer, postgres_server
 from apps.tests.support.worldly import set_world_aside
 from apps.tests.watch import WATCH, Finding
@@ -90,6 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[PROVIDERS_VARIABLE] = marked("provider's key")
+    follow_tasks()
     # nothing stands between a test and its service
     set_world_aside(os.environ)
     # each client of httpx2 reads the certificates of the machine anew, for 50 ms

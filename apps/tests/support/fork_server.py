@@ -225,6 +225,7 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    importlib.import_module("apps.tests.support.measuring").follow_tasks()
     for name in START:
         importlib.import_module(name)
     for name in NEXT:

@@ -35,6 +35,7 @@ AIDER = Path(os.environ.get("CLIENTS_AIDER", ROOT / ".cache" / "clients" / "aide
 MODULES = Path(os.environ.get("CLIENTS_MODULES", ROOT / ".cache" / "clients" / "javascript" / "node_modules"))
 SCRIPTS = sorted(path.name for path in (HERE / "python").glob("*.py") if path.name != "support.py")
 PROGRAMS = sorted(path.name for path in (HERE / "javascript").glob("*.js") if path.name != "support.js")
+SINCE_3_14 = "import sys; sys.exit(sys.version_info >= (3, 14))"
 PACKAGED = {"LOCAL_MODEL": "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "LOCAL_FALLBACK": "packaged"}
 PERSON = {"name": "Ada", "age": 36}
 # what aider is to write into a file
@@ -99,6 +100,8 @@ def run(command: Sequence[str | Path], scripted: str, packaged: tuple[str, str],
 def test_a_python_client(script: str, scripted: str, packaged: tuple[str, str], tmp_path: Path) -> None:
     if not PYTHON.exists():
         pytest.skip("make test-clients makes the environment of these clients")
+    if script.startswith("semantic_kernel") and subprocess.run([PYTHON, "-c", SINCE_3_14], check=False).returncode:
+        pytest.skip("Semantic Kernel 1.45 cannot read a union in a tool's signature on Python 3.14")
     run([PYTHON, HERE / "python" / script], scripted, packaged, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""MCP clients: the Python SDK of an older revision, openai-agents', AutoGen's and Semantic Kernel's."""
+"""MCP clients: the Python SDK of an older revision, openai-agents' and AutoGen's."""
 
 import asyncio
 
@@ -7,7 +7,6 @@ from autogen_core import CancellationToken
 from autogen_ext.tools.mcp import StreamableHttpServerParams, mcp_server_tools
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
-from semantic_kernel.connectors.mcp import MCPStreamableHttpPlugin
 from support import HELLO, SCRIPTED
 
 URL = f"{SCRIPTED}/mcp"
@@ -42,14 +41,8 @@ async def autogen():
     assert HELLO in tools[TOOL].return_value_as_string(told)
 
 
-async def semantic_kernel():
-    async with MCPStreamableHttpPlugin("here", URL, load_prompts=False) as plugin:
-        (told,) = await plugin.call_tool(TOOL, **ASKED)
-        assert told.text == HELLO
-
-
 async def main():
-    for client in (python_sdk, openai_agents, autogen, semantic_kernel):
+    for client in (python_sdk, openai_agents, autogen):
         await client()
 
 

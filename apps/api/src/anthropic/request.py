@@ -164,7 +164,10 @@ def _part(block: Any, at: str) -> Turn:
         name = block.get("title") if isinstance(block.get("title"), str) else "document.pdf"
         return {"type": "file", "file": {"filename": name, "file_data": _source(block, at, "document")}}
     if kind == "search_result":
-        texts = [_string(one, "text", at) for one in block.get("content") or [] if isinstance(one, Mapping)]
+        found = block.get("content") or []
+        if not isinstance(found, list):
+            raise InvalidType("Content must be an array of blocks", field=f"{at}.content")
+        texts = [_string(one, "text", at) for one in found if isinstance(one, Mapping)]
         return {"type": "text", "text": "\n".join([f"{block.get('title')} ({block.get('source')})", *texts])}
     raise InvalidValue(f"This model cannot take blocks of type {kind}", field=f"{at}.type")
 
@@ -244,6 +247,8 @@ def _output(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_context_management(management: Any) -> None:
     edits = management.get("edits") if isinstance(management, Mapping) else None
+    if not isinstance(edits, list | None):
+        raise InvalidType("Edits must be an array", field="context_management")
     for edit in edits or []:
         kind = str(edit.get("type")) if isinstance(edit, Mapping) else ""
         if not kind.startswith(HARMLESS_EDITS):

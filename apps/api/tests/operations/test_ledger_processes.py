@@ -115,8 +115,9 @@ def kill_at_random_points(at: Site, times: int) -> None:
         answered += load.count(200)
         seen += len(load.seen) + 4
     assert answered > times * 5
-    with running(at.folder, **at.settings):
+    with running(at.folder, **at.settings) as service:
         assert until(lambda: at.rows >= answered)
+        service.process.kill()
     at.check()
     assert answered <= at.rows <= seen
     # the last one was killed too, when all was written

@@ -1,12 +1,13 @@
 """`make bench-local`: the local model and its peers over HTTP with SSE, in turns, and stock `model.generate`.
 
 python -m eval.bench_local [--only tinyllama|smollm2] [--rounds 3] [--tokens 64] [--without NAME,...] [--folder FOLDER]
-    [--against CHECKOUT]
+    [--against CHECKOUT] [--row-seconds 60]
 
 On TinyLlama's shape (random weights, written to FOLDER once) and on the packaged SmolLM2. The peers are llama.cpp and
 OpenVINO GenAI (eval/local_peers), both on one GGUF file of the same checkpoint; what cannot be had is left out, with
 its reason. CHECKOUT is one more contender, "then": this project as it was, say in a git worktree of an earlier commit;
-a column more says how many times as good this one is, by the median over the rounds.
+a column more says how many times as good this one is, by the median over the rounds. It takes many of them where
+other machines share the processor: `--row-seconds` goes on with each row for so long.
 Each row is measured for one server after the other, `--rounds` times, and the best is kept: other processes' work can
 only make a figure worse. All servers have 16 slots. Writes reports/bench_local.md, .json and .png.
 """
@@ -17,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -69,21 +71,21 @@ class Prompts:
 
 
 async def decode(server: Server, at: int, prompts: Prompts, callers: int, tokens: int) -> Figures:
-    texts = [prompts.text(1000 * callers + 100 * at + number, 50) for number in range(callers)]
+    texts = [prompts.text(100_000 * callers + 100 * at + number, 50) for number in range(callers)]
     whole, answers = await ask_all(server, texts, tokens)
     return {f"decode_{callers}": decode_speed(answers), f"whole_{callers}": whole}
 
 
 async def prefill(server: Server, at: int, prompts: Prompts, length: int) -> Figures:
-    return {f"prefill_{length}": (await ask(server, said(prompts.text(length + at, length)), 1)).prefill_speed}
+    return {f"prefill_{length}": (await ask(server, said(prompts.text(10_000 * length + at, length)), 1)).prefill_speed}
 
 
 async def first_token(server: Server, at: int, prompts: Prompts) -> Figures:
-    return {"first_seconds": (await ask(server, said(prompts.text(50_000 + at, 40)), 1)).first}
+    return {"first_seconds": (await ask(server, said(prompts.text(2_000_000 + at, 40)), 1)).first}
 
 
 async def chat(server: Server, at: int, prompts: Prompts, tokens: int) -> Figures:
-    openings = [prompts.text(60_000 + 10 * at + turn, 60) for turn in range(TURNS)]
+    openings = [prompts.text(3_000_000 + 10 * at + turn, 60) for turn in range(TURNS)]
     answers = await conversation(server, openings, tokens)
     took = sum(answer.deltas[-1] - answer.asked for answer in answers)
     return {"chat_seconds": took, "last_turn_seconds": answers[-1].first}
@@ -99,8 +101,8 @@ async def copying(server: Server, at: int, tokens: int) -> Figures:
 
 
 async def mixed(server: Server, at: int, prompts: Prompts, tokens: int) -> Figures:
-    running = [prompts.text(70_000 + 10 * at + number, 50) for number in range(3)]
-    gap, speed = await long_prompt_beside(server, running, prompts.text(80_000 + at, 1500), 2 * tokens)
+    running = [prompts.text(4_000_000 + 10 * at + number, 50) for number in range(3)]
+    gap, speed = await long_prompt_beside(server, running, prompts.text(5_000_000 + at, 1500), 2 * tokens)
     return {"gap_seconds": gap, "mixed": speed}
 
 
@@ -125,12 +127,13 @@ def best(name: str, values: Sequence[float]) -> float:
 
 
 def in_turns(
-    contenders: Mapping[str, Contender], parts: Sequence[Part], rounds: int
+    contenders: Mapping[str, Contender], parts: Sequence[Part], rounds: int, seconds: float = 0.0
 ) -> dict[str, dict[str, list[float]]]:
-    """Each contender's figures, a value a round."""
+    """Each contender's figures, a value a round; at least ``rounds`` of each part, and for ``seconds``."""
     found: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
     for part in parts:
-        for at in range(rounds):
+        began, at = time.monotonic(), -1
+        while (at := at + 1) < rounds or time.monotonic() - began < seconds:
             # one after the other in this round, the other way round in the next
             for name, contender in list(contenders.items())[:: -1 if at % 2 else 1]:
                 for key, value in figures_of(name, part, contender.server, at).items():
@@ -176,7 +179,13 @@ def program(module: str, *arguments: str) -> dict[str, Any]:
 
 
 def measure(
-    checkpoint: Checkpoint, contenders: Mapping[str, Opening], stock: Sequence[str], rounds: int, tokens: int
+    checkpoint: Checkpoint,
+    contenders: Mapping[str, Opening],
+    stock: Sequence[str],
+    *,
+    rounds: int,
+    seconds: float,
+    tokens: int,
 ) -> dict[str, Any]:
     """Of one checkpoint: each contender's figures, the machine's limits, and why others are not there."""
     found: dict[str, Any] = {"limits": program("eval.machine_limits"), "missing": {}, "figures": {}, "notes": {}}
@@ -191,7 +200,7 @@ def measure(
                 found["missing"][name] = str(error)
                 print(f"{name} is left out: {error}", file=sys.stderr)
         parts = parts_of(Prompts.of(checkpoint.folder), tokens)
-        measured = in_turns(running, parts, rounds)
+        measured = in_turns(running, parts, rounds, seconds)
         for name, values in measured.items():
             figures = {key: best(key, each) for key, each in values.items()}
             contender = running[name]
@@ -237,6 +246,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--only", choices=["tinyllama", "smollm2"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--row-seconds", type=float, default=0.0, help="more rounds of a row, for so long")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--without", default="", help=f"{', '.join([*DTYPES, *CONTENDERS])}, separated by commas")
     parser.add_argument("--against", type=Path, help="a checkout of this repository to run beside this one")
@@ -250,7 +260,9 @@ def main() -> None:
         contenders[THEN] = partial(ours, checkout=options.against.resolve())
     stock = [name for name in DTYPES if name not in without]
     results = {
-        checkpoint.name: measure(checkpoint, contenders, stock, options.rounds, options.tokens)
+        checkpoint.name: measure(
+            checkpoint, contenders, stock, rounds=options.rounds, seconds=options.row_seconds, tokens=options.tokens
+        )
         for checkpoint in checkpoints(options.only, options.folder, cache_dir)
     }
     bench_report.write(results, Path("reports"))

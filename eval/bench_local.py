@@ -46,7 +46,7 @@ PATIENCE = 600.0
 # what a chat's template puts around a prompt, about
 TEMPLATE_TOKENS = 30
 WORDS = ("bana", "dola", "fura", "gisan", "hemor", "kilus", "lotar", "mevi", "nopas", "rudon", "sakir", "tewan")
-COPYING = CASES[0].prompt
+COPYING = [{"role": each.role, "content": str(each.content)} for each in CASES[0].messages()]
 Figures = dict[str, float]
 
 
@@ -97,7 +97,9 @@ async def structured(server: Server, at: int, tokens: int) -> Figures:
 
 
 async def copying(server: Server, at: int, tokens: int) -> Figures:
-    return {"copying": (await ask(server, said(f"{at}. {COPYING}"), max(tokens, 16))).speed}
+    first, *others = COPYING
+    messages = [{**first, "content": f"{at}. {first['content']}"}, *others]
+    return {"copying": (await ask(server, messages, max(tokens, 16))).speed}
 
 
 async def mixed(server: Server, at: int, prompts: Prompts, tokens: int) -> Figures:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import cast
 
-from apps.core.messages import ChatRequest, JsonObject, user_message
+from apps.core.messages import ChatRequest, JsonObject, Message, Role, user_message
 from apps.core.settings import load_settings
 from apps.local.answer_grammar import answer_grammar, open_compiler
 from apps.local.engine.batching.opening import Options, open_engine
@@ -67,9 +67,22 @@ SCHEMA: JsonObject = {
 }
 
 
+QUOTED = (
+    "The library lends books for three weeks. Whoever needs one for longer may ask at the desk, unless somebody else "
+    "waits for it.",
+    "The night train leaves from platform four. Bicycles travel in the last coach, and seats in the first must be "
+    "booked a day before.",
+)
+ROLES: tuple[Role, Role] = ("user", "assistant")
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``aim`` is the least ratio of tokens/s with speculation to those without."""
+    """``aim`` is the least ratio of tokens/s with speculation to those without. ``copies``: the answer must be one.
+
+    ``examples`` are answered prompts that come before: a model of 135 million parameters copies where it has seen how,
+    and paraphrases otherwise.
+    """
 
     name: str
     prompt: str
@@ -77,15 +90,39 @@ class Case:
     tokens: int = 160
     temperature: float = 0.0
     schema: JsonObject | None = None
+    examples: tuple[tuple[str, str], ...] = ()
+    copies: bool = False
+
+    def messages(self) -> tuple[Message, ...]:
+        turns = [Message(role, text) for pair in self.examples for role, text in zip(ROLES, pair, strict=True)]
+        return (*turns, *user_message(self.prompt))
 
 
+QUOTE = "Quote this passage word for word:\n\n{}"
 CASES = (
-    Case("a quote from documents", f"{PASSAGE}\n\nRepeat the text above word for word, twice.", 2.0),
-    Case("an edit of code", f'```python\n{CODE}```\nWrite this function again with currency="USD".', 2.0, 140),
+    Case(
+        *("a quote from documents", QUOTE.format(PASSAGE), 2.0),
+        examples=tuple((QUOTE.format(text), text) for text in QUOTED),
+        copies=True,
+    ),
+    Case(
+        "an edit of code",
+        f'```python\n{CODE}```\nWrite this function again with currency="USD".',
+        2.0,
+        140,
+        copies=True,
+    ),
     Case("JSON by a schema", "List four shipments as JSON.", 2.0, 200, schema=SCHEMA),
     Case("text that does not repeat", "Tell a story about a lighthouse, a storm and a fox.", 0.97, 160, 1.0),
     Case("another one", "Explain how bread is made, from the field to the table.", 0.97, 160, 1.0),
 )
+
+
+def copied(answer: str, prompt: str) -> float:
+    """The share of the runs of four words of ``answer`` that stand in ``prompt``, too."""
+    words, there = answer.split(), f" {' '.join(prompt.split())} "
+    runs = [" ".join(words[at : at + 4]) for at in range(len(words) - 3)]
+    return sum(f" {run} " in there for run in runs) / max(1, len(runs))
 
 
 async def timed(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> tuple[float, str]:
@@ -102,7 +139,7 @@ async def measure(engines: dict[str, Engine], tokenizer: HubTokenizer, rounds: i
     compiler = open_compiler(tokenizer)
     rows = []
     for case in CASES:
-        prompt = tokenizer.encode_chat(user_message(case.prompt))
+        prompt = tokenizer.encode_chat(case.messages())
         speeds: dict[str, list[float]] = {name: [] for name in engines}
         texts = set()
         for at in range(rounds + 1):
@@ -120,6 +157,8 @@ async def measure(engines: dict[str, Engine], tokenizer: HubTokenizer, rounds: i
                 speeds[name] += [speed] if at else []
         if len(texts) != 1:
             raise SystemExit(f"{case.name}: answers differ with and without speculation")
+        if case.copies and (share := copied(min(texts), case.prompt)) < 0.5:
+            raise SystemExit(f"{case.name}: of this model's answer only {share:.0%} are copied, it measures nothing")
         ratio = gain(speeds["on"], speeds["off"])
         rows.append(
             f"| {case.name} | {median(speeds['off']):.1f} | {median(speeds['on']):.1f} | {ratio:.2f} | {case.aim} |"

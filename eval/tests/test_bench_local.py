@@ -10,6 +10,7 @@ from apps.tests.support.tiny_checkpoint import write_tiny_checkpoint
 from eval import bench_report
 from eval.bench_client import Refused, Server, Timed, ask, decode_speed, read_events, said
 from eval.bench_local import best, in_turns, ratios
+from eval.bench_speculation import copied
 from eval.local_contenders import CONTENDERS, LLAMA_CPP, OPENVINO, Checkpoint, Contender, NotHere
 from eval.local_peers.gguf_file import gguf_name, write
 
@@ -68,6 +69,13 @@ def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
     rounds = {"decode_1": [0.0, 1.0], "chat_seconds": [0.0, 1.0]}
     assert in_turns(contenders, [part], 2) == {"a": rounds, "b": rounds}
     assert asked == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
+
+
+def test_a_copy_is_told_from_a_paraphrase() -> None:
+    text = "The museum opens on weekdays at nine."
+    assert copied("Quote: The museum opens  on\nweekdays at nine.", text) == 4 / 5
+    assert copied("The museum opens on Sundays at nine", text) == 1 / 4
+    assert copied("museum", text) == 0.0
 
 
 def test_an_earlier_commit_is_compared_round_by_round() -> None:

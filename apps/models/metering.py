@@ -49,6 +49,8 @@ class MeteredCall:
                 await bookkeeper.opening(self.record)
                 self._open.append(bookkeeper)
         except BaseException as error:
+            # it never came as far as an upstream, so that nobody bills it
+            self.record.estimated_cost = 0.0
             self._close(error)
             raise
         return self

@@ -98,6 +98,28 @@ async def test_a_call_that_is_cancelled_is_on_record_with_who_did_it(message: st
     assert [record.outcome for record in book.closed] == [outcome]
 
 
+async def test_a_call_that_is_cut_off_before_it_comes_to_a_model_is_estimated_to_cost_nothing() -> None:
+    class Waiting(Book):
+        async def opening(self, call: CallRecord) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    begun, book = asyncio.Event(), Book()
+    record = CallRecord(ANONYMOUS, "/generate", "m", estimated_cost=3.0)
+
+    async def ask() -> None:
+        async with Meter([book, Waiting()]).call(record):
+            raise AssertionError("it was opened")
+
+    task = asyncio.create_task(ask())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert book.closed == [record]
+    assert (record.outcome, record.estimated_cost) == ("CLIENT_GONE", 0.0)
+
+
 async def test_who_leaves_with_the_last_delta_in_hand_had_a_whole_answer() -> None:
     book = Book()
     deltas = metered(WHOLE, book)

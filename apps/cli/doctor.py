@@ -77,7 +77,7 @@ def _all(settings: Settings) -> Iterator[Check]:
 
 def _port(settings: Settings) -> tuple[Status, str]:
     where = f"{settings.api_host}:{settings.api_port}"
-    with socket.socket() as listener:
+    with socket.socket(socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.api_host, settings.api_port))
@@ -158,9 +158,11 @@ def _upstream(settings: Settings) -> tuple[Status, str]:
 
 
 def _redis(settings: Settings) -> tuple[Status, str]:
-    addresses = {one for one in (settings.rate_limit_storage, settings.cache_storage) if "redis://" in one}
+    addresses = {one for one in (settings.rate_limit_storage, settings.cache_storage) if one.startswith("redis")}
     if not addresses:
         return "ok", "not used"
+    if any(one.startswith("redis+") for one in addresses):
+        return "note", "Unix sockets and clusters are not tried here"
     for address in addresses:
         try:
             with redis.Redis.from_url(address, socket_timeout=SECONDS, socket_connect_timeout=SECONDS) as client:

@@ -16,6 +16,7 @@ from apps.cli.remote import (
     print_json,
     print_table,
     print_text,
+    printable,
     read_stdin,
 )
 
@@ -97,10 +98,10 @@ def _print_run(run_answer: dict[str, Any], as_json: bool) -> None:
         print_json(run_answer)
     else:
         for step in run_answer["steps"]:
-            typer.echo(f"- {json.dumps(step, ensure_ascii=False)}")
+            typer.echo(printable(f"- {json.dumps(step, ensure_ascii=False)}"))
         if run_answer["pending"]:
             for call in run_answer["pending"]:
-                typer.echo(f"? {json.dumps(call, ensure_ascii=False)}")
+                typer.echo(printable(f"? {json.dumps(call, ensure_ascii=False)}"))
             typer.echo(f"Waits for an approval: genai agents approve {run_answer['run']} (or deny)")
         print_text([run_answer["answer"]])
     if run_answer["status"] in ("failed", "cancelled"):

@@ -10,7 +10,19 @@ import typer
 
 from apps.cli.documents import find_files
 from apps.cli.documents import main as on_disk
-from apps.cli.remote import FAILED, URL, CommandFailure, Json, Key, Service, Url, print_json, print_table, print_text
+from apps.cli.remote import (
+    FAILED,
+    URL,
+    CommandFailure,
+    Json,
+    Key,
+    Service,
+    Url,
+    print_json,
+    print_table,
+    print_text,
+    printable,
+)
 from apps.cli.serve import run_module
 from apps.core.callers import ANONYMOUS, SHARED
 from apps.rag.relevance import REFERENCE
@@ -159,8 +171,8 @@ def search(
         return
     for passage in found["passages"]:
         page = f", page {passage['page']}" if passage["page"] else ""
-        typer.echo(f"{passage['score']:.3f}  {passage['name']}{page}  {' > '.join(passage['heading'])}")
-        typer.echo(f"    {passage['text'].strip()}\n")
+        place = f"{passage['score']:.3f}  {passage['name']}{page}  {' > '.join(passage['heading'])}"
+        typer.echo(printable(f"{place}\n    {passage['text'].strip()}\n"))
 
 
 @app.command("ask")
@@ -189,7 +201,8 @@ def ask(
         typer.echo("The answer names no passage. These were found:")
     for citation in cited or answer["citations"]:
         page = f", page {citation['page']}" if citation["page"] else ""
-        typer.echo(f"[{citation['number']}] {citation['name']}{page}  {' > '.join(citation['heading'])}")
+        place = f"[{citation['number']}] {citation['name']}{page}  {' > '.join(citation['heading'])}"
+        typer.echo(printable(place))
 
 
 def cited_in(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

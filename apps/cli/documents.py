@@ -17,6 +17,7 @@ from pathlib import Path
 
 from apps.api.src.wiring.fleet import remote_local
 from apps.api.src.wiring.stores import build_database, chosen_embedder
+from apps.cli.remote import printable
 from apps.core.callers import SHARED
 from apps.core.errors import AppError, Overloaded
 from apps.core.settings import SettingsError, load_settings
@@ -241,7 +242,7 @@ async def _search(library: Library, options: argparse.Namespace) -> int:
     for passage in found:
         page = f", page {passage.page}" if passage.page else ""
         path = f", {' > '.join(passage.headings)}" if passage.headings else ""
-        print(f"[{passage.score:.4f}] {passage.name}{page}{path}\n{passage.text}\n")
+        print(printable(f"[{passage.score:.4f}] {passage.name}{page}{path}\n{passage.text}\n"))
     return 0
 
 

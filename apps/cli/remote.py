@@ -227,13 +227,17 @@ def print_text(pieces: Iterable[str]) -> None:
     begun = False
     try:
         for piece in pieces:
-            # a terminal would obey control characters of a model's text
-            text = CONTROL.sub("", piece)
+            text = printable(piece)
             _write(text if wrap is None else wrap.take(text))
             begun = True
     finally:
         if begun:
             _write("\n" if wrap is None else f"{wrap.end()}\n")
+
+
+def printable(text: str) -> str:
+    """The text of a model or of a document without control characters, which a terminal would obey."""
+    return CONTROL.sub("", text)
 
 
 def _write(text: str) -> None:

@@ -130,31 +130,33 @@ def best(name: str, values: Sequence[float]) -> float:
 
 def in_turns(
     contenders: Mapping[str, Contender], parts: Sequence[Part], rounds: int, seconds: float = 0.0
-) -> dict[str, dict[str, list[float]]]:
-    """Each contender's figures, a value a round; at least ``rounds`` of each part, and for ``seconds``."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
+) -> dict[str, dict[str, dict[int, float]]]:
+    """Each contender's figures by round; at least ``rounds`` of each part, and for ``seconds``."""
+    found: dict[str, dict[str, dict[int, float]]] = {name: {} for name in contenders}
     for part in parts:
         began, at = time.monotonic(), -1
         while (at := at + 1) < rounds or time.monotonic() - began < seconds:
             # one after the other in this round, the other way round in the next
             for name, contender in list(contenders.items())[:: -1 if at % 2 else 1]:
                 for key, value in figures_of(name, part, contender.server, at).items():
-                    found[name].setdefault(key, []).append(value)
+                    found[name].setdefault(key, {})[at] = value
         print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
     return found
 
 
-def ratios(now: Mapping[str, Sequence[float]], then: Mapping[str, Sequence[float]]) -> Figures:
+def ratios(now: Mapping[str, Mapping[int, float]], then: Mapping[str, Mapping[int, float]]) -> Figures:
     """How many times as good ``now`` is, over 1 where it is better: the median of the rounds' own ratios.
 
     Both of one round were measured seconds apart, so that a machine whose speed changes by the minute changes both.
     """
-    both = {key: list(zip(values, then[key], strict=False)) for key, values in now.items() if key in then}
-    return {
-        key: median(old / new if key.endswith("seconds") else new / old for new, old in pairs)
-        for key, pairs in both.items()
-    }
+    found = {}
+    for key, values in now.items():
+        others = then.get(key, {})
+        pairs = [(values[at], others[at]) for at in values.keys() & others.keys()]
+        if pairs:
+            found[key] = median(old / new if key.endswith("seconds") else new / old for new, old in pairs)
+    return found
 
 
 def figures_of(name: str, part: Part, server: Server, at: int) -> Figures:
@@ -204,7 +206,7 @@ def measure(
         parts = parts_of(Prompts.of(checkpoint.folder), tokens)
         measured = in_turns(running, parts, rounds, seconds)
         for name, values in measured.items():
-            figures = {key: best(key, each) for key, each in values.items()}
+            figures = {key: best(key, [*each.values()]) for key, each in values.items()}
             contender = running[name]
             more = {"peak_bytes": float(contender.peak_bytes()), "start_seconds": contender.seconds}
             found["figures"][name] = figures | more | {"weights_bytes": float(contender.weights_bytes)}

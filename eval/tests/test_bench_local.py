@@ -66,7 +66,7 @@ def test_the_best_of_the_rounds_is_kept_and_contenders_take_turns() -> None:
         return {"decode_1": float(at), "chat_seconds": float(at)}
 
     contenders = {name: Contender(Server(name), 0, 0.0, "", 0) for name in ("a", "b")}
-    rounds = {"decode_1": [0.0, 1.0], "chat_seconds": [0.0, 1.0]}
+    rounds = {"decode_1": {0: 0.0, 1: 1.0}, "chat_seconds": {0: 0.0, 1: 1.0}}
     assert in_turns(contenders, [part], 2) == {"a": rounds, "b": rounds}
     assert asked == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
 
@@ -79,8 +79,10 @@ def test_a_copy_is_told_from_a_paraphrase() -> None:
 
 
 def test_an_earlier_commit_is_compared_round_by_round() -> None:
-    now = {"decode_1": [10.0, 40.0, 9.0], "gap_seconds": [0.1, 0.1, 0.2], "json": [1.0]}
-    then = {"decode_1": [10.0, 20.0, 10.0], "gap_seconds": [0.2, 0.3, 0.2]}
+    now = {"decode_1": {0: 10.0, 1: 40.0, 2: 9.0}, "gap_seconds": {0: 0.1, 1: 0.1, 2: 0.2}, "json": {0: 1.0}}
+    # a round in which it did not answer is left out, of both
+    now["decode_1"][3] = 1000.0
+    then = {"decode_1": {0: 10.0, 1: 20.0, 2: 10.0, 4: 1.0}, "gap_seconds": {0: 0.2, 1: 0.3, 2: 0.2}}
     # 1.0, 2.0, 0.9 and, of seconds the other way round, 2.0, 3.0, 1.0
     assert ratios(now, then) == pytest.approx({"decode_1": 1.0, "gap_seconds": 2.0})
     page = bench_report.table("Some model", FOUND | {"ratios": {"decode_1": 1.0}})

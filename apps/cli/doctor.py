@@ -161,15 +161,14 @@ def _redis(settings: Settings) -> tuple[Status, str]:
     addresses = {one for one in (settings.rate_limit_storage, settings.cache_storage) if one.startswith("redis")}
     if not addresses:
         return "ok", "not used"
-    if any(one.startswith("redis+") for one in addresses):
-        return "note", "Unix sockets and clusters are not tried here"
-    for address in addresses:
+    others = {one for one in addresses if one.startswith("redis+")}
+    for address in addresses - others:
         try:
             with redis.Redis.from_url(address, socket_timeout=SECONDS, socket_connect_timeout=SECONDS) as client:
                 client.ping()
         except (redis.RedisError, ValueError) as error:
             return "fault", f"does not answer: {type(error).__name__}"
-    return "ok", "answers"
+    return ("note", "Unix sockets and clusters are not tried here") if others else ("ok", "answers")
 
 
 def _database(settings: Settings) -> tuple[Status, str]:

@@ -7,12 +7,12 @@ pytest-xdist each worker searches what its own tests made, and the process that 
 import logging
 import os
 import random
-import sys
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from apps.api.src.observability.logs import LineFormatter
@@ -66,12 +66,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In a random order the tests of a file stay together, since they share what the file sets up; workers agree.
 
-    What is long may take long: its bound of time only ends a hang. Nor does hypothesis fail a slow example.
+    What is long may take long: its bound of time only ends a hang.
     """
-    if hypothesis := sys.modules.get("hypothesis"):
-        patient = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
-        hypothesis.settings.register_profile("patient", **patient)
-        hypothesis.settings.load_profile("patient")
     for item in items:
         if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LONG_SECONDS))
@@ -90,6 +86,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # no example fails for being slow; before the test files, whose own settings begin with these
+    hypothesis.settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("patient")
     os.environ[PROVIDERS_VARIABLE] = marked("provider's key")
     follow_tasks()
     # nothing stands between a test and its service

@@ -49,7 +49,7 @@ OPTIONS = (*("-x", "-q", "--assert=plain", "--capture=sys", "-p", "no:cacheprovi
 
 
 # no code, and large
-NOT_COPIED = (".git", ".venv*", "node_modules", ".*_cache", "reports")
+NOT_COPIED = (".git", ".venv*", "node_modules", ".cache", ".*_cache", "reports")
 
 
 @contextmanager

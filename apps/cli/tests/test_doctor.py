@@ -80,6 +80,8 @@ def test_a_key_that_the_upstream_refuses_is_a_fault(tmp_path: Path) -> None:
 def test_a_redis_that_cannot_be_tried_is_said_to_be_none_of_those(tmp_path: Path, storage: str) -> None:
     checks = found(tmp_path, True, RATE_LIMIT_STORAGE=storage)
     assert checks["redis"] == ("note", "Unix sockets and clusters are not tried here")
+    checks = found(tmp_path, True, RATE_LIMIT_STORAGE=storage, CACHE_STORAGE=f"redis://127.0.0.1:{free_port()}")
+    assert checks["redis"] == ("fault", "does not answer: ConnectionError")
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")

@@ -55,7 +55,7 @@ def memory_in_use() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _windows_peak() -> int:  # pragma: no cover - Windows
+def _windows_peak() -> int:
     class Counters(ctypes.Structure):
         """PROCESS_MEMORY_COUNTERS of psapi.h."""
 

@@ -118,7 +118,10 @@ def reads_everything() -> bool:
 
 
 def run(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    environment = {**os.environ, "WITHOUT_RIGHTS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no mode that forbids its owner to read")
@@ -126,6 +129,7 @@ async def test_what_is_forbidden_now_keeps_what_was_known_of_it(
     library: Library, folder: Path, request: pytest.FixtureRequest
 ) -> None:
     if reads_everything():
+        assert "WITHOUT_RIGHTS" not in os.environ, "files without modes: there is nothing that is forbidden here"
         again = [sys.executable, "-m", "pytest", "-q", request.node.nodeid]
         done = await asyncio.to_thread(run, [*WITHOUT_RIGHTS, *again], request.config.rootpath)
         assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr

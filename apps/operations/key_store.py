@@ -217,6 +217,14 @@ class KeyRing:
     def is_trusted(self) -> bool:
         return self._clock() < self._trusted_until
 
+    async def is_void(self, id: str) -> bool:
+        """As the store's, for who can wait: a database that does not answer is asked again until it does."""
+        while True:
+            try:
+                return await self.store.is_void(id)
+            except StoreUnavailable:
+                await asyncio.sleep(EVERY)
+
     async def exist(self) -> bool:
         """Whether any key was ever made. Raises StoreUnavailable where that is not known."""
         await self._be_trusted()

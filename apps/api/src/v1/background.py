@@ -25,6 +25,8 @@ from apps.core.errors import (
     AppError,
     Conflict,
     InternalError,
+    InvalidValue,
+    PayloadTooLarge,
     RateLimitExceeded,
     Timeout,
     UpstreamError,
@@ -46,8 +48,12 @@ MOST_ENDED = 1_000
 MOST_BYTES = 16 * 1024 * 1024
 RETRY_AFTER = 10.0
 ENDS = ("completed", "incomplete", "failed", "cancelled")
-# the codes that OpenAI's errors of a response have
-CODES = {RateLimitExceeded.status: "rate_limit_exceeded"}
+STATUSES = ("in_progress", *ENDS)
+# the codes that OpenAI's errors of a response have, by status; "server_error" stands for all others
+CODES = {
+    RateLimitExceeded.status: "rate_limit_exceeded",
+    **dict.fromkeys((400, PayloadTooLarge.status, InvalidValue.status), "invalid_prompt"),
+}
 # a comment, since a stream has something in it
 NOTHING_MORE = LastFrame(b": nothing more\n\n")
 log = logging.getLogger(__name__)
@@ -123,18 +129,20 @@ class BackgroundResponse:
         if not data or kind in ("created", "queued") or self.whole:
             return
         if "response" in data:
-            response = {**data["response"], **self._own, "store": True}
+            # an event's kind is what it says of the response, whose own field may be missing
+            status = kind if kind in STATUSES else self.response["status"]
+            response = {**data["response"], **self._own, "store": True, "status": status}
             if kind in ("completed", "incomplete"):
                 response["store"] = keep(response)
             self.response = data["response"] = response
-        self._tell(data, last=kind in ("completed", "incomplete", "failed"))
+        self._tell(data, last=kind in ENDS)
 
     def fail(self, error: AppError) -> None:
         if self.whole:
             return
-        shown = envelope(error, PATH)["error"]
-        code = CODES.get(error.status, "server_error" if error.status >= 500 else "invalid_prompt")
-        self.response = {**self.response, "status": "failed", "error": {"code": code, "message": shown["message"]}}
+        message = envelope(error, PATH)["error"]["message"]
+        shown = {"code": CODES.get(error.status, "server_error"), "message": message}
+        self.response = {**self.response, "status": "failed", "error": shown}
         self._tell({"type": "response.failed", "response": self.response}, last=True)
 
     def cancel(self, outcome: str = CANCELLED) -> None:
@@ -243,8 +251,9 @@ class BackgroundResponses:
             return self._stored.keep(response.tenant, response.model, whole, response.given(), execution.call.earlier)
 
         try:
-            async with _turn(turns, execution.deadline):
-                await self._check_key(execution.call.caller)
+            async with _turn(turns, execution.deadline) as waited:
+                if waited:
+                    await self._check_key(execution.call.caller, execution.deadline)
                 response.is_made = True
                 async with aclosing(execution.frames()) as frames:
                     async for frame in frames:
@@ -257,17 +266,25 @@ class BackgroundResponses:
             log.exception("A response in the background failed")
             response.fail(InternalError("Internal server error", details={"cause": type(error).__name__}))
 
-    async def _check_key(self, caller: Caller) -> None:
-        """Raise Unauthorized where the caller's key was revoked or has expired since the response was begun."""
-        if self._keys is not None and caller.key_id is not None and await self._keys.store.is_void(caller.key_id):
-            raise unauthorized()
+    async def _check_key(self, caller: Caller, deadline: float | None) -> None:
+        """Raise Unauthorized where the caller's key was revoked or has expired since the response was begun.
+
+        It waits for a database that is not there, up to ``deadline``, and raises Timeout then.
+        """
+        if self._keys is None or caller.key_id is None:
+            return
+        async with _until(deadline):
+            if await self._keys.is_void(caller.key_id):
+                raise unauthorized()
 
     def _end(self, response: BackgroundResponse) -> None:
-        self._ends[str(response.response["status"])] += 1
         if not any(one.tenant == response.tenant for one in self._under_way.values() if one is not response):
             self._turns.pop(response.tenant, None)
-        if self._under_way.pop(response.id, None) is None:
-            return
+        if self._under_way.pop(response.id, None) is not None:
+            self._keep(response)
+        self._ends[str(response.response["status"])] += 1
+
+    def _keep(self, response: BackgroundResponse) -> None:
         self._forget_old()
         response.end(self._clock())
         kept = self._ended.setdefault(response.tenant, OrderedDict())
@@ -298,14 +315,24 @@ def _oldest(kept: OrderedDict[str, BackgroundResponse]) -> BackgroundResponse:
 
 
 @asynccontextmanager
-async def _turn(turns: asyncio.Semaphore, deadline: float | None) -> AsyncIterator[None]:
-    """A place among those that are made; ``deadline`` is a time of the loop's clock. Raises Timeout."""
+async def _turn(turns: asyncio.Semaphore, deadline: float | None) -> AsyncIterator[bool]:
+    """A place among those that are made, and whether it had to be waited for. Raises Timeout."""
+    waits = turns.locked()
+    async with _until(deadline):
+        await turns.acquire()
     try:
-        async with asyncio.timeout_at(deadline):
-            await turns.acquire()
-    except TimeoutError:
-        raise Timeout("The deadline ran out") from None
-    try:
-        yield
+        yield waits
     finally:
         turns.release()
+
+
+@asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    """A block that ends by ``deadline``, a time of the loop's clock. Raises Timeout."""
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise Timeout("The deadline ran out") from None

@@ -179,6 +179,10 @@ class IdempotentRecording(FrameRecording):
         self.begun = begun
 
 
+# the frames of an execution that the recording is of
+Execute = Callable[[FrameRecording], AsyncGenerator[bytes, None]]
+
+
 class Recordings:
     """The recordings of an app, by caller and key."""
 
@@ -199,9 +203,7 @@ class Recordings:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def join(
-        self, named: Identity, record: CallRecord, execute: Callable[[], AsyncGenerator[bytes, None]]
-    ) -> IdempotentRecording:
+    def join(self, named: Identity, record: CallRecord, execute: Execute) -> IdempotentRecording:
         """The recording under this name: one that is there, or a new one of ``execute``, with ``record``.
 
         Raises Conflict for another body under the same name.
@@ -241,7 +243,7 @@ class Recordings:
         self.size -= self._kept.pop(name).size
 
 
-async def _fill(recording: IdempotentRecording, execute: Callable[[], AsyncGenerator[bytes, None]]) -> None:
-    async with aclosing(execute()) as frames:
+async def _fill(recording: IdempotentRecording, execute: Execute) -> None:
+    async with aclosing(execute(recording)) as frames:
         async for frame in frames:
             recording.add(frame)

@@ -18,7 +18,16 @@ from apps.api.src.http.request import cache_control, header, read_json, refuse_d
 from apps.api.src.http.shutdown import guarded
 from apps.api.src.observability.request_line import note_body
 from apps.api.src.v1.background import BackgroundResponses
-from apps.api.src.v1.cached import IdempotentRecording, Identity, Recordings, cached, identity, key_of
+from apps.api.src.v1.cached import (
+    Execute,
+    FrameRecording,
+    IdempotentRecording,
+    Identity,
+    Recordings,
+    cached,
+    identity,
+    key_of,
+)
 from apps.api.src.v1.execution import (
     Execution,
     WholeFrame,
@@ -65,7 +74,7 @@ async def respond(request: Request, call: WireCall) -> Response:
     if call.body.get("background") is True:
         return await _in_background(request, named, execution, deadline)
     if named is not None:
-        return await _idempotent(request, named, execution, execution.items, deadline)
+        return await _idempotent(request, named, execution, lambda _: execution.items(), deadline)
     # a response that is kept is its caller's: what goes on from it, or deletes it, is not to meet another's
     if services.front is not None and not gateway.stored_responses.keeps(call):
         key = key_of(call, cache_control(request), services.front, gateway.router)
@@ -85,9 +94,9 @@ async def _in_background(
     begin = begun if may_begin(execution.call, execution.gateway) else begun_elsewhere
     items = partial(begin, request.app.state.background, execution, deadline)
     if named is not None:
-        return await _idempotent(request, named, execution, items, deadline, detached=True)
+        return await _idempotent(request, named, execution, items, deadline)
     execution.deadline = deadline
-    return await _reply(request, items(), execution.record)
+    return await _reply(request, items(None), execution.record)
 
 
 def may_begin(call: WireCall, gateway: Gateway) -> bool:
@@ -120,15 +129,18 @@ def in_background(call: WireCall) -> WireCall:
 
 
 async def begun(
-    responses: BackgroundResponses, execution: Execution, deadline: float | None
+    responses: BackgroundResponses, execution: Execution, deadline: float | None, recording: FrameRecording | None
 ) -> AsyncGenerator[bytes, None]:
     """The frames of the answer to a call that begins one: the response as it is queued, or its events.
 
-    It is made on the record of ``execution``, up to ``deadline``.
+    It is made on the record of ``execution``, up to ``deadline``. A ``recording`` of the frames goes on without a
+    reader from here on, since a call that is sent again is to find this response.
     """
     call = execution.call
     making = Execution(execution.gateway, execution.meter, in_background(call), execution.record, deadline)
     response = responses.begin(call, making)
+    if recording is not None:
+        recording.enter()
     if not call.stream:
         yield WholeFrame.of("application/json", json_bytes(response.response))
         return
@@ -138,7 +150,7 @@ async def begun(
 
 
 async def begun_elsewhere(
-    responses: BackgroundResponses, execution: Execution, deadline: float | None
+    responses: BackgroundResponses, execution: Execution, deadline: float | None, recording: FrameRecording | None
 ) -> AsyncGenerator[bytes, None]:
     """Those of ``execution``, whose upstream makes its own; where it turns out to have none, of one begun here.
 
@@ -158,7 +170,7 @@ async def begun_elsewhere(
             return
     record = new_record(call, gateway)
     here = Execution(gateway, execution.meter, call._replace(record=record), record)
-    async with aclosing(begun(responses, here, deadline)) as frames:
+    async with aclosing(begun(responses, here, deadline, recording)) as frames:
         async for frame in frames:
             yield frame
 
@@ -179,20 +191,13 @@ async def _idempotent(
     request: Request,
     named: Identity,
     execution: Execution,
-    items: Callable[[], AsyncGenerator[bytes, None]],
+    items: Execute,
     deadline: float | None,
-    *,
-    detached: bool = False,
 ) -> Response:
-    """The answer of the call that was made under the same Idempotency-Key, which may be this one.
-
-    ``detached``: what has begun goes on without a reader.
-    """
+    """The answer of the call that was made under the same Idempotency-Key, which may be this one."""
     recordings: Recordings = request.app.state.recordings
     record = execution.record
     recording = recordings.join(named, record, items)
-    if detached:
-        recording.enter()
     frames = recording.read(deadline)
     if recording.record is record:
         return await _reply(request, frames, record)

@@ -203,7 +203,7 @@ def call() -> CallRecord:
 async def record(recordings: Recordings, key: str, *frames: bytes | Exception, asked: str = "") -> bytes | None:
     """What the caller is answered; None where it was replayed."""
 
-    async def execute() -> AsyncGenerator[bytes, None]:
+    async def execute(_: object) -> AsyncGenerator[bytes, None]:
         for frame in frames:
             await asyncio.sleep(0)
             if isinstance(frame, Exception):
@@ -249,7 +249,7 @@ async def test_a_conflict_is_told_while_the_call_is_under_way_too() -> None:
     recordings = Recordings()
     forever = asyncio.Event()
 
-    async def execute() -> AsyncGenerator[bytes, None]:
+    async def execute(_: object) -> AsyncGenerator[bytes, None]:
         await forever.wait()
         yield b""
 
@@ -263,7 +263,7 @@ async def test_a_conflict_is_told_while_the_call_is_under_way_too() -> None:
 async def test_each_reader_gets_an_error_of_its_own() -> None:
     recordings = Recordings()
 
-    async def execute() -> AsyncGenerator[bytes, None]:
+    async def execute(_: object) -> AsyncGenerator[bytes, None]:
         await asyncio.sleep(0.01)
         raise UpstreamError("no", upstream_status=200, retry_after=3)
         yield b""

@@ -24,18 +24,20 @@ from apps.api.src.wiring.services import on_record
 from apps.core.callers import ANONYMOUS, Caller
 from apps.core.calls import CANCELLED, SHUT_DOWN, Usage
 from apps.core.deltas import Delta
-from apps.core.errors import Overloaded, RateLimitExceeded
+from apps.core.errors import Overloaded, RateLimitExceeded, StoreUnavailable
 from apps.core.messages import ChatRequest
+from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.stored_responses import StoredResponses
 from apps.gateway.protocol import WireCall
-from apps.models.event_stream import EventStreamDecoder
+from apps.models.event_stream import EventStreamDecoder, json_event
 from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel, Step, saying
 from apps.operations.database import Database
-from apps.operations.key_store import KeyStore
+from apps.operations.key_store import KeyRing, KeyStore
 from apps.tests.support.caching import Books
 from apps.tests.support.clock import Clock
 from apps.tests.support.keys import bearer, make_keys, with_store
+from apps.tests.support.raw_upstream import EVENTS, raw_upstream
 from apps.tests.support.routing import HEALTHY, name, provider, routing_file
 from apps.tests.support.scraping import scrape
 from apps.tests.support.serving import serving, serving_models, settings
@@ -44,6 +46,7 @@ from eval.mock_upstream import MockUpstream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 SECONDS = 60
+DELTA = {"type": "response.output_text.delta", "item_id": "msg_1", "delta": "Hel"}
 ENDED = ("completed", "incomplete", "failed", "cancelled")
 
 
@@ -158,6 +161,10 @@ def test_a_response_that_is_cancelled_ends_the_models_work(
     client.responses.delete(deleted.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(deleted.id)
+
+
+def events_bytes(*events: dict[str, Any]) -> bytes:
+    return b"".join(json_event(event, event["type"]) for event in events)
 
 
 def events_of(content: bytes) -> list[dict[str, Any]]:
@@ -314,6 +321,39 @@ def test_the_first_streamed_call_finds_out_too_and_is_made_once_under_its_key(
         assert first == again and first[-1]["type"] == "response.completed"
 
 
+def test_who_leaves_the_first_call_finds_the_same_response_under_its_key(
+    mock: MockUpstream, http: httpx2.Client
+) -> None:
+    body = {"model": "slow-100", "input": "hi", "background": True, "stream": True}
+    with serving_models(openai_base_url=mock.base_url.replace("/v1", "/chat-only/v1"), retry_attempts=1) as url:
+
+        def first_id() -> str:
+            with http.stream("POST", f"{url}/v1/responses", json=body, headers={"Idempotency-Key": "k"}) as answer:
+                told = next(line for line in answer.iter_lines() if '"id"' in line)
+            id: str = json.loads(told.removeprefix("data: "))["response"]["id"]
+            return id
+
+        left = first_id()
+        assert first_id() == left
+        assert until(lambda: http.get(f"{url}/v1/responses/{left}").json()["status"] == "completed")
+
+
+async def test_who_leaves_ends_the_stream_of_an_upstream_that_makes_its_own() -> None:
+    begins = events_bytes({"type": "response.created", "response": {"id": "resp_1"}}, DELTA)
+    body = {"model": "m", "input": "hi", "background": True, "stream": True}
+    async with raw_upstream(EVENTS, begins, *[step for _ in range(6000) for step in (b": on\n\n", 0.05)]) as upstream:
+        with serving_models(openai_base_url=upstream.base_url) as url:
+            async with (
+                httpx2.AsyncClient() as client,
+                client.stream("POST", f"{url}/v1/responses", json=body, headers={"Idempotency-Key": "k"}) as answer,
+            ):
+                assert "resp_1" in await anext(line async for line in answer.aiter_lines() if '"id"' in line)
+                assert upstream.open == 1
+            async with asyncio.timeout(SECONDS):
+                while upstream.open:  # noqa: ASYNC110 - connections are counted, and no task waits for this
+                    await asyncio.sleep(0.01)
+
+
 def test_a_404_about_the_model_does_not_end_what_an_upstream_makes_itself(
     http: httpx2.Client, mock: MockUpstream
 ) -> None:
@@ -400,17 +440,24 @@ def test_one_whose_events_are_gone_is_told_as_it_is_kept(gate: Gate, model: Scri
 class Jobs:
     """Responses in the background of a process of its own."""
 
-    def __init__(self, script: Any = None, **bounds: Any) -> None:
+    def __init__(self, script: Any = None, gateway: Gateway | None = None, **bounds: Any) -> None:
         self.clock = Clock()
         self.model = ScriptedModel(script or saying("a"), name="tiny")
-        self.gateway = build_gateway(settings(), self.model, None)
+        self.gateway = gateway or build_gateway(settings(), self.model, None)
         stored = StoredResponses(60, clock=self.clock)
         self.responses = BackgroundResponses(stored, clock=self.clock, **bounds)
         self.books = Books()
 
-    def begin(self, text: str = "hi", tenant: str = "red", deadline: float | None = None) -> BackgroundResponse:
-        body = {"model": "tiny", "input": text, "background": True}
-        call = WireCall("/responses", json.dumps(body).encode(), body, False, Caller(tenant))
+    def begin(
+        self,
+        text: str = "hi",
+        tenant: str = "red",
+        deadline: float | None = None,
+        model: str = "tiny",
+        key: str | None = None,
+    ) -> BackgroundResponse:
+        body = {"model": model, "input": text, "background": True}
+        call = WireCall("/responses", json.dumps(body).encode(), body, False, Caller(tenant, key))
         record = new_record(call, self.gateway)
         return self.responses.begin(
             call, Execution(self.gateway, Meter([self.books]), in_background(call), record, deadline)
@@ -420,6 +467,11 @@ class Jobs:
         response = self.begin(text, tenant)
         await response.recording.ended()
         return response
+
+    def ends(self) -> dict[str, float]:
+        """How many have ended, by status."""
+        observed = self.responses.observations()
+        return {one.labels["status"]: one.value for one in observed if one.value and "status" in one.labels}
 
     def keeps(self, response: BackgroundResponse) -> bool:
         return self.responses.find(response.tenant, response.id) is response
@@ -573,6 +625,65 @@ def test_one_that_waits_ends_where_its_key_is_revoked_meanwhile(
         ends = [("completed", None)] * 4 + [("failed", "A valid API key is required"), ("completed", None)]
         assert until(lambda: [status(id) for id in (*made, waiting, of_another)] == ends)
     assert len(model.requests) == 5
+
+
+@pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+async def test_one_whose_last_event_has_no_status_ends_with_the_events_kind(kind: str) -> None:
+    begins = [{"type": f"response.{one}", "response": {}} for one in ("created", "in_progress")]
+    stream = events_bytes(*begins, DELTA, {"type": f"response.{kind}", "response": {"output": []}})
+    async with raw_upstream(EVENTS, stream) as upstream:
+        configured = settings(openai_base_url=upstream.base_url, retry_attempts=1)
+        jobs = Jobs(gateway=build_gateway(configured, ScriptedModel(saying("a"), name="tiny"), None), most_under_way=1)
+        one = jobs.begin(model="m")
+        await one.recording.ended()
+        assert (one.response["status"], jobs.keeps(one), jobs.ends()) == (kind, True, {kind: 1})
+        # and leaves its place
+        await jobs.begin(model="m").recording.ended()
+        await jobs.gateway.aclose()
+
+
+class Away(KeyStore):
+    """A store whose database is away for its first ``times`` questions; ``asked`` counts all of them."""
+
+    def __init__(self, times: int) -> None:
+        self.asked, self._times = 0, times
+
+    async def is_void(self, id: str) -> bool:
+        self.asked += 1
+        if self.asked <= self._times:
+            raise StoreUnavailable
+        return id == "gone"
+
+
+async def test_a_key_is_asked_about_after_a_wait_alone_and_again_while_the_database_is_away(gate: Gate) -> None:
+    store = Away(times=2)
+    jobs = Jobs(gate, keys=KeyRing(store), most_at_once=1)
+    first = jobs.begin(key="here")
+    async with aclosing(first.events(1)) as events:
+        await anext(events)
+    assert store.asked == 0
+    waits, gone = jobs.begin(key="here"), jobs.begin(key="gone")
+    gate.opened.set()
+    for one in (first, waits, gone):
+        async with asyncio.timeout(SECONDS):
+            await one.recording.ended()
+    assert [one.response["status"] for one in (first, waits, gone)] == ["completed", "completed", "failed"]
+    assert store.asked == 4
+    # OpenAI has no code for it, and it is not the prompt's fault
+    assert gone.response["error"] == {"code": "server_error", "message": "A valid API key is required"}
+
+
+async def test_a_deadline_bounds_the_wait_for_the_database(gate: Gate) -> None:
+    store = Away(times=1_000_000)
+    jobs = Jobs(gate, keys=KeyRing(store), most_at_once=1)
+    first = jobs.begin()
+    async with aclosing(first.events(1)) as events:
+        await anext(events)
+    waits = jobs.begin(key="here", deadline=asyncio.get_running_loop().time() + 1.0)
+    gate.opened.set()
+    async with asyncio.timeout(SECONDS):
+        await waits.recording.ended()
+    assert (waits.response["status"], waits.response["error"]["message"]) == ("failed", "The deadline ran out")
 
 
 async def test_a_deadline_bounds_the_wait_for_a_turn(gate: Gate) -> None:

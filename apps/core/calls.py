@@ -81,6 +81,7 @@ class CallRecord:
     boundary: Boundary | None = None
     """The furthest of all attempts; None before the first one, and where one of them asks models that are not known."""
     queued: float = 0.0
+    """For a place at a model; 0 where none has let it in."""
     latency: float | None = None
     """From the request to the target that answers until its first token; of a stream only."""
     first_token: float | None = None

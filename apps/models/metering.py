@@ -49,8 +49,6 @@ class MeteredCall:
                 await bookkeeper.opening(self.record)
                 self._open.append(bookkeeper)
         except BaseException as error:
-            # it never came as far as an upstream, so that nobody bills it
-            self.record.estimated_cost = 0.0
             self._close(error)
             raise
         return self
@@ -80,6 +78,9 @@ class MeteredCall:
         self.record.duration = time.perf_counter() - self._started
         if error is not None:
             self.record.outcome = outcome_of(error)
+            if not self.record.queued and self.record.usage is None:
+                # no queue has let it in, so it never came as far as a model and nobody bills it
+                self.record.estimated_cost = 0.0
         bookkeepers, self._open = self._open, []
         for bookkeeper in reversed(bookkeepers):
             try:

@@ -139,8 +139,6 @@ class Execution:
     def _settle(self) -> None:
         """Estimate what an answer that has begun does not report: a stream's tokens, and the cost by the price."""
         record, opened = self.record, self._opened
-        if not record.queued:
-            record.estimated_cost = 0.0  # it never came as far as an upstream
         if opened is None:
             return
         usage = record.usage

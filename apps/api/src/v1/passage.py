@@ -4,7 +4,9 @@ They are audio, images, moderations, files, batches and stored responses.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,7 +165,7 @@ class _Passing:
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """The answer's body as it arrives; an empty one is one empty frame."""
         record, provider = self.record, self.provider
-        async with self.meter.call(record) as metered, provider.admission.slot():
+        async with self.meter.call(record) as metered, self._slot():
             record.attempt(provider.name, provider.boundary)
             record.provider, record.model = provider.name, self.upload.model
             passage = provider.passage
@@ -188,6 +190,14 @@ class _Passing:
                 reply.close()
         if not has_content:
             yield b""
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """A place among the provider's calls; the wait for it is noted."""
+        waiting_since = time.perf_counter()
+        async with self.provider.admission.slot():
+            self.record.queued += time.perf_counter() - waiting_since
+            yield
 
     def _settle(self, tail: bytes) -> None:
         """Note the usage that the answer tells; where it tells none, the estimate stands for it."""

@@ -1,18 +1,24 @@
 """The records of /generate and /local/generate: who answered, after how many attempts, however the call ended."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from apps.core.calls import CallRecord
+from apps.api.src.wiring.gateway import build_cloud, build_gateway
+from apps.core.callers import Budget, Caller
+from apps.core.calls import CallRecord, Price
+from apps.core.deltas import collect
+from apps.core.messages import ChatRequest, user_message
+from apps.models.metering import Meter, MeteredModel
 from apps.models.scripted import ScriptedModel, saying
-from apps.tests.support.caching import Cached, caching
-from apps.tests.support.routing import HEALTHY, provider, routing_file
+from apps.tests.support.caching import Books, Cached, caching
+from apps.tests.support.routing import HEALTHY, TIMEOUTS, name, provider, routing_file
 from apps.tests.support.scraping import scrape
-from apps.tests.support.serving import serving_models
-from apps.tests.support.waiting import until
+from apps.tests.support.serving import serving_models, settings
+from apps.tests.support.waiting import HANG_SECONDS, until
 from eval.mock_upstream import MockUpstream
 
 both_ways = pytest.mark.parametrize("query", ["", "?stream=true"], ids=["whole", "streamed"])
@@ -72,6 +78,37 @@ def test_a_caller_who_leaves_early_has_had_an_attempt(plain: Cached) -> None:
         httpx2.post(f"{plain.url}/generate", json={"prompt": "hi", "model": "fault-hang"}, timeout=0.3)
     record = closed(plain)
     assert (record.provider, record.attempts, record.outcome) == ("", 1, "CLIENT_GONE")
+
+
+async def test_who_leaves_while_he_waits_for_a_place_is_estimated_to_cost_nothing(
+    mock: MockUpstream, tmp_path: Path
+) -> None:
+    patient = {**TIMEOUTS, "first_token": 60, "total": 60}
+    content = {
+        "providers": {"main": provider(mock.base_url, max_concurrency=1, timeouts=patient)},
+        "models": {"m": name("fault-hang")},
+    }
+    configured, books = settings(gateway_config=routing_file(tmp_path, content)), Books()
+    gateway = build_gateway(configured, ScriptedModel(saying("a")), None)
+    price = Price(input=1, output=2)
+    model = MeteredModel(build_cloud(configured, gateway), Meter([books]), "/generate", lambda _: price)
+    spender = Caller("t", "k", budget=Budget(1, "day"))
+    request = ChatRequest(user_message("a prompt of 20 char"), model="m", max_tokens=7, caller=spender)
+    admission = gateway.router.providers["main"].admission
+
+    async def asking(running: int, waiting: int) -> asyncio.Task[object]:
+        task = asyncio.create_task(collect(model.stream(request)))
+        async with asyncio.timeout(HANG_SECONDS):
+            while (admission.running, admission.waiting) != (running, waiting):  # noqa: ASYNC110 - calls are counted
+                await asyncio.sleep(0)
+        return task
+
+    made, waits = await asking(1, 0), await asking(1, 1)
+    for task in (waits, made):
+        task.cancel()
+        await asyncio.wait([task])
+    await gateway.aclose()
+    assert [(one.outcome, one.estimated_cost) for one in books.closed] == [("CLIENT_GONE", 0), ("CLIENT_GONE", 18e-6)]
 
 
 @both_ways

@@ -61,7 +61,7 @@ class ResponsesEitherWay:
 
     That is settled, and said in the log, once a translated call has succeeded: before that a 404 may be about the
     model. A call with ``background``, which is never translated, settles nothing: after its 404 `makes_responses` says
-    so, until a response of the upstream's own tells better.
+    so, until a response of the upstream's own or a translated call that fails tells better.
     """
 
     def __init__(self, native: WireTarget, translated: WireTarget, name: str) -> None:
@@ -86,8 +86,11 @@ class ResponsesEitherWay:
         else:
             self._may_have_none = False
             return reply
-        self._may_have_none = self._may_have_none or call.body.get("background") is True
-        reply = await self._translated.open(call, model)
+        try:
+            reply = await self._translated.open(call, model)
+        except AppError:
+            self._may_have_none = call.body.get("background") is True
+            raise
         self._has_none = True
         log.warning("Provider %s has no /responses: its responses are made from chat completions", self._name)
         return reply

@@ -62,8 +62,8 @@ log = logging.getLogger(__name__)
 class BackgroundResponse:
     """One response, from queued on. ``model`` is the name that its caller asked for, ``record`` its execution's.
 
-    ``is_made`` from its turn on. ``ended_at`` is a time of the clock of those that keep it, ``size`` the bytes of what
-    is kept, once it has ended. Its call and its execution are not kept.
+    ``is_made`` from its turn on; ``error`` is what it failed with here. ``ended_at`` is a time of the clock of those
+    that keep it, ``size`` the bytes of what is kept, once it has ended. Its call and its execution are not kept.
     """
 
     def __init__(self, call: WireCall, record: CallRecord) -> None:
@@ -73,6 +73,7 @@ class BackgroundResponse:
         self._given = json_bytes(items_of(call.body["input"]))
         self._earlier = call.earlier
         self.is_made = False
+        self.error: AppError | None = None
         self.ended_at = 0.0
         self.size = 0
         self.recording = FrameRecording(record)
@@ -109,6 +110,13 @@ class BackgroundResponse:
         self.ended_at = now
         self.size = self.recording.size + len(json_bytes(self.response)) + len(self._given) + earlier
 
+    async def opened(self) -> None:
+        """Wait until it is being answered. Raises what it failed with before that."""
+        while self.response["status"] == "queued" and not self.whole:
+            await self.recording.change(None)
+        if self.error is not None:
+            raise self.error
+
     async def events(self, after: int = -1) -> AsyncGenerator[bytes, None]:
         """Its events as they come, those whose sequence number is greater than ``after``."""
         async with aclosing(self.recording.read(None)) as frames:
@@ -140,6 +148,8 @@ class BackgroundResponse:
     def fail(self, error: AppError) -> None:
         if self.whole:
             return
+        # without its traceback, which holds the execution
+        self.error = error.as_kind(type(error))
         message = envelope(error, PATH)["error"]["message"]
         shown = {"code": CODES.get(error.status, "server_error"), "message": message}
         self.response = {**self.response, "status": "failed", "error": shown}

@@ -129,20 +129,33 @@ def in_background(call: WireCall) -> WireCall:
 
 
 async def begun(
-    responses: BackgroundResponses, execution: Execution, deadline: float | None, recording: FrameRecording | None
+    responses: BackgroundResponses,
+    execution: Execution,
+    deadline: float | None,
+    recording: FrameRecording | None,
+    *,
+    once_opened: bool = False,
 ) -> AsyncGenerator[bytes, None]:
     """The frames of the answer to a call that begins one: the response as it is queued, or its events.
 
     It is made on the record of ``execution``, up to ``deadline``. A ``recording`` of the frames goes on without a
-    reader from here on, since a call that is sent again is to find this response.
+    reader from here on, since a call that is sent again is to find this response. ``once_opened``: there is none
+    before it is being answered, and what fails until then is raised.
     """
     call = execution.call
     making = Execution(execution.gateway, execution.meter, in_background(call), execution.record, deadline)
     response = responses.begin(call, making)
+    queued = response.response
+    if once_opened:
+        try:
+            await response.opened()
+        except BaseException:
+            responses.delete(response)
+            raise
     if recording is not None:
         recording.enter()
     if not call.stream:
-        yield WholeFrame.of("application/json", json_bytes(response.response))
+        yield WholeFrame.of("application/json", json_bytes(queued))
         return
     async with aclosing(response.events()) as events:
         async for event in events:
@@ -170,7 +183,8 @@ async def begun_elsewhere(
             return
     record = new_record(call, gateway)
     here = Execution(gateway, execution.meter, call._replace(record=record), record)
-    async with aclosing(begun(responses, here, deadline, recording)) as frames:
+    # what it was refused for may have been the model: only a chat tells
+    async with aclosing(begun(responses, here, deadline, recording, once_opened=True)) as frames:
         async for frame in frames:
             yield frame
 

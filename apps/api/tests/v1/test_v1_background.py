@@ -354,23 +354,26 @@ async def test_who_leaves_ends_the_stream_of_an_upstream_that_makes_its_own() ->
                     await asyncio.sleep(0.01)
 
 
-def test_a_404_about_the_model_does_not_end_what_an_upstream_makes_itself(
+def test_a_404_about_the_model_is_the_answer_and_does_not_end_what_an_upstream_makes_itself(
     http: httpx2.Client, mock: MockUpstream
 ) -> None:
     with serving_models(openai_base_url=mock.base_url, retry_attempts=1) as url:
 
-        def begun(model: str) -> dict[str, Any]:
-            answer: dict[str, Any] = http.post(
-                f"{url}/v1/responses", json={"model": model, "input": "hi", "background": True}
-            ).json()
-            return answer
+        def asked(model: str, **more: Any) -> httpx2.Response:
+            return http.post(f"{url}/v1/responses", json={"model": model, "input": "hi", **more})
 
-        unknown = begun("fault-404")["id"]
-        assert until(lambda: http.get(f"{url}/v1/responses/{unknown}").json()["status"] == "failed")
-        # made here of the upstream's own, which settles it
-        here = begun("m")["id"]
-        assert until(lambda: http.get(f"{url}/v1/responses/{here}").json()["status"] == "completed")
-        assert begun("m")["id"] == "resp_mock"
+        foreground = asked("fault-404")
+        assert foreground.status_code == 404
+        key = {"Idempotency-Key": "k"}
+        for stream, headers in ((False, {}), (True, {}), (False, key), (True, key), (False, {})):
+            body = {"model": "fault-404", "input": "hi", "background": True, "stream": stream}
+            unknown = http.post(f"{url}/v1/responses", json=body, headers=headers)
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (
+                404,
+                foreground.json()["error"]["code"],
+            )
+        assert scrape(url).sum("genai_background_responses") == 0
+        assert asked("m", background=True).json()["id"] == "resp_mock"
 
 
 def test_an_upstream_that_is_down_is_told_of_where_no_other_can_do_it(

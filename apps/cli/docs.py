@@ -140,13 +140,13 @@ def list_documents(
 
     Examples: genai docs list · genai docs list -c work
     """
-    service = Service(url, key)
     path = _base(shared) if collection is None else f"{_base(shared)}/{collection}/documents"
-    found = service.get(path)
+    of = "collections" if collection is None else "documents"
+    found = Service(url, key, patient=True).get_all(path, of, ("next", "after"))
     if as_json:
         print_json(found)
         return
-    rows = found["collections" if collection is None else "documents"]
+    rows = found[of]
     columns = ("name", "documents", "passages", "embedding_model") if collection is None else ("id", "name", "passages")
     print_table(columns, [[row.get(column) for column in columns] for row in rows])
 

@@ -1,10 +1,10 @@
 """`genai models`, `genai route explain` and `genai usage`: what the service says of itself."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from apps.cli.remote import URL, Json, Key, Service, Url, print_json, print_table
+from apps.cli.remote import URL, Json, Key, Service, Url, in_a_line, print_json, print_table
 
 route_app = typer.Typer(no_args_is_help=True, help="What the router would do with a call.")
 Day = Annotated[str | None, typer.Option(help="A day as 2026-11-01, in UTC.")]
@@ -44,7 +44,7 @@ def explain(
             columns = tuple(value[0])
             print_table(tuple(column.upper() for column in columns), [[row.get(c) for c in columns] for row in value])
         else:
-            typer.echo(f"{name}: {_inline(value)}")
+            typer.echo(f"{name}: {in_a_line(value)}")
 
 
 def usage(
@@ -60,9 +60,10 @@ def usage(
 
     Examples: genai usage · genai usage --group-by model --from 2026-11-01 · genai usage --all --group-by tenant
     """
-    filters: dict[str, Any] = {"group_by": group_by, "from": first, "to": last}
+    given = {"group_by": group_by, "from": first, "to": last}
+    filters = {name: value for name, value in given.items() if value is not None}
     path = "/admin/usage" if everyone else "/v1/usage"
-    report = Service(url, key).get(path, {name: value for name, value in filters.items() if value is not None})
+    report = Service(url, key, patient=True).get_all(path, "data", ("next_offset", "offset"), filters)
     if as_json:
         print_json(report)
         return
@@ -72,11 +73,3 @@ def usage(
         return
     columns = tuple(rows[0])
     print_table(columns, [[row.get(column) for column in columns] for row in rows])
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={_inline(inner)}" for name, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_inline, value)) or "-"
-    return "-" if value is None else str(value)

@@ -62,6 +62,22 @@ class Service:
         """Return the JSON of a GET. ``accept`` are statuses other than 2xx that are answers too."""
         return self._json("GET", path, accept=accept, params=params)
 
+    def get_all(
+        self, path: str, rows: str, cursor: tuple[str, str], params: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the JSON of a GET with the ``rows`` of all its pages.
+
+        ``cursor``: the field that says where the next page begins, null on the last, and the parameter that takes it.
+        """
+        field, parameter = cursor
+        whole = page = self.get(path, params)
+        while (begin := page.get(field)) is not None:
+            page = self.get(path, {**(params or {}), parameter: begin})
+            whole[rows] += page[rows]
+        if field in whole:
+            whole[field] = None
+        return dict(whole)
+
     def post(self, path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON of a POST."""
         return self._json("POST", path, json=body, params=params)
@@ -143,7 +159,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under their column names, aligned; on a terminal the last column is wrapped to its width."""
-    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    cells = [list(columns), *([in_a_line(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     begin = sum(widths[:-1]) + 2 * (len(widths) - 1)
     room = shutil.get_terminal_size().columns - begin if sys.stdout.isatty() else 0
@@ -250,7 +266,12 @@ def read_stdin() -> str:
     return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
 
 
-def _cell(value: Any) -> str:
+def in_a_line(value: Any) -> str:
+    """A value of JSON as people read it, on one line and without control characters."""
+    if isinstance(value, dict):
+        return ", ".join(f"{in_a_line(name)}={in_a_line(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(in_a_line, value)) or "-"
     if value is None:
         return "-"
     text = f"{value:.6f}" if isinstance(value, float) else str(value)

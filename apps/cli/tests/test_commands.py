@@ -5,19 +5,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from apps.cli.docs import cited_in
-from apps.cli.remote import reason_of
+from apps.cli.remote import Service, reason_of
 from apps.core.errors import ModelUnavailable
 from apps.models.scripted import ScriptedModel, saying
 from apps.models.upstream_errors import not_configured
 from apps.tests.support.ports import free_port
 from apps.tests.support.processes import environment, heard, run_module
-from apps.tests.support.serving import serving_models
-from apps.tests.support.waiting import HANG_SECONDS
+from apps.tests.support.serving import serving, serving_models
+from apps.tests.support.waiting import HANG_SECONDS, until
 
 
 def genai(folder: Path, *words: str, text: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
@@ -53,6 +55,51 @@ def test_json_is_the_services_own(url: str, tmp_path: Path) -> None:
     assert answer["choices"][0]["message"]["content"] == "Hello \x1b[31mworld!"
     models = json.loads(genai(tmp_path, "models", "--json", GENAI_URL=url).stdout)
     assert "scripted" in [model["id"] for model in models["data"]]
+
+
+def test_a_route_is_explained_in_tables_or_as_the_services_own(url: str, tmp_path: Path) -> None:
+    plan = json.loads(genai(tmp_path, "route", "explain", "scripted", "--json", GENAI_URL=url).stdout)
+    assert (plan["model"], [target["target"] for target in plan["order"]]) == ("scripted", ["local/scripted"])
+    head, strategy, order, columns, target, left_out = genai(
+        tmp_path, "route", "explain", "scripted", GENAI_URL=url
+    ).stdout.splitlines()
+    assert (head, strategy, order, left_out) == (
+        *("model: scripted", "strategy: answered in this process: it is a model's own name"),
+        *("order:", "left_out: -"),
+    )
+    assert columns.split() == [name.upper() for name in plan["order"][0]]
+    assert target.startswith("local/scripted  machine") and target.endswith("  input=0.000000, output=0.000000")
+
+
+def test_usage_is_a_row_a_group(tmp_path: Path) -> None:
+    with serving_models(local=ScriptedModel(saying("hi"), name="scripted")) as address:
+        assert genai(tmp_path, "usage", GENAI_URL=address).stdout == "No calls in these days\n"
+        genai(tmp_path, "hi", GENAI_URL=address)
+        assert until(lambda: bool(httpx2.get(f"{address}/v1/usage").json()["data"])), "the row is written"
+        report = json.loads(genai(tmp_path, "usage", "--group-by", "route", "--json", GENAI_URL=address).stdout)
+        assert [(row["route"], row["calls"]) for row in report["data"]] == [("/v1/chat/completions", 1)]
+        columns, row = genai(tmp_path, "usage", "--all", "--group-by", "tenant", GENAI_URL=address).stdout.splitlines()
+        assert columns.split()[:2] == ["tenant", "calls"] and row.split()[:2] == ["anonymous", "1"]
+        wrong = genai(tmp_path, "usage", "--from", "tomorrow", GENAI_URL=address)
+        assert (wrong.returncode, wrong.stderr[:20]) == (1, "From must be a date ")
+
+
+def test_lists_have_all_pages() -> None:
+    """Also where a page has none of them."""
+    pages: dict[str, Any] = {
+        "": {"data": [1, 2], "next": "a"},
+        "a": {"data": [], "next": "b"},
+        "b": {"data": [3], "next": None},
+    }
+    app = FastAPI()
+
+    @app.get("/things")
+    def things(kind: str, after: str = "") -> dict[str, Any]:
+        return {**pages[after], "kind": kind}
+
+    with serving(app) as address:
+        found = Service(address).get_all("/things", "data", ("next", "after"), {"kind": "odd"})
+        assert found == {"data": [1, 2, 3], "next": None, "kind": "odd"}
 
 
 def test_options_may_stand_before_the_command_and_before_the_prompt(url: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from apps.cache.entry import CacheKey, CorruptEntry, Entry, Parameters, cache_key, delta_of, frame_of
 from apps.cache.response_cache import Lookup, ResponseCache, Stored
 from apps.core.calls import CallRecord
-from apps.core.deltas import Delta
+from apps.core.deltas import Delta, Forwarded
 from apps.core.messages import ChatRequest, Message
 from apps.core.ports import WrapperModel
 from apps.models.metering import Meter, MeteredModel
@@ -145,7 +145,7 @@ class CacheFront:
     ) -> AsyncGenerator[T, None]:
         """The items of another call's execution, as a call of its own."""
         # closed also where the call is refused
-        async with aclosing(items), self._meter.call(record) as call:
+        async with Forwarded(items), self._meter.call(record) as call:
             async for item in items:
                 if record.streamed:
                     call.first_token()
@@ -227,7 +227,7 @@ class CachedModel(WrapperModel):
                 key, record, DELTAS, lambda: self.inner.stream(made), lambda: self.revision(request)
             )
         )
-        async with aclosing(replayed(answer) if isinstance(answer, list) else answer) as deltas:
+        async with Forwarded(replayed(answer) if isinstance(answer, list) else answer) as deltas:
             async for delta in deltas:
                 yield delta
 

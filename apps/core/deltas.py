@@ -1,12 +1,17 @@
-"""An answer: the deltas of a stream, and the whole collected from them."""
+"""An answer: the deltas of a stream, the whole collected from them, and the end of one that is handed on."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from apps.core.calls import Usage
 from apps.core.errors import UpstreamError
 from apps.core.messages import ToolCall
+
+G = TypeVar("G", bound=AsyncGenerator[Any, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +186,28 @@ def _joined(so_far: ToolCallDelta | None, piece: ToolCallDelta) -> ToolCallDelta
     return ToolCallDelta(
         piece.index, so_far.id or piece.id, so_far.name or piece.name, so_far.arguments + piece.arguments
     )
+
+
+class Forwarded(Generic[G]):
+    """A generator whose items another one hands on; ``async with`` closes it as `contextlib.aclosing` does.
+
+    A cancellation that ends the block between two items is raised in their generator first: its message is the outcome
+    of a call on record there, and a generator that is only closed never sees it.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: G) -> None:
+        self._items = items
+
+    async def __aenter__(self) -> G:
+        return self._items
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            # a generator that the cancellation has ended already raises one of these
+            with suppress(asyncio.CancelledError, StopAsyncIteration):
+                await self._items.athrow(error)
+        await self._items.aclose()

@@ -4,12 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 
 from apps.core.calls import ASSUMED_ANSWER, CUT_OFF, DISCONNECTED, Bookkeeper, CallRecord, Price, Usage, cost, priced
-from apps.core.deltas import Delta
+from apps.core.deltas import Delta, Forwarded
 from apps.core.errors import AppError, InternalError
 from apps.core.messages import ChatRequest
 from apps.core.ports import ChatModel, WrapperModel
@@ -126,7 +125,7 @@ class MeteredModel(WrapperModel):
         pieces = 0
         async with self.meter.call(record) as call:
             record.attempts += bool(self._provider)
-            async with aclosing(self.inner.stream(request)) as deltas:
+            async with Forwarded(self.inner.stream(request)) as deltas:
                 try:
                     async for delta in deltas:
                         if self._provider:

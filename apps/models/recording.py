@@ -139,8 +139,9 @@ class _Reading(AsyncGenerator[T, None]):
         return await self.__anext__()
 
     async def athrow(self, *error: Any) -> T:
-        self._leave()
-        raise error[0] if len(error) == 1 else error[1]
+        raised = error[0] if len(error) == 1 else error[1]
+        self._leave(raised)
+        raise raised
 
     async def aclose(self) -> None:
         self._leave()

@@ -20,7 +20,7 @@ from apps.api.src.http.streaming import EventStream, Framing, PlainText, Streame
 from apps.api.src.observability.request_line import note_messages
 from apps.cache.front import CachedModel
 from apps.core.callers import Caller
-from apps.core.deltas import Delta, citations_json, collect
+from apps.core.deltas import Delta, Forwarded, citations_json, collect
 from apps.core.errors import UpstreamError
 from apps.core.fields import Between, CodePoints, Schema
 from apps.core.messages import ChatRequest, user_message
@@ -175,7 +175,7 @@ async def _framed(
 ) -> AsyncGenerator[bytes, None]:
     """A frame a delta that has text, then the terminal one; ``headers`` learns the model from the first delta."""
     last = Delta()
-    async with aclosing(deltas):
+    async with Forwarded(deltas):
         async for delta in deltas:
             last = Delta(
                 finish_reason=delta.finish_reason or last.finish_reason,

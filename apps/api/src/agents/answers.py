@@ -18,6 +18,7 @@ from apps.api.src.http.streaming import EventStream, Framing, StreamedResponse, 
 from apps.core.agent_runs import AgentRun
 from apps.core.callers import Caller
 from apps.core.calls import CallRecord, Usage
+from apps.core.deltas import Forwarded
 from apps.core.errors import AppError
 from apps.core.messages import read_json_text
 from apps.models.event_stream import json_event
@@ -204,7 +205,7 @@ async def metered_events(session: RunSession, meter: Meter, record: CallRecord) 
     before = (run.prompt_tokens, run.completion_tokens, run.cached_tokens, run.cost, _model_steps(run))
     async with meter.call(record) as call:
         try:
-            async with aclosing(session.events()) as events:
+            async with Forwarded(session.events()) as events:
                 async for event in events:
                     if isinstance(event, TextDelta):
                         call.first_token()
@@ -246,7 +247,7 @@ async def _last(events: AsyncGenerator[Event, None]) -> Any:
 
 
 async def _framed(events: AsyncGenerator[Event, None], run: AgentRun, framing: Framing) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
+    async with Forwarded(events):
         async for event in events:
             framed = frame(event, run, framing)
             if framed or isinstance(event, RunEnded):

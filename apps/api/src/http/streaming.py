@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from apps.api.src.http.shutdown import ClientGone, Shutdown, guarded
 from apps.core.calls import Usage
-from apps.core.deltas import Citation, citations_json
+from apps.core.deltas import Citation, Forwarded, citations_json
 from apps.core.errors import AppError, InternalError, forget_tracebacks
 from apps.models.event_stream import json_event
 
@@ -104,7 +104,7 @@ class StreamedResponse(Response):
     async def _stream(self) -> None:
         frames, last = self._frames, LastFrame()
         send, time = self._send, asyncio.get_running_loop().time
-        try:
+        async with Forwarded(frames):
             async for frame in frames:
                 if not self._started:
                     self.raw_headers += self._late_headers()
@@ -117,8 +117,6 @@ class StreamedResponse(Response):
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
                 # silence begins when the client has taken what was sent
                 self._active_at, self._sending = time(), False
-        finally:
-            await frames.aclose()
         if not self._started:
             raise RuntimeError("a stream has a first frame")
         # the generator is closed, and what it held is free, before the client may know that the answer is whole

@@ -6,11 +6,11 @@ An error is the message alone, and the envelope's other keys beside it.
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
 from apps.api.src.http.error_shapes import openai_status
+from apps.core.deltas import Forwarded
 from apps.core.errors import AppError, UpstreamError, UpstreamRejected
 from apps.models.event_stream import EventStreamDecoder
 
@@ -135,7 +135,7 @@ class Lines:
 async def json_lines(frames: AsyncGenerator[bytes, None], lines: Lines) -> AsyncGenerator[bytes, None]:
     """The frames of a stream of OpenAI's as Ollama's lines. Raises UpstreamError where it is none."""
     decoder = EventStreamDecoder()
-    async with aclosing(frames):
+    async with Forwarded(frames):
         async for frame in frames:
             ready: list[dict[str, Any]] = []
             for event in decoder.feed(frame):

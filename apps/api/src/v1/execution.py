@@ -18,6 +18,7 @@ from apps.api.src.http.request import age_headers, cache_use
 from apps.api.src.http.shutdown import guarded
 from apps.api.src.http.streaming import EventStream, LastFrame, RawHeaders, StreamedResponse, raw
 from apps.core.calls import CacheUse, CallRecord, Usage, priced
+from apps.core.deltas import Forwarded
 from apps.core.errors import AppError, Timeout
 from apps.gateway.gateway import Gateway
 from apps.gateway.protocol import Blocks, WireCall, WireReply, expected_use
@@ -107,7 +108,7 @@ class Execution:
             reply = await self.whole()
             yield WholeFrame.of(reply.content_type, reply.body)
             return
-        async with aclosing(self.frames()) as frames:
+        async with Forwarded(self.frames()) as frames:
             async for frame in frames:
                 yield frame
 

@@ -41,6 +41,7 @@ from apps.api.src.wiring.services import Services
 from apps.cache.entry import CacheKey
 from apps.cache.front import CacheFront, replayed
 from apps.core.calls import CacheUse, CallRecord
+from apps.core.deltas import Forwarded
 from apps.core.errors import AppError, InvalidType, InvalidValue, MissingRequiredField, Timeout
 from apps.gateway.gateway import Gateway
 from apps.gateway.openai_api.chat_request import chat_request
@@ -170,7 +171,7 @@ async def begun_elsewhere(
     The call that found it out is on record as refused.
     """
     call, gateway = execution.call, execution.gateway
-    async with aclosing(execution.items()) as frames:
+    async with Forwarded(execution.items()) as frames:
         try:
             first = await anext(frames)
         except InvalidValue as error:
@@ -184,7 +185,7 @@ async def begun_elsewhere(
     record = new_record(call, gateway)
     here = Execution(gateway, execution.meter, call._replace(record=record), record)
     # what it was refused for may have been the model: only a chat tells
-    async with aclosing(begun(responses, here, deadline, recording, once_opened=True)) as frames:
+    async with Forwarded(begun(responses, here, deadline, recording, once_opened=True)) as frames:
         async for frame in frames:
             yield frame
 
@@ -318,7 +319,7 @@ async def _on_record(
     meter: Meter, record: CallRecord, recording: IdempotentRecording, frames: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
     """A replay as a call of its own; what it repeats is paid for by the call that made it."""
-    async with aclosing(frames), meter.call(record) as metered:
+    async with Forwarded(frames), meter.call(record) as metered:
         async for frame in frames:
             if recording.is_last(frame):
                 record.answered_as(recording.record)

@@ -19,7 +19,7 @@ from apps.agents.roster import AgentCard, Roster, load_loop
 from apps.agents.session import RunSession, check_messages
 from apps.core.agent_runs import AgentRun, RetriedRuns, RunStore
 from apps.core.callers import Caller
-from apps.core.calls import Usage
+from apps.core.calls import SHUT_DOWN, Usage
 from apps.core.deltas import Delta
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue, NotFound
 from apps.core.messages import ChatRequest, Message
@@ -93,7 +93,7 @@ class Agents:
         if self._cleaning is not None:
             self._cleaning.cancel()
         for session in list(self._sessions.values()):
-            session.cancel()
+            session.cancel(SHUT_DOWN)
         await asyncio.gather(*(roster.servers.aclose() for roster in self._rosters))
         await self._store.aclose()
 

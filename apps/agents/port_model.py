@@ -3,9 +3,10 @@
 pydantic-ai keeps the loop; what is said to which model, and within which bounds, is decided here.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from pydantic_ai.messages import (
@@ -103,8 +104,23 @@ class PortModel(Model[None]):
                         await self._asking.emit(TextDelta(delta.text))
                     yield delta
 
-        async with aclosing(guarded()) as deltas:
-            answer = await collect(deltas)
+        async def collected() -> Answer:
+            async with aclosing(guarded()) as deltas:
+                return await collect(deltas)
+
+        # a task of its own: pydantic-ai's cancels what it runs without a word of what ended the run
+        call = asyncio.create_task(collected())
+        try:
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
+            call.cancel(self._asking.progress.ended_by)
+            while not call.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([call])
+            if not call.cancelled():
+                call.exception()
+            raise
+        answer = call.result()
         answer.tool_calls = distinct(answer.tool_calls, self._asking.progress.known_ids())
         return answer
 

@@ -164,6 +164,8 @@ class Progress:
         # asked before each further step: a run may be cancelled by way of another process
         self.still_wanted: Callable[[str], Awaitable[bool]] | None = None
         self.verdicts: dict[str, Verdict] = {}
+        # what cuts the run off, one of CUT_OFF
+        self.ended_by: str | None = None
         self._looked_at = time.monotonic()
         self._begun_with = len(run.steps)
         self._unanswered: dict[str, ToolCalled] = {str(step["id"]): _called(step) for step in run.pending}

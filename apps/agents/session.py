@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from apps.agents.progress import ApprovalRequired, Emit, Event, Progress, RunEnded
 from apps.core.agent_runs import AgentRun, RunStore
-from apps.core.calls import DISCONNECTED, SHUT_DOWN
+from apps.core.calls import CANCELLED, DISCONNECTED, SHUT_DOWN
 from apps.core.errors import AppError, Conflict, InternalError, InvalidValue
 from apps.core.messages import Message
 from apps.models.metering import outcome_of
@@ -50,7 +50,6 @@ class RunSession:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_WAITING)
         self._task: asyncio.Task[RunEnded] | None = None
-        self._cancelled = False
 
     @property
     def run(self) -> AgentRun:
@@ -92,9 +91,12 @@ class RunSession:
                 if self._is_ours:
                     self._sessions.pop(self.run.id, None)
 
-    def cancel(self) -> None:
-        """End the run for good: the model's call and the tools under way are cancelled."""
-        self._cancelled = True
+    def cancel(self, outcome: str = CANCELLED) -> None:
+        """End the run for good: the model's call and the tools under way are cancelled.
+
+        ``outcome`` is theirs: CANCELLED or SHUT_DOWN.
+        """
+        self.progress.ended_by = outcome
         if self._task is not None:
             self._task.cancel()
 
@@ -122,8 +124,10 @@ class RunSession:
                 raise
             raise self.progress.out_of_time() from None
         except asyncio.CancelledError:
-            if self._cancelled:
+            if self.progress.ended_by == CANCELLED:
                 raise CancelledByRequest(self.run.id) from None
+            if self.progress.ended_by == SHUT_DOWN:
+                raise _shut_down() from None
             raise
         finally:
             self._events.put_nowait(None)
@@ -140,16 +144,19 @@ class RunSession:
             return
         task = self._task
         if task is not None:
+            self.progress.ended_by = self.progress.ended_by or _cut_off_by(outcome)
             task.cancel()
             task.add_done_callback(_seen)
             await asyncio.wait([task])
         if self.run.status == "paused" or self.run.ended_at is not None:
             return
-        if self._cancelled:
+        if self.progress.ended_by == CANCELLED:
             self.run.status = "cancelled"
         self.progress.failed(_as_error(outcome))
-        if outcome is None or not isinstance(outcome, Exception):
-            self.run.outcome = DISCONNECTED if outcome is None else outcome_of(outcome)
+        if self.progress.ended_by == SHUT_DOWN:
+            self.run.outcome = SHUT_DOWN
+        elif not isinstance(outcome, Exception):
+            self.run.outcome = _cut_off_by(outcome)
         await self._save_in_the_end()
 
     async def _save(self) -> None:
@@ -186,13 +193,21 @@ def _seen(task: asyncio.Task[RunEnded]) -> None:
         task.exception()
 
 
+def _cut_off_by(outcome: BaseException | None) -> str:
+    return DISCONNECTED if outcome is None or isinstance(outcome, Exception) else outcome_of(outcome)
+
+
+def _shut_down() -> AppError:
+    return Conflict("The service shut down before the end")
+
+
 def _as_error(outcome: BaseException | None) -> AppError:
     if isinstance(outcome, AppError):
         return outcome
     if isinstance(outcome, Exception):
         return InternalError("The agent failed", details={"cause": type(outcome).__name__})
-    if outcome is not None and outcome_of(outcome) == SHUT_DOWN:
-        return Conflict("The service shut down before the end")
+    if _cut_off_by(outcome) == SHUT_DOWN:
+        return _shut_down()
     return Conflict("The caller left before the end")
 
 

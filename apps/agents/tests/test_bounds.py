@@ -15,7 +15,10 @@ from apps.core.callers import Caller
 from apps.core.calls import Usage
 from apps.core.errors import Conflict, NotFound, StoreUnavailable, Timeout
 from apps.core.messages import user_message
+from apps.models.metering import Meter, MeteredModel
 from apps.models.scripted import Script, ScriptedModel, calling, in_turns, saying
+from apps.tests.support.caching import Books
+from apps.tests.support.waiting import HANG_SECONDS
 
 ENDLESS = calling(("calculator", {"expression": "1 + 1"}), usage=Usage(100, 20, 0, 0.1))
 
@@ -191,3 +194,25 @@ async def test_a_store_that_goes_away_takes_no_answer_with_it_but_lets_no_run_pa
     agents = agents_of(ScriptedModel(calling(("clock", {}))), declared("clock", approval=["clock"]), store=Down())
     with pytest.raises(StoreUnavailable):
         await read(agents.begin("a", CALLER, user_message("hi")))
+
+
+@pytest.mark.parametrize("outcome", ["CANCELLED", "SHUT_DOWN", "CLIENT_GONE"])
+async def test_what_ends_a_run_is_what_ends_the_models_call(outcome: str) -> None:
+    scripted, book, store = ScriptedModel(lambda request: [60.0]), Books(), MemoryRuns()
+    agents = agents_of(MeteredModel(scripted, Meter([book]), "/generate"), declared(), store=store)
+    session = agents.begin("a", CALLER, user_message("hi"))
+    reading = asyncio.create_task(read(session))
+    async with asyncio.timeout(HANG_SECONDS):
+        while not scripted.open:  # noqa: ASYNC110 - the model tells nobody
+            await asyncio.sleep(0.01)
+    if outcome == "CANCELLED":
+        await agents.cancel(session.run.id, CALLER)
+    elif outcome == "SHUT_DOWN":
+        await agents.aclose()
+    else:
+        reading.cancel()
+    await asyncio.wait([reading])
+    assert [record.outcome for record in book.closed] == [outcome]
+    run = await store.get("tenant", session.run.id)
+    ends = {"CANCELLED": ("cancelled", "CONFLICT"), "SHUT_DOWN": ("failed", "SHUT_DOWN")}
+    assert run is not None and (run.status, run.outcome) == ends.get(outcome, ("failed", "CLIENT_GONE"))

@@ -11,6 +11,8 @@ from apps.core.messages import JsonObject
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+# in a request's scope, once it is cut off: what did it, one of CUT_OFF
+ENDED_BY = "genai.ended_by"
 # how far a call has come, in pieces of its answer, and what it does
 Progress = Callable[[float, str], Awaitable[None]]
 

@@ -36,10 +36,11 @@ from mcp_types import (
     Tool,
 )
 
-from apps.agents.mcp_port import Progress, Scope, Served, ToolAnswer
+from apps.agents.mcp_port import ENDED_BY, Progress, Scope, Served, ToolAnswer
 from apps.agents.tools import Arguments
 from apps.core.errors import AppError, InternalError, MissingRequiredField, NotFound, quoted
 from apps.core.process import NAME
+from apps.models.metering import cut_off_with
 
 LARGEST_BODY = 64 * 1024 * 1024
 
@@ -154,7 +155,8 @@ class ProtocolServer:
         try:
             if name not in tools:
                 raise NotFound(f"No tool is named {quoted(name)}", details={"available": list(tools)})
-            return _result(await tools[name].call(scope, arguments, progress), failed=False)
+            call = tools[name].call(scope, arguments, progress)
+            return _result(await cut_off_with(call, lambda _: scope.get(ENDED_BY)), failed=False)
         except AppError as error:
             return _result(ToolAnswer(f"{error.code}: {error.message}", error.envelope()), failed=True)
         except Exception:

@@ -3,10 +3,9 @@
 pydantic-ai keeps the loop; what is said to which model, and within which bounds, is decided here.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from pydantic_ai.messages import (
@@ -32,6 +31,7 @@ from apps.core.deltas import Answer, Delta, collect
 from apps.core.errors import UpstreamError
 from apps.core.messages import ChatRequest, JsonObject, Message, ToolCall
 from apps.core.ports import ChatModel
+from apps.models.metering import cut_off_with
 
 PROFILE = ModelProfile(
     supports_inline_system_prompts=True,
@@ -108,19 +108,7 @@ class PortModel(Model[None]):
             async with aclosing(guarded()) as deltas:
                 return await collect(deltas)
 
-        # a task of its own: pydantic-ai's cancels what it runs without a word of what ended the run
-        call = asyncio.create_task(collected())
-        try:
-            await asyncio.wait([call])
-        except asyncio.CancelledError:
-            call.cancel(self._asking.progress.ended_by)
-            while not call.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([call])
-            if not call.cancelled():
-                call.exception()
-            raise
-        answer = call.result()
+        answer = await cut_off_with(collected(), lambda _: self._asking.progress.ended_by)
         answer.tool_calls = distinct(answer.tool_calls, self._asking.progress.known_ids())
         return answer
 

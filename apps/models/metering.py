@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
+from typing import TypeVar
 
 from apps.core.calls import ASSUMED_ANSWER, CUT_OFF, DISCONNECTED, Bookkeeper, CallRecord, Price, Usage, cost, priced
 from apps.core.deltas import Delta, Forwarded
@@ -17,6 +19,7 @@ CHARACTERS_PER_TOKEN = 4
 # the highest price of a model, by the name that its caller gives; None where it is not known
 PriceOf = Callable[[str | None], Price | None]
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -99,6 +102,26 @@ def outcome_of(error: BaseException) -> str:
         message = error.args[0] if error.args else None
         return message if isinstance(message, str) and message in CUT_OFF else DISCONNECTED
     return InternalError.code
+
+
+async def cut_off_with(work: Awaitable[T], outcome: Callable[[asyncio.CancelledError], str | None]) -> T:
+    """The result of ``work``, in a task of its own that a cancellation ends with ``outcome``, one of CUT_OFF.
+
+    For what runs beneath cancel scopes of anyio: they cancel without a word of what ended them.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError as error:
+        task.cancel(outcome(error))
+        while not task.done():
+            # a scope cancels again and again
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
 
 
 class MeteredModel(WrapperModel):

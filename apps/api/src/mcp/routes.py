@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from apps.agents.mcp_port import Served
+from apps.agents.mcp_port import ENDED_BY, Served
 from apps.api.src.auth.authentication import caller_of
 from apps.api.src.http.openapi import error_responses
 from apps.api.src.http.request import RawRoute
@@ -27,9 +27,11 @@ from apps.api.src.http.shutdown import ClientGone, Shutdown, guarded
 from apps.api.src.limits.limiter import RateLimits
 from apps.core import errors
 from apps.core.callers import Caller
+from apps.core.calls import CANCELLED
 from apps.core.errors import Forbidden
 from apps.core.process import import_aside
 from apps.core.settings import Settings
+from apps.models.metering import cut_off_with, outcome_of
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 SESSION_HEADER = "mcp-session-id"
 SESSION = re.compile(r"[\x21-\x7e]{1,128}")
-CANCELLED = "notifications/cancelled"
+CANCELLATION = "notifications/cancelled"
 
 Key = tuple[str | None, str, str]
 
@@ -77,7 +79,7 @@ class RunningCalls:
         task = self._running.get(key)
         if task is not None and task not in self._stopped:
             self._stopped.add(task)
-            task.cancel()
+            task.cancel(CANCELLED)
 
 
 def new_session() -> str:
@@ -171,7 +173,7 @@ def mcp_router(endpoint: McpEndpoint, settings: Settings, limits: RateLimits) ->
         _check_origin(request.headers.get("origin"), settings.allowed_origins)
         body = await request.body()
         message, session = read_message(body), request.headers.get(SESSION_HEADER)
-        if message.get("method") == CANCELLED and isinstance(message.get("params"), dict):
+        if message.get("method") == CANCELLATION and isinstance(message.get("params"), dict):
             cancelled = call_key(caller_of(request), session, message["params"].get("requestId"))
             if cancelled is not None:
                 running.stop(cancelled)
@@ -219,9 +221,14 @@ class McpResponse(Response):
                 message["headers"] = [*message.get("headers", ()), *self.raw_headers]
             await send(message)
 
+        def cut_off(error: asyncio.CancelledError) -> str:
+            scope[ENDED_BY] = outcome_of(error)
+            return str(scope[ENDED_BY])
+
         try:
             with self._running.running(self._key):
-                await guarded(self._endpoint.handle(scope, replay, answer, streamed=streamed), receive, self._shutdown)
+                handled = self._endpoint.handle(scope, replay, answer, streamed=streamed)
+                await guarded(cut_off_with(handled, cut_off), receive, self._shutdown)
         except ClientGone:
             return
         except Stopped:

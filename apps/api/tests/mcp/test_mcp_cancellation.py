@@ -8,7 +8,9 @@ import pytest
 
 from apps.core.deltas import Delta
 from apps.models.scripted import ScriptedModel
+from apps.tests.support import waiting
 from apps.tests.support.agent_serving import serving_agents
+from apps.tests.support.scraping import scrape
 from apps.tests.support.waiting import HANG_SECONDS
 
 VERSION = "2025-06-18"
@@ -76,6 +78,7 @@ async def test_the_call_that_is_named_stops_and_no_other(meta: dict[str, Any]) -
             await http.post("/mcp", json=cancelling(1), headers={"mcp-session-id": other})
             await until(model, 0)
             await calls[2]
+        assert waiting.until(lambda: scrape(url).sum("genai_calls_total", outcome="CANCELLED") == 3)
 
 
 async def test_the_same_id_serves_again_once_its_call_has_ended() -> None:

@@ -25,6 +25,23 @@ GENERATE = {"prompt": "hi"}
 TEXT = b"Hel"
 
 
+def scope_of(path: str, headers: dict[str, str]) -> dict[str, Any]:
+    plain, _, query = path.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": plain,
+        "raw_path": plain.encode(),
+        "query_string": query.encode(),
+        "headers": [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in headers.items())],
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+    }
+
+
 @pytest.mark.parametrize(("shuts_down", "outcome"), [(True, "SHUT_DOWN"), (False, "CLIENT_GONE")])
 @pytest.mark.parametrize(
     ("path", "body", "headers"),
@@ -63,22 +80,8 @@ async def test_what_ends_a_stream_that_nobody_takes_is_its_outcome(
             taking.set()
             await asyncio.Event().wait()
 
-    plain, _, query = path.partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": plain,
-        "raw_path": plain.encode(),
-        "query_string": query.encode(),
-        "headers": [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in headers.items())],
-        "client": ("127.0.0.1", 1),
-        "server": ("test", 80),
-    }
     async with app.router.lifespan_context(app):
-        serving = asyncio.ensure_future(app(scope, receive, send))
+        serving = asyncio.ensure_future(app(scope_of(path, headers), receive, send))
         async with asyncio.timeout(HANG_SECONDS):
             await taking.wait()
             if shuts_down:
@@ -91,3 +94,29 @@ async def test_what_ends_a_stream_that_nobody_takes_is_its_outcome(
         serving.cancel()
         await asyncio.wait([serving])
     assert [record.outcome for record in books.closed] == [outcome]
+
+
+async def test_a_tool_of_mcp_that_the_service_ends_is_shut_down() -> None:
+    model = ScriptedModel(lambda request: [60.0], name="tiny")
+    configured, books = settings(auth="off"), Books()
+    gateway = build_gateway(configured, model, None)
+    app = create_app(configured, Services(model, model, gateway, None, Meter([books])))
+    call = {"name": "generate", "arguments": {"prompt": "hi"}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    given: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> Message:
+        return given.pop() if given else await asyncio.get_running_loop().create_future()
+
+    async def send(message: Message) -> None:
+        """Its client takes all."""
+
+    headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
+    async with app.router.lifespan_context(app):
+        serving = asyncio.ensure_future(app(scope_of("/mcp", headers), receive, send))
+        async with asyncio.timeout(HANG_SECONDS):
+            while not model.open:  # noqa: ASYNC110 - the model tells nobody
+                await asyncio.sleep(0.01)
+            app.state.shutdown._expire()
+            await asyncio.wait([serving])
+    assert [record.outcome for record in books.closed] == ["SHUT_DOWN"]

@@ -17,10 +17,10 @@ class Call:
     server: RawServer
     client: Client
 
-    async def post(self, body: bytes = b"{}", seconds: float = 2.0, **more: Any) -> Response:
+    async def post(self, body: bytes = b"{}", seconds: float = 60.0, **more: Any) -> Response:
         return await self.client.post(self.server.url + "/v1/chat", body, in_seconds(seconds), **more)
 
-    async def ask(self, body: bytes = b"{}", seconds: float = 2.0) -> tuple[int, bytes]:
+    async def ask(self, body: bytes = b"{}", seconds: float = 60.0) -> tuple[int, bytes]:
         """Status and body of an answer that is read to its end."""
         response = await self.post(body, seconds)
         return response.status, await response.read(seconds, in_seconds(seconds))

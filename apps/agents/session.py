@@ -21,8 +21,19 @@ log = logging.getLogger(__name__)
 class CancelledByRequest(Conflict):
     """The run was cancelled by a request."""
 
+    outcome = CANCELLED
+
     def __init__(self, run_id: str) -> None:
         super().__init__("The run was cancelled", details={"run": run_id})
+
+
+class ShutDown(Conflict):
+    """The service ended before the run did."""
+
+    outcome = SHUT_DOWN
+
+    def __init__(self) -> None:
+        super().__init__("The service shut down before the end")
 
 
 class RunSession:
@@ -127,7 +138,7 @@ class RunSession:
             if self.progress.ended_by == CANCELLED:
                 raise CancelledByRequest(self.run.id) from None
             if self.progress.ended_by == SHUT_DOWN:
-                raise _shut_down() from None
+                raise ShutDown from None
             raise
         finally:
             self._events.put_nowait(None)
@@ -197,17 +208,13 @@ def _cut_off_by(outcome: BaseException | None) -> str:
     return DISCONNECTED if outcome is None or isinstance(outcome, Exception) else outcome_of(outcome)
 
 
-def _shut_down() -> AppError:
-    return Conflict("The service shut down before the end")
-
-
 def _as_error(outcome: BaseException | None) -> AppError:
     if isinstance(outcome, AppError):
         return outcome
     if isinstance(outcome, Exception):
         return InternalError("The agent failed", details={"cause": type(outcome).__name__})
     if _cut_off_by(outcome) == SHUT_DOWN:
-        return _shut_down()
+        return ShutDown()
     return Conflict("The caller left before the end")
 
 

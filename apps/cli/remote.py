@@ -73,6 +73,8 @@ class Service:
         whole = page = self.get(path, params)
         while (begin := page.get(field)) is not None:
             page = self.get(path, {**(params or {}), parameter: begin})
+            if page.get(field) == begin:
+                raise CommandFailure(f"{path} answers with the same page again")
             whole[rows] += page[rows]
         if field in whole:
             whole[field] = None

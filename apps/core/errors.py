@@ -26,6 +26,8 @@ class AppError(Exception):
     status: ClassVar[int] = 500
     summary: ClassVar[str] = "The server failed"
     retryable: ClassVar[bool] = False
+    outcome: ClassVar[str | None] = None
+    """Of the call on record that it ends, where that is not its code."""
 
     def __init__(
         self,

@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
+
+import anyio
 
 from apps.core.calls import ASSUMED_ANSWER, CUT_OFF, DISCONNECTED, Bookkeeper, CallRecord, Price, Usage, cost, priced
 from apps.core.deltas import Delta, Forwarded
@@ -97,7 +98,7 @@ def outcome_of(error: BaseException) -> str:
     The cancellation's message says which: ``task.cancel(SHUT_DOWN)``. Without one the call lost its client.
     """
     if isinstance(error, AppError):
-        return error.code
+        return error.outcome or error.code
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         message = error.args[0] if error.args else None
         return message if isinstance(message, str) and message in CUT_OFF else DISCONNECTED
@@ -114,10 +115,13 @@ async def cut_off_with(work: Awaitable[T], outcome: Callable[[asyncio.CancelledE
         await asyncio.wait([task])
     except asyncio.CancelledError as error:
         task.cancel(outcome(error))
-        while not task.done():
-            # a scope cancels again and again
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
+        # a scope would cancel again in each turn of the loop
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                try:
+                    await asyncio.wait([task])
+                except asyncio.CancelledError as another:
+                    task.cancel(outcome(another))
         if not task.cancelled():
             task.exception()
         raise

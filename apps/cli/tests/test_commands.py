@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from apps.cli.docs import cited_in
-from apps.cli.remote import Service, reason_of
+from apps.cli.remote import CommandFailure, Service, reason_of
 from apps.core.errors import ModelUnavailable
 from apps.models.scripted import ScriptedModel, saying
 from apps.models.upstream_errors import not_configured
@@ -90,6 +90,7 @@ def test_lists_have_all_pages() -> None:
         "": {"data": [1, 2], "next": "a"},
         "a": {"data": [], "next": "b"},
         "b": {"data": [3], "next": None},
+        "same": {"data": [], "next": "same"},
     }
     app = FastAPI()
 
@@ -100,6 +101,9 @@ def test_lists_have_all_pages() -> None:
     with serving(app) as address:
         found = Service(address).get_all("/things", "data", ("next", "after"), {"kind": "odd"})
         assert found == {"data": [1, 2, 3], "next": None, "kind": "odd"}
+        pages[""]["next"] = "same"
+        with pytest.raises(CommandFailure, match="the same page again"):
+            Service(address).get_all("/things", "data", ("next", "after"), {"kind": "odd"})
 
 
 def test_options_may_stand_before_the_command_and_before_the_prompt(url: str, tmp_path: Path) -> None:

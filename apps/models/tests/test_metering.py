@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+import anyio
 import pytest
 
 from apps.core.callers import ANONYMOUS, Budget, Caller
-from apps.core.calls import CUT_OFF, CallRecord, Price, Usage
+from apps.core.calls import CANCELLED, CUT_OFF, SHUT_DOWN, CallRecord, Price, Usage
 from apps.core.deltas import Delta, collect
 from apps.core.errors import ModelUnavailable, RateLimitExceeded
 from apps.core.messages import ChatRequest, user_message
-from apps.models.metering import Meter, MeteredModel
+from apps.models.metering import Meter, MeteredModel, cut_off_with
 from apps.models.scripted import ScriptedModel, Step
 
 WHOLE: list[Step] = [Delta("a", model="m"), Delta(finish_reason="stop", usage=Usage(3, 1, 2, 0.5), model="m")]
@@ -118,6 +119,46 @@ async def test_a_call_that_is_cut_off_before_it_comes_to_a_model_is_estimated_to
         await task
     assert book.closed == [record]
     assert (record.outcome, record.estimated_cost) == ("CLIENT_GONE", 0.0)
+
+
+async def test_work_under_a_cancel_scope_is_cut_off_once_with_its_outcome_and_cleans_up() -> None:
+    ends = list[object]()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            ends.extend(error.args)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            ends.append("clean")
+            raise
+
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_soon(scope.cancel)
+        await cut_off_with(work(), lambda _: SHUT_DOWN)
+    assert scope.cancelled_caught
+    assert ends == [SHUT_DOWN, "clean"]
+
+
+async def test_work_that_ignores_one_cancellation_is_ended_by_the_next() -> None:
+    ignored = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ignored.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(cut_off_with(work(), lambda _: CANCELLED))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await ignored.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_who_leaves_with_the_last_delta_in_hand_had_a_whole_answer() -> None:

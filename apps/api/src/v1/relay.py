@@ -49,7 +49,7 @@ from apps.gateway.openai_api.responses import callers_field, chat_of
 from apps.gateway.openai_api.responses_request import flat_tools
 from apps.gateway.protocol import WireCall
 from apps.models.event_stream import json_bytes
-from apps.models.metering import Meter
+from apps.models.metering import Meter, outcome_of
 
 # answered whole, whatever a field of this name may mean to an upstream
 NEVER_STREAMED = frozenset({"/embeddings", "/messages/count_tokens"})
@@ -150,7 +150,8 @@ async def begun(
     if once_opened:
         try:
             await response.opened()
-        except BaseException:
+        except BaseException as error:
+            response.cancel(outcome_of(error))
             responses.delete(response)
             raise
     if recording is not None:

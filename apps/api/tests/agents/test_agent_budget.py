@@ -9,15 +9,22 @@ from typing import Any
 import httpx2
 import pytest
 
+from apps.agents.progress import TextDelta
+from apps.agents.tests.running import agents_of, declared
 from apps.agents.tools import function_tool
-from apps.core.calls import Usage
+from apps.api.src.agents.answers import metered_events, new_record
+from apps.core.callers import Budget, Caller
+from apps.core.calls import CUT_OFF, Usage
 from apps.core.deltas import Delta
-from apps.core.messages import ChatRequest
+from apps.core.messages import ChatRequest, user_message
+from apps.models.metering import Meter
 from apps.models.scripted import ScriptedModel, Step, calling, in_turns, saying
 from apps.tests.support.agent_serving import agent, limits, serving_agents
+from apps.tests.support.caching import Books
 from apps.tests.support.keys import make_keys
 from apps.tests.support.mcp_clients import connected, text_of
 from apps.tests.support.serving import settings
+from apps.tests.support.waiting import HANG_SECONDS
 
 USED = Usage(1000, 500)
 CALL = ("calculator", {"expression": "1 + 1"})
@@ -217,3 +224,33 @@ async def test_an_approval_that_a_spent_budget_refuses_decides_nothing(tmp_path:
             assert (kept["status"], kept["pending"], kept["decided"]) == ("paused", run["pending"], [])
             done = (await asked(rich, f"{path}/decisions", each)).json()
     assert (done["status"], done["answer"]) == ("done", "2")
+
+
+@pytest.mark.parametrize("outcome", ["CANCELLED", "SHUT_DOWN", "CLIENT_GONE"])
+async def test_what_cuts_a_run_off_is_the_outcome_of_the_call_that_pays_for_it(outcome: str) -> None:
+    """Whoever cancels what he has read pays what was reserved, as one who leaves does."""
+    begun, book = asyncio.Event(), Books()
+    model = ScriptedModel(lambda request: [Delta("word", model="m"), 600.0])
+    agents = agents_of(model, declared())
+    spender = Caller("tenant", "key", budget=Budget(1, "day"))
+    session = agents.begin("a", spender, user_message("hi"))
+    record = new_record(agents, session, spender, "/agents/{name}/run", 2, streamed=True)
+    record.estimated_cost = 0.5
+
+    async def read() -> None:
+        async for event in metered_events(session, Meter([book]), record):
+            if isinstance(event, TextDelta):
+                begun.set()
+
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(HANG_SECONDS):
+        await begun.wait()
+        if outcome == "CANCELLED":
+            await agents.cancel(session.run.id, spender)
+        elif outcome == "SHUT_DOWN":
+            await agents.aclose()
+        else:
+            reading.cancel()
+        await asyncio.wait([reading])
+    assert [(call.outcome, call.estimated_cost) for call in book.closed] == [(outcome, 0.5)]
+    assert outcome in CUT_OFF

@@ -24,7 +24,7 @@ async def main():
     database = Database(url, Path(folder), 60.0)
     await database.start()
     assert await database.ready(90)
-    kept = Retention(database, days, batch=5, pause=0, rest=0, clock=lambda: now)
+    kept = Retention(database, days, batch=5, pause=0.002, rest=0, clock=lambda: now)
     print("ready", flush=True)
     await kept.start()
     await asyncio.Event().wait()
